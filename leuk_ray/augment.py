@@ -1,0 +1,134 @@
+"""Augmentation on the training device: policies by name, parameters by key.
+
+The parameters of a sample are a hash of (seed, uid, draw), apart from their application:
+the same key gives the same pixels in any batch, order, feed or worker, and any draw can be
+replayed. Kornia applies them as explicit parameters; no generator is hidden anywhere.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+from kornia.geometry.transform import warp_affine
+from torch import Tensor
+
+from leuk_ray.settings import Settings
+
+Fill = Literal["black", "reflect"]
+
+
+class AugmentSettings(Settings):
+    """Augmentation of training cells.
+
+    policy: `saeed2022` (A04) or `none`.
+    fill: what a rotation brings in: `black` for cells segmented on black, `reflect` for
+        full fields, where black corners would become a cue.
+    """
+
+    policy: Literal["none", "saeed2022"] = "saeed2022"
+    fill: Fill = "black"
+
+
+@dataclass(frozen=True)
+class Draw:
+    """Explicit parameters of a batch, one entry a sample.
+
+    angle: (N,) float32, degrees counter-clockwise.
+    flip_x, flip_y: (N,) bool, horizontal and vertical flip, after the rotation.
+    brightness: (N,) float32, factor that multiplies every pixel.
+    """
+
+    angle: np.ndarray
+    flip_x: np.ndarray
+    flip_y: np.ndarray
+    brightness: np.ndarray
+
+
+def uniform(seed: int, keys: np.ndarray, draws: np.ndarray, count: int) -> np.ndarray:
+    """Uniform numbers in [0, 1) by key: SplitMix64 (Steele, Lea and Flood 2014) as a counter hash.
+
+    Args:
+        seed: of the run.
+        keys: (N,) uint64, one for each uid (`plan.uid_keys`).
+        draws: (N,) uint64, number of the draw.
+        count: numbers a sample.
+
+    Returns:
+        (N, count) float64.
+    """
+    with np.errstate(over="ignore"):
+        state = _mix(np.uint64(seed % 2**64) + _GAMMA)
+        state = _mix(_mix(state ^ keys) + _GAMMA * (draws + np.uint64(1)))
+        steps = np.arange(1, count + 1, dtype=np.uint64)
+        bits = _mix(state[:, None] + _GAMMA * steps)
+    return (bits >> np.uint64(11)).astype(np.float64) * 2.0**-53
+
+
+def draw_saeed2022(seed: int, keys: np.ndarray, draws: np.ndarray) -> Draw:
+    """A04: rotation from {0, 20, 30} degrees, brightness U(0.2, 1.2) and each flip with p 0.5.
+
+    The paper gives no probabilities; these are ours.
+    """
+    u = uniform(seed, keys, draws, 5)
+    angle = np.asarray([0.0, 20.0, 30.0], np.float32)[(u[:, 0] * 3).astype(np.int64)]
+    brightness = np.where(u[:, 3] < 0.5, 0.2 + u[:, 4], 1.0).astype(np.float32)
+    return Draw(angle, u[:, 1] < 0.5, u[:, 2] < 0.5, brightness)
+
+
+def apply(images: Tensor, draw: Draw, fill: Fill) -> Tensor:
+    """Rotate and flip in one bilinear warp, then multiply the brightness.
+
+    Args:
+        images: (N, 3, H, W) uint8 or float in 0..255.
+        draw: parameters of the N samples.
+        fill: what lies outside.
+
+    Returns:
+        (N, 3, H, W) float32 in 0..255, of the same memory layout.
+    """
+    height, width = images.shape[-2:]
+    matrices = torch.from_numpy(_matrices(draw, height, width)).to(images.device)
+    padding = "zeros" if fill == "black" else "reflection"
+    warped = warp_affine(
+        images.float(), matrices, (height, width), padding_mode=padding, align_corners=True
+    )
+    factor = torch.from_numpy(draw.brightness).to(images.device).view(-1, 1, 1, 1)
+    return (warped * factor).clamp_(0, 255)
+
+
+def augment(
+    images: Tensor, settings: AugmentSettings, *, seed: int, keys: np.ndarray, draws: np.ndarray
+) -> Tensor:
+    """Augment a batch of (N, 3, H, W) uint8 by the keys of its samples; float32 in 0..255."""
+    if settings.policy == "none":
+        return images.float()
+    return apply(images, draw_saeed2022(seed, keys, draws), settings.fill)
+
+
+def _matrices(draw: Draw, height: int, width: int) -> np.ndarray:
+    """(N, 2, 3) float32: source to destination pixel coordinates, about the image's centre."""
+    theta = np.deg2rad(draw.angle.astype(np.float64))
+    # The y axis points down, so a counter-clockwise turn has the sine's sign swapped.
+    cos, sin = np.cos(theta), np.sin(theta)
+    sign_x, sign_y = np.where(draw.flip_x, -1.0, 1.0), np.where(draw.flip_y, -1.0, 1.0)
+    linear = np.stack(
+        [np.stack([sign_x * cos, sign_x * sin], -1), np.stack([-sign_y * sin, sign_y * cos], -1)],
+        axis=1,
+    )
+    center = np.asarray([(width - 1) / 2, (height - 1) / 2])
+    shift = center - linear @ center
+    return np.concatenate([linear, shift[:, :, None]], axis=2).astype(np.float32)
+
+
+_GAMMA = np.uint64(0x9E3779B97F4A7C15)
+
+
+def _mix(z: np.ndarray | np.uint64) -> np.ndarray:
+    """SplitMix64's finaliser, wrapping modulo 2**64."""
+    z = np.asarray(z, np.uint64)
+    z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return z ^ (z >> np.uint64(31))

@@ -1,0 +1,76 @@
+"""Starting or joining Ray, and what can be placed on it."""
+
+from __future__ import annotations
+
+import logging
+import os
+
+import ray
+
+from leuk_ray.errors import UserError
+
+# glibc hands memory back to the system at every step unless these are raised, and Ray runs
+# workers at nice 15, below its own daemons. Both must be in place before Ray starts.
+_LOCAL_ENVIRONMENT = {
+    "MALLOC_TRIM_THRESHOLD_": str(2**30),
+    "MALLOC_MMAP_THRESHOLD_": str(2**30),
+    "RAY_worker_niceness": "0",
+    "RAY_TRAIN_ENABLE_STATE_TRACKING": "0",
+}
+
+
+def connect(address: str | None = None, num_workers: int = 1) -> None:
+    """Join the cluster at `address` or RAY_ADDRESS; without either, start Ray on this machine.
+
+    A local Ray gets more logical CPUs than cores when needed: training workers hold one
+    each, and Ray Data's tasks need more or both wait for ever.
+    """
+    if ray.is_initialized():
+        return
+    address = address or os.environ.get("RAY_ADDRESS")
+    _quiet()
+    if address:
+        try:
+            ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
+        except ConnectionError as error:
+            raise UserError(
+                f"Ray cluster {address}: cannot be reached; start it or leave --address out"
+            ) from error
+        return
+    for name, value in _LOCAL_ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+    ray.init(
+        address="local",
+        num_cpus=num_workers + max(os.cpu_count() or 1, 1),
+        include_dashboard=True,  # Tune and Train ask its State API to clean up
+        log_to_driver=False,
+        logging_level=logging.ERROR,
+    )
+
+
+def require(num_workers: int, gpus: bool) -> None:
+    """Refuse what the cluster can never place; Ray Train would retry for ever.
+
+    Raises:
+        UserError: with the arithmetic.
+    """
+    have = ray.cluster_resources()
+    cpus, needed = int(have.get("CPU", 0)), num_workers + 1
+    if needed > cpus:
+        raise UserError(
+            f"--workers {num_workers}: needs {num_workers} CPUs and 1 for Ray Data, {needed} in "
+            f"all; the cluster has {cpus}: ask for fewer workers or add nodes"
+        )
+    if gpus and have.get("GPU", 0) < num_workers:
+        raise UserError(
+            f"--gpus: {num_workers} workers need {num_workers} GPUs, the cluster has "
+            f"{int(have.get('GPU', 0))}: ask for fewer workers, or leave --gpus out"
+        )
+
+
+def _quiet() -> None:
+    from ray.data import DataContext
+
+    for name in ("ray.data", "ray.train", "ray.tune"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    DataContext.get_current().enable_progress_bars = False

@@ -1,0 +1,131 @@
+"""A recipe: the settings that each room owns, composed. YAML in, resolved YAML out."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+from importlib import resources
+from pathlib import Path
+
+import yaml
+from pydantic import ValidationError
+
+from leuk_ray.augment import AugmentSettings
+from leuk_ray.datasets.splits import SplitSettings
+from leuk_ray.errors import UserError
+from leuk_ray.models.zoo import ModelSettings
+from leuk_ray.settings import Settings
+from leuk_ray.training.loop import TrainingSettings
+
+
+class Recipe(Settings):
+    """Everything that decides a result, apart from the data."""
+
+    name: str
+    seed: int = 0
+    split: SplitSettings = SplitSettings()
+    model: ModelSettings = ModelSettings()
+    augment: AugmentSettings = AugmentSettings()
+    training: TrainingSettings = TrainingSettings()
+
+    def to_yaml(self) -> str:
+        """Every setting, resolved."""
+        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False)
+
+
+def recipe_names() -> list[str]:
+    """Recipes shipped with the package."""
+    folder = resources.files("leuk_ray") / "recipes"
+    return sorted(
+        f.name.removesuffix(".yaml") for f in folder.iterdir() if f.name.endswith(".yaml")
+    )
+
+
+def recipe_text(name: str) -> str:
+    """The YAML of a shipped recipe, or of a file whose path is given.
+
+    Raises:
+        UserError: neither exists.
+    """
+    if name in recipe_names():
+        return (resources.files("leuk_ray") / "recipes" / f"{name}.yaml").read_text()
+    path = Path(name)
+    if path.suffix in (".yaml", ".yml") and path.is_file():
+        return path.read_text()
+    names = recipe_names()
+    close = difflib.get_close_matches(name, names, 1)
+    hint = f"did you mean {close[0]}?" if close else f"there are: {', '.join(names)}"
+    raise UserError(f"recipe {name!r}: no such recipe or .yaml file; {hint}")
+
+
+def load_recipe(name: str, overrides: Iterable[str] = ()) -> Recipe:
+    """Read a recipe and apply `key=value` overrides.
+
+    Args:
+        name: a shipped recipe, or the path of a YAML file (such as a run's config.yaml).
+        overrides: `section.key=value`, or `key=value` where one section alone has the key;
+            the value is read as YAML.
+
+    Raises:
+        UserError: no such recipe or key, or a value out of range.
+    """
+    try:
+        values = yaml.safe_load(recipe_text(name))
+    except yaml.YAMLError as error:
+        raise UserError(f"recipe {name}: is not valid YAML ({error})".replace("\n", " ")) from error
+    if not isinstance(values, dict):
+        raise UserError(f"recipe {name}: must be a mapping of settings")
+    values.setdefault("name", Path(name).stem)
+    for override in overrides:
+        _override(values, override)
+    try:
+        return Recipe(**values)
+    except ValidationError as error:
+        raise UserError(f"recipe {name}: {_first_problem(error)}") from error
+
+
+def _override(values: dict, override: str) -> None:
+    key, separator, text = override.partition("=")
+    if not separator:
+        raise UserError(f"override {override!r}: write key=value")
+    path = _resolve(key)
+    target = values
+    for part in path[:-1]:
+        target = target.setdefault(part, {})
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise UserError(f"override {override!r}: the value is not valid YAML") from error
+    target[path[-1]] = value  # `1e-3` is text to YAML 1.1; the typed setting makes it a number
+
+
+def _resolve(key: str) -> list[str]:
+    """The full path of a key that may leave out its section."""
+    paths = dict.fromkeys(_all_keys(Recipe))
+    if key in paths:
+        return key.split(".")
+    matches = [path for path in paths if path.endswith(f".{key}")]
+    if len(matches) == 1:
+        return matches[0].split(".")
+    if matches:
+        raise UserError(f"override {key}: say which one: {', '.join(matches)}")
+    close = difflib.get_close_matches(key, [*paths, *(p.rpartition(".")[2] for p in paths)], 1)
+    hint = f"did you mean {close[0]}?" if close else f"there are: {', '.join(paths)}"
+    raise UserError(f"override {key}: no such setting; {hint}")
+
+
+def _all_keys(settings: type[Settings], prefix: str = "") -> Iterable[str]:
+    for name, field in settings.model_fields.items():
+        inner = field.annotation
+        if isinstance(inner, type) and issubclass(inner, Settings):
+            yield from _all_keys(inner, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}"
+
+
+def _first_problem(error: ValidationError) -> str:
+    problem = error.errors()[0]
+    where = ".".join(str(part) for part in problem["loc"])
+    others = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
+    given = f", given {problem['input']!r}" if problem["type"] != "extra_forbidden" else ""
+    return f"{where}: {problem['msg'][0].lower()}{problem['msg'][1:]}{given}{others}"

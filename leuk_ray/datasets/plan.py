@@ -1,0 +1,133 @@
+"""The epoch plan: what an epoch trains on, in which order and in which batches.
+
+A pure function of (seed, epoch, rows, balance, batch size). Feeds only deliver it, so a
+stream, a cache, one worker or three, a resumed run and an unbroken one see the same thing.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from leuk_ray.errors import UserError
+
+Balance = Literal["none", "equal"] | int
+
+_DRAWS_PER_EPOCH = 1 << 20
+
+
+@dataclass(frozen=True)
+class EpochPlan:
+    """One epoch as global batches.
+
+    rows: (N,) int64, rows of the dataset in training order.
+    draws: (N,) uint64, number of the augmentation draw of each use; no two uses of a row in
+        a whole run share one.
+    bounds: (num_batches + 1,) int64, batch b is rows[bounds[b]:bounds[b + 1]].
+    """
+
+    rows: np.ndarray
+    draws: np.ndarray
+    bounds: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.bounds) - 1
+
+    def share(self, batch: int, rank: int, world_size: int) -> slice:
+        """Where in `rows` worker `rank`'s part of a global batch lies.
+
+        A batch that the workers do not divide is cut unevenly, never padded or trimmed.
+        """
+        start, stop = int(self.bounds[batch]), int(self.bounds[batch + 1])
+        size = stop - start
+        return slice(start + rank * size // world_size, start + (rank + 1) * size // world_size)
+
+    def batch_size(self, batch: int) -> int:
+        """Rows in a global batch."""
+        return int(self.bounds[batch + 1] - self.bounds[batch])
+
+
+def plan_epoch(
+    rows: np.ndarray,
+    labels: np.ndarray,
+    *,
+    seed: int,
+    epoch: int,
+    balance: Balance,
+    batch_size: int,
+) -> EpochPlan:
+    """Plan one epoch.
+
+    Args:
+        rows: (n,) int64, the training rows, in a fixed order.
+        labels: (n,) int, their classes.
+        seed: of the run.
+        epoch: from 0.
+        balance: uses per class and epoch: `none`, each row once; `equal`, as many of every
+            class as the largest has; a number, that many of every class (A05: 20,000). A row
+            is used floor(number / n_class) times, and as many as are wanting, drawn anew
+            each epoch, once more.
+        batch_size: the largest global batch. The N uses are cut into ceil(N / batch_size)
+            batches whose sizes differ by one at most, so there is no tiny last batch.
+
+    Raises:
+        UserError: no rows, or a class without rows to balance with.
+    """
+    if not len(rows):
+        raise UserError("there is no training cell; check the split")
+    generator = np.random.default_rng([seed, epoch])
+    used, copy = _uses(labels, balance, generator)
+    order = generator.permutation(len(used))
+    used, copy = used[order], copy[order]
+    num_batches = -(-len(used) // batch_size)
+    bounds = np.arange(num_batches + 1, dtype=np.int64) * len(used) // num_batches
+    draws = np.uint64(epoch * _DRAWS_PER_EPOCH) + copy.astype(np.uint64)
+    return EpochPlan(rows[used], draws, bounds)
+
+
+def uid_keys(uids: list[str]) -> np.ndarray:
+    """(n,) uint64: what stands for a uid in keyed draws, the same on every machine."""
+    return np.asarray(
+        [int.from_bytes(hashlib.blake2b(uid.encode(), digest_size=8).digest()) for uid in uids],
+        np.uint64,
+    )
+
+
+def _uses(
+    labels: np.ndarray, balance: Balance, generator: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray]:
+    """Position of each use in the training rows, and its copy number within the epoch."""
+    if balance == "none":
+        return np.arange(len(labels)), np.zeros(len(labels), np.int64)
+    classes = [np.flatnonzero(labels == label) for label in (0, 1)]
+    if any(not len(members) for members in classes):
+        raise UserError("balance: a class has no training cell; check the split or balance=none")
+    wanted = max(map(len, classes)) if balance == "equal" else int(balance)
+    used, copies = [], []
+    for members in classes:
+        whole, rest = divmod(wanted, len(members))
+        used += [np.tile(members, whole), generator.permutation(members)[:rest]]
+        copies += [np.repeat(np.arange(whole), len(members)), np.full(rest, whole)]
+    return np.concatenate(used), np.concatenate(copies)
+
+
+def check_batches(
+    num_rows: int, labels: np.ndarray, balance: Balance, batch_size: int, workers: int
+) -> None:
+    """Every worker must get at least two cells of every batch (BatchNorm needs two).
+
+    Raises:
+        UserError: with the arithmetic.
+    """
+    plan = plan_epoch(
+        np.arange(num_rows), labels, seed=0, epoch=0, balance=balance, batch_size=batch_size
+    )
+    smallest = int(np.diff(plan.bounds).min())
+    if smallest < 2 * workers:
+        raise UserError(
+            f"training.batch_size {batch_size}: the smallest batch of an epoch has {smallest} "
+            f"cells, {workers} workers need {2 * workers}; raise batch_size or lower --workers"
+        )

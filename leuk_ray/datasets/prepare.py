@@ -1,0 +1,196 @@
+"""Image files to a prepared dataset, on Ray Data.
+
+Each task decodes one part of the catalogue, writes that part's Parquet file and returns its
+metadata: pixels never pass through the object store, so memory stays bounded by the tasks
+that run at once.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+
+import imagehash
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import ray.data
+from PIL import Image
+
+from leuk_ray import images
+from leuk_ray.datasets import layouts
+from leuk_ray.datasets.groups import assign_groups
+from leuk_ray.datasets.prepared import (
+    CLASSES,
+    METADATA_SCHEMA,
+    ROWS_PER_GROUP,
+    SCHEMA_VERSION,
+    count_roles,
+    fingerprint,
+    image_schema,
+)
+from leuk_ray.errors import UserError
+from leuk_ray.images import BadImageError, StorageSettings
+from leuk_ray.storage import directory_by_rename, read_json, refuse_existing, write_json
+
+ROWS_PER_PART = 256
+_RESULT_SCHEMA = pa.schema([*METADATA_SCHEMA, ("path", pa.string()), ("reason", pa.string())])
+_REJECTED_SCHEMA = pa.schema(
+    [("path", pa.string()), ("reason", pa.string()), ("detail", pa.string())]
+)
+
+
+def prepare(
+    source: Path,
+    target: Path,
+    layout: str,
+    storage: StorageSettings,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> dict:
+    """Decode every image of `source` into the dataset `target`; Ray must be initialised.
+
+    Args:
+        source: folder of image files.
+        target: dataset folder to make; it appears only when complete.
+        layout: a name in `layouts.LAYOUTS`.
+        storage: crop and size of the stored pixels.
+        progress: called with (images done, images in all).
+
+    Returns:
+        The content of dataset.json. counts: files = rows + rejected.
+
+    Raises:
+        UserError: nothing to read, target exists, or no image could be decoded.
+    """
+    refuse_existing(target, "dataset")
+    catalogue = layouts.read_layout(layout, source)
+    table = catalogue.table()
+    with directory_by_rename(target.absolute()) as partial:
+        (partial / "images").mkdir()
+        results = _decode_all(table, partial / "images", storage, progress)
+        rows = results.filter(results["reason"].is_null()).select(METADATA_SCHEMA.names)
+        if not len(rows):
+            raise UserError(f"{source}: none of {len(table)} images could be decoded")
+        rejected = [asdict(item) for item in catalogue.rejected] + _rejections(results)
+        files = len(table) + len(catalogue.rejected)
+        assert len(rows) + len(rejected) == files, "an image was lost"
+        groups = assign_groups(rows)
+        facts = _facts(source, layout, storage, rows, groups, len(rejected))
+        pq.write_table(groups, partial / "groups.parquet")
+        rejected_table = pa.Table.from_pylist(rejected, schema=_REJECTED_SCHEMA)
+        pq.write_table(rejected_table, partial / "rejected.parquet")
+        write_json(partial / "dataset.json", facts)
+    return facts
+
+
+def _decode_all(
+    table: pa.Table, target: Path, storage: StorageSettings, progress: Callable[[int, int], None]
+) -> pa.Table:
+    """One block, one task and one file a part; metadata comes back as parts finish."""
+    per_part = min(ROWS_PER_PART, max(32, len(table) // 16))
+    parts = []
+    for number, start in enumerate(range(0, len(table), per_part)):
+        rows = table.slice(start, per_part)
+        path = str(target / f"part-{number:05d}.parquet")
+        parts.append(rows.append_column("part", pa.array([path] * len(rows))))
+    dataset = ray.data.from_arrow(parts).map_batches(
+        _prepare_part,  # pyright: ignore[reportArgumentType]
+        batch_size=None,
+        batch_format="pyarrow",
+        fn_kwargs={"storage": storage.model_dump()},
+    )
+    results: list[pa.Table] = []
+    done = 0
+    progress(0, len(table))
+    for batch in dataset.iter_batches(batch_size=None, batch_format="pyarrow"):
+        results.append(pa.table(batch).cast(_RESULT_SCHEMA))
+        done += len(batch)
+        progress(done, len(table))
+    return pa.concat_tables(results).sort_by("uid")
+
+
+def _prepare_part(rows: pa.Table, storage: dict) -> pa.Table:
+    settings = StorageSettings(**storage)
+    schema = image_schema(settings.size)
+    results, path = [], rows["part"][0].as_py()
+    with pq.ParquetWriter(path, schema, compression="lz4") as writer:
+        pending: list[dict] = []
+        for row in rows.to_pylist():
+            try:
+                cell = _prepare_cell(row, settings)
+            except BadImageError as error:
+                results.append({**row, "reason": f"{error.reason}|{error.detail}"})
+                continue
+            results.append({**cell, "path": row["path"]})
+            pending.append(cell)
+            if len(pending) == ROWS_PER_GROUP:
+                writer.write_table(pa.Table.from_pylist(pending, schema=schema))
+                pending.clear()
+        if pending:
+            writer.write_table(pa.Table.from_pylist(pending, schema=schema))
+    return pa.Table.from_pylist(results, schema=_RESULT_SCHEMA)
+
+
+def _prepare_cell(row: dict, settings: StorageSettings) -> dict:
+    try:
+        data = Path(row["path"]).read_bytes()
+    except OSError as error:
+        raise BadImageError("unreadable", error.strerror or str(error)) from error
+    pixels = images.decode(data)
+    height, width = pixels.shape[:2]
+    return {
+        **row,
+        "image": images.to_storage(pixels, settings).tobytes(),
+        "sha256": hashlib.sha256(data).hexdigest(),
+        "pixels_sha256": _pixels_sha256(pixels),
+        "phash": str(imagehash.phash(Image.fromarray(pixels))),
+        "width": width,
+        "height": height,
+    }
+
+
+def _pixels_sha256(pixels: np.ndarray) -> str:
+    """Identity of an image whatever file holds it: the shape, then the pixels."""
+    digest = hashlib.sha256(repr(pixels.shape).encode())
+    digest.update(np.ascontiguousarray(pixels).data)
+    return digest.hexdigest()
+
+
+def _rejections(results: pa.Table) -> list[dict[str, str]]:
+    rejected = results.filter(results["reason"].is_valid())
+    out = []
+    for row in rejected.select(["path", "reason"]).to_pylist():
+        reason, _, detail = row["reason"].partition("|")
+        out.append({"path": row["path"], "reason": reason, "detail": detail})
+    return out
+
+
+def _facts(
+    source: Path, layout: str, storage: StorageSettings, rows: pa.Table, groups: pa.Table, bad: int
+) -> dict:
+    labels = rows["label"].to_pylist()
+    facts = {
+        "schema_version": SCHEMA_VERSION,
+        "layout": layout,
+        "classes": list(CLASSES),
+        "storage": storage.model_dump(),
+        "counts": {
+            "files": len(rows) + bad,
+            "rows": len(rows),
+            "rejected": bad,
+            "ALL": labels.count(1),
+            "healthy": labels.count(0),
+            "unlabelled": labels.count(None),
+            "subjects": len(set(rows["subject"].to_pylist()) - {None}),
+            "groups": len(set(groups["group"].to_pylist())),
+            "roles": count_roles(groups),
+        },
+        "fingerprint": fingerprint(rows["sha256"].to_pylist()),
+        "synthetic": False,
+    }
+    marker = source / layouts.SYNTHETIC_MARKER
+    if marker.exists():
+        facts |= {"synthetic": True, "best_auc": read_json(str(marker))["best_auc"]}
+    return facts

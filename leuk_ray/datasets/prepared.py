@@ -1,0 +1,204 @@
+"""A prepared dataset: Parquet with raw pixels, one row a cell.
+
+    dataset.json      what it is, counts, fingerprint
+    images/*.parquet  IMAGE_SCHEMA; `image` holds raw uint8 pixels, height x width x 3
+    groups.parquet    uid, group, role
+    rejected.parquet  path, reason, detail
+    audit.json        written by `audit`
+
+Row groups are small (ROWS_PER_GROUP), so that a shuffled batch can be read without
+decompressing a whole file.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import OrderedDict
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from pyarrow import fs
+
+from leuk_ray.errors import UserError
+from leuk_ray.images import StorageSettings
+from leuk_ray.storage import filesystem, read_json
+
+SCHEMA_VERSION = 1
+CLASSES = ("healthy", "ALL")
+ROWS_PER_GROUP = 8
+_OPEN_FILES = 64
+
+METADATA_SCHEMA = pa.schema(
+    [
+        ("uid", pa.string()),
+        ("label", pa.int8()),
+        ("subject", pa.string()),
+        ("source", pa.string()),
+        ("source_image", pa.string()),
+        ("official_split", pa.string()),
+        ("sha256", pa.string()),
+        ("pixels_sha256", pa.string()),
+        ("phash", pa.string()),
+        ("width", pa.int32()),
+        ("height", pa.int32()),
+    ]
+)
+
+
+def image_schema(size: int) -> pa.Schema:
+    """METADATA_SCHEMA and the pixels of a (size, size, 3) uint8 image."""
+    return METADATA_SCHEMA.insert(1, pa.field("image", pa.binary(size * size * 3)))
+
+
+def fingerprint(hashes: list[str]) -> str:
+    """sha256 over the sorted sha256 of the images: the same for the same set of files."""
+    return hashlib.sha256("\n".join(sorted(hashes)).encode()).hexdigest()
+
+
+@dataclass(frozen=True)
+class PreparedDataset:
+    """An opened dataset. Rows are numbered by sorted uid; every module speaks of them so.
+
+    location: local path, s3:// or gs:// address.
+    facts: the content of dataset.json.
+    """
+
+    location: str
+    facts: dict
+
+    @classmethod
+    def open(cls, location: str) -> PreparedDataset:
+        """Open a dataset.
+
+        Raises:
+            UserError: there is none, or it has another schema version.
+        """
+        marker = f"{location.rstrip('/')}/dataset.json"
+        try:
+            facts = read_json(marker)
+        except FileNotFoundError as error:
+            raise UserError(
+                f"{location}: is no prepared dataset (no dataset.json); "
+                "make one with `leuk-ray prepare`"
+            ) from error
+        if facts.get("schema_version") != SCHEMA_VERSION:
+            raise UserError(
+                f"{location}: schema version {facts.get('schema_version')}, this leuk_ray reads "
+                f"{SCHEMA_VERSION}; prepare the images again"
+            )
+        _, absolute = filesystem(location)
+        return cls(location if "://" in location else absolute, facts)
+
+    @property
+    def storage(self) -> StorageSettings:
+        """How the files became these pixels."""
+        return StorageSettings(**self.facts["storage"])
+
+    @property
+    def synthetic(self) -> bool:
+        """Whether the images were rendered."""
+        return bool(self.facts["synthetic"])
+
+    @cached_property
+    def cells(self) -> pa.Table:
+        """METADATA_SCHEMA plus group and role, one row a cell, ordered by uid."""
+        cells = self._index.select(METADATA_SCHEMA.names)
+        groups = self.read_table("groups.parquet").sort_by("uid")
+        assert groups["uid"].equals(cells["uid"]), "groups.parquet does not belong to images/"
+        return cells.append_column("group", groups["group"]).append_column("role", groups["role"])
+
+    def read_table(self, name: str) -> pa.Table:
+        """Read one of the small tables beside the images."""
+        files, root = filesystem(self.location)
+        return pq.read_table(f"{root}/{name}", filesystem=files)
+
+    def reader(self) -> PixelReader:
+        """A reader of this dataset's pixels, for one thread."""
+        parts = self._index["part"].to_numpy().astype(np.int32)
+        offsets = self._index["offset"].to_numpy().astype(np.int32)
+        return PixelReader(self.location, self.storage.size, self._parts, parts, offsets)
+
+    @cached_property
+    def _parts(self) -> list[str]:
+        files, root = filesystem(self.location)
+        found = files.get_file_info(fs.FileSelector(f"{root}/images"))
+        return sorted(info.path for info in found if info.path.endswith(".parquet"))
+
+    @cached_property
+    def _index(self) -> pa.Table:
+        """Metadata with the part and the row in it where each cell's pixels lie."""
+        files, _ = filesystem(self.location)
+        tables = []
+        for part, path in enumerate(self._parts):
+            table = pq.read_table(path, filesystem=files, columns=METADATA_SCHEMA.names)
+            table = table.append_column("part", pa.array(np.full(len(table), part, np.int32)))
+            rows = np.arange(len(table), dtype=np.int32)
+            tables.append(table.append_column("offset", pa.array(rows)))
+        return pa.concat_tables(tables).sort_by("uid").combine_chunks()
+
+
+class PixelReader:
+    """Reads pixels of any rows, in any order, from the small row groups of the Parquet files.
+
+    Picklable and cheap to send: it opens files where it runs.
+    """
+
+    def __init__(
+        self, location: str, size: int, paths: list[str], part: np.ndarray, offset: np.ndarray
+    ) -> None:
+        self.location = location
+        self.size = size
+        self.paths = paths
+        self.part = part
+        self.offset = offset
+        self._files: OrderedDict[int, pq.ParquetFile] = OrderedDict()
+
+    def __getstate__(self) -> dict:
+        return {**self.__dict__, "_files": OrderedDict()}
+
+    def read(self, rows: np.ndarray) -> np.ndarray:
+        """Pixels of `rows`, in their order: (len(rows), size, size, 3) uint8."""
+        out = np.empty((len(rows), self.size, self.size, 3), np.uint8)
+        part, offset = self.part[rows], self.offset[rows]
+        row_group = offset // ROWS_PER_GROUP
+        order = np.lexsort((row_group, part))
+        starts = np.flatnonzero(
+            np.diff(part[order], prepend=-1) | np.diff(row_group[order], prepend=-1)
+        )
+        for places in np.split(order, starts[1:]):
+            if len(places):
+                first = places[0]
+                pixels = self._row_group(int(part[first]), int(row_group[first]))
+                out[places] = pixels[offset[places] % ROWS_PER_GROUP]
+        return out
+
+    def _row_group(self, part: int, row_group: int) -> np.ndarray:
+        column = self._file(part).read_row_group(row_group, columns=["image"], use_threads=False)
+        return as_pixels(column["image"].combine_chunks(), self.size)
+
+    def _file(self, part: int) -> pq.ParquetFile:
+        if part not in self._files:
+            files, _ = filesystem(self.location)
+            self._files[part] = pq.ParquetFile(files.open_input_file(self.paths[part]))
+            if len(self._files) > _OPEN_FILES:
+                self._files.popitem(last=False)[1].close()
+        self._files.move_to_end(part)
+        return self._files[part]
+
+
+def as_pixels(column: pa.Array | pa.ChunkedArray, size: int) -> np.ndarray:
+    """A fixed-size binary column as (N, size, size, 3) uint8; no copy where it is one chunk."""
+    array = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
+    width = size * size * 3
+    buffer = np.frombuffer(array.buffers()[1], np.uint8)
+    start = array.offset * width
+    return buffer[start : start + len(array) * width].reshape(len(array), size, size, 3)
+
+
+def count_roles(cells: pa.Table) -> dict[str, int]:
+    """How many rows have each role (keep, duplicate, conflict)."""
+    counts = cells["role"].value_counts()
+    return {item["values"].as_py(): item["counts"].as_py() for item in counts}

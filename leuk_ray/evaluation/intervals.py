@@ -1,0 +1,221 @@
+"""95% intervals: a bootstrap over groups for metrics of cells, Clopper-Pearson for one proportion.
+
+Cells of one subject resemble each other, so a bootstrap over cells is far too narrow. Here whole
+groups (a subject joined with its duplicates) are drawn, ALL and healthy groups apart.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from scipy.special import betaincinv
+
+FloatArray = npt.NDArray[np.float64]
+IntArray = npt.NDArray[np.int64]
+BoolArray = npt.NDArray[np.bool_]
+
+LEVEL = 0.95
+MIN_GROUPS = 5
+PLAIN_GROUPS = 10
+_BLOCK_VALUES = 2_000_000  # cell weights held at once: bounds memory at any number of cells
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A 95% interval, or the reason why there is none.
+
+    low, high: the bounds, in the metric's unit; both None when there is no interval.
+    groups_positive, groups_negative: how many ALL and healthy groups were there to draw from.
+    resamples: how many times groups were drawn; 0 when they were too few.
+    note: what the reader must know; empty for an interval from enough groups.
+    """
+
+    low: float | None
+    high: float | None
+    groups_positive: int
+    groups_negative: int
+    resamples: int
+    note: str
+
+
+def checked_cells(label: npt.ArrayLike, probability: npt.ArrayLike) -> tuple[IntArray, FloatArray]:
+    """The cells' labels and probabilities as arrays of shape (N,).
+
+    Args:
+        label: (N,) 1 ALL, 0 healthy.
+        probability: (N,) of ALL, 0..1.
+
+    Raises:
+        ValueError: shapes differ, a label is not 0 or 1, or a probability is not in 0..1.
+    """
+    labels = np.asarray(label)
+    probabilities = np.asarray(probability, dtype=np.float64)
+    if labels.ndim != 1 or labels.shape != probabilities.shape:
+        raise ValueError(
+            f"label {labels.shape} and probability {probabilities.shape} must both be (N,)"
+        )
+    if not np.isin(labels, (0, 1)).all():
+        raise ValueError("a label must be 1 (ALL) or 0 (healthy)")
+    if not ((probabilities >= 0) & (probabilities <= 1)).all():
+        raise ValueError("a probability must lie in 0..1")
+    return labels.astype(np.int64), probabilities
+
+
+def clopper_pearson(successes: int, trials: int) -> tuple[float, float] | None:
+    """The exact 95% interval of a proportion of independent trials (Clopper and Pearson 1934).
+
+    Returns:
+        (low, high) in 0..1, or None without trials.
+
+    Raises:
+        ValueError: unless 0 <= successes <= trials.
+    """
+    if not 0 <= successes <= trials:
+        raise ValueError(f"{successes} successes of {trials} trials cannot be")
+    if trials == 0:
+        return None
+    tail = (1 - LEVEL) / 2
+    failures = trials - successes
+    low = float(betaincinv(successes, failures + 1, tail)) if successes else 0.0
+    high = float(betaincinv(successes + 1, failures, 1 - tail)) if failures else 1.0
+    return low, high
+
+
+def weighted_auc(label: IntArray, score: FloatArray, weight: FloatArray) -> FloatArray:
+    """Area under the ROC curve for many weightings of the same cells at once.
+
+    The weighted Mann-Whitney statistic: the share of the weight of (ALL, healthy) pairs in which
+    the ALL cell scores higher, ties counting half.
+
+    Args:
+        label: (N,) 1 ALL, 0 healthy; both must occur with weight above 0.
+        score: (N,) higher means ALL.
+        weight: (R, N) not negative.
+
+    Returns:
+        (R,) values in 0..1.
+    """
+    positive = label == 1
+    order = np.argsort(score[~positive])
+    negatives = score[~positive][order]
+    below = np.zeros((weight.shape[0], negatives.size + 1))
+    np.cumsum(weight[:, ~positive][:, order], axis=1, out=below[:, 1:])
+    first = np.searchsorted(negatives, score[positive], side="left")
+    last = np.searchsorted(negatives, score[positive], side="right")
+    positive_weight = weight[:, positive]
+    won = np.einsum("rn,rn->r", positive_weight, below[:, first] + below[:, last]) / 2
+    return won / (positive_weight.sum(axis=1) * below[:, -1])
+
+
+def group_bootstrap(
+    label: npt.ArrayLike,
+    probability: npt.ArrayLike,
+    group: npt.ArrayLike,
+    threshold: float,
+    *,
+    seed: int,
+    resamples: int = 2000,
+) -> dict[str, Interval]:
+    """95% percentile intervals over groups, resampled whole and stratified by class.
+
+    A group's class is the label of most of its cells, ALL when even. Below 5 groups in a class
+    there is no interval; below 10 it comes with a note; where every resample gives the same
+    value there is none either, as a bootstrap cannot see a width there.
+
+    Args:
+        label: (N,) 1 ALL, 0 healthy.
+        probability: (N,) of ALL, 0..1.
+        group: (N,) the group each cell belongs to.
+        threshold: a cell is called ALL from this probability on.
+        seed: of the resampling; the same seed gives the same intervals.
+        resamples: how many times groups are drawn.
+
+    Returns:
+        Intervals of `auc`, `accuracy`, `sensitivity`, `specificity` and `weighted_f1`.
+
+    Raises:
+        ValueError: the cells are malformed, or `group` is not (N,).
+    """
+    labels, probabilities = checked_cells(label, probability)
+    names, member = np.unique(np.asarray(group), return_inverse=True)
+    if member.shape != labels.shape:
+        raise ValueError(f"group {member.shape} must be (N,) as label {labels.shape}")
+    positive_cells = np.bincount(member, labels, minlength=names.size)
+    positive = 2 * positive_cells >= np.bincount(member, minlength=names.size)
+    num_positive, num_negative = int(positive.sum()), int((~positive).sum())
+
+    keys = ("auc", "accuracy", "sensitivity", "specificity", "weighted_f1")
+    smaller = min(num_positive, num_negative)
+    if smaller < MIN_GROUPS:
+        note = (
+            f"too few subjects for an interval ({num_positive} ALL + {num_negative} healthy groups)"
+        )
+        none = Interval(None, None, num_positive, num_negative, 0, note)
+        return dict.fromkeys(keys, none)
+
+    weight = _draw(positive, resamples, np.random.default_rng(seed))
+    samples = {
+        "auc": _auc_samples(labels, probabilities, member, weight),
+        **_count_samples(labels, probabilities >= threshold, member, weight),
+    }
+    note = "" if smaller >= PLAIN_GROUPS else _narrow_note(num_positive, num_negative)
+    tail = (1 - LEVEL) / 2
+    intervals: dict[str, Interval] = {}
+    for key in keys:
+        low, high = np.quantile(samples[key], (tail, 1 - tail)).tolist()
+        if low == high:
+            flat = "no interval: every resample of the groups gives the same value"
+            intervals[key] = Interval(None, None, num_positive, num_negative, resamples, flat)
+        else:
+            intervals[key] = Interval(low, high, num_positive, num_negative, resamples, note)
+    return intervals
+
+
+def _narrow_note(num_positive: int, num_negative: int) -> str:
+    return (
+        f"{num_positive} ALL + {num_negative} healthy groups: read this interval as too narrow. "
+        "In simulation with a subject effect of 0.7 SD, a 95% interval of the AUC held the true "
+        "value in about 85% of trials with 5 + 5 groups and 90% with 9 + 9 (77% with 3 + 5, 91% "
+        "with 13 + 15)"
+    )
+
+
+def _draw(positive: BoolArray, resamples: int, generator: np.random.Generator) -> FloatArray:
+    """How often each group (G,) is drawn in each resample: (R, G)."""
+    weight = np.empty((resamples, positive.size))
+    for members in (np.flatnonzero(positive), np.flatnonzero(~positive)):
+        share = np.full(members.size, 1 / members.size)
+        weight[:, members] = generator.multinomial(members.size, share, size=resamples)
+    return weight
+
+
+def _auc_samples(
+    label: IntArray, score: FloatArray, member: IntArray, weight: FloatArray
+) -> FloatArray:
+    rows = max(1, _BLOCK_VALUES // label.size)
+    blocks = [
+        weighted_auc(label, score, weight[start : start + rows][:, member])
+        for start in range(0, len(weight), rows)
+    ]
+    return np.concatenate(blocks)
+
+
+def _count_samples(
+    label: IntArray, called: BoolArray, member: IntArray, weight: FloatArray
+) -> dict[str, FloatArray]:
+    """Metrics that need only each group's four counts: values of shape (R,)."""
+    truth = label == 1
+    outcomes = (truth & called, ~truth & called, ~truth & ~called, truth & ~called)
+    counts = [np.bincount(member, outcome, minlength=weight.shape[1]) for outcome in outcomes]
+    tp, fp, tn, fn = (weight @ count for count in counts)
+    f1_all = 2 * tp / (2 * tp + fp + fn)
+    f1_healthy = 2 * tn / (2 * tn + fn + fp)
+    cells = tp + fp + tn + fn
+    return {
+        "accuracy": (tp + tn) / cells,
+        "sensitivity": tp / (tp + fn),
+        "specificity": tn / (tn + fp),
+        "weighted_f1": ((tp + fn) * f1_all + (tn + fp) * f1_healthy) / cells,
+    }

@@ -1,0 +1,369 @@
+"""Metrics of a two-class cell classifier. ALL is the positive class (1), healthy is 0.
+
+A metric that would be 0/0 is None, never 0 or NaN, and every number travels with the counts
+it rests on. "eq" numbers are those of saeed2022.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import asdict, dataclass
+from typing import TypedDict
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from leuk_ray.evaluation.intervals import FloatArray, IntArray, checked_cells, clopper_pearson
+
+CLASSES = ("healthy", "ALL")
+ECE_BINS = 15
+PREDICTION_COLUMNS = ("uid", "subject", "group", "role", "label", "logit", "probability")
+
+
+class Ratio(TypedDict):
+    """A share and what it is a share of; `value` is None when the denominator is 0."""
+
+    value: float | None
+    numerator: float
+    denominator: int
+
+
+class Score(TypedDict):
+    """A number that is no ratio of counts, with the number of cells it was computed from."""
+
+    value: float | None
+    cells: int
+
+
+class ClassMetrics(TypedDict):
+    """One class judged as if it were the positive one; support is its number of cells."""
+
+    precision: Ratio
+    recall: Ratio
+    f1: Ratio
+    support: int
+
+
+class Evaluation(TypedDict):
+    """All metrics of one set of cells at one threshold."""
+
+    cells: int
+    threshold: float
+    confusion: dict[str, int]
+    accuracy: Ratio
+    precision: Ratio
+    sensitivity: Ratio
+    specificity: Ratio
+    f1: Ratio
+    per_class: dict[str, ClassMetrics]
+    auc: Ratio
+    weighted_f1: Score
+    macro_f1: Score
+    balanced_accuracy: Score
+    mcc: Score
+    average_precision: Score
+    brier: Score
+    nll: Score
+    ece: Score
+
+
+class SubjectRow(TypedDict):
+    """One subject: how many of its cells were called ALL, and how many rightly.
+
+    label: `ALL`, `healthy`, or `mixed` when its cells carry both labels.
+    blast_fraction: called_all of cells, with its 95% Clopper-Pearson bounds.
+    """
+
+    subject: str
+    group: str
+    label: str
+    cells: int
+    called_all: int
+    correct: int
+    blast_fraction: float
+    blast_low: float
+    blast_high: float
+    mean_probability: float
+
+
+@dataclass(frozen=True)
+class Confusion:
+    """Counts of cells; positive is ALL."""
+
+    tp: int
+    fp: int
+    tn: int
+    fn: int
+
+    @property
+    def positives(self) -> int:
+        """Cells that are ALL."""
+        return self.tp + self.fn
+
+    @property
+    def negatives(self) -> int:
+        """Cells that are healthy."""
+        return self.tn + self.fp
+
+    @property
+    def cells(self) -> int:
+        """All cells."""
+        return self.positives + self.negatives
+
+    def flipped(self) -> Confusion:
+        """The same cells with healthy as the positive class."""
+        return Confusion(tp=self.tn, fp=self.fn, tn=self.tp, fn=self.fp)
+
+
+def confusion(label: npt.ArrayLike, probability: npt.ArrayLike, threshold: float) -> Confusion:
+    """Count cells by truth and call; a cell is called ALL when probability >= threshold.
+
+    Args:
+        label: (N,) 1 ALL, 0 healthy.
+        probability: (N,) of ALL, 0..1.
+        threshold: 0..1.
+
+    Raises:
+        ValueError: shapes differ, or a value is out of its range.
+    """
+    if not 0 <= threshold <= 1:
+        raise ValueError(f"threshold {threshold} must lie in 0..1")
+    labels, probabilities = checked_cells(label, probability)
+    truth, called = labels == 1, probabilities >= threshold
+    return Confusion(
+        tp=int((truth & called).sum()),
+        fp=int((~truth & called).sum()),
+        tn=int((~truth & ~called).sum()),
+        fn=int((truth & ~called).sum()),
+    )
+
+
+def accuracy(counts: Confusion) -> Ratio:
+    """Cells called right, of all cells (eq 13)."""
+    return _ratio(counts.tp + counts.tn, counts.cells)
+
+
+def precision(counts: Confusion) -> Ratio:
+    """ALL cells among those called ALL (eq 14)."""
+    return _ratio(counts.tp, counts.tp + counts.fp)
+
+
+def sensitivity(counts: Confusion) -> Ratio:
+    """ALL cells found, of all ALL cells (eq 15); also called recall."""
+    return _ratio(counts.tp, counts.positives)
+
+
+def specificity(counts: Confusion) -> Ratio:
+    """Healthy cells called healthy, of all healthy cells (eq 16)."""
+    return _ratio(counts.tn, counts.negatives)
+
+
+def f1(counts: Confusion) -> Ratio:
+    """Harmonic mean of precision and sensitivity (eq 17), as 2 TP / (2 TP + FP + FN)."""
+    return _ratio(2 * counts.tp, 2 * counts.tp + counts.fp + counts.fn)
+
+
+def per_class(counts: Confusion) -> dict[str, ClassMetrics]:
+    """Precision, recall and F1 of `ALL` and of `healthy`, each in the positive role."""
+    return {
+        name: ClassMetrics(
+            precision=precision(own), recall=sensitivity(own), f1=f1(own), support=own.positives
+        )
+        for name, own in (("ALL", counts), ("healthy", counts.flipped()))
+    }
+
+
+def weighted_f1(counts: Confusion) -> float | None:
+    """F1 of both classes, weighted by their cells: C-NMC's official metric. None without cells."""
+    if not counts.cells:
+        return None
+    scored = ((f1(own)["value"], own.positives) for own in (counts, counts.flipped()))
+    return sum(value * support for value, support in scored if value is not None) / counts.cells
+
+
+def macro_f1(counts: Confusion) -> float | None:
+    """Plain mean of both classes' F1. None when a class neither occurs nor is called."""
+    return _mean(f1(counts)["value"], f1(counts.flipped())["value"])
+
+
+def balanced_accuracy(counts: Confusion) -> float | None:
+    """Mean of sensitivity and specificity. None unless both classes occur."""
+    return _mean(sensitivity(counts)["value"], specificity(counts)["value"])
+
+
+def mcc(counts: Confusion) -> float | None:
+    """Matthews correlation of truth and call, -1..1. None when either never varies."""
+    called_all, called_healthy = counts.tp + counts.fp, counts.tn + counts.fn
+    product = counts.positives * counts.negatives * called_all * called_healthy
+    if not product:
+        return None
+    return float((counts.tp * counts.tn - counts.fp * counts.fn) / product**0.5)
+
+
+def brier(label: IntArray, probability: FloatArray) -> float | None:
+    """Mean squared difference of probability and label, 0..1 (Brier 1950). None without cells."""
+    return float(np.mean((probability - label) ** 2)) if label.size else None
+
+
+def nll(label: IntArray, probability: FloatArray) -> float | None:
+    """Mean negative log-likelihood in nats; probabilities clipped one float64 step from 0 and 1."""
+    if not label.size:
+        return None
+    step = np.finfo(np.float64).eps
+    truth = np.clip(np.where(label == 1, probability, 1 - probability), step, 1 - step)
+    return float(-np.log(truth).mean())
+
+
+def calibration_bins(
+    label: IntArray, probability: FloatArray
+) -> tuple[IntArray, FloatArray, FloatArray]:
+    """Cells in 15 equal-width bins of the probability of ALL; 1.0 belongs to the last.
+
+    Returns:
+        Cells, mean probability and observed share of ALL in each bin, (15,) each; the two means
+        are 0 in an empty bin.
+    """
+    index = np.minimum((probability * ECE_BINS).astype(np.int64), ECE_BINS - 1)
+    cells = np.bincount(index, minlength=ECE_BINS)
+    filled = np.maximum(cells, 1)
+    mean_probability = np.bincount(index, probability, minlength=ECE_BINS) / filled
+    observed = np.bincount(index, label, minlength=ECE_BINS) / filled
+    return cells, mean_probability, observed
+
+
+def ece(label: IntArray, probability: FloatArray) -> float | None:
+    """Expected calibration error of the probability of ALL, 0..1. None without cells.
+
+    The mean over cells of |observed share of ALL - mean probability| in their bin (Naeini et al.
+    2015), on the positive class's probability rather than on the confidence in the called class.
+    """
+    if not label.size:
+        return None
+    cells, mean_probability, observed = calibration_bins(label, probability)
+    return float((cells * np.abs(observed - mean_probability)).sum() / label.size)
+
+
+def evaluate(label: npt.ArrayLike, probability: npt.ArrayLike, threshold: float) -> Evaluation:
+    """Every metric of one set of cells, each with its counts.
+
+    `auc` counts pairs: those of an ALL and a healthy cell ranked right, ties half, of all pairs.
+    It and `average_precision` are None unless both classes occur.
+
+    Args:
+        label: (N,) 1 ALL, 0 healthy; N may be 0.
+        probability: (N,) of ALL, 0..1.
+        threshold: a cell is called ALL from this probability on.
+
+    Raises:
+        ValueError: shapes differ, or a value is out of its range.
+    """
+    counts = confusion(label, probability, threshold)
+    labels, probabilities = checked_cells(label, probability)
+    area, average_precision = _ranking(labels, probabilities)
+    pairs = counts.positives * counts.negatives
+
+    def score(value: float | None) -> Score:
+        return Score(value=value, cells=counts.cells)
+
+    return Evaluation(
+        cells=counts.cells,
+        threshold=threshold,
+        confusion=asdict(counts),
+        accuracy=accuracy(counts),
+        precision=precision(counts),
+        sensitivity=sensitivity(counts),
+        specificity=specificity(counts),
+        f1=f1(counts),
+        per_class=per_class(counts),
+        auc=Ratio(value=area, numerator=round((area or 0) * pairs * 2) / 2, denominator=pairs),
+        weighted_f1=score(weighted_f1(counts)),
+        macro_f1=score(macro_f1(counts)),
+        balanced_accuracy=score(balanced_accuracy(counts)),
+        mcc=score(mcc(counts)),
+        average_precision=score(average_precision),
+        brier=score(brier(labels, probabilities)),
+        nll=score(nll(labels, probabilities)),
+        ece=score(ece(labels, probabilities)),
+    )
+
+
+def per_subject(table: pa.Table, threshold: float) -> list[SubjectRow]:
+    """One row a subject, in natural order (2 before 10). Cells without a subject are left out.
+
+    The bounds of the blast fraction take a subject's cells as independent draws from it.
+
+    Args:
+        table: predictions, one row a cell.
+        threshold: a cell is called ALL from this probability on.
+
+    Raises:
+        ValueError: a column is missing or holds a value it must not.
+    """
+    check_predictions(table)
+    subject = np.asarray(table["subject"].to_pylist(), dtype=object)
+    group = np.asarray(table["group"].to_pylist(), dtype=object)
+    label, probability = checked_cells(table["label"].to_numpy(), table["probability"].to_numpy())
+    called = probability >= threshold
+    rows: list[SubjectRow] = []
+    for name in sorted({str(name) for name in subject if name is not None}, key=_natural):
+        own = subject == name
+        cells, called_all = int(own.sum()), int(called[own].sum())
+        low, high = clopper_pearson(called_all, cells) or (0.0, 1.0)
+        labels = set(label[own].tolist())
+        rows.append(
+            SubjectRow(
+                subject=name,
+                group=str(group[own][0]),
+                label="mixed" if len(labels) > 1 else CLASSES[labels.pop()],
+                cells=cells,
+                called_all=called_all,
+                correct=int((called[own] == label[own]).sum()),
+                blast_fraction=called_all / cells,
+                blast_low=low,
+                blast_high=high,
+                mean_probability=float(probability[own].mean()),
+            )
+        )
+    return rows
+
+
+def check_predictions(table: pa.Table) -> None:
+    """Raise a ValueError when a predictions table lacks a column or has gaps in one.
+
+    Only `subject` may be null.
+    """
+    missing = [name for name in PREDICTION_COLUMNS if name not in table.column_names]
+    if missing:
+        raise ValueError(f"predictions lack the columns {', '.join(missing)}")
+    for name in PREDICTION_COLUMNS:
+        nulls = table[name].null_count
+        if nulls and name != "subject":
+            raise ValueError(f"predictions: {nulls} of {table.num_rows} rows have no {name}")
+
+
+def _natural(name: str) -> list[tuple[int, str]]:
+    parts = re.split(r"(\d+)", name)
+    return [(int(part), "") if part.isdecimal() else (-1, part) for part in parts]
+
+
+def _ratio(numerator: int, denominator: int) -> Ratio:
+    value = numerator / denominator if denominator else None
+    return Ratio(value=value, numerator=numerator, denominator=denominator)
+
+
+def _mean(first: float | None, second: float | None) -> float | None:
+    return None if first is None or second is None else (first + second) / 2
+
+
+def _ranking(label: IntArray, probability: FloatArray) -> tuple[float | None, float | None]:
+    """Area under the ROC curve and average precision; None unless both classes occur."""
+    if np.unique(label).size < 2:
+        return None, None
+    # Imported here: scikit-learn takes a second to load, the counts need none of it.
+    from sklearn.metrics import average_precision_score, roc_auc_score
+
+    return (
+        float(roc_auc_score(label, probability)),
+        float(average_precision_score(label, probability)),
+    )

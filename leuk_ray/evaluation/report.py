@@ -1,0 +1,324 @@
+"""The report of a run: report.json for machines, report.html for people, figures as PNG.
+
+The page stands alone: figures are embedded in it, and it fetches nothing.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, fields, is_dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from leuk_ray.evaluation import figures
+from leuk_ray.evaluation.intervals import group_bootstrap
+from leuk_ray.evaluation.metrics import CLASSES, Confusion, check_predictions, evaluate, per_subject
+from leuk_ray.storage import directory_by_rename, refuse_existing, write_json
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+Images = Callable[[list[str]], list[npt.NDArray[np.uint8]]]
+
+SCHEMA_VERSION = 1
+JUDGED = ("test", "validation")
+BOOTSTRAP = {"seed": 0, "resamples": 2000}
+MAX_ERRORS = 12
+MAX_LISTED = 20
+DOTS_PER_INCH = 150
+
+
+@dataclass(frozen=True)
+class RunFacts:
+    """What a report says of a run besides its predictions.
+
+    title: heading of the page.
+    recipe, protocol: names of the recipe and of the split protocol.
+    leaky: the protocol lets cells of one subject stand in training and in test.
+    synthetic: the cells are rendered; best_auc is then the best AUC there is to reach.
+    dataset_fingerprint, dataset_counts: of the prepared dataset.
+    roles: role -> {cells, subjects, groups, ALL, healthy}, as split.
+    config, environment: resolved settings and versions, nested as they come.
+    stopping: {epochs, best_epoch, reason}, as far as known.
+    notes: sentences the reader must see.
+    """
+
+    title: str
+    recipe: str
+    protocol: str
+    leaky: bool
+    synthetic: bool
+    dataset_fingerprint: str
+    best_auc: float | None = None
+    dataset_counts: Mapping[str, Any] = field(default_factory=dict)
+    roles: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+    config: Mapping[str, Any] = field(default_factory=dict)
+    environment: Mapping[str, Any] = field(default_factory=dict)
+    stopping: Mapping[str, Any] = field(default_factory=dict)
+    notes: Sequence[str] = ()
+
+
+def write_report(
+    directory: Path,
+    *,
+    run: RunFacts,
+    predictions: pa.Table,
+    history: list[dict[str, Any]],
+    threshold: float,
+    images: Images | None,
+    audit: dict[str, Any] | None,
+) -> dict[str, Any]:
+    """Write report.json, report.html and figures/*.png; the directory appears when all is there.
+
+    Args:
+        directory: where to write; must not exist.
+        predictions: one row a cell: uid, subject (may be null), group, role, label (1 ALL,
+            0 healthy), logit, probability of ALL. Rows of the role train are not looked at.
+        history: one row an epoch, as `figures.training_figure` draws them.
+        threshold: a cell is called ALL from this probability on.
+        images: uids -> their pictures, (H, W, 3) each; None keeps every cell picture out.
+        audit: what the dataset's audit found, simple values and lists; None leaves it out.
+
+    Returns:
+        What report.json holds.
+
+    Raises:
+        UserError: the directory exists.
+        ValueError: the predictions lack a column or hold a value they must not.
+    """
+    refuse_existing(directory, "report")
+    check_predictions(predictions)
+    by_role = {role: predictions.filter(pc.field("role") == role) for role in JUDGED}
+    content = _content(run, by_role, history, threshold, audit)
+    drawn = _draw(content, by_role["test"], images)
+    content["figures"] = {name: f"figures/{name}.png" for name in drawn}
+    with directory_by_rename(directory) as partial:
+        (partial / "figures").mkdir()
+        for name, figure in drawn.items():
+            figure.savefig(partial / "figures" / f"{name}.png", dpi=DOTS_PER_INCH)
+        write_json(partial / "report.json", content)
+        (partial / "report.html").write_text(_page(content, partial), encoding="utf-8")
+    return content
+
+
+def _content(
+    run: RunFacts,
+    by_role: Mapping[str, pa.Table],
+    history: Sequence[Mapping[str, Any]],
+    threshold: float,
+    audit: Mapping[str, Any] | None,
+) -> dict[str, Any]:
+    """Everything the report says, without NaN and fit for JSON."""
+    test = by_role["test"]
+    metrics = {
+        role: evaluate(table["label"], table["probability"], threshold) if table.num_rows else None
+        for role, table in by_role.items()
+    }
+    intervals = (
+        group_bootstrap(
+            test["label"], test["probability"], test["group"].to_pylist(), threshold, **BOOTSTRAP
+        )
+        if test.num_rows
+        else {}
+    )
+    content = _json_ready(
+        {
+            "schema_version": SCHEMA_VERSION,
+            "run": run,
+            "threshold": threshold,
+            "scored": {role: _scored(table) for role, table in by_role.items()},
+            "metrics": metrics,
+            "bootstrap": BOOTSTRAP,
+            "intervals": intervals,
+            "subjects": per_subject(test, threshold),
+            "worst_errors": _worst_errors(test, threshold),
+            "history": history,
+            "audit": audit,
+        }
+    )
+    content["sentence"] = _sentence(content)
+    return content
+
+
+def _scored(table: pa.Table) -> dict[str, int]:
+    """Rows of a role, and how many cells, subjects and groups they come from."""
+    subjects = table["subject"].to_pylist()
+    return {
+        "rows": table.num_rows,
+        "cells": len(set(table["uid"].to_pylist())),
+        "subjects": len({name for name in subjects if name is not None}),
+        "groups": len(set(table["group"].to_pylist())),
+        "rows_without_subject": subjects.count(None),
+    }
+
+
+def _worst_errors(table: pa.Table, threshold: float) -> list[dict[str, Any]]:
+    """The cells called wrong with most confidence, worst first, each uid once."""
+
+    def rank(row: dict[str, Any]) -> tuple[float, str]:
+        # By logit: the probabilities of confident errors may all round to 0 or 1.
+        return row["logit"] if row["label"] == 0 else -row["logit"], row["uid"]
+
+    rows = table.select(["uid", "subject", "label", "logit", "probability"]).to_pylist()
+    wrong = [row for row in rows if (row["probability"] >= threshold) != (row["label"] == 1)]
+    worst: dict[str, dict[str, Any]] = {}
+    for row in sorted(wrong, key=rank, reverse=True):
+        worst.setdefault(row["uid"], {**row, "label": CLASSES[row["label"]]})
+    return list(worst.values())[:MAX_ERRORS]
+
+
+def _sentence(content: Mapping[str, Any]) -> str:
+    """The result in one breath, with its counts."""
+    judged = content["metrics"]["test"]
+    if judged is None:
+        return "No test cells were scored, so there is no result."
+    scored, counts = content["scored"]["test"], Confusion(**judged["confusion"])
+    source = f"{scored['groups']:,} groups"
+    if scored["subjects"]:
+        source = f"{scored['subjects']:,} subjects in {source}"
+    area, interval = judged["auc"]["value"], content["intervals"]["auc"]
+    ranking = "Only one class occurs, so there is no area under ROC."
+    if area is not None:
+        low, high = interval["low"], interval["high"]
+        bounds = f"95% interval {_decimal(low)} to {_decimal(high)}"
+        ranking = f"Area under ROC {_decimal(area)}; {interval['note'] if low is None else bounds}."
+    return (
+        f"{'LEAKY: ' if content['run']['leaky'] else ''}"
+        f"{counts.tp + counts.tn:,} of {counts.cells:,} test cells from {source} are called right "
+        f"({_percent(judged['accuracy']['value'])}): {counts.tp:,} of {counts.positives:,} ALL "
+        f"and {counts.tn:,} of {counts.negatives:,} healthy. {ranking}"
+    )
+
+
+def _draw(content: Mapping[str, Any], test: pa.Table, images: Images | None) -> dict[str, Figure]:
+    """The figures there is something to draw for, by file name."""
+    stamp = figures.Stamp(content["run"]["synthetic"], content["run"]["leaky"])
+    threshold, judged = content["threshold"], content["metrics"]["test"]
+    drawn: dict[str, Figure] = {}
+    if judged is not None:
+        label, probability = test["label"].to_numpy(), test["probability"].to_numpy()
+        cells = (label, probability, threshold)
+        drawn["confusion"] = figures.confusion_figure(Confusion(**judged["confusion"]), stamp)
+        if judged["auc"]["value"] is not None:
+            area = f"area {_decimal(judged['auc']['value'])}"
+            drawn["roc"] = figures.roc_figure(*cells, area, stamp)
+            area = f"average precision {_decimal(judged['average_precision']['value'])}"
+            drawn["precision_recall"] = figures.precision_recall_figure(*cells, area, stamp)
+        drawn["calibration"] = figures.calibration_figure(*cells, stamp)
+        if content["subjects"]:
+            subject = test["subject"].to_pylist()
+            drawn["subjects"] = figures.subject_figure(content["subjects"], subject, *cells, stamp)
+    if content["history"]:
+        best_epoch = content["run"]["stopping"].get("best_epoch")
+        drawn["training"] = figures.training_figure(content["history"], best_epoch, stamp)
+    errors = content["worst_errors"]
+    if images is not None and errors:
+        captions = [(row["uid"], row["probability"], row["label"]) for row in errors]
+        pictures = images([row["uid"] for row in errors])
+        drawn["errors"] = figures.contact_sheet(pictures, captions, stamp)
+    return drawn
+
+
+def _page(content: Mapping[str, Any], directory: Path) -> str:
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    for form in (_count, _percent, _decimal, _verbatim, _readable):
+        environment.filters[form.__name__.removeprefix("_")] = form
+    interval_notes: dict[str, list[str]] = {}
+    for key, interval in content["intervals"].items():
+        if interval["note"]:
+            interval_notes.setdefault(interval["note"], []).append(key)
+    embedded = {
+        name: base64.b64encode((directory / path).read_bytes()).decode()
+        for name, path in content["figures"].items()
+    }
+    template = environment.get_template("report.html.j2")
+    return template.render(**content, embedded=embedded, interval_notes=interval_notes)
+
+
+def _count(value: float) -> str:
+    return f"{value:,.0f}" if value == int(value) else f"{value:,.1f}"
+
+
+def _percent(value: float | None) -> str:
+    return "n/a" if value is None else f"{_rounded(100 * value, 100, 2)}%"
+
+
+def _decimal(value: float | None) -> str:
+    return "n/a" if value is None else _rounded(value, 1, 3)
+
+
+def _rounded(value: float, top: int, digits: int) -> str:
+    """Rounded, but never up to the top or down to 0: one error must not look like none."""
+    text, step = f"{value:.{digits}f}", 10.0**-digits
+    if value < top and float(text) == top:
+        return f">{top - step:.{digits}f}"
+    if value > 0 and float(text) == 0:
+        return f"<{step:.{digits}f}"
+    return text
+
+
+def _flat(value: Any) -> list[tuple[tuple[str, ...], Any]]:
+    """Nested mappings as rows (path of keys, value)."""
+    if not isinstance(value, Mapping) or not value:
+        return [((), value)]
+    return [((key, *path), leaf) for key in value for path, leaf in _flat(value[key])]
+
+
+def _verbatim(value: Any) -> list[tuple[str, str]]:
+    """Settings as rows (dotted name, value as in YAML)."""
+    return [
+        (".".join(path), leaf if isinstance(leaf, str) else json.dumps(leaf))
+        for path, leaf in _flat(value)
+    ]
+
+
+def _readable(value: Any) -> list[tuple[str, str]]:
+    """Findings as rows (name in words, text)."""
+    return [(": ".join(path).replace("_", " "), _text(leaf, "; ")) for path, leaf in _flat(value)]
+
+
+def _text(value: Any, separator: str) -> str:
+    """A value for people; a long list is cut, as report.json has it in full."""
+    if isinstance(value, Mapping):
+        return ", ".join(f"{key} {_text(item, ' ')}" for key, item in value.items()) or "none"
+    if isinstance(value, list):
+        listed = separator.join(_text(item, ", ") for item in value[:MAX_LISTED]) or "none"
+        more = len(value) - MAX_LISTED
+        return f"{listed}; and {more:,} more in report.json" if more > 0 else listed
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, int):
+        return f"{value:,}"
+    if value is None:
+        return "none"
+    return f"{value:.6g}" if isinstance(value, float) else value
+
+
+def _json_ready(value: Any) -> Any:
+    """The value as JSON has it: dataclasses as mappings, arrays as lists, NaN as null."""
+    if is_dataclass(value):
+        return {item.name: _json_ready(getattr(value, item.name)) for item in fields(value)}
+    if isinstance(value, Mapping):
+        return {str(key): _json_ready(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_json_ready(item) for item in value]
+    if isinstance(value, np.ndarray | np.generic):
+        return _json_ready(value.tolist())
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value if isinstance(value, str | int | float | None) else str(value)

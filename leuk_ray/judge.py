@@ -1,0 +1,168 @@
+"""Judging a bundle on a dataset: every row of a role scored once, then the report."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+import yaml
+
+from leuk_ray.bundle import BundleFacts, read_facts
+from leuk_ray.datasets.audit import audit_cells
+from leuk_ray.datasets.prepared import PreparedDataset
+from leuk_ray.datasets.splits import describe, eligible
+from leuk_ray.environment import environment
+from leuk_ray.errors import UserError
+from leuk_ray.evaluation.report import RunFacts, write_report
+from leuk_ray.prediction import score_rows
+from leuk_ray.storage import refuse_existing
+
+
+@dataclass(frozen=True)
+class Judged:
+    """What is judged: a bundle, and the run that made it where there is one."""
+
+    bundle: Path
+    run: Path | None
+
+    @classmethod
+    def at(cls, path: Path) -> Judged:
+        """A run's folder, or a bundle's."""
+        if (path / "bundle.json").exists():
+            return cls(path, None)
+        if (path / "bundle" / "bundle.json").exists():
+            return cls(path / "bundle", path)
+        raise UserError(f"{path}: is neither a bundle nor a run with one; give RUN or RUN/bundle")
+
+
+def judge(
+    judged: Judged,
+    dataset: PreparedDataset,
+    out: Path,
+    *,
+    roles: tuple[str, ...] = ("validation", "test"),
+    actors: int = 1,
+    gpus: bool = False,
+    show_images: bool = True,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> dict:
+    """Score the rows of `roles` and write predictions and report into the folder `out`.
+
+    Args:
+        judged: with a run, rows and roles come from its split; a bare bundle is judged on
+            all labelled, kept cells of the dataset as `test`.
+        dataset: the run's dataset, or another one for a bare bundle.
+        out: report folder to make; predictions.parquet lies in it.
+        roles: which rows to score.
+        actors, gpus: size of the scoring pool.
+        show_images: False keeps every picture of a cell out of the report.
+        progress: called with (cells scored, cells in all).
+
+    Returns:
+        The content of report.json.
+
+    Raises:
+        UserError: another dataset than the run's, nothing to judge, or `out` exists.
+    """
+    refuse_existing(out, "report")
+    facts = read_facts(judged.bundle)
+    split = _split(judged, facts, dataset)
+    scored = split.filter(pc.field("role").isin(roles))
+    if not len(scored):
+        raise UserError(f"{dataset.location}: has no cell to judge in {', '.join(roles)}")
+    row_of = {uid: row for row, uid in enumerate(dataset.cells["uid"].to_pylist())}
+    rows = np.asarray([row_of[uid] for uid in scored["uid"].to_pylist()], np.int64)
+    scores = score_rows(judged.bundle, dataset, rows, actors=actors, gpus=gpus, progress=progress)
+    scored = scored.take(pa.array(np.argsort(rows)))
+    labels = dataset.cells["label"].take(scores["row"])
+    predictions = (
+        scored.append_column("label", labels)
+        .append_column("logit", scores["logit"])
+        .append_column("probability", scores["probability"])
+    )
+    reader = dataset.reader()
+
+    def pictures(uids: list[str]) -> list[np.ndarray]:
+        return list(reader.read(np.asarray([row_of[uid] for uid in uids], np.int64)))
+
+    report = write_report(
+        out,
+        run=_facts(judged, facts, dataset, split),
+        predictions=predictions,
+        history=_history(judged),
+        threshold=facts.threshold,
+        images=pictures if show_images else None,
+        audit=_audit_summary(dataset),
+    )
+    pq.write_table(predictions, out / "predictions.parquet")
+    return report
+
+
+def _split(judged: Judged, facts: BundleFacts, dataset: PreparedDataset) -> pa.Table:
+    if judged.run is None:
+        cells = eligible(dataset.cells)
+        role = pa.array(["test"] * len(cells))
+        return cells.select(["uid", "subject", "group"]).append_column("role", role)
+    if dataset.facts["fingerprint"] != facts.dataset_fingerprint:
+        raise UserError(
+            f"{dataset.location}: is not the dataset of {judged.run}; give that one, or judge "
+            f"{judged.bundle} on this one"
+        )
+    return pq.read_table(judged.run / "split.parquet")
+
+
+def _facts(
+    judged: Judged, facts: BundleFacts, dataset: PreparedDataset, split: pa.Table
+) -> RunFacts:
+    history = _history(judged)
+    config = facts.model_dump(mode="json", include={"model", "storage"})
+    notes = []
+    if judged.run is None:
+        notes.append("A bundle judged on a dataset of its own: every kept, labelled cell is test.")
+    else:
+        config = yaml.safe_load((judged.run / "config.yaml").read_text())
+    stopping = {"epochs": len(history), "best_epoch": facts.metrics.get("epoch")} if history else {}
+    return RunFacts(
+        title=f"{facts.recipe} on {dataset.facts['layout']}",
+        recipe=facts.recipe,
+        protocol=facts.protocol,
+        leaky=False,
+        synthetic=dataset.synthetic,
+        best_auc=dataset.facts.get("best_auc"),
+        dataset_fingerprint=dataset.facts["fingerprint"],
+        dataset_counts=dataset.facts["counts"],
+        roles=describe(split, dataset.cells),
+        config=config,
+        environment=_environment(judged),
+        stopping=stopping | ({"reason": facts.metrics["stopped"]} if history else {}),
+        notes=notes,
+    )
+
+
+def _environment(judged: Judged) -> dict:
+    if judged.run is None:
+        return environment()
+    return json.loads((judged.run / "environment.json").read_text())
+
+
+def _history(judged: Judged) -> list[dict]:
+    if judged.run is None:
+        return []
+    lines = (judged.run / "metrics.jsonl").read_text().splitlines()
+    return [json.loads(line) for line in lines]
+
+
+def _audit_summary(dataset: PreparedDataset) -> dict:
+    audit = audit_cells(dataset.cells)
+    return {
+        "identical images": audit["identical_images"],
+        "of these under several subjects": audit["identical_images_across_subjects"],
+        "largest group": "{group} ({cells} cells)".format(**audit["largest_group"]),
+        "warnings": audit["warnings"],
+    }

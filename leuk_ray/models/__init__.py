@@ -1,0 +1,1 @@
+"""Networks, with torch and timm only."""

@@ -1,0 +1,74 @@
+"""Multi-attention classifier of saeed2022: a timm backbone whose last block is two branches."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from leuk_ray.models.attention import (
+    AveragePooling,
+    ChannelSpatialPooling,
+    WeightedAttentionAverage,
+)
+from leuk_ray.models.preprocess import Preprocess
+
+Attention = Literal["none", "channel_spatial", "weighted_average", "multi"]
+Merge = Literal["concat", "add"]
+
+
+class MultiAttentionHead(nn.Module):
+    """Pool by attention, merge, normalise, classify (A10-A18).
+
+    Both branches see the same feature map and run in parallel (A15). Their vectors are
+    concatenated or added, go through BatchNorm and a fully connected layer with ELU (A16,
+    A17) and end in `num_classes` logits (A18; softmax belongs to the loss).
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        *,
+        attention: Attention,
+        merge: Merge,
+        reduction: int,
+        hidden: int,
+        dropout: float,
+        num_classes: int,
+    ) -> None:
+        super().__init__()
+        branches: list[nn.Module] = []
+        if attention in ("channel_spatial", "multi"):
+            branches.append(ChannelSpatialPooling(channels, reduction))
+        if attention in ("weighted_average", "multi"):
+            branches.append(WeightedAttentionAverage(channels))
+        self.branches = nn.ModuleList(branches or [AveragePooling()])
+        self.merge = merge
+        width = channels * (len(self.branches) if merge == "concat" else 1)
+        self.norm = nn.BatchNorm1d(width)
+        self.hidden = nn.Linear(width, hidden)
+        self.dropout = nn.Dropout(dropout)
+        self.classifier = nn.Linear(hidden, num_classes)
+
+    def forward(self, features: Tensor) -> tuple[Tensor, Tensor]:
+        """(N, C, H, W) -> logits (N, num_classes), embedding (N, hidden)."""
+        pooled = [branch(features) for branch in self.branches]
+        merged = torch.cat(pooled, dim=1) if self.merge == "concat" else torch.stack(pooled).sum(0)
+        embedding = nn.functional.elu(self.hidden(self.norm(merged)))
+        return self.classifier(self.dropout(embedding)), embedding
+
+
+class MultiAttentionClassifier(nn.Module):
+    """Preprocessing, backbone and head in one graph."""
+
+    def __init__(self, preprocess: Preprocess, backbone: nn.Module, head: nn.Module) -> None:
+        super().__init__()
+        self.preprocess = preprocess
+        self.backbone = backbone
+        self.head = head
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Images (N, 3, H, W), uint8 or float in 0..255 -> logits (N, 2), embedding (N, D)."""
+        features = self.backbone.forward_features(self.preprocess(images))  # pyright: ignore[reportCallIssue]
+        return self.head(features)

@@ -1,0 +1,83 @@
+"""Progress on stderr: plain bars for driver loops, and a board for what workers report."""
+
+from __future__ import annotations
+
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import ray
+from tqdm import tqdm
+
+_POLL_SECONDS = 0.5
+
+
+@contextmanager
+def bar(title: str, unit: str) -> Iterator[Callable[[int, int], None]]:
+    """A bar as a callback (done, total)."""
+    with tqdm(desc=title, unit=unit, file=sys.stderr, dynamic_ncols=True, leave=True) as line:
+
+        def update(done: int, total: int) -> None:
+            line.total = total
+            line.update(done - line.n)
+
+        yield update
+
+
+class _Board:
+    """Holds the latest update of a run; rank 0 writes, the driver reads."""
+
+    def __init__(self) -> None:
+        self.latest: dict[str, Any] = {}
+
+    def put(self, update: dict[str, Any]) -> None:
+        """Merge an update into the latest."""
+        self.latest = {**self.latest, **update}
+
+    def get(self) -> dict[str, Any]:
+        """The latest of every key."""
+        return self.latest
+
+
+@contextmanager
+def training_bar(epochs: int) -> Iterator[Any]:
+    """Show a training run's progress; yields the board's handle for the workers."""
+    board: Any = ray.remote(num_cpus=0)(_Board).remote()
+    done = threading.Event()
+    layout = "{desc}{percentage:3.0f}%|{bar}| {elapsed}<{remaining}{postfix}"
+    with tqdm(
+        total=epochs,
+        desc="train: starting workers ",
+        file=sys.stderr,
+        dynamic_ncols=True,
+        bar_format=layout,
+    ) as line:
+
+        def follow() -> None:
+            while not done.wait(_POLL_SECONDS):
+                _show(line, ray.get(board.get.remote()))
+
+        thread = threading.Thread(target=follow, daemon=True)
+        thread.start()
+        try:
+            yield board
+        finally:
+            done.set()
+            thread.join()
+            _show(line, ray.get(board.get.remote()))
+
+
+def _show(line: tqdm, update: dict[str, Any]) -> None:
+    if "epoch" in update:
+        line.set_description_str(f"train: epoch {update['epoch']}/{line.total} ", refresh=False)
+        line.n = update["epoch"] - 1 + update["batches"] / update["of"]
+    texts = {
+        "images_per_second": "{:.0f} images/s",
+        "validation_loss": "val loss {:.3f}",
+        "validation_auc": "val AUC {:.3f}",
+    }
+    shown = [text.format(update[key]) for key, text in texts.items() if update.get(key) is not None]
+    line.set_postfix_str(", ".join(shown), refresh=False)
+    line.refresh()

@@ -1,0 +1,44 @@
+"""One run: train a recipe, judge its best checkpoint, leave a report beside the bundle."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+from leuk_ray.config import Recipe
+from leuk_ray.datasets.prepared import PreparedDataset
+from leuk_ray.judge import Judged, judge
+from leuk_ray.progress import bar
+from leuk_ray.training.trainer import run_training
+
+
+def train_and_judge(
+    recipe: Recipe,
+    dataset: PreparedDataset,
+    out: Path,
+    *,
+    workers: int,
+    gpus: bool = False,
+    resume: bool = False,
+    show_images: bool = True,
+) -> dict:
+    """Train and judge into the folder `out`; Ray must be initialised.
+
+    Returns:
+        The content of report.json.
+
+    Raises:
+        UserError: what cannot work is refused before any worker starts.
+    """
+    bundle = run_training(recipe, dataset, out, workers=workers, gpus=gpus, resume=resume)
+    shutil.rmtree(out / "report", ignore_errors=True)  # a resumed run is judged again
+    with bar("judge: scoring", "cell") as progress:
+        return judge(
+            Judged(bundle, out),
+            dataset,
+            out / "report",
+            actors=workers,
+            gpus=gpus,
+            show_images=show_images,
+            progress=progress,
+        )

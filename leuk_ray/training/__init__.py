@@ -1,0 +1,1 @@
+"""What one worker does, and how Ray Train places it."""

@@ -1,0 +1,64 @@
+"""When to lower the learning rate and when to stop (A20, A21).
+
+The paper monitors an undefined value. Ours is the training accuracy while that lies below
+0.9, and the validation loss from then on.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+
+from leuk_ray.settings import Settings
+
+
+class PlateauSettings(Settings):
+    """Halve the learning rate on a plateau, stop after several halvings in vain.
+
+    factor: the learning rate is multiplied by it (A20: 0.5).
+    patience: epochs without improvement before that (A20: 1).
+    max_reductions: reductions in a row without improvement before training stops (A21: 3).
+    switch_accuracy: training accuracy from which on the validation loss is monitored.
+    """
+
+    factor: float = 0.5
+    patience: int = 1
+    max_reductions: int = 3
+    switch_accuracy: float = 0.9
+
+
+@dataclass
+class Plateau:
+    """The plateau's state; `as_dict` and `Plateau(**d)` carry it through a checkpoint.
+
+    monitor: `train_accuracy` or `validation_loss`.
+    best: best value of the monitor, larger is better (a loss is negated).
+    waited: epochs since it improved or since the last reduction.
+    reductions: reductions since it improved.
+    """
+
+    monitor: str = "train_accuracy"
+    best: float = float("-inf")
+    waited: int = 0
+    reductions: int = 0
+
+    def step(
+        self, settings: PlateauSettings, train_accuracy: float, validation_loss: float
+    ) -> tuple[float, bool]:
+        """Judge an epoch: the factor to apply to the learning rate, and whether to stop."""
+        if self.monitor == "train_accuracy" and train_accuracy >= settings.switch_accuracy:
+            self.monitor, self.best = "validation_loss", float("-inf")
+            self.waited = self.reductions = 0
+        value = train_accuracy if self.monitor == "train_accuracy" else -validation_loss
+        if value > self.best:
+            self.best, self.waited, self.reductions = value, 0, 0
+            return 1.0, False
+        self.waited += 1
+        if self.waited < settings.patience:
+            return 1.0, False
+        self.waited = 0
+        self.reductions += 1
+        return settings.factor, self.reductions >= settings.max_reductions
+
+    def as_dict(self) -> dict[str, float | int | str]:
+        """Plain values."""
+        return asdict(self)

@@ -1,0 +1,247 @@
+"""A run on Ray Train: place the workers, keep the record, make the bundle.
+
+config.yaml  split.parquet  environment.json  metrics.jsonl  tensorboard/
+checkpoints/  predictions.parquet  report/  bundle/
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import ray.train
+import torch
+from ray.train import Checkpoint, CheckpointConfig, RunConfig, ScalingConfig
+from ray.train.torch import TorchTrainer, get_device, prepare_model
+from safetensors.torch import load_model
+
+from leuk_ray import cluster
+from leuk_ray.bundle import BundleFacts, write_bundle
+from leuk_ray.config import Recipe, load_recipe
+from leuk_ray.datasets.feeds import Feed, ResidentFeed, StreamFeed, fits_on_device
+from leuk_ray.datasets.plan import check_batches
+from leuk_ray.datasets.prepared import PreparedDataset
+from leuk_ray.datasets.splits import split_cells
+from leuk_ray.environment import environment
+from leuk_ray.errors import UserError
+from leuk_ray.models.zoo import build
+from leuk_ray.progress import training_bar
+from leuk_ray.storage import refuse_existing, write_json
+from leuk_ray.training import collective
+from leuk_ray.training.loop import TrainingCells, make_optimizer, train
+from leuk_ray.training.state import TrainingState
+
+_PROGRESS_SECONDS = 0.5
+
+
+def run_training(
+    recipe: Recipe,
+    dataset: PreparedDataset,
+    out: Path,
+    *,
+    workers: int,
+    gpus: bool = False,
+    resume: bool = False,
+) -> Path:
+    """Train a recipe on a dataset; Ray must be initialised.
+
+    Returns:
+        The run's bundle. Judging it is `judge.judge`'s business.
+
+    Raises:
+        UserError: what cannot work is refused before any worker starts.
+    """
+    out = out.absolute()
+    cluster.require(workers, gpus)
+    recipe = _open_run(recipe, dataset, out, resume)
+    split = pq.read_table(out / "split.parquet")
+    cells = TrainingCells.of(dataset.cells, split)
+    settings = recipe.training
+    check_batches(
+        len(cells.train), cells.labels[cells.train], settings.balance, settings.batch_size, workers
+    )
+    with training_bar(settings.epochs) as board:
+        trainer = TorchTrainer(
+            train_worker,
+            train_loop_config={
+                "recipe": recipe,
+                "dataset": dataset,
+                "cells": cells,
+                "run": str(out),
+                "board": board,
+            },
+            scaling_config=ScalingConfig(num_workers=workers, use_gpu=gpus),
+            run_config=RunConfig(
+                storage_path=str(out),
+                name="checkpoints",
+                checkpoint_config=CheckpointConfig(
+                    num_to_keep=1, checkpoint_score_attribute="selection"
+                ),
+            ),
+        )
+        try:
+            result = trainer.fit()
+        except ray.train.TrainingFailedError as error:
+            raise _cause(error) from error
+    checkpoints = result.best_checkpoints
+    assert checkpoints, "training ended without a checkpoint"
+    best, metrics = max(checkpoints, key=lambda pair: pair[1]["selection"])
+    return _make_bundle(recipe, dataset, out, best, metrics, str(result.return_value))
+
+
+def train_worker(config: dict[str, Any]) -> str:
+    """What Ray Train runs on every worker; returns why training ended."""
+    recipe: Recipe = config["recipe"]
+    context = ray.train.get_context()
+    on_node, rank = context.get_local_world_size(), context.get_world_rank()
+    torch.set_num_threads(max(1, (os.cpu_count() or 1) // on_node))
+    device = get_device()
+    assert isinstance(device, torch.device)
+    torch.manual_seed(recipe.seed)
+    core = build(recipe.model, load_weights=True).to(device)
+    optimizer = make_optimizer(core, recipe.training)
+    state = TrainingState()
+    if checkpoint := ray.train.get_checkpoint():
+        with checkpoint.as_directory() as directory:
+            state = TrainingState.load(Path(directory), core, optimizer)
+    # Running statistics are averaged once an epoch (collective.average_running_statistics).
+    wrap = {"broadcast_buffers": False, "gradient_as_bucket_view": True}
+    model = prepare_model(core, parallel_strategy_kwargs=wrap)
+    feed, validation_feed = _feeds(config["dataset"], config["cells"], device, on_node)
+    state = train(
+        model,
+        core,
+        optimizer,
+        state,
+        config["cells"],
+        feed,
+        validation_feed,
+        recipe.training,
+        recipe.augment,
+        recipe.seed,
+        _Reporter(Path(config["run"]), state, config["board"] if rank == 0 else None),
+        _throttled(config["board"]) if rank == 0 else lambda update: None,
+    )
+    return state.stopped
+
+
+def _feeds(
+    dataset: PreparedDataset, cells: TrainingCells, device: torch.device, on_node: int
+) -> tuple[Feed, Feed]:
+    """Streams, kept on the device after the first epoch where they fit."""
+    stream, size = StreamFeed(dataset.reader(), device), dataset.storage.size
+    mine = cells.validation[collective.rank() :: collective.world_size()]
+    if not fits_on_device(len(cells.train) + len(mine), size, device, on_node):
+        return stream, stream
+    return (
+        ResidentFeed(stream, cells.train, size, device),
+        ResidentFeed(stream, mine, size, device),
+    )
+
+
+class _Reporter:
+    """Reports to Ray Train; rank 0 also writes metrics.jsonl, TensorBoard and the board."""
+
+    def __init__(self, run: Path, state: TrainingState, board: Any | None) -> None:
+        self.run = run
+        self.state = state
+        self.board = board
+        self.events = None
+        if board is not None:
+            from torch.utils.tensorboard import SummaryWriter
+
+            self.events = SummaryWriter(str(run / "tensorboard"), purge_step=state.epoch + 1)
+
+    def __call__(self, metrics: dict, save: Callable[[Path], None]) -> None:
+        if self.board is None or self.events is None:
+            ray.train.report({})
+            return
+        lines = [json.dumps(line) + "\n" for line in self.state.history]
+        partial = self.run / "metrics.jsonl.partial"
+        partial.write_text("".join(lines))
+        partial.replace(self.run / "metrics.jsonl")
+        for name, value in metrics.items():
+            if isinstance(value, int | float) and name != "epoch":
+                self.events.add_scalar(name, value, metrics["epoch"])
+        self.events.flush()
+        self.board.put.remote(metrics | {"batches": 1, "of": 1})
+        with tempfile.TemporaryDirectory() as directory:
+            save(Path(directory))
+            checkpoint = Checkpoint.from_directory(directory)
+            name = f"epoch_{metrics['epoch']:04d}"
+            ray.train.report(metrics, checkpoint=checkpoint, checkpoint_dir_name=name)
+
+
+def _throttled(board: Any) -> Callable[[dict], None]:
+    last = 0.0
+
+    def progress(update: dict) -> None:
+        nonlocal last
+        if time.monotonic() - last > _PROGRESS_SECONDS:
+            last = time.monotonic()
+            board.put.remote(update)
+
+    return progress
+
+
+def _open_run(recipe: Recipe, dataset: PreparedDataset, out: Path, resume: bool) -> Recipe:
+    """Make the run's folder with its split, or check that the one there is this run."""
+    config, environment_file = out / "config.yaml", out / "environment.json"
+    if resume and config.exists():
+        before = load_recipe(str(config))
+        if before != recipe:
+            raise UserError(f"{out}: was started with another recipe; resume with {config}")
+        if json.loads(environment_file.read_text())["dataset"] != dataset.facts["fingerprint"]:
+            raise UserError(f"{out}: was started on another dataset; give the same --data")
+        return before
+    refuse_existing(out, "run (add --resume to go on with it)")
+    split = split_cells(dataset.cells, recipe.split)
+    out.mkdir(parents=True)
+    pq.write_table(split, out / "split.parquet")
+    write_json(environment_file, environment() | {"dataset": dataset.facts["fingerprint"]})
+    config.write_text(recipe.to_yaml())
+    return recipe
+
+
+def _make_bundle(
+    recipe: Recipe,
+    dataset: PreparedDataset,
+    out: Path,
+    best: Checkpoint,
+    metrics: dict,
+    stopped: str,
+) -> Path:
+    model = build(recipe.model, load_weights=False)
+    with best.as_directory() as directory:
+        load_model(model, Path(directory) / "model.safetensors")
+    facts = BundleFacts(
+        model=recipe.model,
+        storage=dataset.storage,
+        synthetic=dataset.synthetic,
+        protocol=recipe.split.protocol,
+        dataset_fingerprint=dataset.facts["fingerprint"],
+        recipe=recipe.name,
+        seed=recipe.seed,
+        metrics={k: v for k, v in metrics.items() if k == "epoch" or k.startswith("validation")}
+        | {"stopped": stopped},
+    )
+    write_bundle(out / "bundle", facts, model.eval())
+    return out / "bundle"
+
+
+def _cause(error: BaseException) -> BaseException:
+    """The user's mistake inside a worker's failure, if it is one; else the failure itself."""
+    failures = getattr(error, "worker_failures", {})
+    for failure in [*failures.values(), error]:
+        seen: BaseException | None = failure
+        while seen is not None:
+            if isinstance(seen, UserError):
+                return UserError(str(seen))
+            seen = getattr(seen, "cause", None) or seen.__cause__
+    return error

@@ -1,0 +1,227 @@
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from leuk_ray.errors import UserError
+from leuk_ray.evaluation.report import RunFacts, write_report
+
+PNG = b"\x89PNG"
+FACTS: dict[str, Any] = {
+    "title": "A run",
+    "recipe": "lite",
+    "protocol": "subject-disjoint",
+    "leaky": False,
+    "synthetic": False,
+    "dataset_fingerprint": "0123456789abcdef" * 4,
+    "dataset_counts": {"cells": 12345, "rejected": 2},
+    "config": {"optimizer": {"name": "adamax", "lr": 0.001}, "augment": None},
+    "environment": {"torch": "2.14.1", "where": Path("data")},
+    "stopping": {"epochs": 3, "best_epoch": 2, "reason": "no improvement"},
+    "notes": ["The threshold comes from validation."],
+}
+HISTORY: list[dict[str, Any]] = [
+    {"epoch": 1, "train_loss": 0.7, "validation_loss": float("nan"), "lr": 0.001},
+    {"epoch": 2, "train_loss": 0.5, "validation_loss": 0.6, "validation_auc": 0.8, "lr": 0.001},
+    {"epoch": 3, "train_loss": 0.4, "validation_loss": 0.6, "validation_accuracy": 0.7},
+]
+
+
+def predictions(
+    num_all: int = 6, num_healthy: int = 7, cells: int = 12, roles: tuple[str, ...] = ("test",)
+) -> pa.Table:
+    """Plausible scores: subjects differ, and some cells are called wrong."""
+    generator = np.random.default_rng(0)
+    rows = []
+    for role in roles:
+        for number in range(num_all + num_healthy):
+            label = int(number < num_all)
+            name = f"{role}-{number}" if label else f"{role}-H{number}"
+            logits = (
+                2.5 * label - 1.25 + generator.standard_normal() + generator.standard_normal(cells)
+            )
+            for index, logit in enumerate(logits.tolist()):
+                row = {"uid": f"{name}_{index}", "subject": name, "group": f"g{name}", "role": role}
+                probability = 1 / (1 + np.exp(-logit))
+                rows.append({**row, "label": label, "logit": logit, "probability": probability})
+    schema = pa.schema(
+        [(name, pa.string()) for name in ("uid", "subject", "group", "role")]
+        + [("label", pa.int8()), ("logit", pa.float64()), ("probability", pa.float64())]
+    )
+    return pa.Table.from_pylist(rows, schema=schema)
+
+
+def pictures(uids: list[str]) -> list[np.ndarray]:
+    return [np.full((16, 16, 3), 90, dtype=np.uint8) for _ in uids]
+
+
+def report(directory: Path, table: pa.Table, **changed: Any) -> tuple[dict[str, Any], str]:
+    """Write a report and read back its content and its page."""
+    inputs = {"history": HISTORY, "threshold": 0.5, "images": None, "audit": None, **changed}
+    run = inputs.pop("run", RunFacts(**FACTS))
+    content = write_report(directory, run=run, predictions=table, **inputs)
+    text = (directory / "report.json").read_text()
+    assert not re.search(r"\b(NaN|Infinity)\b", text)
+    assert json.loads(text) == content
+    for path in content["figures"].values():
+        assert (directory / path).read_bytes().startswith(PNG)
+    return content, (directory / "report.html").read_text(encoding="utf-8")
+
+
+@pytest.fixture(scope="module")
+def full(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], str]:
+    table = predictions(10, 11, roles=("test", "validation", "train"))
+    roles = {"test": {"cells": 252, "subjects": 21, "groups": 21, "ALL": 120, "healthy": 132}}
+    return report(
+        tmp_path_factory.mktemp("full") / "report",
+        table,
+        run=RunFacts(**{**FACTS, "roles": roles}),
+        images=pictures,
+        audit={"duplicates": {"pairs": 104}, "baseline": float("nan"), "joined": [["20", "71"]]},
+    )
+
+
+def test_report_tells_the_result_in_counts(full: tuple[dict[str, Any], str]) -> None:
+    content, page = full
+    counts = content["metrics"]["test"]["confusion"]
+    right, missed = counts["tp"] + counts["tn"], counts["fn"]
+    assert f"{right} of 252 test cells from 21 subjects in 21 groups are called right" in page
+    assert f"{missed} of 120 ALL cells missed" in page
+    interval = content["intervals"]["auc"]
+    assert interval["low"] < content["metrics"]["test"]["auc"]["value"] < interval["high"]
+    assert f"95% interval {interval['low']:.3f} to {interval['high']:.3f}" in page
+    assert len(content["subjects"]) == 21
+    assert content["metrics"]["validation"]["cells"] == 252
+
+
+def test_page_stands_alone(full: tuple[dict[str, Any], str]) -> None:
+    content, page = full
+    assert "<script" not in page
+    assert "http://" not in page
+    assert "https://" not in page
+    assert page.count('src="data:image/png;base64,') == len(content["figures"]) == 7
+    assert not re.search(r'(src|href)="(?!data:|#)', page)
+    targets = re.findall(r'href="#(\w+)"', page)
+    assert targets == re.findall(r'<h2 id="(\w+)"', page)
+
+
+def test_page_holds_what_the_run_is(full: tuple[dict[str, Any], str]) -> None:
+    content, page = full
+    for text in ("12,345", "optimizer.lr", "adamax", "0.001", "2.14.1", "no improvement"):
+        assert text in page
+    for text in ("The threshold comes from validation.", "duplicates: pairs", "20, 71"):
+        assert text in page
+    assert "research use only" in page
+    assert content["audit"]["baseline"] is None
+    assert content["history"][0]["validation_loss"] is None
+
+
+def test_worst_errors_are_the_most_confident_wrong_ones(full: tuple[dict[str, Any], str]) -> None:
+    content, _ = full
+    errors = content["worst_errors"]
+    assert 0 < len(errors) <= 12
+    wrongness = [row["logit"] if row["label"] == "healthy" else -row["logit"] for row in errors]
+    assert wrongness == sorted(wrongness, reverse=True)
+    assert min(wrongness) > 0
+
+
+@pytest.mark.parametrize("leaky", [True, False])
+@pytest.mark.parametrize("synthetic", [True, False])
+def test_leaky_and_synthetic_are_said_when_so(tmp_path: Path, leaky: bool, synthetic: bool) -> None:
+    facts = {**FACTS, "leaky": leaky, "synthetic": synthetic}
+    facts["best_auc"] = 0.91 if synthetic else None
+    content, page = report(tmp_path / "report", predictions(), run=RunFacts(**facts))
+    assert ("LEAKY" in page) == leaky
+    assert content["sentence"].startswith("LEAKY") == leaky
+    assert ("synthetic" in page.lower()) == synthetic
+    assert ("0.910" in page) == synthetic
+
+
+def test_names_are_escaped(tmp_path: Path) -> None:
+    table = predictions()
+    names = [
+        "<b>x</b>" if index < 12 else name
+        for index, name in enumerate(table["subject"].to_pylist())
+    ]
+    uids = [f"<i>$uid_{index}$</i>" for index in range(table.num_rows)]
+    table = table.set_column(1, "subject", pa.array(names)).set_column(0, "uid", pa.array(uids))
+    run = RunFacts(**{**FACTS, "title": "<script>x</script>", "config": {"<u>": "</td>"}})
+    content, page = report(tmp_path / "report", table, run=run, images=pictures)
+    assert content["subjects"][0]["subject"] == "<b>x</b>"
+    assert "&lt;b&gt;x&lt;/b&gt;" in page
+    for raw in ("<b>x</b>", "<i>", "<script", "<u>"):
+        assert raw not in page
+
+
+def test_no_images_means_no_cell_picture(tmp_path: Path) -> None:
+    shown, _ = report(tmp_path / "shown", predictions(), images=pictures)
+    content, page = report(tmp_path / "hidden", predictions(), images=None)
+    assert shown["figures"].keys() - content["figures"].keys() == {"errors"}
+    assert page.count("<img") == len(content["figures"])
+    assert not (tmp_path / "hidden/figures/errors.png").exists()
+    assert content["worst_errors"] == shown["worst_errors"]
+
+
+def test_one_class_alone_is_judged_without_ranking(tmp_path: Path) -> None:
+    content, page = report(tmp_path / "report", predictions(num_healthy=0))
+    assert content["metrics"]["test"]["auc"]["value"] is None
+    assert "roc" not in content["figures"]
+    assert "All 72 test cells are of one class" in page
+    assert "too few subjects for an interval (6 ALL + 0 healthy groups)" in page
+
+
+def test_a_run_without_test_cells_says_so(tmp_path: Path) -> None:
+    table = predictions(roles=("validation",))
+    content, page = report(tmp_path / "report", table, history=[])
+    assert content["metrics"]["test"] is None
+    assert content["figures"] == {}
+    assert "No test cells were scored" in page
+    assert "156" in page
+    _, page = report(tmp_path / "nothing", table.slice(0, 0), history=[])
+    assert "No test or validation cells were scored." in page
+
+
+def test_unknown_subjects_are_counted(tmp_path: Path) -> None:
+    table = predictions()
+    some = [None if index < 12 else name for index, name in enumerate(table["subject"].to_pylist())]
+    content, page = report(tmp_path / "some", table.set_column(1, "subject", pa.array(some)))
+    assert "12 of 156 test cells carry no subject" in page
+    assert len(content["subjects"]) == 12
+    unknown = table.set_column(1, "subject", pa.nulls(table.num_rows, pa.string()))
+    _, page = report(tmp_path / "none", unknown)
+    assert "from 13 groups are called right" in page
+    assert "No test cell carries a subject." in page
+
+
+def test_copies_are_told_from_cells(tmp_path: Path) -> None:
+    table = predictions()
+    content, page = report(tmp_path / "report", pa.concat_tables([table, table]))
+    assert "The 312 scored rows of test are copies of 156 cells." in page
+    uids = [row["uid"] for row in content["worst_errors"]]
+    assert len(set(uids)) == len(uids)
+
+
+def test_no_error_is_never_rounded_away(tmp_path: Path) -> None:
+    table = predictions(2, 2, cells=20_000)
+    label = table["label"].to_numpy()
+    probability = np.where(label == 1, 0.9, 0.1)
+    probability[0] = 0.4
+    table = table.set_column(6, "probability", pa.array(probability))
+    content, _ = report(tmp_path / "report", table, history=[])
+    assert "79,999 of 80,000 test cells" in content["sentence"]
+    assert "(>99.99%)" in content["sentence"]
+
+
+def test_a_report_is_never_overwritten_or_half_written(tmp_path: Path) -> None:
+    target = tmp_path / "report"
+    with pytest.raises(ValueError, match="lack the columns"):
+        report(target, predictions().drop_columns(["logit"]))
+    assert list(tmp_path.iterdir()) == []
+    report(target, predictions())
+    with pytest.raises(UserError, match="exists already"):
+        report(target, predictions())
+    assert [path.name for path in tmp_path.iterdir()] == ["report"]
