@@ -1,0 +1,145 @@
+"""The saeed2022 policy against Pillow, and keys that replay anywhere."""
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image, ImageEnhance
+
+from leuk_ray.augment import AugmentSettings, Draw, apply, augment, draw_saeed2022, uniform
+from leuk_ray.datasets.plan import uid_keys
+
+
+def picture(side: int = 61, seed: int = 0) -> np.ndarray:
+    """Smooth, so that one interpolation step is a few grey levels."""
+    generator = np.random.default_rng(seed)
+    small = generator.integers(0, 256, (6, 6, 3), np.uint8)
+    return np.asarray(Image.fromarray(small).resize((side, side), Image.Resampling.BICUBIC))
+
+
+def tensor(*pictures: np.ndarray) -> torch.Tensor:
+    return torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2)
+
+
+def draw(angle=0.0, flip_x=False, flip_y=False, brightness=1.0) -> Draw:
+    return Draw(
+        np.asarray([angle], np.float32),
+        np.asarray([flip_x]),
+        np.asarray([flip_y]),
+        np.asarray([brightness], np.float32),
+    )
+
+
+def run(pixels: np.ndarray, fill="black", **parameters) -> np.ndarray:
+    return apply(tensor(pixels), draw(**parameters), fill)[0].permute(1, 2, 0).numpy()
+
+
+@pytest.mark.parametrize("side", [61, 64])
+@pytest.mark.parametrize("angle", [20.0, 30.0])
+def test_rotation_is_pillows_counter_clockwise_bilinear(angle: float, side: int):
+    pixels = picture(side)
+    expected = np.asarray(Image.fromarray(pixels).rotate(angle, Image.Resampling.BILINEAR))
+    ours = run(pixels, angle=angle)
+    # Pillow rounds weights and results to integers, and treats the rim its own way.
+    inside = np.hypot(*(np.mgrid[:side, :side] - (side - 1) / 2)) < side / 2 - 2
+    assert np.abs(ours - expected)[inside].max() <= 2
+    assert ours[0, 0].max() == 0
+
+
+@pytest.mark.parametrize("axis", ["flip_x", "flip_y"])
+def test_flips_are_exact(axis: str):
+    pixels = picture()
+    method = {
+        "flip_x": Image.Transpose.FLIP_LEFT_RIGHT,
+        "flip_y": Image.Transpose.FLIP_TOP_BOTTOM,
+    }[axis]
+    expected = np.asarray(Image.fromarray(pixels).transpose(method))
+    np.testing.assert_allclose(run(pixels, **{axis: True}), expected, atol=0.05)
+
+
+@pytest.mark.parametrize("factor", [0.2, 0.7, 1.2])
+def test_brightness_multiplies_as_pillow_does(factor: float):
+    pixels = picture()
+    expected = np.asarray(ImageEnhance.Brightness(Image.fromarray(pixels)).enhance(factor))
+    assert np.abs(run(pixels, brightness=factor) - expected).max() <= 1
+
+
+def test_brightness_0_2_does_not_blacken_a_cell():
+    pixels = np.full((9, 9, 3), 120, np.uint8)
+    np.testing.assert_allclose(run(pixels, brightness=0.2), 24, atol=0.01)
+
+
+def test_one_composed_warp_agrees_with_separate_steps():
+    pixels = picture()
+    turned = Image.fromarray(pixels).rotate(20, Image.Resampling.BILINEAR)
+    steps = turned.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+    expected = np.asarray(steps.transpose(Image.Transpose.FLIP_TOP_BOTTOM)).astype(float) * 0.8
+    ours = run(pixels, angle=20.0, flip_x=True, flip_y=True, brightness=0.8)
+    inside = np.hypot(*(np.mgrid[:61, :61] - 30.0)) < 28
+    assert np.abs(ours - expected)[inside].max() <= 2
+
+
+def test_reflect_leaves_no_black_corner():
+    pixels = np.full((32, 32, 3), 200, np.uint8)
+    assert run(pixels, "reflect", angle=30.0).min() > 199
+    assert run(pixels, "black", angle=30.0).min() == 0
+
+
+def test_no_change_changes_nothing():
+    np.testing.assert_allclose(run(picture()), picture(), atol=0.05)
+    images = tensor(picture())
+    keys, draws = uid_keys(["a"]), np.zeros(1, np.uint64)
+    out = augment(images, AugmentSettings(policy="none"), seed=0, keys=keys, draws=draws)
+    assert torch.equal(out, images.float())
+
+
+def test_a_key_gives_the_same_pixels_in_any_batch_and_order():
+    uids = [f"c{n}" for n in range(12)]
+    keys, draws = uid_keys(uids), np.arange(12, dtype=np.uint64)
+    images = tensor(*[picture(seed=n) for n in range(12)])
+    settings = AugmentSettings()
+    whole = augment(images, settings, seed=3, keys=keys, draws=draws)
+    order = np.random.default_rng(0).permutation(12)
+    for part in np.array_split(order, 5):
+        some = augment(
+            images[torch.from_numpy(part)], settings, seed=3, keys=keys[part], draws=draws[part]
+        )
+        assert torch.equal(some, whole[torch.from_numpy(part)])
+
+
+def test_seed_uid_and_draw_each_change_the_numbers():
+    keys, draws = uid_keys(["a", "b"]), np.zeros(2, np.uint64)
+    first = uniform(0, keys, draws, 4)
+    assert not np.array_equal(first[0], first[1])
+    assert not np.array_equal(first, uniform(1, keys, draws, 4))
+    assert not np.array_equal(first, uniform(0, keys, draws + np.uint64(1), 4))
+
+
+def test_numbers_are_uniform_and_uncorrelated_along_draws_and_uids():
+    keys = uid_keys([f"c{n}" for n in range(200)])
+    grid_keys, grid_draws = np.repeat(keys, 200), np.tile(np.arange(200, dtype=np.uint64), 200)
+    u = uniform(0, grid_keys, grid_draws, 3)
+    assert u.min() >= 0
+    assert u.max() < 1
+    counts = np.histogram(u[:, 0], 20, (0, 1))[0]
+    # 40,000 numbers in 20 bins: chi-square with 19 degrees of freedom, 0.999 quantile 43.8.
+    assert ((counts - 2000) ** 2 / 2000).sum() < 43.8
+    table = u[:, 0].reshape(200, 200)
+    for a, b in ((table[:, :-1], table[:, 1:]), (table[:-1], table[1:]), (u[:, 0], u[:, 1])):
+        # Correlation of 40,000 pairs: standard error 0.005.
+        assert abs(np.corrcoef(a.ravel(), b.ravel())[0, 1]) < 0.02
+
+
+def test_the_policy_has_the_papers_ranges():
+    keys, draws = uid_keys([f"c{n}" for n in range(6000)]), np.zeros(6000, np.uint64)
+    d = draw_saeed2022(0, keys, draws)
+    angles, counts = np.unique(d.angle, return_counts=True)
+    assert angles.tolist() == [0, 20, 30]
+    assert np.abs(counts / 6000 - 1 / 3).max() < 0.03  # five standard errors
+    changed = d.brightness[d.brightness != 1]
+    assert abs(len(changed) / 6000 - 0.5) < 0.035
+    assert changed.min() >= 0.2
+    assert changed.max() <= 1.2
+    assert changed.min() < 0.21
+    assert changed.max() > 1.19
+    for flip in (d.flip_x, d.flip_y):
+        assert abs(flip.mean() - 0.5) < 0.035

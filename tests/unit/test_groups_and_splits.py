@@ -1,0 +1,147 @@
+import csv
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from leuk_ray.datasets.groups import assign_groups
+from leuk_ray.datasets.layouts import parse_c_nmc
+from leuk_ray.datasets.splits import SplitSettings, assert_disjoint, describe, split_cells
+from leuk_ray.errors import UserError
+
+
+def table(rows: list[tuple[str, str | None, int | None, str]]) -> pa.Table:
+    """(uid, subject, label, image) -> cells with groups."""
+    uid, subject, label, image = zip(*rows, strict=True)
+    cells = pa.table(
+        {
+            "uid": list(uid),
+            "subject": pa.array(subject, pa.string()),
+            "label": pa.array(label, pa.int8()),
+            "pixels_sha256": list(image),
+            "official_split": pa.array([None] * len(rows), pa.string()),
+        }
+    ).sort_by("uid")
+    groups = assign_groups(cells)
+    return cells.append_column("group", groups["group"]).append_column("role", groups["role"])
+
+
+def test_an_image_under_two_subjects_joins_them():
+    cells = table(
+        [("a", "20", 1, "x"), ("b", "21", 1, "x"), ("c", "21", 1, "y"), ("d", "3", 1, "z")]
+    )
+    assert cells["group"].to_pylist() == ["20", "20", "20", "3"]
+    assert cells["role"].to_pylist() == ["keep", "duplicate", "keep", "keep"]
+
+
+def test_identical_images_with_both_labels_are_conflicts():
+    cells = table([("a", "1", 1, "x"), ("b", "H1", 0, "x"), ("c", "1", 1, "y")])
+    assert cells["role"].to_pylist() == ["conflict", "conflict", "keep"]
+
+
+def test_a_labelled_copy_is_kept_before_an_unlabelled_one():
+    cells = table([("a", None, None, "x"), ("b", "1", 1, "x")])
+    assert cells["role"].to_pylist() == ["duplicate", "keep"]
+
+
+def test_cells_without_subject_are_groups_of_their_own():
+    cells = table([("a", None, 1, "x"), ("b", None, 1, "y")])
+    assert cells["group"].to_pylist() == ["uid:a", "uid:b"]
+
+
+cell_rows = st.lists(
+    st.tuples(st.integers(0, 11), st.integers(0, 25)), min_size=40, max_size=120
+).map(
+    lambda pairs: [
+        (f"c{n:03}", f"{'' if s % 2 else 'H'}{s}", s % 2, f"{s % 2}-{image}-{s // 4}")
+        for n, (s, image) in enumerate(pairs)
+    ]
+)
+
+
+@given(rows=cell_rows, seed=st.integers(0, 5))
+@settings(max_examples=30, deadline=None)
+def test_any_split_keeps_groups_whole_and_covers_every_kept_cell_once(rows, seed):
+    cells = table(rows)
+    try:
+        split = split_cells(cells, SplitSettings(seed=seed))
+    except UserError as error:
+        assert "groups" in str(error)  # noqa: PT017
+        return
+    assert_disjoint(split)
+    kept = [u for u, r in zip(cells["uid"].to_pylist(), cells["role"].to_pylist()) if r == "keep"]
+    assert split["uid"].to_pylist() == kept
+    assert split.equals(split_cells(cells, SplitSettings(seed=seed)))
+
+
+def full_cells(real_data: Path) -> pa.Table:
+    with (real_data / "cnmc2019" / "full_index.csv").open() as stream:
+        index = {row["path"]: row["sha256"] for row in csv.DictReader(stream)}
+    paths = [path for path in index if "/training_data/" in path]
+    rows = parse_c_nmc(paths, {}, "c-nmc-2019").table()
+    cells = rows.append_column(
+        "pixels_sha256", pa.array([index[path] for path in rows["path"].to_pylist()])
+    )
+    groups = assign_groups(cells)
+    return cells.append_column("group", groups["group"]).append_column("role", groups["role"])
+
+
+def test_real_duplicates_join_73_subjects_into_66_groups(real_data: Path):
+    cells = full_cells(real_data)
+    rows = cells.to_pylist()
+    members: dict[str, list[dict]] = {}
+    for row in rows:
+        members.setdefault(row["pixels_sha256"], []).append(row)
+    pairs = [m for m in members.values() if len(m) > 1]
+    assert len(pairs) == 104
+    assert all(len(m) == 2 for m in pairs)
+    assert sum(m[0]["subject"] != m[1]["subject"] for m in pairs) == 99
+    assert sum(m[0]["official_split"] != m[1]["official_split"] for m in pairs) == 94
+    groups = {(row["group"], row["label"]) for row in rows}
+    assert Counter(label for _, label in groups) == {1: 44, 0: 22}
+    assert len({group for group, _ in groups}) == 66
+
+
+def test_real_split_is_close_to_8_1_1_and_to_the_class_ratio(real_data: Path):
+    cells = full_cells(real_data)
+    for seed in range(3):
+        counts = describe(split_cells(cells, SplitSettings(seed=seed)), cells)
+        total = sum(role["cells"] for role in counts.values())
+        ratio = sum(role["ALL"] for role in counts.values()) / total
+        for role, share in zip(counts.values(), (0.8, 0.1, 0.1), strict=True):
+            assert role["cells"] / total == pytest.approx(share, abs=0.03)
+            assert role["ALL"] / role["cells"] == pytest.approx(ratio, abs=0.03)
+            assert role["groups"] >= 6
+
+
+def test_folds_test_every_cell_once():
+    generator = np.random.default_rng(0)
+    rows = [
+        (f"c{n:03}", f"{'' if s % 2 else 'H'}{s}", s % 2, f"i{n}")
+        for n, s in enumerate(generator.integers(0, 30, 300).tolist())
+    ]
+    cells = table(rows)
+    tested: list[str] = []
+    for fold in range(5):
+        split = split_cells(cells, SplitSettings(folds=5, fold=fold))
+        assert_disjoint(split)
+        assert set(split["role"].to_pylist()) == {"train", "validation", "test"}
+        tested += [r["uid"] for r in split.to_pylist() if r["role"] == "test"]
+    assert sorted(tested) == cells["uid"].to_pylist()
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        ([(f"c{n}", None, n % 2, f"i{n}") for n in range(20)], "no subject"),
+        ([(f"c{n}", f"H{n}", 0, f"i{n}") for n in range(20)], "0 groups with ALL cells"),
+        ([(f"c{n}", str(n % 2), n % 2, f"i{n}") for n in range(20)], "1 groups"),
+    ],
+)
+def test_data_that_cannot_be_split_are_refused(rows, message: str):
+    with pytest.raises(UserError, match=message):
+        split_cells(table(rows), SplitSettings())

@@ -1,0 +1,48 @@
+"""Imports point down only: the core is imported, and used, without Ray."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parents[2] / "leuk_ray"
+CORE = [
+    "settings", "errors", "storage", "images", "augment", "bundle", "config",
+    "datasets.layouts", "datasets.synthetic", "datasets.prepared", "datasets.groups",
+    "datasets.audit", "datasets.splits", "datasets.plan",
+    "models.attention", "models.multi_attention", "models.preprocess", "models.zoo",
+    "models.weights", "inference.engines", "inference.classifier",
+    "evaluation.metrics", "evaluation.intervals", "evaluation.figures", "evaluation.report",
+    "training.loop", "training.plateau", "training.state", "training.collective",
+]  # fmt: skip
+DRIVERS = ("training.trainer", "runs", "judge", "prediction", "demo", "cli", "cluster", "progress")
+
+
+def test_core_imports_without_ray():
+    code = f"""
+import sys
+sys.modules["ray"] = None  # any import of ray now fails
+import importlib
+for name in {CORE!r}:
+    importlib.import_module("leuk_ray." + name)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("name", CORE)
+def test_core_imports_no_driver(name: str):
+    tree = ast.parse((PACKAGE / f"{name.replace('.', '/')}.py").read_text())
+    imported = {
+        node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and node.module
+    }
+    above = tuple(f"leuk_ray.{driver}" for driver in DRIVERS)
+    assert not [module for module in imported if module.startswith(above)]
+
+
+def test_command_line_imports_nothing_heavy():
+    code = "import sys, leuk_ray.cli; found = [m for m in ('torch', 'ray', 'numpy') if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert done.stdout.strip() == "[]", done.stderr
