@@ -20,7 +20,8 @@ from torch import nn
 
 from leuk_ray.errors import UserError
 from leuk_ray.images import StorageSettings
-from leuk_ray.models.zoo import ModelSettings, build
+from leuk_ray.models.settings import ModelSettings
+from leuk_ray.models.zoo import build
 from leuk_ray.settings import Settings
 from leuk_ray.storage import directory_by_rename, read_json, write_json
 

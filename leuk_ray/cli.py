@@ -1,4 +1,7 @@
-"""The command line: parse, call, print. Everything heavy is imported inside a command."""
+"""The command line: parse, call, print.
+
+Everything heavy is imported inside a command, after what the user typed has been checked.
+"""
 
 from __future__ import annotations
 
@@ -95,10 +98,13 @@ def synth(
     """Render SYNTHETIC cells with a known best AUC."""
     from leuk_ray.datasets.synthetic import SyntheticSpec, write_c_nmc
     from leuk_ray.progress import bar
+    from leuk_ray.storage import refuse_existing
     from leuk_ray.texts import synth_text
 
+    spec = SyntheticSpec(cells, subjects, seed, best_auc)
+    refuse_existing(directory, "folder of cells")
     with bar("synth: rendering cells", "cell") as progress:
-        values = write_c_nmc(directory, SyntheticSpec(cells, subjects, seed, best_auc), progress)
+        values = write_c_nmc(directory, spec, progress)
     return values, synth_text(directory, values)
 
 
@@ -114,16 +120,18 @@ def prepare(
     source: Path, dataset: Path, layout: str, size: int, crop: Any, address: str | None
 ) -> tuple[dict, str]:
     """Decode image files into a dataset that trains fast: rows in = rows out + rejected."""
-    from leuk_ray import cluster
     from leuk_ray.datasets.layouts import read_layout
-    from leuk_ray.datasets.prepare import prepare as run
-    from leuk_ray.images import StorageSettings
-    from leuk_ray.progress import bar
     from leuk_ray.storage import refuse_existing
-    from leuk_ray.texts import prepare_text
 
     refuse_existing(dataset, "dataset")
     read_layout(layout, source)
+
+    from leuk_ray import cluster
+    from leuk_ray.datasets.prepare import prepare as run
+    from leuk_ray.images import StorageSettings
+    from leuk_ray.progress import bar
+    from leuk_ray.texts import prepare_text
+
     cluster.connect(address)
     with bar("prepare: decoding", "cell") as progress:
         values = run(source, dataset, layout, StorageSettings(size=size, crop=crop), progress)
@@ -211,15 +219,17 @@ def train(
     address: str | None,
 ) -> tuple[dict, str]:
     """Train RECIPE, judge its best checkpoint on the test cells, and make a bundle."""
-    from leuk_ray import cluster
     from leuk_ray.config import load_recipe
     from leuk_ray.datasets.prepared import PreparedDataset
-    from leuk_ray.runs.run import train_and_judge
-    from leuk_ray.texts import report_text
 
     wanted = [*overrides, *([f"protocol={protocol}"] if protocol else [])]
     resolved = load_recipe(recipe, wanted)
     dataset = PreparedDataset.open(data)
+
+    from leuk_ray import cluster
+    from leuk_ray.runs.run import train_and_judge
+    from leuk_ray.texts import report_text
+
     cluster.connect(address, workers)
     report = train_and_judge(
         resolved, dataset, out, workers=workers, gpus=gpus, resume=resume, show_images=not no_images

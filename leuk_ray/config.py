@@ -10,12 +10,12 @@ from pathlib import Path
 import yaml
 from pydantic import ValidationError
 
-from leuk_ray.augment import AugmentSettings
+from leuk_ray.augment.settings import AugmentSettings
 from leuk_ray.datasets.splits import SplitSettings
 from leuk_ray.errors import UserError
-from leuk_ray.models.zoo import ModelSettings
+from leuk_ray.models.settings import ModelSettings
 from leuk_ray.settings import Settings
-from leuk_ray.training.loop import TrainingSettings
+from leuk_ray.training.settings import TrainingSettings
 
 
 class Recipe(Settings):

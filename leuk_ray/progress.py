@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-import ray
 from tqdm import tqdm
 
 _POLL_SECONDS = 0.5
@@ -44,6 +43,8 @@ class _Board:
 @contextmanager
 def training_bar(epochs: int) -> Iterator[Any]:
     """Show a training run's progress; yields the board's handle for the workers."""
+    import ray
+
     board: Any = ray.remote(num_cpus=0)(_Board).remote()
     done = threading.Event()
     layout = "{desc}{percentage:3.0f}%|{bar}| {elapsed}<{remaining}{postfix}"

@@ -13,7 +13,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-from sklearn.model_selection import StratifiedGroupKFold
 
 from leuk_ray.datasets.groups import natural
 from leuk_ray.errors import UserError
@@ -117,6 +116,8 @@ def _fold_roles(labels: np.ndarray, groups: np.ndarray, settings: SplitSettings)
         raise UserError(
             f"folds {settings.folds}: a class has only {smallest} groups; ask for fewer"
         )
+    from sklearn.model_selection import StratifiedGroupKFold
+
     splitter = StratifiedGroupKFold(settings.folds, shuffle=True, random_state=settings.seed)
     folds = list(splitter.split(np.zeros(len(labels)), labels, groups))
     rest, test = folds[settings.fold]

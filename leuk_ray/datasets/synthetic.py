@@ -205,7 +205,7 @@ def _draw_subject(spec: SyntheticSpec, index: int, num_cells: int) -> list[Synth
         image, position = divmod(number, CELLS_PER_SOURCE_IMAGE)
         latent = rng.normal(mean_latent)
         nuisance = common + math.sqrt(1 - SUBJECT_SHARE) * rng.standard_normal(7)
-        darkness, saturation, hue, size = nuisance[:4] * [0.09, 0.10, 0.05, 0.10]
+        darkness, saturation, hue, size = nuisance[:4] * [0.09, 0.06, 0.03, 0.10]
         stain = [darkness + hue, darkness - saturation, darkness - hue]
         cells.append(
             SyntheticCell(
@@ -216,7 +216,7 @@ def _draw_subject(spec: SyntheticSpec, index: int, num_cells: int) -> list[Synth
                 fold=rank % NUM_FOLDS,
                 diameter=MEAN_DIAMETER * float(np.clip(1 + size, 0.75, 1.3)),
                 mean_color=tuple((MEAN_COLOR * np.exp(stain)).tolist()),
-                cytoplasm_tint=tuple((CYTOPLASM_TINT * np.exp(0.04 * nuisance[4:])).tolist()),
+                cytoplasm_tint=tuple((CYTOPLASM_TINT * np.exp(0.03 * nuisance[4:])).tolist()),
                 seed=spec.seed,
                 key=(index, number),
             )

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 import torch
 from torch import Tensor, nn
 
@@ -13,9 +11,7 @@ from leuk_ray.models.attention import (
     WeightedAttentionAverage,
 )
 from leuk_ray.models.preprocess import Preprocess
-
-Attention = Literal["none", "channel_spatial", "weighted_average", "multi"]
-Merge = Literal["concat", "add"]
+from leuk_ray.models.settings import Attention, Merge
 
 
 class MultiAttentionHead(nn.Module):

@@ -6,46 +6,15 @@ or a bundle can name an architecture but never bring code or weights along.
 
 from __future__ import annotations
 
-from typing import Literal
-
 import timm
 import torch
-from pydantic import Field
 from torch import Tensor, nn
 
 from leuk_ray.errors import UserError
 from leuk_ray.models import weights as pretrained
-from leuk_ray.models.multi_attention import (
-    Attention,
-    Merge,
-    MultiAttentionClassifier,
-    MultiAttentionHead,
-)
+from leuk_ray.models.multi_attention import MultiAttentionClassifier, MultiAttentionHead
 from leuk_ray.models.preprocess import Preprocess
-from leuk_ray.settings import Settings
-
-
-class ModelSettings(Settings):
-    """A network.
-
-    backbone: a timm name with its pretraining tag.
-    input_size: side of the network's input, pixels.
-    attention: branches of the head (A35): none, channel_spatial, weighted_average, multi.
-    merge: how two branches join (A15).
-    reduction: of the channel attention's hidden layer.
-    hidden: units of the fully connected layer (A17).
-    dropout: before the last layer.
-    weights: `imagenet` or `scratch`.
-    """
-
-    backbone: str = "tf_efficientnet_lite0.in1k"
-    input_size: int = Field(default=160, ge=32, le=1024)
-    attention: Attention = "multi"
-    merge: Merge = "concat"
-    reduction: int = Field(default=16, ge=1)
-    hidden: int = Field(default=256, ge=1)
-    dropout: float = Field(default=0.0, ge=0, lt=1)
-    weights: Literal["imagenet", "scratch"] = "imagenet"
+from leuk_ray.models.settings import ModelSettings
 
 
 def build(settings: ModelSettings, *, load_weights: bool) -> nn.Module:

@@ -10,53 +10,24 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Protocol
 
 import numpy as np
 import pyarrow as pa
 import torch
-from pydantic import Field
 from sklearn.metrics import roc_auc_score
 from timm.optim import create_optimizer_v2  # pyright: ignore[reportPrivateImportUsage]
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from leuk_ray.augment import AugmentSettings, augment
+from leuk_ray.augment.policies import augment
+from leuk_ray.augment.settings import AugmentSettings
 from leuk_ray.datasets.feeds import Feed
-from leuk_ray.datasets.plan import Balance, plan_epoch, uid_keys
+from leuk_ray.datasets.plan import plan_epoch, uid_keys
 from leuk_ray.inference.engines import score_images
-from leuk_ray.settings import Settings
 from leuk_ray.training import collective
-from leuk_ray.training.plateau import PlateauSettings
+from leuk_ray.training.settings import Selection, TrainingSettings
 from leuk_ray.training.state import TrainingState
-
-Selection = Literal["validation_accuracy", "validation_auc", "validation_loss"]
-
-
-class TrainingSettings(Settings):
-    """How a network is trained.
-
-    epochs: at most this many (A22).
-    batch_size: of all workers together (A23).
-    optimizer: a timm optimizer name (A19: adamax).
-    lr, weight_decay: of the optimizer.
-    backbone_lr: factor on `lr` for the pretrained backbone.
-    freeze_norm: keep the backbone's BatchNorm statistics as pretrained, for small data.
-    balance: uses of each class per epoch, see `plan.plan_epoch`.
-    plateau: learning-rate and stopping rule (A20, A21).
-    select: what the best checkpoint is best in (A24).
-    """
-
-    epochs: int = Field(default=20, ge=1)
-    batch_size: int = Field(default=16, ge=1)
-    optimizer: str = "adamax"
-    lr: float = Field(default=1e-3, gt=0)
-    weight_decay: float = Field(default=0.0, ge=0)
-    backbone_lr: float = Field(default=1.0, ge=0)
-    freeze_norm: bool = False
-    balance: Balance = "none"
-    plateau: PlateauSettings = PlateauSettings()
-    select: Selection = "validation_accuracy"
 
 
 @dataclass(frozen=True)
@@ -194,8 +165,8 @@ def train_epoch(
     )
     torch.manual_seed(hash((seed, epoch, rank)) % 2**63)  # dropout; integers hash as themselves
     model.train()
-    if settings.freeze_norm:
-        freeze_norm(core.get_submodule("backbone"))
+    if settings.frozen_norm != "none":
+        freeze_norm(core if settings.frozen_norm == "all" else core.get_submodule("backbone"))
     shares = [plan.share(batch, rank, world_size) for batch in range(len(plan))]
     totals: Tensor | None = None
     for batch, images in enumerate(feed.deliver([plan.rows[share] for share in shares])):

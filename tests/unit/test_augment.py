@@ -5,7 +5,9 @@ import pytest
 import torch
 from PIL import Image, ImageEnhance
 
-from leuk_ray.augment import AugmentSettings, Draw, apply, augment, draw_saeed2022, uniform
+from leuk_ray.augment.keys import uniform
+from leuk_ray.augment.policies import Draw, apply, augment, draw_saeed2022
+from leuk_ray.augment.settings import AugmentSettings
 from leuk_ray.datasets.plan import uid_keys
 
 

@@ -73,7 +73,11 @@ def test_any_split_keeps_groups_whole_and_covers_every_kept_cell_once(rows, seed
         assert "groups" in str(error)  # noqa: PT017
         return
     assert_disjoint(split)
-    kept = [u for u, r in zip(cells["uid"].to_pylist(), cells["role"].to_pylist()) if r == "keep"]
+    kept = [
+        u
+        for u, r in zip(cells["uid"].to_pylist(), cells["role"].to_pylist(), strict=True)
+        if r == "keep"
+    ]
     assert split["uid"].to_pylist() == kept
     assert split.equals(split_cells(cells, SplitSettings(seed=seed)))
 

@@ -9,15 +9,17 @@ import pytest
 
 PACKAGE = Path(__file__).parents[2] / "leuk_ray"
 CORE = [
-    "settings", "errors", "storage", "images", "augment", "bundle", "config",
+    "settings", "errors", "storage", "images", "augment.keys", "augment.policies",
+    "augment.settings", "bundle", "config",
     "datasets.layouts", "datasets.synthetic", "datasets.prepared", "datasets.groups",
     "datasets.audit", "datasets.splits", "datasets.plan",
-    "models.attention", "models.multi_attention", "models.preprocess", "models.zoo",
-    "models.weights", "inference.engines", "inference.classifier",
+    "models.settings", "models.attention", "models.multi_attention", "models.preprocess",
+    "models.zoo", "models.weights", "inference.engines", "inference.classifier",
     "evaluation.metrics", "evaluation.intervals", "evaluation.figures", "evaluation.report",
-    "training.loop", "training.plateau", "training.state", "training.collective",
+    "training.settings", "training.loop", "training.plateau", "training.state",
+    "training.collective",
 ]  # fmt: skip
-DRIVERS = ("training.trainer", "runs", "judge", "prediction", "demo", "cli", "cluster", "progress")
+DRIVERS = ("training.trainer", "runs", "judge", "prediction", "demo", "cli", "cluster")
 
 
 def test_core_imports_without_ray():
@@ -42,7 +44,15 @@ def test_core_imports_no_driver(name: str):
     assert not [module for module in imported if module.startswith(above)]
 
 
+def test_settings_import_without_torch():
+    """A misspelt setting is told at once, not after ten seconds of imports."""
+    code = "import sys; sys.modules['torch'] = None; import leuk_ray.config"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+
+
 def test_command_line_imports_nothing_heavy():
-    code = "import sys, leuk_ray.cli; found = [m for m in ('torch', 'ray', 'numpy') if m in sys.modules])"
+    heavy = ("torch", "ray", "numpy")
+    code = f"import sys, leuk_ray.cli; print([m for m in {heavy} if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     assert done.stdout.strip() == "[]", done.stderr

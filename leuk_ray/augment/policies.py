@@ -8,28 +8,14 @@ replayed. Kornia applies them as explicit parameters; no generator is hidden any
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 import torch
 from kornia.geometry.transform import warp_affine
 from torch import Tensor
 
-from leuk_ray.settings import Settings
-
-Fill = Literal["black", "reflect"]
-
-
-class AugmentSettings(Settings):
-    """Augmentation of training cells.
-
-    policy: `saeed2022` (A04) or `none`.
-    fill: what a rotation brings in: `black` for cells segmented on black, `reflect` for
-        full fields, where black corners would become a cue.
-    """
-
-    policy: Literal["none", "saeed2022"] = "saeed2022"
-    fill: Fill = "black"
+from leuk_ray.augment.keys import uniform
+from leuk_ray.augment.settings import AugmentSettings, Fill
 
 
 @dataclass(frozen=True)
@@ -45,26 +31,6 @@ class Draw:
     flip_x: np.ndarray
     flip_y: np.ndarray
     brightness: np.ndarray
-
-
-def uniform(seed: int, keys: np.ndarray, draws: np.ndarray, count: int) -> np.ndarray:
-    """Uniform numbers in [0, 1) by key: SplitMix64 (Steele, Lea and Flood 2014) as a counter hash.
-
-    Args:
-        seed: of the run.
-        keys: (N,) uint64, one for each uid (`plan.uid_keys`).
-        draws: (N,) uint64, number of the draw.
-        count: numbers a sample.
-
-    Returns:
-        (N, count) float64.
-    """
-    with np.errstate(over="ignore"):
-        state = _mix(np.uint64(seed % 2**64) + _GAMMA)
-        state = _mix(_mix(state ^ keys) + _GAMMA * (draws + np.uint64(1)))
-        steps = np.arange(1, count + 1, dtype=np.uint64)
-        bits = _mix(state[:, None] + _GAMMA * steps)
-    return (bits >> np.uint64(11)).astype(np.float64) * 2.0**-53
 
 
 def draw_saeed2022(seed: int, keys: np.ndarray, draws: np.ndarray) -> Draw:
@@ -121,14 +87,3 @@ def _matrices(draw: Draw, height: int, width: int) -> np.ndarray:
     center = np.asarray([(width - 1) / 2, (height - 1) / 2])
     shift = center - linear @ center
     return np.concatenate([linear, shift[:, :, None]], axis=2).astype(np.float32)
-
-
-_GAMMA = np.uint64(0x9E3779B97F4A7C15)
-
-
-def _mix(z: np.ndarray | np.uint64) -> np.ndarray:
-    """SplitMix64's finaliser, wrapping modulo 2**64."""
-    z = np.asarray(z, np.uint64)
-    z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return z ^ (z >> np.uint64(31))

@@ -1,0 +1,141 @@
+"""A run on Ray Train, from recipe to bundle and report."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import torch
+
+from leuk_ray.bundle import load_bundle
+from leuk_ray.config import load_recipe
+from leuk_ray.datasets.feeds import ReaderFeed, ResidentFeed, StreamFeed
+from leuk_ray.errors import UserError
+from leuk_ray.inference.classifier import Classifier, Prediction
+from leuk_ray.judge import Judged, judge
+from leuk_ray.prediction import score_rows
+from leuk_ray.runs.run import train_and_judge
+from leuk_ray.training.trainer import run_training
+
+CPU = torch.device("cpu")
+
+
+def recipe(**changes):
+    base = {"weights": "scratch", "input_size": 64, "epochs": 2, "frozen_norm": "all", "lr": 1e-4} | changes
+    return load_recipe("lite", [f"{key}={value}" for key, value in base.items()])
+
+
+@pytest.fixture(scope="module")
+def run(dataset, tmp_path_factory) -> Path:
+    out = tmp_path_factory.mktemp("runs") / "two"
+    train_and_judge(recipe(), dataset, out, workers=2)
+    return out
+
+
+def history(run: Path) -> list[dict]:
+    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_a_run_leaves_everything_the_contract_names(run: Path):
+    names = {path.name for path in run.iterdir()}
+    assert names >= {
+        "config.yaml", "split.parquet", "metrics.jsonl", "tensorboard", "checkpoints",
+        "report", "bundle", "environment.json",
+    }  # fmt: skip
+    assert load_recipe(str(run / "config.yaml")) == recipe()
+    report = json.loads((run / "report" / "report.json").read_text())
+    assert report["run"]["synthetic"]
+    assert len(history(run)) == 2
+
+
+def test_every_validation_and_test_row_is_scored_exactly_once(run: Path):
+    split = pq.read_table(run / "split.parquet").to_pylist()
+    scored = pq.read_table(run / "report" / "predictions.parquet")["uid"].to_pylist()
+    assert sorted(scored) == sorted(r["uid"] for r in split if r["role"] != "train")
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+def test_any_number_of_workers_gives_the_same_run(workers: int, run: Path, dataset, tmp_path: Path):
+    run_training(recipe(), dataset, tmp_path / "run", workers=workers)
+    for ours, theirs in zip(history(tmp_path / "run"), history(run), strict=True):
+        for name in ("train_loss", "validation_loss"):
+            assert ours[name] == pytest.approx(theirs[name], abs=1e-3), name
+
+
+def test_a_run_stopped_and_resumed_equals_the_unbroken_one(run: Path, dataset, tmp_path: Path):
+    out = tmp_path / "run"
+    run_training(recipe(epochs=1), dataset, out, workers=2)
+    (out / "config.yaml").write_text(recipe().to_yaml())
+    state = next((out / "checkpoints").glob("epoch_*")) / "state.pt"
+    unfinished = torch.load(state, weights_only=True) | {"stopped": ""}
+    torch.save(unfinished, state)
+    run_training(recipe(), dataset, out, workers=2, resume=True)
+    for ours, theirs in zip(history(out), history(run), strict=True):
+        assert ours["train_loss"] == theirs["train_loss"]
+        assert ours["validation_loss"] == theirs["validation_loss"]
+
+
+def test_existing_and_foreign_runs_are_refused(run: Path, dataset):
+    with pytest.raises(UserError, match="--resume"):
+        run_training(recipe(), dataset, run, workers=1)
+    with pytest.raises(UserError, match="another recipe"):
+        run_training(recipe(lr=0.5), dataset, run, workers=1, resume=True)
+
+
+def test_what_cannot_be_placed_is_refused_with_the_arithmetic(dataset, tmp_path: Path):
+    with pytest.raises(UserError, match="needs 500 CPUs and 1 for Ray Data, 501 in all"):
+        run_training(recipe(), dataset, tmp_path / "run", workers=500)
+    with pytest.raises(UserError, match="need 1 GPUs, the cluster has 0"):
+        run_training(recipe(), dataset, tmp_path / "run", workers=1, gpus=True)
+    assert not (tmp_path / "run").exists()
+
+
+def test_feeds_deliver_the_same_pixels_in_the_same_order(dataset):
+    generator = np.random.default_rng(0)
+    batches = [generator.integers(0, 121, n) for n in (16, 16, 1, 15, 121, 7)]
+    expected = [x.clone() for x in ReaderFeed(dataset.reader(), CPU).deliver(batches)]
+    stream = StreamFeed(dataset.reader(), CPU)
+    resident = ResidentFeed(stream, np.arange(121), 64, CPU)
+    for delivered in (
+        stream.deliver(batches),
+        resident.deliver(batches),
+        resident.deliver(batches),
+    ):
+        for ours, theirs in zip(delivered, expected, strict=True):
+            assert torch.equal(ours, theirs)
+
+
+def test_the_same_bytes_give_the_same_probability_everywhere(
+    run: Path, dataset, cells_folder: Path
+):
+    rows = np.asarray([5, 50, 100])
+    scores = score_rows(run / "bundle", dataset, rows, actors=2)
+    files = {path.stem: path for path in cells_folder.rglob("*.bmp")}
+    classifier = Classifier.load(run / "bundle")
+    uids = [dataset.cells["uid"][row].as_py() for row in rows.tolist()]
+    answers = classifier.predict([(uid, files[uid].read_bytes()) for uid in uids])
+    for answer, probability in zip(answers, scores["probability"].to_pylist(), strict=True):
+        assert isinstance(answer, Prediction)
+        assert answer.probability == pytest.approx(probability, abs=1e-5)
+
+
+def test_a_bundle_is_judged_on_any_dataset(run: Path, dataset, tmp_path: Path):
+    report = judge(
+        Judged.at(run / "bundle"), dataset, tmp_path / "report", roles=("test",), show_images=False
+    )
+    assert report["metrics"]["test"]["cells"] == 121
+    with pytest.raises(UserError, match="neither a bundle nor a run"):
+        Judged.at(tmp_path)
+
+
+def test_a_changed_bundle_is_refused(run: Path, tmp_path: Path):
+    import shutil
+
+    copy = tmp_path / "bundle"
+    shutil.copytree(run / "bundle", copy)
+    data = bytearray((copy / "model.safetensors").read_bytes())
+    data[-1] ^= 1
+    (copy / "model.safetensors").write_bytes(data)
+    with pytest.raises(UserError, match="changed since it was written"):
+        load_bundle(copy)

@@ -1,0 +1,178 @@
+"""The loop without Ray: exact at any number of workers, after any stop, from any feed."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+from torch.nn.parallel import DistributedDataParallel
+
+from leuk_ray.augment.settings import AugmentSettings
+from leuk_ray.datasets.feeds import ResidentFeed
+from leuk_ray.datasets.plan import plan_epoch, uid_keys
+from leuk_ray.models.settings import ModelSettings
+from leuk_ray.models.zoo import build
+from leuk_ray.training.loop import TrainingCells, make_optimizer, train
+from leuk_ray.training.settings import TrainingSettings
+from leuk_ray.training.state import TrainingState
+
+SIZE = 32
+TRAIN, VALIDATION = 53, 11  # neither divides by 2, 3 or 16
+SETTINGS = TrainingSettings(
+    epochs=3, batch_size=16, frozen_norm="all", balance="equal", lr=3e-4, optimizer="adamax"
+)
+CPU = torch.device("cpu")
+
+
+class ArrayFeed:
+    """Pixels in memory; remembers what it delivered."""
+
+    def __init__(self, pixels: np.ndarray) -> None:
+        self.pixels = torch.from_numpy(pixels)
+        self.delivered: list[np.ndarray] = []
+
+    def deliver(self, batches):
+        for rows in batches:
+            self.delivered.append(rows)
+            yield self.pixels[torch.from_numpy(rows)].permute(0, 3, 1, 2)
+
+
+def make_cells() -> tuple[TrainingCells, np.ndarray]:
+    generator = np.random.default_rng(0)
+    total = TRAIN + VALIDATION
+    labels = generator.integers(0, 2, total)
+    pixels = generator.integers(0, 120, (total, SIZE, SIZE, 3), np.uint8)
+    pixels[labels == 1, 8:24, 8:24] += 90
+    rows = generator.permutation(total)
+    keys = uid_keys([f"c{n}" for n in range(total)])
+    train_rows, validation_rows = np.sort(rows[:TRAIN]), np.sort(rows[TRAIN:])
+    return TrainingCells(labels, keys, train_rows, validation_rows), pixels
+
+
+def make_model() -> torch.nn.Module:
+    torch.manual_seed(0)
+    return build(ModelSettings(input_size=SIZE, weights="scratch"), load_weights=True)
+
+
+def run(
+    settings: TrainingSettings = SETTINGS,
+    *,
+    resident: bool = False,
+    resume_from: Path | None = None,
+    save_to: Path | None = None,
+    feed: ArrayFeed | None = None,
+    dtype: torch.dtype = torch.float32,
+) -> list[dict]:
+    """One worker's run; returns the history without timings."""
+    torch.set_num_threads(1)
+    cells, pixels = make_cells()
+    core = make_model().to(dtype)
+    optimizer, state = make_optimizer(core, settings), TrainingState()
+    if resume_from is not None:
+        state = TrainingState.load(resume_from, core, optimizer)
+    source = feed or ArrayFeed(pixels)
+    source = ResidentFeed(source, cells.train, SIZE, CPU) if resident else source
+
+    def report(metrics, save):
+        if save_to is not None:
+            target = save_to / f"epoch_{metrics['epoch']}"
+            target.mkdir()
+            save(target)
+
+    model = DistributedDataParallel(core) if dist.is_initialized() else core
+    state = train(
+        model, core, optimizer, state, cells, source, ArrayFeed(pixels), settings,
+        AugmentSettings(), 0, report,
+    )  # fmt: skip
+    timings = ("seconds", "images_per_second")
+    return [{k: v for k, v in line.items() if k not in timings} for line in state.history]
+
+
+def worker(rank: int, world_size: int, port: int, out: Path) -> None:
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    dist.init_process_group("gloo", rank=rank, world_size=world_size)
+    history = run(dtype=torch.float64)
+    dist.destroy_process_group()
+    torch.save(history, out / f"{rank}.pt")
+
+
+def run_workers(world_size: int, out: Path) -> list[list[dict]]:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    mp.spawn(worker, (world_size, port, out), nprocs=world_size)  # pyright: ignore[reportPrivateImportUsage]
+    return [torch.load(out / f"{rank}.pt", weights_only=True) for rank in range(world_size)]
+
+
+@pytest.fixture(scope="module")
+def one_worker() -> list[dict]:
+    return run()
+
+
+@pytest.mark.parametrize("world_size", [2, 3])
+def test_several_workers_train_as_one(world_size: int, tmp_path: Path):
+    """In float64, so that a wrong weight of an uneven share cannot hide behind rounding."""
+    one_worker = run(dtype=torch.float64)
+    histories = run_workers(world_size, tmp_path)
+    for history in histories:
+        assert history == histories[0], "workers disagree on what happened"
+        assert len(history) == len(one_worker)
+        for ours, single in zip(history, one_worker, strict=True):
+            for name in ("train_loss", "validation_loss", "validation_auc", "lr"):
+                # Sums are taken in another order; 1e-8 leaves room for 12 steps of rounding.
+                assert ours[name] == pytest.approx(single[name], abs=1e-8), name
+            assert ours["train_accuracy"] == single["train_accuracy"]
+
+
+def test_the_same_run_twice_is_the_same_to_the_last_digit(one_worker):
+    assert run() == one_worker
+
+
+def test_a_resident_feed_changes_nothing(one_worker):
+    assert run(resident=True) == one_worker
+
+
+@pytest.mark.parametrize("stop_after", [1, 2])
+def test_a_resumed_run_equals_the_unbroken_one(stop_after: int, one_worker, tmp_path: Path):
+    run(save_to=tmp_path)
+    assert run(resume_from=tmp_path / f"epoch_{stop_after}") == one_worker
+
+
+def test_a_finished_run_stays_finished(one_worker, tmp_path: Path):
+    run(save_to=tmp_path)
+    assert run(resume_from=tmp_path / "epoch_3") == one_worker
+
+
+@pytest.mark.parametrize("resident", [False, True])
+def test_every_row_is_used_as_often_as_the_plan_says(resident: bool):
+    cells, pixels = make_cells()
+    feed = ArrayFeed(pixels)
+    run(resident=resident, feed=feed)
+    used = Counter(np.concatenate(feed.delivered).tolist())
+    if resident:
+        plan = plan_epoch(
+            cells.train, cells.labels[cells.train], seed=0, epoch=0, balance="equal", batch_size=16
+        )
+        assert used == Counter(plan.rows.tolist())  # later epochs come from memory
+        return
+    expected: Counter = Counter()
+    for epoch in range(3):
+        expected += Counter(
+            plan_epoch(
+                cells.train, cells.labels[cells.train],
+                seed=0, epoch=epoch, balance="equal", batch_size=16,
+            ).rows.tolist()
+        )  # fmt: skip
+    assert used == expected
+
+
+def test_the_loss_falls(one_worker):
+    losses = [line["train_loss"] for line in run(SETTINGS.model_copy(update={"epochs": 6}))]
+    assert losses[-1] < 0.8 * losses[0]
