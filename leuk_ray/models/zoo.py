@@ -6,6 +6,8 @@ or a bundle can name an architecture but never bring code or weights along.
 
 from __future__ import annotations
 
+import difflib
+
 import timm
 import torch
 from torch import Tensor, nn
@@ -55,7 +57,7 @@ def _backbone(name: str) -> nn.Module:
     architecture, _, tag = name.partition(".")
     known = timm.is_model(architecture) and ":" not in name and "/" not in name
     if not known or (tag and name not in timm.list_models(f"{architecture}.*", pretrained=True)):
-        close = timm.list_models(f"*{architecture[:12]}*", pretrained=True)[:3]
+        close = difflib.get_close_matches(name, timm.list_models(pretrained=True), 3)
         hint = f"; close: {', '.join(close)}" if close else ""
         raise UserError(f"model.backbone {name!r}: timm {timm.__version__} has none{hint}")
     return timm.create_model(name, pretrained=False, num_classes=0, global_pool="")

@@ -22,7 +22,13 @@ CPU = torch.device("cpu")
 
 
 def recipe(**changes):
-    base = {"weights": "scratch", "input_size": 64, "epochs": 2, "frozen_norm": "all", "lr": 1e-4} | changes
+    base = {
+        "weights": "scratch",
+        "input_size": 64,
+        "epochs": 2,
+        "frozen_norm": "all",
+        "lr": 1e-4,
+    } | changes
     return load_recipe("lite", [f"{key}={value}" for key, value in base.items()])
 
 

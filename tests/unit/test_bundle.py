@@ -1,0 +1,131 @@
+import io
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from leuk_ray.bundle import BundleFacts, load_bundle, write_bundle
+from leuk_ray.errors import UserError
+from leuk_ray.images import StorageSettings
+from leuk_ray.inference.classifier import Classifier, Failure, Prediction
+from leuk_ray.models.settings import ModelSettings
+from leuk_ray.models.zoo import build
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory) -> Path:
+    settings = ModelSettings(input_size=64, weights="scratch")
+    facts = BundleFacts(
+        model=settings,
+        storage=StorageSettings(size=64),
+        temperature=2.0,
+        synthetic=True,
+        protocol="subject-disjoint",
+        dataset_fingerprint="0" * 64,
+        recipe="lite",
+        seed=0,
+    )
+    torch.manual_seed(0)
+    path = tmp_path_factory.mktemp("bundles") / "bundle"
+    write_bundle(path, facts, build(settings, load_weights=True).eval())
+    return path
+
+
+def png(seed: int, side: int = 450) -> bytes:
+    pixels = np.random.default_rng(seed).integers(0, 256, (side, side, 3), np.uint8)
+    out = io.BytesIO()
+    Image.fromarray(pixels).save(out, "PNG")
+    return out.getvalue()
+
+
+def test_a_loaded_bundle_scores_like_the_network_that_was_saved(bundle: Path):
+    pixels = np.random.default_rng(0).integers(0, 256, (3, 64, 64, 3), np.uint8)
+    scores = Classifier.load(bundle).score(pixels)
+    torch.manual_seed(0)
+    model = build(ModelSettings(input_size=64, weights="scratch"), load_weights=True).eval()
+    with torch.no_grad():
+        logits, embedding = model(torch.from_numpy(pixels).permute(0, 3, 1, 2))
+    expected = (logits[:, 1] - logits[:, 0]).numpy()
+    np.testing.assert_allclose(scores.logit, expected, atol=1e-5)
+    np.testing.assert_allclose(scores.embedding, embedding.numpy(), atol=1e-5)
+    np.testing.assert_allclose(scores.probability, 1 / (1 + np.exp(-expected / 2)), atol=1e-6)
+
+
+def test_a_bad_image_among_good_ones_is_an_item(bundle: Path):
+    answers = Classifier.load(bundle).predict([("a", png(1)), ("b", b"text"), ("c", png(2))])
+    assert [type(answer) for answer in answers] == [Prediction, Failure, Prediction]
+    assert [answer.name for answer in answers] == ["a", "b", "c"]
+    assert "not_an_image" in answers[1].as_dict()["error"]
+    alone = Classifier.load(bundle).predict([("c", png(2))])[0]
+    assert isinstance(alone, Prediction)
+    assert isinstance(answers[2], Prediction)
+    assert alone.probability == pytest.approx(answers[2].probability, abs=1e-6)
+
+
+def test_the_card_says_what_it_is_not(bundle: Path):
+    card = (bundle / "MODEL_CARD.md").read_text()
+    assert "SYNTHETIC" in card
+    assert "not a diagnosis" in card
+
+
+def change_byte(copy: Path) -> None:
+    data = bytearray((copy / "model.safetensors").read_bytes())
+    data[-1] ^= 1
+    (copy / "model.safetensors").write_bytes(data)
+
+
+def pickle_inside(copy: Path) -> None:
+    torch.save({"a": 1}, copy / "model.safetensors")
+
+
+def facts_with(**changes):
+    def change(copy: Path) -> None:
+        facts = json.loads((copy / "bundle.json").read_text())
+        for key, value in changes.items():
+            target = facts["model"] if key == "backbone" else facts
+            target[key] = value
+        (copy / "bundle.json").write_text(json.dumps(facts))
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (change_byte, "changed since it was written"),
+        (pickle_inside, "changed since it was written"),
+        (lambda copy: (copy / "model.safetensors").unlink(), "missing or changed"),
+        (lambda copy: (copy / "bundle.json").unlink(), "is no bundle"),
+        (lambda copy: (copy / "bundle.json").write_text("{"), "not valid JSON"),
+        (facts_with(code="print(1)"), "not understood"),
+        (facts_with(files={}), "missing or changed"),
+        (facts_with(files={"../../model.safetensors": "0"}), "missing or changed"),
+        (facts_with(backbone="hf-hub:a/b"), "has none"),
+    ],
+)
+def test_a_bundle_that_is_not_what_was_written_is_refused(change, message, bundle, tmp_path):
+    copy = tmp_path / "copy"
+    shutil.copytree(bundle, copy)
+    change(copy)
+    with pytest.raises(UserError, match=message) as caught:
+        load_bundle(copy)
+    assert "\n" not in str(caught.value)
+
+
+def test_loading_needs_no_network(bundle: Path):
+    code = f"""
+import socket
+def refuse(*a, **k): raise AssertionError("network")
+socket.socket.connect = refuse
+from pathlib import Path
+from leuk_ray.bundle import load_bundle
+load_bundle(Path({str(bundle)!r}))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
