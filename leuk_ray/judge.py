@@ -9,17 +9,17 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import yaml
 
 from leuk_ray.bundle import BundleFacts, read_facts
 from leuk_ray.datasets.audit import audit_cells
 from leuk_ray.datasets.prepared import PreparedDataset
-from leuk_ray.datasets.splits import describe, eligible
+from leuk_ray.datasets.splits import describe, eligible, rows_with_role
 from leuk_ray.environment import environment
 from leuk_ray.errors import UserError
 from leuk_ray.evaluation.report import RunFacts, write_report
+from leuk_ray.inference.calibration import probability
 from leuk_ray.prediction import score_rows
 from leuk_ray.storage import refuse_existing
 
@@ -46,13 +46,13 @@ def judge(
     dataset: PreparedDataset,
     out: Path,
     *,
-    roles: tuple[str, ...] = ("validation", "test"),
+    roles: tuple[str, ...] = ("test",),
     actors: int = 1,
     gpus: bool = False,
     show_images: bool = True,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> dict:
-    """Score the rows of `roles` and write predictions and report into the folder `out`.
+    """Score the rows of `roles` on a pool of actors and report on them in the folder `out`.
 
     Args:
         judged: with a run, rows and roles come from its split; a bare bundle is judged on
@@ -71,21 +71,43 @@ def judge(
         UserError: another dataset than the run's, nothing to judge, or `out` exists.
     """
     refuse_existing(out, "report")
+    split = _split(judged, read_facts(judged.bundle), dataset)
+    rows = rows_with_role(dataset.cells, split, roles)
+    if not len(rows):
+        raise UserError(f"{dataset.location}: has no cell to judge in {', '.join(roles)}")
+    rows, logits = score_rows(
+        judged.bundle, dataset, rows, actors=actors, gpus=gpus, progress=progress
+    )
+    return report_on(judged, dataset, rows, logits, out, show_images=show_images)
+
+
+def report_on(
+    judged: Judged,
+    dataset: PreparedDataset,
+    rows: np.ndarray,
+    logits: np.ndarray,
+    out: Path,
+    *,
+    show_images: bool = True,
+) -> dict:
+    """Report on scored rows: predictions.parquet and the report in the folder `out`.
+
+    Args:
+        judged, dataset, out, show_images: see `judge`.
+        rows: (N,) dataset rows, ascending.
+        logits: (N,) their log-odds of ALL.
+    """
     facts = read_facts(judged.bundle)
     split = _split(judged, facts, dataset)
-    scored = split.filter(pc.field("role").isin(roles))
-    if not len(scored):
-        raise UserError(f"{dataset.location}: has no cell to judge in {', '.join(roles)}")
-    row_of = {uid: row for row, uid in enumerate(dataset.cells["uid"].to_pylist())}
-    rows = np.asarray([row_of[uid] for uid in scored["uid"].to_pylist()], np.int64)
-    scores = score_rows(judged.bundle, dataset, rows, actors=actors, gpus=gpus, progress=progress)
-    scored = scored.take(pa.array(np.argsort(rows)))
-    labels = dataset.cells["label"].take(scores["row"])
+    cells = dataset.cells.take(pa.array(rows))
+    role_of = dict(zip(split["uid"].to_pylist(), split["role"].to_pylist(), strict=True))
     predictions = (
-        scored.append_column("label", labels)
-        .append_column("logit", scores["logit"])
-        .append_column("probability", scores["probability"])
+        cells.select(["uid", "subject", "group", "label"])
+        .append_column("role", pa.array([role_of[uid] for uid in cells["uid"].to_pylist()]))
+        .append_column("logit", pa.array(logits, pa.float64()))
+        .append_column("probability", pa.array(probability(logits, facts.temperature)))
     )
+    row_of = dict(zip(cells["uid"].to_pylist(), rows.tolist(), strict=True))
     reader = dataset.reader()
 
     def pictures(uids: list[str]) -> list[np.ndarray]:

@@ -16,9 +16,7 @@ from leuk_ray.datasets.prepared import PixelReader, PreparedDataset
 from leuk_ray.inference.classifier import Classifier
 
 _ROWS_PER_BLOCK = 32
-SCORES_SCHEMA = pa.schema(
-    [("row", pa.int64()), ("logit", pa.float64()), ("probability", pa.float64())]
-)
+_SCHEMA = pa.schema([("row", pa.int64()), ("logit", pa.float64())])
 
 
 class _RowScorer:
@@ -32,10 +30,7 @@ class _RowScorer:
     def __call__(self, block: pa.Table) -> pa.Table:
         rows = block["row"].to_numpy()
         scores = self.classifier.score(self.reader.read(rows))
-        return pa.table(
-            {"row": rows, "logit": scores.logit, "probability": scores.probability},
-            schema=SCORES_SCHEMA,
-        )
+        return pa.table({"row": rows, "logit": scores.logit}, schema=_SCHEMA)
 
 
 def score_rows(
@@ -46,11 +41,11 @@ def score_rows(
     actors: int = 1,
     gpus: bool = False,
     progress: Callable[[int, int], None] = lambda done, total: None,
-) -> pa.Table:
+) -> tuple[np.ndarray, np.ndarray]:
     """Score rows of a dataset, each exactly once; Ray must be initialised.
 
     Returns:
-        SCORES_SCHEMA, ordered by row.
+        The rows, ascending, and their log-odds of ALL.
 
     Raises:
         AssertionError: a row was lost or scored twice.
@@ -80,5 +75,6 @@ def score_rows(
         done += len(part)
         progress(done, len(rows))
     scores = pa.concat_tables(parts).sort_by("row")
-    assert np.array_equal(scores["row"].to_numpy(), np.sort(rows)), "rows in and scores out differ"
-    return scores
+    scored = scores["row"].to_numpy()
+    assert np.array_equal(scored, np.sort(rows)), "rows in and scores out differ"
+    return scored, scores["logit"].to_numpy()

@@ -179,6 +179,12 @@ def _deal(role: np.ndarray, members: np.ndarray, counts: np.ndarray, target: np.
             filled, taken, position = filled + size, taken + 1, position + 1
 
 
+def rows_with_role(cells: pa.Table, split: pa.Table, roles: tuple[str, ...]) -> np.ndarray:
+    """Positions in `cells` of a split's roles, (N,) int64, ascending."""
+    wanted = split.filter(pc.field("role").isin(roles))["uid"].to_pylist()
+    return np.flatnonzero(np.isin(cells["uid"].to_pylist(), wanted))
+
+
 def write_split(split: pa.Table, path: Path) -> None:
     """Write a split as Parquet, by rename.
 

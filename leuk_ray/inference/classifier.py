@@ -13,6 +13,7 @@ import torch
 from leuk_ray import images
 from leuk_ray.bundle import Bundle, BundleFacts, load_bundle
 from leuk_ray.images import BadImageError
+from leuk_ray.inference.calibration import probability
 from leuk_ray.inference.engines import score_images
 
 
@@ -74,8 +75,8 @@ class Classifier:
         batch = torch.from_numpy(pixels).to(self.device).permute(0, 3, 1, 2)
         logit, embedding = score_images(self.model, batch)
         logits = logit.cpu().numpy()
-        probability = 1 / (1 + np.exp(-logits / self.facts.temperature))
-        return Scores(logits, probability, embedding.cpu().numpy())
+        calibrated = probability(logits, self.facts.temperature)
+        return Scores(logits, calibrated, embedding.cpu().numpy())
 
     def predict(self, files: Sequence[tuple[str, bytes]]) -> list[Prediction | Failure]:
         """Answer for named image files; a bad one is an item, not an error."""
@@ -93,7 +94,7 @@ class Classifier:
             for answer, (name, data) in zip(answers, files, strict=True)
         ]
 
-    def _decide(self, name: str, data: bytes, probability: float) -> Prediction:
-        label = self.facts.classes[int(probability >= self.facts.threshold)]
+    def _decide(self, name: str, data: bytes, p_all: float) -> Prediction:
+        label = self.facts.classes[int(p_all >= self.facts.threshold)]
         digest = hashlib.sha256(data).hexdigest()
-        return Prediction(name, label, probability, self.facts.threshold, digest)
+        return Prediction(name, label, p_all, self.facts.threshold, digest)

@@ -7,8 +7,7 @@ from pathlib import Path
 
 from leuk_ray.config import Recipe
 from leuk_ray.datasets.prepared import PreparedDataset
-from leuk_ray.judge import Judged, judge
-from leuk_ray.progress import bar
+from leuk_ray.judge import Judged, report_on
 from leuk_ray.training.trainer import run_training
 
 
@@ -30,15 +29,13 @@ def train_and_judge(
     Raises:
         UserError: what cannot work is refused before any worker starts.
     """
-    bundle = run_training(recipe, dataset, out, workers=workers, gpus=gpus, resume=resume)
+    trained = run_training(recipe, dataset, out, workers=workers, gpus=gpus, resume=resume)
     shutil.rmtree(out / "report", ignore_errors=True)  # a resumed run is judged again
-    with bar("judge: scoring", "cell") as progress:
-        return judge(
-            Judged(bundle, out),
-            dataset,
-            out / "report",
-            actors=workers,
-            gpus=gpus,
-            show_images=show_images,
-            progress=progress,
-        )
+    return report_on(
+        Judged(trained.bundle, out),
+        dataset,
+        trained.rows,
+        trained.logits,
+        out / "report",
+        show_images=show_images,
+    )

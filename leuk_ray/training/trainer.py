@@ -11,9 +11,11 @@ import os
 import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow.parquet as pq
 import ray.train
 import torch
@@ -27,17 +29,41 @@ from leuk_ray.config import Recipe, load_recipe
 from leuk_ray.datasets.feeds import Feed, ResidentFeed, StreamFeed, fits_on_device
 from leuk_ray.datasets.plan import check_batches
 from leuk_ray.datasets.prepared import PreparedDataset
-from leuk_ray.datasets.splits import split_cells
+from leuk_ray.datasets.splits import rows_with_role, split_cells
 from leuk_ray.environment import environment
 from leuk_ray.errors import UserError
 from leuk_ray.models.zoo import build
 from leuk_ray.progress import training_bar
 from leuk_ray.storage import refuse_existing, write_json
 from leuk_ray.training import collective
-from leuk_ray.training.loop import TrainingCells, make_optimizer, train
+from leuk_ray.training.loop import TrainingCells, make_optimizer, score_rows, train
 from leuk_ray.training.state import TrainingState
 
 _PROGRESS_SECONDS = 0.5
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A run's bundle, and how its network scores what it was not trained on.
+
+    rows: (N,) validation and test rows of the dataset, ascending.
+    logits: (N,) float64, their log-odds of ALL, each scored exactly once over all workers.
+    """
+
+    bundle: Path
+    rows: np.ndarray
+    logits: np.ndarray
+
+
+@dataclass(frozen=True)
+class _Ended:
+    """What a worker returns; Ray Train hands on rank 0's."""
+
+    stopped: str
+    best: Checkpoint
+    metrics: dict[str, Any]
+    rows: np.ndarray
+    logits: np.ndarray
 
 
 def run_training(
@@ -48,11 +74,8 @@ def run_training(
     workers: int,
     gpus: bool = False,
     resume: bool = False,
-) -> Path:
+) -> Trained:
     """Train a recipe on a dataset; Ray must be initialised.
-
-    Returns:
-        The run's bundle. Judging it is `judge.judge`'s business.
 
     Raises:
         UserError: what cannot work is refused before any worker starts.
@@ -73,6 +96,7 @@ def run_training(
                 "recipe": recipe,
                 "dataset": dataset,
                 "cells": cells,
+                "judged": rows_with_role(dataset.cells, split, ("validation", "test")),
                 "run": str(out),
                 "board": board,
             },
@@ -89,14 +113,13 @@ def run_training(
             result = trainer.fit()
         except ray.train.TrainingFailedError as error:
             raise _cause(error) from error
-    checkpoints = result.best_checkpoints
-    assert checkpoints, "training ended without a checkpoint"
-    best, metrics = max(checkpoints, key=lambda pair: pair[1]["selection"])
-    return _make_bundle(recipe, dataset, out, best, metrics, str(result.return_value))
+    ended: _Ended = result.return_value
+    bundle = _make_bundle(recipe, dataset, out, ended)
+    return Trained(bundle, ended.rows, ended.logits)
 
 
-def train_worker(config: dict[str, Any]) -> str:
-    """What Ray Train runs on every worker; returns why training ended."""
+def train_worker(config: dict[str, Any]) -> _Ended:
+    """What Ray Train runs on every worker: train, then score what is judged with the best."""
     recipe: Recipe = config["recipe"]
     context = ray.train.get_context()
     on_node, rank = context.get_local_world_size(), context.get_world_rank()
@@ -128,7 +151,13 @@ def train_worker(config: dict[str, Any]) -> str:
         _Reporter(Path(config["run"]), state, config["board"] if rank == 0 else None),
         _throttled(config["board"]) if rank == 0 else lambda update: None,
     )
-    return state.stopped
+    reported = ray.train.get_all_reported_checkpoints()
+    best = max(reported, key=lambda item: item.metrics["selection"])
+    with best.checkpoint.as_directory() as directory:
+        load_model(core, Path(directory) / "model.safetensors")
+    stream = StreamFeed(config["dataset"].reader(), device)
+    rows, logits = score_rows(core, config["judged"], stream, recipe.training.batch_size)
+    return _Ended(state.stopped, best.checkpoint, best.metrics, rows, logits)
 
 
 def _feeds(
@@ -209,16 +238,9 @@ def _open_run(recipe: Recipe, dataset: PreparedDataset, out: Path, resume: bool)
     return recipe
 
 
-def _make_bundle(
-    recipe: Recipe,
-    dataset: PreparedDataset,
-    out: Path,
-    best: Checkpoint,
-    metrics: dict,
-    stopped: str,
-) -> Path:
+def _make_bundle(recipe: Recipe, dataset: PreparedDataset, out: Path, ended: _Ended) -> Path:
     model = build(recipe.model, load_weights=False)
-    with best.as_directory() as directory:
+    with ended.best.as_directory() as directory:
         load_model(model, Path(directory) / "model.safetensors")
     facts = BundleFacts(
         model=recipe.model,
@@ -228,8 +250,10 @@ def _make_bundle(
         dataset_fingerprint=dataset.facts["fingerprint"],
         recipe=recipe.name,
         seed=recipe.seed,
-        metrics={k: v for k, v in metrics.items() if k == "epoch" or k.startswith("validation")}
-        | {"stopped": stopped},
+        metrics={
+            k: v for k, v in ended.metrics.items() if k == "epoch" or k.startswith("validation")
+        }
+        | {"stopped": ended.stopped},
     )
     write_bundle(out / "bundle", facts, model.eval())
     return out / "bundle"
