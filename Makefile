@@ -1,5 +1,5 @@
 # make demo   set up and run the whole path on synthetic cells
-# make test   set up and run the tests
+# make test   set up and run the tests; make test-demo checks the demo on fresh cells
 # Everything is installed into .venv; nothing else on the machine changes.
 
 PYTHON ?= python3
@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint format clean
+.PHONY: help setup demo test test-demo lint format clean
 
 help:
 	@sed -n 's/^# //p' Makefile
@@ -28,6 +28,10 @@ demo: setup
 test: setup
 	$(BIN)/pytest tests/unit tests/integration tests/real
 	$(BIN)/pytest tests/cluster
+
+# On demand, about 10 minutes: the demo, and its bundle on 4,000 fresh cells.
+test-demo: setup
+	$(BIN)/pytest tests/demo -s
 
 lint: setup
 	$(BIN)/ruff check .

@@ -113,7 +113,8 @@ def run_training(
             result = trainer.fit()
         except ray.train.TrainingFailedError as error:
             raise _cause(error) from error
-    ended: _Ended = result.return_value
+    ended = result.return_value
+    assert isinstance(ended, _Ended)
     bundle = _make_bundle(recipe, dataset, out, ended)
     return Trained(bundle, ended.rows, ended.logits)
 
@@ -251,9 +252,10 @@ def _make_bundle(recipe: Recipe, dataset: PreparedDataset, out: Path, ended: _En
         recipe=recipe.name,
         seed=recipe.seed,
         metrics={
-            k: v for k, v in ended.metrics.items() if k == "epoch" or k.startswith("validation")
-        }
-        | {"stopped": ended.stopped},
+            "epoch": ended.metrics["epoch"],
+            "stopped": ended.stopped,
+            **{k: v for k, v in ended.metrics.items() if k.startswith("validation")},
+        },
     )
     write_bundle(out / "bundle", facts, model.eval())
     return out / "bundle"
