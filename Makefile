@@ -31,7 +31,7 @@ test: setup
 
 # On demand, about 10 minutes: the demo, and its bundle on 4,000 fresh cells.
 test-demo: setup
-	$(BIN)/pytest tests/demo -s
+	$(BIN)/pytest tests/demo
 
 lint: setup
 	$(BIN)/ruff check .

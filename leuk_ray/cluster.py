@@ -15,7 +15,6 @@ _LOCAL_ENVIRONMENT = {
     "MALLOC_TRIM_THRESHOLD_": str(2**30),
     "MALLOC_MMAP_THRESHOLD_": str(2**30),
     "RAY_worker_niceness": "0",
-    "RAY_BACKEND_LOG_LEVEL": "fatal",  # its C++ warnings would break the progress bar
 }
 
 

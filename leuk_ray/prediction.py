@@ -61,6 +61,8 @@ def score_rows(
         batch_format="pyarrow",
         compute=ray.data.ActorPoolStrategy(size=min(actors, len(blocks))),
         num_gpus=1 if gpus else 0,
+        # Ray warns on the terminal of actors that restart with arguments from its store.
+        max_restarts=0,
         fn_constructor_kwargs={
             "bundle": bundle.absolute(),
             "reader": dataset.reader(),
