@@ -24,6 +24,19 @@ from leuk_ray.prediction import score_rows
 from leuk_ray.storage import refuse_existing
 
 
+_COUNTS = (
+    "files",
+    "rejected",
+    "rows",
+    "ALL",
+    "healthy",
+    "unlabelled",
+    "subjects",
+    "groups",
+    "roles",
+)
+
+
 @dataclass(frozen=True)
 class Judged:
     """What is judged: a bundle, and the run that made it where there is one."""
@@ -158,7 +171,7 @@ def _facts(
         synthetic=dataset.synthetic,
         best_auc=dataset.facts.get("best_auc"),
         dataset_fingerprint=dataset.facts["fingerprint"],
-        dataset_counts=dataset.facts["counts"],
+        dataset_counts={name: dataset.facts["counts"][name] for name in _COUNTS},
         roles=describe(split, dataset.cells),
         config=config,
         environment=_environment(judged),
