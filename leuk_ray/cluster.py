@@ -8,6 +8,7 @@ import os
 import ray
 
 from leuk_ray.errors import UserError
+from leuk_ray.progress import note
 
 # glibc hands memory back to the system at every step unless these are raised, and Ray runs
 # workers at nice 15, below its own daemons. Both must be in place before Ray starts.
@@ -29,6 +30,7 @@ def connect(address: str | None = None, num_workers: int = 1) -> None:
     address = address or os.environ.get("RAY_ADDRESS")
     _quiet()
     if address:
+        note(f"ray: joining {address}")
         try:
             ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
         except ConnectionError as error:
@@ -36,6 +38,7 @@ def connect(address: str | None = None, num_workers: int = 1) -> None:
                 f"Ray cluster {address}: cannot be reached; start it or leave --address out"
             ) from error
         return
+    note("ray: starting on this machine")
     for name, value in _LOCAL_ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     ray.init(

@@ -21,8 +21,8 @@ from leuk_ray.errors import UserError
 from leuk_ray.evaluation.report import RunFacts, write_report
 from leuk_ray.inference.calibration import probability
 from leuk_ray.prediction import score_rows
+from leuk_ray.progress import note
 from leuk_ray.storage import refuse_existing
-
 
 _COUNTS = (
     "files",
@@ -126,6 +126,7 @@ def report_on(
     def pictures(uids: list[str]) -> list[np.ndarray]:
         return list(reader.read(np.asarray([row_of[uid] for uid in uids], np.int64)))
 
+    note("report: drawing figures")
     report = write_report(
         out,
         run=_facts(judged, facts, dataset, split),

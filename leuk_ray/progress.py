@@ -13,6 +13,11 @@ from tqdm import tqdm
 _POLL_SECONDS = 0.5
 
 
+def note(text: str) -> None:
+    """One line on stderr, before something that takes a while and cannot be counted."""
+    tqdm.write(text, file=sys.stderr)
+
+
 @contextmanager
 def bar(title: str, unit: str) -> Iterator[Callable[[int, int], None]]:
     """A bar as a callback (done, total)."""

@@ -25,7 +25,9 @@ def test_the_demos_bundle_comes_close_to_the_best_there_is(tmp_path: Path, capsy
     assert result["synthetic"]
     assert result["best_auc"] == BEST_AUC
     noise = [line for line in done.stderr.replace("\r", "\n").split("\n") if line.strip()]
-    assert all(line.startswith(("synth:", "prepare:", "train:")) for line in noise), noise
+    assert all(
+        line.startswith(("ray:", "synth:", "prepare:", "train:", "report:")) for line in noise
+    ), noise
     fresh, dataset = tmp_path / "fresh", tmp_path / "dataset"
     leuk_ray("synth", fresh, "--cells", 4000, "--subjects", 200, "--seed", 1, timeout=300)
     leuk_ray("prepare", fresh, dataset, "--layout", "c-nmc", "--size", 160, timeout=300)
