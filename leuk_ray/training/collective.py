@@ -37,15 +37,21 @@ def from_rank_zero(value: T) -> T:
     return box[0]
 
 
+def gather_objects(value: T) -> list[T]:
+    """Every worker's value, by rank. All must call."""
+    values = [value] * world_size()
+    if world_size() > 1:
+        dist.all_gather_object(values, value)
+    return values
+
+
 def gather_scores(rows: np.ndarray, logits: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Scores of all workers, ordered by row. All must call.
 
     Raises:
         AssertionError: a row was scored twice.
     """
-    parts: list = [(rows, logits)] * world_size()
-    if world_size() > 1:
-        dist.all_gather_object(parts, (rows, logits))
+    parts = gather_objects((rows, logits))
     rows = np.concatenate([part[0] for part in parts])
     logits = np.concatenate([part[1] for part in parts])
     order = np.argsort(rows)

@@ -24,6 +24,7 @@ from leuk_ray.augment.policies import augment
 from leuk_ray.augment.settings import AugmentSettings
 from leuk_ray.datasets.feeds import Feed
 from leuk_ray.datasets.plan import plan_epoch, uid_keys
+from leuk_ray.errors import UserError
 from leuk_ray.inference.engines import score_images
 from leuk_ray.training import collective
 from leuk_ray.training.settings import Selection, TrainingSettings
@@ -34,10 +35,11 @@ from leuk_ray.training.state import TrainingState
 class TrainingCells:
     """The rows of a split and what is known of them, indexed by dataset row.
 
-    labels: (num_rows,) int64, -1 where unknown. keys: (num_rows,) uint64.
+    uids: of every row. labels: (num_rows,) int64, -1 where unknown. keys: (num_rows,) uint64.
     train, validation: rows, ascending.
     """
 
+    uids: list[str]
     labels: np.ndarray
     keys: np.ndarray
     train: np.ndarray
@@ -51,7 +53,7 @@ class TrainingCells:
         of_row = np.asarray([roles.get(uid, "") for uid in uids])
         labels = np.asarray([-1 if x is None else x for x in cells["label"].to_pylist()], np.int64)
         train, validation = (np.flatnonzero(of_row == role) for role in ("train", "validation"))
-        return cls(labels, uid_keys(uids), train, validation)
+        return cls(uids, labels, uid_keys(uids), train, validation)
 
 
 class Report(Protocol):
@@ -169,6 +171,7 @@ def train_epoch(
         freeze_norm(core if settings.frozen_norm == "all" else core.get_submodule("backbone"))
     shares = [plan.share(batch, rank, world_size) for batch in range(len(plan))]
     totals: Tensor | None = None
+    batch_losses: list[Tensor] = []  # stays on the device: a look at it would stall every step
     for batch, images in enumerate(feed.deliver([plan.rows[share] for share in shares])):
         share, rows = shares[batch], plan.rows[shares[batch]]
         images = augment(
@@ -182,18 +185,38 @@ def train_epoch(
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
+        batch_losses.append(losses.detach().sum())
         correct = (logits.detach().argmax(dim=1) == labels).sum()
-        counts = torch.stack([losses.detach().sum().double(), correct.double()])
+        counts = torch.stack([batch_losses[-1].double(), correct.double()])
         totals = counts if totals is None else totals + counts
         progress({"epoch": epoch + 1, "batches": batch + 1, "of": len(plan)})
     assert totals is not None
     loss_sum, num_correct = collective.total(totals).tolist()
+    if not np.isfinite(loss_sum):
+        raise _not_finite(batch_losses, shares, plan.rows, cells.uids, epoch)
     used = len(plan.rows)
     return {
         "train_loss": loss_sum / used,
         "train_accuracy": num_correct / used,
         "train_images": used,
     }
+
+
+def _not_finite(
+    batch_losses: list[Tensor], shares: list[slice], rows: np.ndarray, uids: list[str], epoch: int
+) -> UserError:
+    """The error that names the first batch whose loss was not a number. All workers must call."""
+    bad = torch.isfinite(torch.stack(batch_losses)).logical_not().nonzero().flatten().tolist()
+    first = bad[0] if bad else len(shares)
+    everywhere = collective.gather_objects(
+        (first, [uids[row] for row in rows[shares[first]]] if bad else [])
+    )
+    batch = min(number for number, _ in everywhere)
+    named = [uid for number, part in everywhere if number == batch for uid in part]
+    return UserError(
+        f"training.lr: the loss of epoch {epoch + 1}, batch {batch + 1} is not a number "
+        f"(cells {', '.join(named)}); lower lr, then --resume from the last checkpoint"
+    )
 
 
 def validate(

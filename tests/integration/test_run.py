@@ -145,3 +145,9 @@ def test_a_changed_bundle_is_refused(run: Path, tmp_path: Path):
     (copy / "model.safetensors").write_bytes(data)
     with pytest.raises(UserError, match="changed since it was written"):
         load_bundle(copy)
+
+
+def test_a_workers_user_error_reaches_the_user_as_one_line(dataset, tmp_path: Path):
+    with pytest.raises(UserError, match=r"is not a number \(cells UID_.*lower lr") as caught:
+        run_training(recipe(lr=1e30), dataset, tmp_path / "run", workers=2)
+    assert "\n" not in str(caught.value)

@@ -17,6 +17,7 @@ from torch.nn.parallel import DistributedDataParallel
 from leuk_ray.augment.settings import AugmentSettings
 from leuk_ray.datasets.feeds import ResidentFeed
 from leuk_ray.datasets.plan import plan_epoch, uid_keys
+from leuk_ray.errors import UserError
 from leuk_ray.models.settings import ModelSettings
 from leuk_ray.models.zoo import build
 from leuk_ray.training.loop import TrainingCells, make_optimizer, train
@@ -53,7 +54,8 @@ def make_cells() -> tuple[TrainingCells, np.ndarray]:
     rows = generator.permutation(total)
     keys = uid_keys([f"c{n}" for n in range(total)])
     train_rows, validation_rows = np.sort(rows[:TRAIN]), np.sort(rows[TRAIN:])
-    return TrainingCells(labels, keys, train_rows, validation_rows), pixels
+    uids = [f"c{n}" for n in range(total)]
+    return TrainingCells(uids, labels, keys, train_rows, validation_rows), pixels
 
 
 def make_model() -> torch.nn.Module:
@@ -176,3 +178,8 @@ def test_every_row_is_used_as_often_as_the_plan_says(resident: bool):
 def test_the_loss_falls(one_worker):
     losses = [line["train_loss"] for line in run(SETTINGS.model_copy(update={"epochs": 6}))]
     assert losses[-1] < 0.8 * losses[0]
+
+
+def test_a_loss_that_is_no_number_names_the_cells_and_keeps_the_last_checkpoint(tmp_path: Path):
+    with pytest.raises(UserError, match=r"epoch \d, batch \d is not a number \(cells c\d+, "):
+        run(SETTINGS.model_copy(update={"lr": 1e30}), save_to=tmp_path)
