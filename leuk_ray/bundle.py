@@ -4,39 +4,44 @@
     bundle.json         architecture by name, preprocessing, decision, origin, sha256 of files
     MODEL_CARD.md       for people
 
+An ensemble holds bundles under members/NAME/ instead of weights, and the rule of their vote.
 Loading checks every hash, builds the architecture from a closed list, and needs no network.
 """
 
 from __future__ import annotations
 
-import hashlib
+import shutil
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import Field, ValidationError
+from pydantic import Field, StringConstraints, ValidationError
 from safetensors.torch import load_model, save_model
 from torch import nn
 
 from leuk_ray.errors import UserError
 from leuk_ray.images import StorageSettings
+from leuk_ray.models.ensemble import Ensemble, Member, Rule
 from leuk_ray.models.settings import ModelSettings
 from leuk_ray.models.zoo import build
 from leuk_ray.settings import Settings
-from leuk_ray.storage import directory_by_rename, read_json, write_json
+from leuk_ray.storage import directory_by_rename, read_json, sha256, verify_files, write_json
 
 SCHEMA_VERSION = 1
+_CARD = "MODEL_CARD.md"
+
+MemberName = Annotated[str, StringConstraints(pattern=r"^[^./\\][^/\\]*$")]
 
 
-class BundleFacts(Settings):
-    """The content of bundle.json.
+class Facts(Settings):
+    """What bundle.json says of any bundle.
 
     temperature: divides the log-odds before the sigmoid.
     threshold: probability from which on a cell is called ALL.
     """
 
     schema_version: int = SCHEMA_VERSION
-    model: ModelSettings
     storage: StorageSettings
     classes: tuple[str, str] = ("healthy", "ALL")
     temperature: float = Field(default=1.0, gt=0)
@@ -50,12 +55,25 @@ class BundleFacts(Settings):
     files: dict[str, str] = Field(default_factory=dict)
 
 
+class BundleFacts(Facts):
+    """The content of bundle.json of one network."""
+
+    model: ModelSettings
+
+
+class EnsembleFacts(Facts):
+    """The content of bundle.json of an ensemble: its members' names and how they vote."""
+
+    rule: Rule
+    members: tuple[MemberName, ...] = Field(min_length=2)
+
+
 @dataclass(frozen=True)
 class Bundle:
     """A verified bundle: its facts and its network in eval mode on the CPU."""
 
     path: Path
-    facts: BundleFacts
+    facts: Facts
     model: nn.Module
 
 
@@ -63,33 +81,80 @@ def write_bundle(target: Path, facts: BundleFacts, model: nn.Module) -> None:
     """Write a bundle; an existing one is replaced in one step."""
     with directory_by_rename(target) as partial:
         save_model(model, str(partial / "model.safetensors"))
-        (partial / "MODEL_CARD.md").write_text(_model_card(facts))
-        names = ("model.safetensors", "MODEL_CARD.md")
-        files = {name: _sha256(partial / name) for name in names}
-        complete = facts.model_copy(update={"files": files})
-        write_json(partial / "bundle.json", complete.model_dump(mode="json"))
+        _complete(partial, facts, ["model.safetensors"])
+
+
+def write_ensemble(target: Path, paths: Sequence[Path], rule: Rule) -> EnsembleFacts:
+    """Write bundles as one: copies under members/NAME/, and the rule by which they vote.
+
+    Raises:
+        UserError: fewer than two, a member that is an ensemble or broken, or members that
+            want different storage pixels.
+    """
+    members = {_member_name(path): load_bundle(path) for path in paths}
+    if len(members) < 2 or len(members) < len(paths):
+        raise UserError(f"{target}: an ensemble needs two bundles or more, all of different names")
+    for member in members.values():
+        if not isinstance(member.facts, BundleFacts):
+            raise UserError(f"{member.path}: is an ensemble itself; give its members")
+    first = next(iter(members.values())).facts
+    for member in members.values():
+        if (member.facts.storage, member.facts.classes) != (first.storage, first.classes):
+            raise UserError(
+                f"{member.path}: stores {member.facts.storage.crop} crops at "
+                f"{member.facts.storage.size} px, the first member {first.storage.crop} at "
+                f"{first.storage.size}; train members on datasets prepared alike"
+            )
+    facts = EnsembleFacts(
+        rule=rule,
+        members=tuple(members),
+        storage=first.storage,
+        classes=first.classes,
+        synthetic=any(member.facts.synthetic for member in members.values()),
+        protocol=_common(member.facts.protocol for member in members.values()),
+        dataset_fingerprint=_common(m.facts.dataset_fingerprint for m in members.values()),
+        recipe=" + ".join(member.facts.recipe for member in members.values()),
+        seed=first.seed,
+    )
+    with directory_by_rename(target) as partial:
+        for name, member in members.items():
+            shutil.copytree(member.path, partial / "members" / name)
+        _complete(partial, facts, [f"members/{name}/bundle.json" for name in members])
+    return facts
 
 
 def load_bundle(path: Path) -> Bundle:
-    """Verify and load a bundle.
+    """Verify and load a bundle, of one network or an ensemble.
 
     Raises:
         UserError: no bundle there, a file missing or changed, or an unknown architecture.
     """
     facts = read_facts(path)
-    for name in ("model.safetensors", "MODEL_CARD.md"):
-        file = path / name
-        if name not in facts.files or not file.is_file() or _sha256(file) != facts.files[name]:
-            raise UserError(f"{file}: missing or changed since it was written; get the bundle anew")
+    if isinstance(facts, EnsembleFacts):
+        names = [f"members/{name}/bundle.json" for name in facts.members]
+        verify_files(path, facts.files, [*names, _CARD])
+        loaded = [load_bundle(path / "members" / name) for name in facts.members]
+        members = [Member(b.model, b.facts.temperature, b.facts.threshold) for b in loaded]
+        return Bundle(path, facts, Ensemble(members, facts.rule).eval())
+    verify_files(path, facts.files, ["model.safetensors", _CARD])
     model = build(facts.model, load_weights=False)
     load_model(model, path / "model.safetensors")
     return Bundle(path, facts, model.eval())
 
 
-def read_facts(path: Path) -> BundleFacts:
+def find_bundle(path: Path) -> Path:
+    """The bundle at a path: itself, or the one of a run's folder."""
+    for folder in (path, path / "bundle"):
+        if (folder / "bundle.json").exists():
+            return folder
+    raise UserError(f"{path}: is neither a bundle nor a run with one; give RUN or RUN/bundle")
+
+
+def read_facts(path: Path) -> BundleFacts | EnsembleFacts:
     """Read bundle.json without loading the network."""
     try:
-        return BundleFacts(**read_json(str(path / "bundle.json")))
+        values = read_json(str(path / "bundle.json"))
+        return EnsembleFacts(**values) if "members" in values else BundleFacts(**values)
     except (FileNotFoundError, NotADirectoryError) as error:
         raise UserError(f"{path}: is no bundle (no bundle.json); give a run's bundle/") from error
     except (ValidationError, TypeError) as error:
@@ -97,20 +162,40 @@ def read_facts(path: Path) -> BundleFacts:
         raise UserError(f"{path}/bundle.json: not understood ({first}); make it anew") from error
 
 
-def _sha256(path: Path) -> str:
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
+def _complete(partial: Path, facts: Facts, names: list[str]) -> None:
+    """Write the card, and bundle.json last, with the hashes of the named files."""
+    (partial / _CARD).write_text(_model_card(facts))
+    files = {name: sha256(partial / name) for name in [*names, _CARD]}
+    complete = facts.model_copy(update={"files": files})
+    write_json(partial / "bundle.json", complete.model_dump(mode="json"))
 
 
-def _model_card(facts: BundleFacts) -> str:
+def _member_name(path: Path) -> str:
+    """`runs/lite/bundle` is called lite."""
+    place = path.resolve()
+    return place.parent.name if place.name == "bundle" else place.name
+
+
+def _common(values: Iterable[str]) -> str:
+    different = set(values)
+    return different.pop() if len(different) == 1 else "several"
+
+
+def _network(facts: Facts) -> str:
+    if isinstance(facts, BundleFacts):
+        return f"- Network: {facts.model.title}\n- Input: {facts.model.input_size} px"
+    assert isinstance(facts, EnsembleFacts)
+    return f"- Ensemble: {facts.rule} vote of {', '.join(facts.members)}"
+
+
+def _model_card(facts: Facts) -> str:
     data = "SYNTHETIC, rendered cells" if facts.synthetic else "microscope images"
     return f"""# Model card
 
 Classifies one stained cell as leukemic blast (ALL) or healthy.
 **For research. Not a medical device, not a diagnosis.**
 
-- Network: {facts.model.backbone}, attention {facts.model.attention}
-- Input: {facts.model.input_size} px
+{_network(facts)}
 - Trained on: {data}; dataset fingerprint `{facts.dataset_fingerprint}`
 - Protocol: {facts.protocol}; recipe {facts.recipe}, seed {facts.seed}
 - Expects: one cell in {facts.storage.crop} crop, stored at {facts.storage.size} px

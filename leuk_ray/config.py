@@ -58,6 +58,20 @@ def recipe_text(name: str) -> str:
     raise UserError(f"recipe {name!r}: no such recipe or .yaml file; {hint}")
 
 
+def backbone_name(name: str) -> str:
+    """The backbone of a shipped recipe; any other name is a backbone's already.
+
+    Raises:
+        UserError: the recipe's network has no pretrained weights.
+    """
+    if name not in recipe_names():
+        return name
+    model = load_recipe(name).model
+    if model.architecture == "se_cnn":
+        raise UserError(f"{name}: trains from scratch; there are no weights to fetch")
+    return "alexnet" if model.architecture == "alexnet" else model.backbone
+
+
 def load_recipe(name: str, overrides: Iterable[str] = ()) -> Recipe:
     """Read a recipe and apply `key=value` overrides.
 
@@ -127,5 +141,7 @@ def _first_problem(error: ValidationError) -> str:
     problem = error.errors()[0]
     where = ".".join(str(part) for part in problem["loc"])
     others = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
-    given = f", given {problem['input']!r}" if problem["type"] != "extra_forbidden" else ""
-    return f"{where}: {problem['msg'][0].lower()}{problem['msg'][1:]}{given}{others}"
+    message = problem["msg"].removeprefix("Value error, ")
+    own = problem["type"] in ("extra_forbidden", "value_error")  # these say what they need
+    given = "" if own else f", given {problem['input']!r}"
+    return f"{where}: {message[0].lower()}{message[1:]}{given}{others}"

@@ -85,6 +85,12 @@ def decode(data: bytes) -> np.ndarray:
         raise BadImageError("truncated", f"decoding stopped: {error}") from error
 
 
+def file_format(data: bytes) -> str:
+    """JPEG, PNG and so on, from the header of a file that `decode` accepts."""
+    with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+        return str(image.format)
+
+
 def to_storage(pixels: np.ndarray, settings: StorageSettings) -> np.ndarray:
     """Crop and resize decoded pixels.
 
@@ -108,6 +114,23 @@ def to_storage(pixels: np.ndarray, settings: StorageSettings) -> np.ndarray:
 def read(data: bytes, settings: StorageSettings) -> np.ndarray:
     """File bytes to (size, size, 3) uint8 storage pixels; raises BadImageError."""
     return to_storage(decode(data), settings)
+
+
+def cut_cell(field: np.ndarray, center: tuple[int, int], side: int) -> np.ndarray:
+    """The square around a centre, moved inwards where it would leave the field.
+
+    Args:
+        field: (H, W, 3) uint8.
+        center: x, y in pixels.
+        side: of the square, pixels.
+
+    Returns:
+        (side, side, 3) uint8, less where the field itself is smaller.
+    """
+    height, width = field.shape[:2]
+    top = max(0, min(center[1] - side // 2, height - side))
+    left = max(0, min(center[0] - side // 2, width - side))
+    return field[top : top + side, left : left + side]
 
 
 def _opaque(image: Image.Image) -> Image.Image:

@@ -12,10 +12,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import yaml
 
-from leuk_ray.bundle import BundleFacts, read_facts
+from leuk_ray.bundle import Facts, find_bundle, read_facts
 from leuk_ray.datasets.audit import audit_cells
 from leuk_ray.datasets.prepared import PreparedDataset
-from leuk_ray.datasets.splits import describe, eligible, rows_with_role
+from leuk_ray.datasets.splits import describe, eligible, is_leaky, rows_with_role
 from leuk_ray.environment import environment
 from leuk_ray.errors import UserError
 from leuk_ray.evaluation.report import RunFacts, write_report
@@ -47,11 +47,8 @@ class Judged:
     @classmethod
     def at(cls, path: Path) -> Judged:
         """A run's folder, or a bundle's."""
-        if (path / "bundle.json").exists():
-            return cls(path, None)
-        if (path / "bundle" / "bundle.json").exists():
-            return cls(path / "bundle", path)
-        raise UserError(f"{path}: is neither a bundle nor a run with one; give RUN or RUN/bundle")
+        bundle = find_bundle(path)
+        return cls(bundle, None if bundle == path else path)
 
 
 def judge(
@@ -140,7 +137,7 @@ def report_on(
     return report
 
 
-def _split(judged: Judged, facts: BundleFacts, dataset: PreparedDataset) -> pa.Table:
+def _split(judged: Judged, facts: Facts, dataset: PreparedDataset) -> pa.Table:
     if judged.run is None:
         cells = eligible(dataset.cells)
         role = pa.array(["test"] * len(cells))
@@ -153,11 +150,9 @@ def _split(judged: Judged, facts: BundleFacts, dataset: PreparedDataset) -> pa.T
     return pq.read_table(judged.run / "split.parquet")
 
 
-def _facts(
-    judged: Judged, facts: BundleFacts, dataset: PreparedDataset, split: pa.Table
-) -> RunFacts:
+def _facts(judged: Judged, facts: Facts, dataset: PreparedDataset, split: pa.Table) -> RunFacts:
     history = _history(judged)
-    config = facts.model_dump(mode="json", include={"model", "storage"})
+    config = facts.model_dump(mode="json", include={"model", "members", "rule", "storage"})
     notes = []
     if judged.run is None:
         notes.append("A bundle judged on a dataset of its own: every kept, labelled cell is test.")
@@ -168,7 +163,7 @@ def _facts(
         title=f"{facts.recipe} on {dataset.facts['layout']}",
         recipe=facts.recipe,
         protocol=facts.protocol,
-        leaky=False,
+        leaky=is_leaky(facts.protocol),
         synthetic=dataset.synthetic,
         best_auc=dataset.facts.get("best_auc"),
         dataset_fingerprint=dataset.facts["fingerprint"],

@@ -7,9 +7,10 @@ a folder without its marker is not one.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -91,3 +92,17 @@ def directory_by_rename(target: Path) -> Iterator[Path]:
     if target.exists():
         shutil.rmtree(target)
     partial.replace(target)
+
+
+def sha256(path: Path) -> str:
+    """The SHA-256 of a file, in hexadecimal."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def verify_files(folder: Path, hashes: dict[str, str], names: Iterable[str]) -> None:
+    """Raise a UserError unless each named file of a folder has the SHA-256 it is said to have."""
+    for name in names:
+        file = folder / name
+        if name not in hashes or not file.is_file() or sha256(file) != hashes[name]:
+            raise UserError(f"{file}: missing or changed since it was written; get the bundle anew")

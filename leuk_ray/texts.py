@@ -7,10 +7,12 @@ from pathlib import Path
 
 def synth_text(directory: Path, values: dict) -> str:
     """After `synth`."""
-    return (
-        f"{directory}: SYNTHETIC cells; the best AUC there is to reach is {values['best_auc']:.2f} "
-        f"(an oracle that sees the latent variable reaches {values['oracle_auc']:.3f} on these)"
-    )
+    text = f"{directory}: SYNTHETIC; the best AUC there is to reach is {values['best_auc']:.2f}"
+    if "oracle_auc" not in values:
+        counts = values["counts"]
+        return f"{text}; {counts['fields']} fields, {counts['crops']} cells cut from them"
+    oracle = f"{values['oracle_auc']:.3f}"
+    return f"{text} (an oracle that sees the latent variable reaches {oracle} on these cells)"
 
 
 def prepare_text(dataset: Path, facts: dict) -> str:
@@ -36,19 +38,61 @@ def audit_text(audit: dict) -> str:
     ]
     for item in audit["identical"]:
         lines.append(f"  identical: {' = '.join(item['uids'])}")
+    for item in audit["near_duplicates"]:
+        lines.append(f"  near duplicates: {' ~ '.join(item['uids'])}")
     lines += [f"  warning: {warning}" for warning in audit["warnings"]]
     return "\n".join(lines)
 
 
 def split_text(values: dict) -> str:
     """After `split`."""
-    lines = [f"{values['out']}: {values['protocol']}"]
+    label = ", LEAKY: no measure of new patients" if values["leaky"] else ""
+    lines = [f"{values['out']}: {values['protocol']}{label}"]
     for role, counts in values["roles"].items():
         lines.append(
             f"  {role:10} {counts['cells']:6} cells = {counts['ALL']} ALL + {counts['healthy']} "
             f"healthy, {counts['subjects']} subjects, {counts['groups']} groups"
         )
+    lines.append(f"  left out   {values['left_out']:6} cells: duplicates, conflicts, unlabelled")
+    for unit, counts in values["crossings"].items():
+        lines.append(
+            f"  {counts['units']} {unit}s in two roles or more; {counts['test_cells']} test cells "
+            f"whose {unit} trains too"
+        )
     return "\n".join(lines)
+
+
+def summary_text(values: dict) -> str:
+    """After `recipes NAME --summary`."""
+    header = ("layer", "kind", "output", "parameters", "MFLOPs")
+    rows: list[tuple[str, ...]] = [header]
+    for layer in values["layers"]:
+        shape = " x ".join(str(side) for side in layer["output"])
+        numbers = f"{layer['parameters']:,}", f"{layer['flops'] / 1e6:,.1f}"
+        rows.append((layer["name"], layer["kind"], shape, *numbers))
+    widths = [max(len(row[column]) for row in rows) for column in range(len(header))]
+    lines = [
+        "  ".join([
+            *(cell.ljust(width) for cell, width in zip(row[:3], widths[:3], strict=True)),
+            *(cell.rjust(width) for cell, width in zip(row[3:], widths[3:], strict=True)),
+        ]).rstrip()
+        for row in rows
+    ]  # fmt: skip
+    side = values["input"][1]
+    return "\n".join(
+        [
+            f"{values['network']}, one image of {side} x {side}",
+            *lines,
+            f"{values['parameters']:,} trainable parameters, "
+            f"{values['flops'] / 1e9:.2f} GFLOPs (two per multiply-add)",
+        ]
+    )
+
+
+def fetch_text(values: dict) -> str:
+    """After `weights fetch`."""
+    files = values["files"]
+    return "\n".join([*files, f"Use one: leuk-ray train RECIPE weights={files[-1]} ..."])
 
 
 def report_text(report: dict, directory: Path) -> str:
@@ -68,6 +112,25 @@ def predict_text(values: dict) -> str:
                 f"(threshold {item['threshold']:g})"
             )
     return "\n".join(lines)
+
+
+def explain_text(items: list[dict], out: Path) -> str:
+    """After `explain`."""
+    lines = predict_text({"predictions": items}).split("\n")
+    for number, item in enumerate(items):
+        if "error" not in item:
+            lines[number] += f"; {out / item['picture']}"
+            if item["heat_inside_cell"] is not None:
+                lines[number] += (
+                    f", {item['heat_inside_cell']:.0%} of the heat in the cell, which covers "
+                    f"{item['cell_area']:.0%}"
+                )
+    return "\n".join(lines)
+
+
+def ensemble_text(values: dict) -> str:
+    """After `ensemble`."""
+    return f"{values['bundle']}: {values['rule']} vote of {', '.join(values['members'])}"
 
 
 def demo_text(values: dict) -> str:

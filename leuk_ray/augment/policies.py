@@ -7,45 +7,18 @@ replayed. Kornia applies them as explicit parameters; no generator is hidden any
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 import torch
 from kornia.geometry.transform import warp_affine
 from torch import Tensor
 
-from leuk_ray.augment.keys import uniform
+from leuk_ray.augment.draws import POLICIES, Draw
 from leuk_ray.augment.settings import AugmentSettings, Fill
-
-
-@dataclass(frozen=True)
-class Draw:
-    """Explicit parameters of a batch, one entry a sample.
-
-    angle: (N,) float32, degrees counter-clockwise.
-    flip_x, flip_y: (N,) bool, horizontal and vertical flip, after the rotation.
-    brightness: (N,) float32, factor that multiplies every pixel.
-    """
-
-    angle: np.ndarray
-    flip_x: np.ndarray
-    flip_y: np.ndarray
-    brightness: np.ndarray
-
-
-def draw_saeed2022(seed: int, keys: np.ndarray, draws: np.ndarray) -> Draw:
-    """A04: rotation from {0, 20, 30} degrees, brightness U(0.2, 1.2) and each flip with p 0.5.
-
-    The paper gives no probabilities; these are ours.
-    """
-    u = uniform(seed, keys, draws, 5)
-    angle = np.asarray([0.0, 20.0, 30.0], np.float32)[(u[:, 0] * 3).astype(np.int64)]
-    brightness = np.where(u[:, 3] < 0.5, 0.2 + u[:, 4], 1.0).astype(np.float32)
-    return Draw(angle, u[:, 1] < 0.5, u[:, 2] < 0.5, brightness)
+from leuk_ray.augment.stain import jitter_stain
 
 
 def apply(images: Tensor, draw: Draw, fill: Fill) -> Tensor:
-    """Rotate and flip in one bilinear warp, then multiply the brightness.
+    """Rotate, scale, flip and shift in one bilinear warp; then stain and brightness.
 
     Args:
         images: (N, 3, H, W) uint8 or float in 0..255.
@@ -61,7 +34,10 @@ def apply(images: Tensor, draw: Draw, fill: Fill) -> Tensor:
     warped = warp_affine(
         images.float(), matrices, (height, width), padding_mode=padding, align_corners=True
     )
-    factor = torch.from_numpy(draw.brightness).to(images.device).view(-1, 1, 1, 1)
+    if (draw.stain != 1).any():
+        warped = jitter_stain(warped, draw.stain)
+    factor = torch.from_numpy(draw.brightness.astype(np.float32)).to(images.device)
+    factor = factor.view(-1, 1, 1, 1)
     return (warped * factor).clamp_(0, 255)
 
 
@@ -71,19 +47,20 @@ def augment(
     """Augment a batch of (N, 3, H, W) uint8 by the keys of its samples; float32 in 0..255."""
     if settings.policy == "none":
         return images.float()
-    return apply(images, draw_saeed2022(seed, keys, draws), settings.fill)
+    draw = POLICIES[settings.policy](seed, keys, draws, images.shape[-1])
+    return apply(images, draw, settings.fill)
 
 
 def _matrices(draw: Draw, height: int, width: int) -> np.ndarray:
     """(N, 2, 3) float32: source to destination pixel coordinates, about the image's centre."""
     theta = np.deg2rad(draw.angle.astype(np.float64))
     # The y axis points down, so a counter-clockwise turn has the sine's sign swapped.
-    cos, sin = np.cos(theta), np.sin(theta)
+    cos, sin = draw.scale * np.cos(theta), draw.scale * np.sin(theta)
     sign_x, sign_y = np.where(draw.flip_x, -1.0, 1.0), np.where(draw.flip_y, -1.0, 1.0)
     linear = np.stack(
         [np.stack([sign_x * cos, sign_x * sin], -1), np.stack([-sign_y * sin, sign_y * cos], -1)],
         axis=1,
     )
     center = np.asarray([(width - 1) / 2, (height - 1) / 2])
-    shift = center - linear @ center
+    shift = center - linear @ center + draw.shift * [width, height]
     return np.concatenate([linear, shift[:, :, None]], axis=2).astype(np.float32)

@@ -22,20 +22,26 @@ from PIL import Image
 from leuk_ray import images
 from leuk_ray.datasets import layouts
 from leuk_ray.datasets.groups import assign_groups
+from leuk_ray.datasets.layouts import LayoutOptions
+from leuk_ray.datasets.layouts.all_idb import FIELDS
+from leuk_ray.datasets.near_duplicates import find_near_duplicates
 from leuk_ray.datasets.prepared import (
     CLASSES,
     METADATA_SCHEMA,
     ROWS_PER_GROUP,
     SCHEMA_VERSION,
+    PreparedDataset,
     count_roles,
     fingerprint,
     image_schema,
 )
+from leuk_ray.datasets.slides import find_slides
 from leuk_ray.errors import UserError
 from leuk_ray.images import BadImageError, StorageSettings
 from leuk_ray.storage import directory_by_rename, read_json, refuse_existing, write_json
 
 ROWS_PER_PART = 256
+_NO_OPTIONS = LayoutOptions()
 _RESULT_SCHEMA = pa.schema([*METADATA_SCHEMA, ("path", pa.string()), ("reason", pa.string())])
 _REJECTED_SCHEMA = pa.schema(
     [("path", pa.string()), ("reason", pa.string()), ("detail", pa.string())]
@@ -48,15 +54,17 @@ def prepare(
     layout: str,
     storage: StorageSettings,
     progress: Callable[[int, int], None] = lambda done, total: None,
+    options: LayoutOptions = _NO_OPTIONS,
 ) -> dict:
     """Decode every image of `source` into the dataset `target`; Ray must be initialised.
 
     Args:
-        source: folder of image files.
+        source: folder of image files, or the file that lists them.
         target: dataset folder to make; it appears only when complete.
         layout: a name in `layouts.LAYOUTS`.
         storage: crop and size of the stored pixels.
         progress: called with (images done, images in all).
+        options: what names alone do not say.
 
     Returns:
         The content of dataset.json. counts: files = rows + rejected.
@@ -65,8 +73,10 @@ def prepare(
         UserError: nothing to read, target exists, or no image could be decoded.
     """
     refuse_existing(target, "dataset")
-    catalogue = layouts.read_layout(layout, source)
+    catalogue = layouts.read_layout(layout, source, options)
     table = catalogue.table()
+    if FIELDS in table["source"].to_pylist() and storage.crop != "full":
+        raise UserError(f"--crop {storage.crop}: {source} holds whole fields; use --crop full")
     with directory_by_rename(target.absolute()) as partial:
         (partial / "images").mkdir()
         results = _decode_all(table, partial / "images", storage, progress)
@@ -76,9 +86,13 @@ def prepare(
         rejected = [asdict(item) for item in catalogue.rejected] + _rejections(results)
         files = len(table) + len(catalogue.rejected)
         assert len(rows) + len(rejected) == files, "an image was lost"
-        groups = assign_groups(rows)
+        near = _near_duplicates(partial, storage, rows)
+        slides = _slides(partial, storage, rows, results)
+        groups = assign_groups(rows, _pairs(near), _pairs(slides))
         facts = _facts(source, layout, storage, rows, groups, len(rejected))
         pq.write_table(groups, partial / "groups.parquet")
+        pq.write_table(near, partial / "near_duplicates.parquet")
+        pq.write_table(slides, partial / "slides.parquet")
         rejected_table = pa.Table.from_pylist(rejected, schema=_REJECTED_SCHEMA)
         pq.write_table(rejected_table, partial / "rejected.parquet")
         write_json(partial / "dataset.json", facts)
@@ -140,6 +154,9 @@ def _prepare_cell(row: dict, settings: StorageSettings) -> dict:
         raise BadImageError("unreadable", error.strerror or str(error)) from error
     pixels = images.decode(data)
     height, width = pixels.shape[:2]
+    if row["side"] is not None and (width, height) != (row["side"], row["side"]):
+        wanted = f"{row['side']} x {row['side']}"
+        raise BadImageError("size", f"is {width} x {height}, the layout promises {wanted}")
     return {
         **row,
         "image": images.to_storage(pixels, settings).tobytes(),
@@ -148,6 +165,8 @@ def _prepare_cell(row: dict, settings: StorageSettings) -> dict:
         "phash": str(imagehash.phash(Image.fromarray(pixels))),
         "width": width,
         "height": height,
+        "format": images.file_format(data),
+        "file_bytes": len(data),
     }
 
 
@@ -156,6 +175,21 @@ def _pixels_sha256(pixels: np.ndarray) -> str:
     digest = hashlib.sha256(repr(pixels.shape).encode())
     digest.update(np.ascontiguousarray(pixels).data)
     return digest.hexdigest()
+
+
+def _near_duplicates(partial: Path, storage: StorageSettings, rows: pa.Table) -> pa.Table:
+    reader = PreparedDataset(str(partial), {"storage": storage.model_dump()}).reader()
+    return find_near_duplicates(rows, reader)
+
+
+def _slides(partial: Path, storage: StorageSettings, rows: pa.Table, results: pa.Table) -> pa.Table:
+    path = dict(zip(results["uid"].to_pylist(), results["path"].to_pylist(), strict=True))
+    reader = PreparedDataset(str(partial), {"storage": storage.model_dump()}).reader()
+    return find_slides(rows, reader, lambda uid: images.decode(Path(path[uid]).read_bytes()))
+
+
+def _pairs(table: pa.Table) -> list[tuple[str, str]]:
+    return list(zip(table["uid_a"].to_pylist(), table["uid_b"].to_pylist(), strict=True))
 
 
 def _rejections(results: pa.Table) -> list[dict[str, str]]:

@@ -1,10 +1,12 @@
 """A prepared dataset: Parquet with raw pixels, one row a cell.
 
-    dataset.json      what it is, counts, fingerprint
-    images/*.parquet  IMAGE_SCHEMA; `image` holds raw uint8 pixels, height x width x 3
-    groups.parquet    uid, group, role
-    rejected.parquet  path, reason, detail
-    audit.json        written by `audit`
+    dataset.json             what it is, counts, fingerprint
+    images/*.parquet         image_schema; `image` holds raw uint8 pixels, height x width x 3
+    groups.parquet           uid, group, role, picture
+    near_duplicates.parquet  uid_a, uid_b, correlation
+    slides.parquet           uid_a, uid_b, kind (crop, overlap), correlation
+    rejected.parquet         path, reason, detail
+    audit.json               written by `audit`
 
 Row groups are small (ROWS_PER_GROUP), so that a shuffled batch can be read without
 decompressing a whole file.
@@ -26,7 +28,7 @@ from leuk_ray.errors import UserError
 from leuk_ray.images import StorageSettings
 from leuk_ray.storage import filesystem, read_json
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 CLASSES = ("healthy", "ALL")
 ROWS_PER_GROUP = 8
 _OPEN_FILES = 64
@@ -39,11 +41,15 @@ METADATA_SCHEMA = pa.schema(
         ("source", pa.string()),
         ("source_image", pa.string()),
         ("official_split", pa.string()),
+        ("site", pa.string()),
+        ("stain", pa.string()),
         ("sha256", pa.string()),
         ("pixels_sha256", pa.string()),
         ("phash", pa.string()),
         ("width", pa.int32()),
         ("height", pa.int32()),
+        ("format", pa.string()),
+        ("file_bytes", pa.int64()),
     ]
 )
 
@@ -104,11 +110,23 @@ class PreparedDataset:
 
     @cached_property
     def cells(self) -> pa.Table:
-        """METADATA_SCHEMA plus group and role, one row a cell, ordered by uid."""
+        """METADATA_SCHEMA plus group, role and picture, one row a cell, ordered by uid."""
         cells = self._index.select(METADATA_SCHEMA.names)
         groups = self.read_table("groups.parquet").sort_by("uid")
         assert groups["uid"].equals(cells["uid"]), "groups.parquet does not belong to images/"
-        return cells.append_column("group", groups["group"]).append_column("role", groups["role"])
+        for name in ("group", "role", "picture"):
+            cells = cells.append_column(name, groups[name])
+        return cells
+
+    @cached_property
+    def near_duplicates(self) -> pa.Table:
+        """Pairs that show the same picture: uid_a, uid_b, correlation."""
+        return self.read_table("near_duplicates.parquet")
+
+    @cached_property
+    def slides(self) -> pa.Table:
+        """Pairs of images from one slide: uid_a, uid_b, kind (crop, overlap), correlation."""
+        return self.read_table("slides.parquet")
 
     def read_table(self, name: str) -> pa.Table:
         """Read one of the small tables beside the images."""

@@ -1,11 +1,13 @@
 """Protocols: which cells train, validate and test.
 
-A protocol declares the unit it keeps whole and asserts it. `subject-disjoint` keeps groups
-(see `groups`) whole, so neither a patient nor an image crosses from training to test.
+A protocol declares the unit it keeps whole and asserts it; what crosses coarser units is
+counted. `subject-disjoint` keeps groups (see `groups`) whole, so neither a patient nor an image
+crosses from training to test.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -14,66 +16,85 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from leuk_ray.datasets.groups import natural
+from leuk_ray.datasets.holdout import ROLES, check_groups, fold_roles, holdout_roles
 from leuk_ray.errors import UserError
 from leuk_ray.settings import Settings
 from leuk_ray.storage import refuse_existing
 
-ROLES = ("train", "validation", "test")
-MIN_GROUPS = 3  # of each class in validation and in test, where the data allow
-_TRIES = 500
+UNITS = ("picture", "group", "subject")  # what may cross, finer first
 
 SPLIT_SCHEMA = pa.schema(
     [("uid", pa.string()), ("subject", pa.string()), ("group", pa.string()), ("role", pa.string())]
 )
 
 
+@dataclass(frozen=True)
+class Protocol:
+    """What a protocol keeps whole.
+
+    unit: the column of `PreparedDataset.cells` whose values have one role each.
+    leaky: cells of one subject, or copies of one image, can stand in training and in test.
+    """
+
+    unit: str
+    leaky: bool
+
+
+PROTOCOLS = {
+    "subject-disjoint": Protocol(unit="group", leaky=False),
+    "slide-group-disjoint": Protocol(unit="group", leaky=False),
+    "official-folds": Protocol(unit="picture", leaky=False),
+    "image-random": Protocol(unit="uid", leaky=True),
+}
+
+
 class SplitSettings(Settings):
     """How cells are parted.
 
-    protocol: the unit kept whole.
+    protocol: the unit kept whole. `subject-disjoint`: groups of subjects and duplicates.
+        `slide-group-disjoint`: the same groups where subjects are unknown and slides stand for
+        them (ALL-IDB). `official-folds`: C-NMC's folds. `image-random`: images, LEAKY.
     fractions: share of cells in train, validation and test (A06: 8:1:1).
-    folds, fold: with folds > 1, test is fold `fold` (from 0) of that many.
-    seed: of the assignment of groups.
+    folds, fold: with folds > 1, test is fold `fold` (from 0) of that many. `official-folds` has
+        three of its own: validation is fold `fold`, test the preliminary set; where that is
+        missing, test is fold `fold` and validation the one after it.
+    seed: of the assignment of units.
     """
 
-    protocol: Literal["subject-disjoint"] = "subject-disjoint"
+    protocol: Literal[
+        "subject-disjoint", "slide-group-disjoint", "official-folds", "image-random"
+    ] = "subject-disjoint"
     fractions: tuple[float, float, float] = (0.8, 0.1, 0.1)
     folds: int = 0
     fold: int = 0
     seed: int = 0
 
 
+def is_leaky(protocol: str) -> bool:
+    """Whether numbers under this protocol must carry the label LEAKY."""
+    return PROTOCOLS[protocol].leaky
+
+
 def split_cells(cells: pa.Table, settings: SplitSettings) -> pa.Table:
     """Give every labelled cell that is kept a role.
 
     Args:
-        cells: `PreparedDataset.cells`. Duplicates, conflicts, unlabelled rows and C-NMC's
-            preliminary and final sets take no part.
+        cells: `PreparedDataset.cells`. Conflicts and unlabelled rows take no part, duplicates
+            and C-NMC's preliminary and final sets only where `official-folds` wants them.
         settings: protocol, fractions, folds and seed.
 
     Returns:
-        SPLIT_SCHEMA ordered by uid; no group in two roles.
+        SPLIT_SCHEMA ordered by uid; no unit of the protocol in two roles.
 
     Raises:
-        UserError: no subjects, or too few groups of a class to fill the three roles.
+        UserError: no subjects where the protocol needs them, too few units of a class to fill
+            the three roles, or no official folds.
     """
-    cells = eligible(cells)
-    labels = np.asarray(cells["label"].to_pylist(), np.int64)
-    groups = np.asarray(cells["group"].to_pylist(), object)
-    if not len(cells) or cells["subject"].null_count:
-        raise UserError(
-            "protocol subject-disjoint: "
-            f"{cells['subject'].null_count if len(cells) else 'all'} cells have no subject; "
-            "prepare with a layout or a manifest that names them"
-        )
-    _check_groups(labels, groups)
-    if settings.folds > 1:
-        roles = _fold_roles(labels, groups, settings)
-    else:
-        roles = _holdout_roles(labels, groups, settings.fractions, settings.seed)
-    split = cells.select(["uid", "subject", "group"]).append_column("role", pa.array(list(roles)))
-    assert_disjoint(split)
+    chosen, roles = _ROLES_BY[settings.protocol](cells, settings)
+    split = chosen.select(["uid", "subject", "group"]).append_column("role", pa.array(list(roles)))
+    assert_whole(chosen[PROTOCOLS[settings.protocol].unit], split["role"])
+    if settings.protocol == "subject-disjoint":
+        assert_disjoint(split)
     return split.cast(SPLIT_SCHEMA)
 
 
@@ -90,93 +111,139 @@ def eligible(cells: pa.Table) -> pa.Table:
 
 
 def assert_disjoint(split: pa.Table) -> None:
-    """No group and no subject has two roles."""
+    """No group and no subject of a split has two roles."""
     for column in ("group", "subject"):
-        seen: dict[str, str] = {}
-        for unit, role in zip(split[column].to_pylist(), split["role"].to_pylist(), strict=True):
-            assert seen.setdefault(unit, role) == role, f"{column} {unit} is in two roles"
+        assert_whole(split[column], split["role"])
 
 
-def _check_groups(labels: np.ndarray, groups: np.ndarray) -> None:
-    for label, name in ((1, "ALL"), (0, "healthy")):
-        count = len(set(groups[labels == label]))
-        if count < len(ROLES):
-            raise UserError(
-                f"protocol subject-disjoint: {count} groups with {name} cells, at least 3 are "
-                "needed (train, validation, test); add subjects"
-            )
+def assert_whole(units: pa.ChunkedArray, roles: pa.ChunkedArray) -> None:
+    """No unit has two roles."""
+    seen: dict[str, str] = {}
+    for unit, role in zip(units.to_pylist(), roles.to_pylist(), strict=True):
+        assert seen.setdefault(unit, role) == role, f"{unit} is in two roles"
 
 
-def _fold_roles(labels: np.ndarray, groups: np.ndarray, settings: SplitSettings) -> np.ndarray:
-    """Test is one fold; validation comes from the rest, by group, as in the hold-out."""
-    if not 0 <= settings.fold < settings.folds:
-        raise UserError(f"fold {settings.fold}: give 0 to {settings.folds - 1}")
-    smallest = min(len(set(groups[labels == label])) for label in (0, 1))
-    if smallest < settings.folds:
-        raise UserError(
-            f"folds {settings.folds}: a class has only {smallest} groups; ask for fewer"
-        )
-    from sklearn.model_selection import StratifiedGroupKFold
+def crossings(split: pa.Table, cells: pa.Table) -> dict[str, dict[str, int]]:
+    """What crosses: for each unit, how many of it stand in two roles or more.
 
-    splitter = StratifiedGroupKFold(settings.folds, shuffle=True, random_state=settings.seed)
-    folds = list(splitter.split(np.zeros(len(labels)), labels, groups))
-    rest, test = folds[settings.fold]
-    train, validation, _ = settings.fractions
-    share = validation / (train + validation)
-    roles = np.empty(len(labels), object)
-    roles[test] = "test"
-    roles[rest] = _holdout_roles(labels[rest], groups[rest], (1 - share, share, 0), settings.seed)
-    return roles
+    Args:
+        split: SPLIT_SCHEMA.
+        cells: `PreparedDataset.cells` that it was made from.
 
-
-def _holdout_roles(
-    labels: np.ndarray, groups: np.ndarray, fractions: tuple[float, float, float], seed: int
-) -> np.ndarray:
-    """The best of many random assignments of whole groups.
-
-    Groups are shuffled within their class and dealt to test, validation and train until each
-    holds its share of the class's cells. Best is the smallest largest error of any role's
-    share of any class.
+    Returns:
+        picture, group, subject -> {units: in two roles or more, test_cells: cells of test whose
+        unit stands in train too}.
     """
-    names = sorted(set(groups), key=natural)
-    index = {name: number for number, name in enumerate(names)}
-    of_cell = np.asarray([index[group] for group in groups])
-    counts = np.stack([np.bincount(of_cell[labels == c], minlength=len(names)) for c in (0, 1)])
-    stratum = counts[1] > counts[0]
-    target = np.asarray(fractions)
-    generator = np.random.default_rng(seed)
-    best, best_error = None, np.inf
-    for _ in range(_TRIES):
-        role = np.zeros(len(names), np.int64)
-        for side in (False, True):
-            members = generator.permutation(np.flatnonzero(stratum == side))
-            _deal(role, members, counts[int(side)], target)
-        share = np.stack(
-            [np.bincount(role, counts[c], 3) / max(counts[c].sum(), 1) for c in (0, 1)]
+    known = dict(zip(split["uid"].to_pylist(), split["role"].to_pylist(), strict=True))
+    rows = [row for row in cells.select(["uid", *UNITS]).to_pylist() if row["uid"] in known]
+    out = {}
+    for unit in UNITS:
+        roles: dict[str, set[str]] = {}
+        for row in rows:
+            if row[unit] is not None:
+                roles.setdefault(row[unit], set()).add(known[row["uid"]])
+        out[unit] = {
+            "units": sum(len(found) > 1 for found in roles.values()),
+            "test_cells": sum(
+                known[row["uid"]] == "test" and "train" in roles.get(row[unit], ()) for row in rows
+            ),
+        }
+    return out
+
+
+def _by_group(cells: pa.Table, settings: SplitSettings) -> tuple[pa.Table, np.ndarray]:
+    cells = eligible(cells)
+    protocol = settings.protocol
+    nameless = cells["subject"].null_count if len(cells) else "all"
+    if nameless and (protocol == "subject-disjoint" or not len(cells)):
+        raise UserError(
+            f"protocol {protocol}: {nameless} cells have no subject; prepare with a layout or a "
+            "manifest that names them"
         )
-        error = np.abs(share - target).max()
-        if error < best_error:
-            best, best_error = role, error
-    assert best is not None
-    return np.asarray(ROLES, object)[best][of_cell]
+    labels, groups = _column(cells, "label"), _column(cells, "group")
+    check_groups(labels, groups, protocol)
+    if settings.folds > 1:
+        fold = _fold(settings, settings.folds)
+        return cells, fold_roles(
+            labels, groups, settings.fractions, settings.seed, settings.folds, fold
+        )
+    return cells, holdout_roles(labels, groups, settings.fractions, settings.seed)
 
 
-def _deal(role: np.ndarray, members: np.ndarray, counts: np.ndarray, target: np.ndarray) -> None:
-    """Fill test (2), then validation (1); what is left trains (0)."""
-    total = counts[members].sum()
-    position = 0
-    wanted = [number for number in (2, 1) if target[number] > 0]
-    # Train keeps at least as many groups as each of the others must have.
-    minimum = min(MIN_GROUPS, len(members) // (len(wanted) + 1))
-    for number in wanted:
-        filled, taken = 0, 0
-        while position < len(members):
-            size = counts[members[position]]
-            enough = filled + size / 2 > target[number] * total
-            if taken >= minimum and enough:
-                break
-            role[members[position]] = number
-            filled, taken, position = filled + size, taken + 1, position + 1
+def _by_image(cells: pa.Table, settings: SplitSettings) -> tuple[pa.Table, np.ndarray]:
+    """Cut a random order of each class; with folds, test is one of equal parts of it."""
+    cells = eligible(cells)
+    labels = _column(cells, "label")
+    check_groups(labels, np.arange(len(labels)), settings.protocol)
+    generator = np.random.default_rng(settings.seed)
+    train, validation, test = settings.fractions
+    start = 0.0
+    if settings.folds > 1:
+        start, test = _fold(settings, settings.folds) / settings.folds, 1 / settings.folds
+        validation = (1 - test) * validation / (train + validation)
+    roles = np.full(len(labels), ROLES[0], object)
+    for label in (0, 1):
+        members = generator.permutation(np.flatnonzero(labels == label))
+        cuts = np.rint(np.asarray([start, start + test]) * len(members)).astype(int)
+        roles[members[cuts[0] : cuts[1]]] = "test"
+        rest = np.concatenate([members[cuts[1] :], members[: cuts[0]]])
+        roles[rest[: max(1, round(validation * len(members)))]] = "validation"
+    return cells, roles
+
+
+def _by_official_fold(cells: pa.Table, settings: SplitSettings) -> tuple[pa.Table, np.ndarray]:
+    """C-NMC's own folds; of copies, the one in test or else in validation stays.
+
+    So training rows with a copy in validation or test are dropped, and no row of those two is
+    for the sake of training.
+    """
+    if settings.folds > 1:
+        raise UserError("folds: official-folds has three of its own; choose with fold=0, 1 or 2")
+    cells = cells.filter(pc.field("label").is_valid() & (pc.field("role") != "conflict"))
+    fold = _fold(settings, 3)
+    place = {f"fold_{n}": "train" for n in range(3)}
+    if "preliminary" in cells["official_split"].to_pylist():
+        place |= {f"fold_{fold}": "validation", "preliminary": "test"}
+    else:
+        place |= {f"fold_{fold}": "test", f"fold_{(fold + 1) % 3}": "validation"}
+    roles = [place.get(split) for split in cells["official_split"].to_pylist()]
+    if missing := [role for role in ROLES if role not in roles]:
+        raise UserError(
+            f"protocol official-folds: no cell for {', '.join(missing)}; it needs C-NMC's three "
+            "folds (layout c-nmc)"
+        )
+    best: dict[str, int] = {}
+    pictures = cells["picture"].to_pylist()
+    for picture, role in zip(pictures, roles, strict=True):
+        if role and ROLES.index(role) > best.get(picture, -1):
+            best[picture] = ROLES.index(role)
+    images: set[str] = set()
+    chosen = []
+    hashes = cells["pixels_sha256"].to_pylist()
+    for row, (picture, role, image) in enumerate(zip(pictures, roles, hashes, strict=True)):
+        if role and ROLES.index(role) == best[picture] and image not in images:
+            images.add(image)
+            chosen.append(row)
+    return cells.take(chosen), np.asarray([roles[row] for row in chosen], object)
+
+
+def _fold(settings: SplitSettings, folds: int) -> int:
+    if not 0 <= settings.fold < folds:
+        raise UserError(f"fold {settings.fold}: give 0 to {folds - 1}")
+    return settings.fold
+
+
+def _column(cells: pa.Table, name: str) -> np.ndarray:
+    values = cells[name].to_pylist()
+    return np.asarray(values, np.int64 if name == "label" else object)
+
+
+_ROLES_BY = {
+    "subject-disjoint": _by_group,
+    "slide-group-disjoint": _by_group,
+    "official-folds": _by_official_fold,
+    "image-random": _by_image,
+}
 
 
 def rows_with_role(cells: pa.Table, split: pa.Table, roles: tuple[str, ...]) -> np.ndarray:

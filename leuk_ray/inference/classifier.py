@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from leuk_ray import images
-from leuk_ray.bundle import Bundle, BundleFacts, load_bundle
+from leuk_ray.bundle import Bundle, Facts, load_bundle
 from leuk_ray.images import BadImageError
 from leuk_ray.inference.calibration import probability
 from leuk_ray.inference.engines import score_images
@@ -61,7 +61,7 @@ class Classifier:
     """A bundle's network on a device, with the bundle's preprocessing and decision."""
 
     def __init__(self, bundle: Bundle, device: str = "cpu") -> None:
-        self.facts: BundleFacts = bundle.facts
+        self.facts: Facts = bundle.facts
         self.device = torch.device(device)
         self.model = bundle.model.to(self.device)
 

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
+from timm.layers import EcaModule, SEModule  # pyright: ignore[reportPrivateImportUsage]
+from timm.layers.cbam import CbamModule
 from torch import Tensor, nn
 
 
@@ -88,9 +92,25 @@ class WeightedAttentionAverage(nn.Module):
         return (weights * positions).sum(dim=1)
 
 
-class AveragePooling(nn.Module):
-    """No attention: the plain global average, the ablation's baseline (A35)."""
+class AttendedAverage(nn.Module):
+    """The global average after a block from the literature, for comparison (A28, A35).
+
+    se: squeeze and excitation (Hu 2018); eca: efficient channel attention (Wang 2020);
+    cbam: channel, then spatial attention (Woo 2018); all as timm has them.
+    """
+
+    def __init__(
+        self, block: Literal["se", "eca", "cbam"], channels: int, reduction: int = 16
+    ) -> None:
+        super().__init__()
+        hidden = max(channels // reduction, 1)
+        if block == "se":
+            self.block: nn.Module = SEModule(channels, rd_channels=hidden)
+        elif block == "eca":
+            self.block = EcaModule(channels)
+        else:
+            self.block = CbamModule(channels, rd_channels=hidden)
 
     def forward(self, features: Tensor) -> Tensor:
         """(N, C, H, W) -> (N, C)."""
-        return features.mean(dim=(2, 3))
+        return self.block(features).mean(dim=(2, 3))

@@ -1,4 +1,4 @@
-"""Multi-attention classifier of saeed2022: a timm backbone whose last block is two branches."""
+"""Multi-attention head of saeed2022: the last block of a timm backbone becomes two branches."""
 
 from __future__ import annotations
 
@@ -6,11 +6,10 @@ import torch
 from torch import Tensor, nn
 
 from leuk_ray.models.attention import (
-    AveragePooling,
+    AttendedAverage,
     ChannelSpatialPooling,
     WeightedAttentionAverage,
 )
-from leuk_ray.models.preprocess import Preprocess
 from leuk_ray.models.settings import Attention, Merge
 
 
@@ -34,12 +33,7 @@ class MultiAttentionHead(nn.Module):
         num_classes: int,
     ) -> None:
         super().__init__()
-        branches: list[nn.Module] = []
-        if attention in ("channel_spatial", "multi"):
-            branches.append(ChannelSpatialPooling(channels, reduction))
-        if attention in ("weighted_average", "multi"):
-            branches.append(WeightedAttentionAverage(channels))
-        self.branches = nn.ModuleList(branches or [AveragePooling()])
+        self.branches = nn.ModuleList(_branches(channels, attention, reduction))
         self.merge = merge
         width = channels * (len(self.branches) if merge == "concat" else 1)
         self.norm = nn.BatchNorm1d(width)
@@ -48,23 +42,22 @@ class MultiAttentionHead(nn.Module):
         self.classifier = nn.Linear(hidden, num_classes)
 
     def forward(self, features: Tensor) -> tuple[Tensor, Tensor]:
-        """(N, C, H, W) -> logits (N, num_classes), embedding (N, hidden)."""
+        """(N, C, H, W), or pooled (N, C) -> logits (N, num_classes), embedding (N, hidden)."""
         pooled = [branch(features) for branch in self.branches]
         merged = torch.cat(pooled, dim=1) if self.merge == "concat" else torch.stack(pooled).sum(0)
         embedding = nn.functional.elu(self.hidden(self.norm(merged)))
         return self.classifier(self.dropout(embedding)), embedding
 
 
-class MultiAttentionClassifier(nn.Module):
-    """Preprocessing, backbone and head in one graph."""
-
-    def __init__(self, preprocess: Preprocess, backbone: nn.Module, head: nn.Module) -> None:
-        super().__init__()
-        self.preprocess = preprocess
-        self.backbone = backbone
-        self.head = head
-
-    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Images (N, 3, H, W), uint8 or float in 0..255 -> logits (N, 2), embedding (N, D)."""
-        features = self.backbone.forward_features(self.preprocess(images))  # pyright: ignore[reportCallIssue]
-        return self.head(features)
+def _branches(channels: int, attention: Attention, reduction: int) -> list[nn.Module]:
+    """What pools the feature map; with no attention the backbone has pooled it already."""
+    if attention == "none":
+        return [nn.Identity()]
+    if attention in ("se", "eca", "cbam"):
+        return [AttendedAverage(attention, channels, reduction)]
+    branches: list[nn.Module] = []
+    if attention in ("channel_spatial", "multi"):
+        branches.append(ChannelSpatialPooling(channels, reduction))
+    if attention in ("weighted_average", "multi"):
+        branches.append(WeightedAttentionAverage(channels))
+    return branches

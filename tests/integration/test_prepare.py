@@ -1,13 +1,18 @@
+import json
 import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from leuk_ray import images
-from leuk_ray.datasets.audit import audit_cells
+from leuk_ray.datasets.audit import audit_cells, audit_dataset
+from leuk_ray.datasets.audit_page import write_audit
 from leuk_ray.datasets.prepare import prepare
 from leuk_ray.datasets.prepared import PreparedDataset
+from leuk_ray.datasets.synthetic import SyntheticSpec
+from leuk_ray.datasets.synthetic_fields import write_all_idb
 from leuk_ray.errors import UserError
 from leuk_ray.images import StorageSettings
 
@@ -38,6 +43,8 @@ def test_bad_files_are_rejected_by_name_and_nothing_is_lost(cells_folder: Path, 
     (folder / "UID_1_1_999_hem.bmp").write_bytes(good[3].read_bytes())
     (folder / "holiday.bmp").write_bytes(good[3].read_bytes())
     (folder / "UID_1_1_998_all.bmp").symlink_to(tmp_path / "nowhere.bmp")
+    (folder / "UID_1_1_996_all.bmp").symlink_to("UID_1_1_996_all.bmp")
+    Image.open(good[3]).resize((400, 450)).save(folder / "UID_1_1_995_all.bmp")
     shutil.copy(good[3], folder / "UID_2_1_997_all.bmp")
     facts = prepare(source, tmp_path / "dataset", "c-nmc", StorageSettings(size=32))
     dataset = PreparedDataset.open(str(tmp_path / "dataset"))
@@ -50,9 +57,11 @@ def test_bad_files_are_rejected_by_name_and_nothing_is_lost(cells_folder: Path, 
         "UID_1_1_999_hem.bmp": "label_disagrees",
         "holiday.bmp": "name",
         "UID_1_1_998_all.bmp": "unreadable",
+        "UID_1_1_996_all.bmp": "unreadable",
+        "UID_1_1_995_all.bmp": "size",
     }
     counts = facts["counts"]
-    assert counts["files"] == 121 + 4 == counts["rows"] + counts["rejected"]
+    assert counts["files"] == 121 + 6 == counts["rows"] + counts["rejected"]
     identical = audit_cells(dataset.cells)["identical"]
     assert [item["uids"] for item in identical] == [sorted([good[3].stem, "UID_2_1_997_all"])]
     assert dataset.facts["counts"]["roles"]["duplicate"] == 1
@@ -75,3 +84,76 @@ def test_nothing_readable_leaves_nothing_behind(tmp_path: Path):
 def test_the_same_files_give_the_same_fingerprint(cells_folder: Path, dataset, tmp_path: Path):
     again = prepare(cells_folder, tmp_path / "again", "c-nmc", StorageSettings(size=32))
     assert again["fingerprint"] == dataset.facts["fingerprint"]
+
+
+def test_near_duplicates_are_joined_and_stay(cells_folder: Path, tmp_path: Path):
+    source = tmp_path / "cells"
+    shutil.copytree(cells_folder, source)
+    folder = source / "training_data" / "fold_0" / "all"
+    original = min(folder.glob("*.bmp"))
+    moved = np.roll(np.asarray(Image.open(original)), 1, axis=0)
+    Image.fromarray(moved).save(folder / "UID_99_1_1_all.bmp")
+    facts = prepare(source, tmp_path / "dataset", "c-nmc", StorageSettings(size=64))
+    dataset = PreparedDataset.open(str(tmp_path / "dataset"))
+    (pair,) = dataset.near_duplicates.to_pylist()
+    assert (pair["uid_a"], pair["uid_b"]) == tuple(sorted([original.stem, "UID_99_1_1_all"]))
+    rows = {row["uid"]: row for row in dataset.cells.to_pylist()}
+    assert rows[original.stem]["group"] == rows["UID_99_1_1_all"]["group"]
+    assert facts["counts"]["roles"] == {"keep": 122}
+    assert rows[original.stem]["format"] == "BMP"
+    assert rows[original.stem]["file_bytes"] == original.stat().st_size
+
+
+@pytest.fixture(scope="module")
+def real_dataset(real_data: Path, tmp_path_factory) -> PreparedDataset:
+    target = tmp_path_factory.mktemp("real") / "dataset"
+    prepare(real_data / "cnmc2019", target, "c-nmc", StorageSettings())
+    return PreparedDataset.open(str(target))
+
+
+def test_the_audit_of_real_cells_names_three_identical_and_three_near_pairs(
+    real_dataset: PreparedDataset, tmp_path: Path
+):
+    audit = audit_dataset(real_dataset)
+    assert sorted(item["uids"] for item in audit["identical"]) == [
+        ["UID_20_1_1_all", "UID_21_1_1_all"],
+        ["UID_20_1_2_all", "UID_21_1_2_all"],
+        ["UID_H2_26_1_hem", "UID_H4_7_1_hem"],
+    ]
+    assert sorted(item["uids"] for item in audit["near_duplicates"]) == [
+        ["UID_H10_1_1_hem", "UID_h3_1_1_hem"],
+        ["UID_H2_1_1_hem", "UID_H6_1_1_hem"],
+        ["UID_H2_1_2_hem", "UID_H6_1_2_hem"],
+    ]
+    assert len(audit["near_pairs"]) == 3
+    kept = [item["uids"] for item in audit["near_duplicates"]]
+    role = {row["uid"]: row["role"] for row in real_dataset.cells.to_pylist()}
+    assert {role[uid] for pair in kept for uid in pair} == {"keep"}
+    crossed = audit["protocols"]["subject-disjoint"]["crossings"]
+    assert all(unit == {"units": 0, "test_cells": 0} for unit in crossed.values())
+    assert audit["protocols"]["image-random"]["crossings"]["subject"]["test_cells"] > 0
+    write_audit(tmp_path / "with", real_dataset, audit, show_images=True)
+    write_audit(tmp_path / "without", real_dataset, audit, show_images=False)
+    page = (tmp_path / "with" / "audit.html").read_text()
+    assert page.count("data:image/png;base64,") == 12
+    assert "UID_H2_1_1_hem = UID_H6_1_1_hem" in page
+    assert "<img" not in (tmp_path / "without" / "audit.html").read_text()
+    assert json.loads((tmp_path / "with" / "audit.json").read_text()) == audit
+    with pytest.raises(UserError, match="never overwritten"):
+        write_audit(tmp_path / "with", real_dataset, audit, show_images=True)
+
+
+def test_fields_and_their_cells_are_one_group(tmp_path: Path):
+    truth = write_all_idb(tmp_path / "ALL_IDB", SyntheticSpec(cells=8, subjects=4, seed=2))
+    with pytest.raises(UserError, match="use --crop full"):
+        prepare(tmp_path / "ALL_IDB", tmp_path / "no", "all-idb", StorageSettings())
+    storage = StorageSettings(crop="full")
+    prepare(tmp_path / "ALL_IDB", tmp_path / "dataset", "all-idb", storage)
+    dataset = PreparedDataset.open(str(tmp_path / "dataset"))
+    assert dataset.synthetic
+    group = {row["uid"]: row["group"] for row in dataset.cells.to_pylist()}
+    assert len(set(group.values())) == 4
+    for crop, field in truth["fields"].items():  # pyright: ignore[reportAttributeAccessIssue]
+        assert group[f"all-idb2_{crop}"] == group[f"all-idb1_{field}"]
+    for first, second in [*truth["repeated"], *truth["overlapping"]]:  # pyright: ignore
+        assert group[f"all-idb1_{first}"] == group[f"all-idb1_{second}"]

@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from leuk_ray.models.attention import (
+    AttendedAverage,
     ChannelAttention,
     ChannelSpatialPooling,
     SpatialAttention,
@@ -102,7 +103,9 @@ def test_gradients(branch):
 @pytest.mark.parametrize(
     ("attention", "merge", "width"),
     [
-        ("none", "concat", 32),
+        ("se", "concat", 32),
+        ("eca", "concat", 32),
+        ("cbam", "concat", 32),
         ("channel_spatial", "concat", 32),
         ("weighted_average", "concat", 32),
         ("multi", "concat", 64),
@@ -129,3 +132,36 @@ def test_head_variants(attention, merge, width):
         else head.hidden(head.norm(sum(b(torch.ones(1, 32, 5, 5)) for b in head.branches)))
     )
     torch.testing.assert_close(head(torch.ones(1, 32, 5, 5))[1], expected)
+
+
+def test_without_attention_the_head_takes_what_the_backbone_pooled():
+    head = MultiAttentionHead(
+        32, attention="none", merge="concat", reduction=16, hidden=8, dropout=0.0, num_classes=2
+    )
+    logits, embedding = head(torch.randn(3, 32))
+    assert logits.shape == (3, 2)
+    assert embedding.shape == (3, 8)
+
+
+def test_eca_is_a_convolution_along_the_channels():
+    """Wang 2020: sigmoid(conv1d(average)), its size the odd number nearest (log2 C + 1) / 2."""
+    pooling = AttendedAverage("eca", 512).double()
+    (kernel,) = [array(p) for p in pooling.parameters()]
+    assert kernel.shape == (1, 1, 5)
+    f = features((2, 512, 3, 4))
+    padded = np.pad(f.numpy().mean((2, 3)), ((0, 0), (2, 2)))
+    scores = sum(padded[:, k : k + 512] * kernel[0, 0, k] for k in range(5))
+    expected = f.numpy().mean((2, 3)) * sigmoid(scores)
+    np.testing.assert_allclose(array(pooling(f)), expected, atol=1e-5)
+
+
+def test_cbam_is_channel_then_spatial_attention_then_average():
+    torch.manual_seed(0)
+    pooling = AttendedAverage("cbam", 32).double().eval()
+    channel = ChannelAttention(32).double()
+    w0, w1 = pooling.block.channel.fc1.weight, pooling.block.channel.fc2.weight
+    channel.w0.weight.data, channel.w1.weight.data = w0[:, :, 0, 0], w1[:, :, 0, 0]
+    f = features((2, 32, 5, 5))
+    rescaled = channel(f)
+    expected = pooling.block.spatial(rescaled).mean((2, 3))
+    torch.testing.assert_close(pooling(f), expected)

@@ -1,13 +1,17 @@
 """The saeed2022 policy against Pillow, and keys that replay anywhere."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 from PIL import Image, ImageEnhance
 
+from leuk_ray.augment.draws import POLICIES, Draw, draw_modern, draw_saeed2022
 from leuk_ray.augment.keys import uniform
-from leuk_ray.augment.policies import Draw, apply, augment, draw_saeed2022
+from leuk_ray.augment.policies import apply, augment
 from leuk_ray.augment.settings import AugmentSettings
+from leuk_ray.augment.stain import jitter_stain
 from leuk_ray.datasets.plan import uid_keys
 
 
@@ -22,13 +26,8 @@ def tensor(*pictures: np.ndarray) -> torch.Tensor:
     return torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2)
 
 
-def draw(angle=0.0, flip_x=False, flip_y=False, brightness=1.0) -> Draw:
-    return Draw(
-        np.asarray([angle], np.float32),
-        np.asarray([flip_x]),
-        np.asarray([flip_y]),
-        np.asarray([brightness], np.float32),
-    )
+def draw(**changes) -> Draw:
+    return replace(Draw.identity(1), **{name: np.asarray([v]) for name, v in changes.items()})
 
 
 def run(pixels: np.ndarray, fill="black", **parameters) -> np.ndarray:
@@ -36,7 +35,7 @@ def run(pixels: np.ndarray, fill="black", **parameters) -> np.ndarray:
 
 
 @pytest.mark.parametrize("side", [61, 64])
-@pytest.mark.parametrize("angle", [20.0, 30.0])
+@pytest.mark.parametrize("angle", [20.0, 30.0, 60.0])
 def test_rotation_is_pillows_counter_clockwise_bilinear(angle: float, side: int):
     pixels = picture(side)
     expected = np.asarray(Image.fromarray(pixels).rotate(angle, Image.Resampling.BILINEAR))
@@ -94,11 +93,12 @@ def test_no_change_changes_nothing():
     assert torch.equal(out, images.float())
 
 
-def test_a_key_gives_the_same_pixels_in_any_batch_and_order():
+@pytest.mark.parametrize("policy", POLICIES)
+def test_a_key_gives_the_same_pixels_in_any_batch_and_order(policy):
     uids = [f"c{n}" for n in range(12)]
     keys, draws = uid_keys(uids), np.arange(12, dtype=np.uint64)
     images = tensor(*[picture(seed=n) for n in range(12)])
-    settings = AugmentSettings()
+    settings = AugmentSettings(policy=policy)
     whole = augment(images, settings, seed=3, keys=keys, draws=draws)
     order = np.random.default_rng(0).permutation(12)
     for part in np.array_split(order, 5):
@@ -133,7 +133,7 @@ def test_numbers_are_uniform_and_uncorrelated_along_draws_and_uids():
 
 def test_the_policy_has_the_papers_ranges():
     keys, draws = uid_keys([f"c{n}" for n in range(6000)]), np.zeros(6000, np.uint64)
-    d = draw_saeed2022(0, keys, draws)
+    d = draw_saeed2022(0, keys, draws, 300)
     angles, counts = np.unique(d.angle, return_counts=True)
     assert angles.tolist() == [0, 20, 30]
     assert np.abs(counts / 6000 - 1 / 3).max() < 0.03  # five standard errors
@@ -145,3 +145,74 @@ def test_the_policy_has_the_papers_ranges():
     assert changed.max() > 1.19
     for flip in (d.flip_x, d.flip_y):
         assert abs(flip.mean() - 0.5) < 0.035
+
+
+def test_a_turn_by_90_degrees_moves_pixels_without_mixing_them():
+    pixels = picture()
+    expected = np.asarray(Image.fromarray(pixels).transpose(Image.Transpose.ROTATE_90))
+    np.testing.assert_allclose(run(pixels, angle=90.0), expected, atol=0.1)
+
+
+def test_a_shift_by_pixels_is_exact():
+    pixels = picture()
+    moved = run(pixels, shift=[1 / 61, -1 / 61])
+    np.testing.assert_allclose(moved[:-1, 1:], pixels[1:, :-1], atol=0.1)
+    assert max(moved[-1].max(), moved[:, 0].max()) < 0.01
+
+
+def test_turn_scale_and_shift_are_pillows_affine_transform():
+    pixels, side, center = picture(), 61, 30.0
+    theta, scale, dx, dy = np.deg2rad(60.0), 1.1, 6.1, -3.05
+    ours = run(pixels, angle=60.0, scale=1.1, shift=[dx / side, dy / side])
+    # Pillow wants where a pixel comes from; half a pixel lies between the two conventions.
+    cos, sin = np.cos(theta) / scale, np.sin(theta) / scale
+    x0, y0 = center + 0.5 + dx, center + 0.5 + dy
+    matrix = (
+        cos, -sin, center + 0.5 - cos * x0 + sin * y0,
+        sin, cos, center + 0.5 - sin * x0 - cos * y0,
+    )  # fmt: skip
+    image = Image.fromarray(pixels)
+    expected = np.asarray(
+        image.transform((side, side), Image.Transform.AFFINE, matrix, Image.Resampling.BILINEAR)
+    )
+    inside = np.hypot(*(np.mgrid[:side, :side] - center)) < 20
+    assert np.abs(ours - expected)[inside].max() <= 2
+
+
+def test_bukharis_policies_have_the_papers_angles_and_two_readings_of_its_shift():
+    keys, draws = uid_keys([f"c{n}" for n in range(6000)]), np.zeros(6000, np.uint64)
+    for name in ("bukhari2022", "bukhari2022-pixel"):
+        d = POLICIES[name](0, keys, draws, 224)
+        angles, counts = np.unique(d.angle, return_counts=True)
+        assert angles.tolist() == [0, 60, 90]
+        assert np.abs(counts / 6000 - 1 / 3).max() < 0.03
+        assert not d.flip_x.any()
+        assert (d.brightness == 1).all()
+        if name == "bukhari2022":
+            assert d.shift.min() == pytest.approx(-0.1, abs=1e-3)
+            assert d.shift.max() == pytest.approx(0.1, abs=1e-3)
+        else:
+            assert np.unique((d.shift * 224).round(6)).tolist() == [-1, 1]
+
+
+def test_the_modern_policy_turns_all_ways_and_keeps_to_its_ranges():
+    keys, draws = uid_keys([f"c{n}" for n in range(6000)]), np.zeros(6000, np.uint64)
+    d = draw_modern(0, keys, draws, 300)
+    assert np.abs(np.histogram(d.angle, 4, (0, 360))[0] / 6000 - 0.25).max() < 0.03
+    for values, low, high in ((d.scale, 0.9, 1.1), (d.stain, 0.85, 1.15), (d.brightness, 0.9, 1.1)):
+        assert low <= values.min() < low + 0.01
+        assert high - 0.01 < values.max() <= high
+
+
+def test_stain_jitter_follows_beer_lambert_and_leaves_black_and_white():
+    blue = np.asarray([0.834750233, 0.513556283, 0.196330403])
+    dyed = (255 * np.exp(-0.8 * blue)).astype(np.float32)
+    images = torch.from_numpy(
+        np.stack([dyed, np.full(3, 255, np.float32), np.zeros(3, np.float32)], axis=1)
+    )[None, :, None, :]
+    out = jitter_stain(images, np.asarray([[1.5, 0.8]]))[0, :, 0].numpy()
+    np.testing.assert_allclose(out[:, 0], 255 * np.exp(-1.2 * blue), atol=1e-2)
+    np.testing.assert_allclose(out[:, 1], 255, atol=1e-3)
+    assert (out[:, 2] == 0).all()
+    unchanged = jitter_stain(images, np.ones((1, 2)))
+    torch.testing.assert_close(unchanged, images, atol=1e-2, rtol=0)

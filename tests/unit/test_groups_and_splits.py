@@ -10,8 +10,24 @@ from hypothesis import strategies as st
 
 from leuk_ray.datasets.groups import assign_groups
 from leuk_ray.datasets.layouts import parse_c_nmc
-from leuk_ray.datasets.splits import SplitSettings, assert_disjoint, describe, split_cells
+from leuk_ray.datasets.splits import (
+    PROTOCOLS,
+    SplitSettings,
+    assert_disjoint,
+    assert_whole,
+    crossings,
+    describe,
+    is_leaky,
+    split_cells,
+)
 from leuk_ray.errors import UserError
+
+
+def grouped(cells: pa.Table, near: list[tuple[str, str]] | None = None) -> pa.Table:
+    groups = assign_groups(cells, near or [])
+    for name in ("group", "role", "picture"):
+        cells = cells.append_column(name, groups[name])
+    return cells
 
 
 def table(rows: list[tuple[str, str | None, int | None, str]]) -> pa.Table:
@@ -26,8 +42,7 @@ def table(rows: list[tuple[str, str | None, int | None, str]]) -> pa.Table:
             "official_split": pa.array([None] * len(rows), pa.string()),
         }
     ).sort_by("uid")
-    groups = assign_groups(cells)
-    return cells.append_column("group", groups["group"]).append_column("role", groups["role"])
+    return grouped(cells)
 
 
 def test_an_image_under_two_subjects_joins_them():
@@ -51,6 +66,15 @@ def test_a_labelled_copy_is_kept_before_an_unlabelled_one():
 def test_cells_without_subject_are_groups_of_their_own():
     cells = table([("a", None, 1, "x"), ("b", None, 1, "y")])
     assert cells["group"].to_pylist() == ["uid:a", "uid:b"]
+
+
+def test_pairs_join_groups_and_keep_their_roles():
+    cells = table([("a", "1", 1, "x"), ("b", "2", 1, "y"), ("c", None, 1, "z")])
+    for near, slides in (([("c", "b")], []), ([], [("c", "b")])):
+        groups = assign_groups(cells, near, slides)
+        assert groups["group"].to_pylist() == ["1", "2", "2"]
+        assert groups["role"].to_pylist() == ["keep"] * 3
+        assert groups["picture"].to_pylist() == (["a", "b", "b"] if near else ["a", "b", "c"])
 
 
 cell_rows = st.lists(
@@ -82,6 +106,104 @@ def test_any_split_keeps_groups_whole_and_covers_every_kept_cell_once(rows, seed
     assert split.equals(split_cells(cells, SplitSettings(seed=seed)))
 
 
+@given(rows=cell_rows, seed=st.integers(0, 5), fold=st.integers(0, 2), data=st.data())
+@settings(max_examples=60, deadline=None)
+def test_any_protocol_keeps_its_unit_whole_and_uses_an_image_once(rows, seed, fold, data):
+    protocol = data.draw(st.sampled_from(sorted(PROTOCOLS)))
+    folds = data.draw(st.sampled_from([0, 3])) if protocol != "official-folds" else 0
+    uids = [row[0] for row in rows]
+    near = data.draw(st.lists(st.tuples(st.sampled_from(uids), st.sampled_from(uids)), max_size=5))
+    bare = table(rows).drop_columns(["group", "role", "picture"])
+    place = data.draw(
+        st.lists(st.sampled_from(["fold_0", "fold_1", "fold_2", "preliminary", "final", None]),
+                 min_size=len(rows), max_size=len(rows))
+    )  # fmt: skip
+    bare = bare.set_column(
+        bare.schema.get_field_index("official_split"),
+        "official_split",
+        pa.array(place, pa.string()),
+    )
+    cells = grouped(bare, near)
+    wanted = SplitSettings(protocol=protocol, seed=seed, folds=folds, fold=fold)
+    try:
+        split = split_cells(cells, wanted)
+    except UserError as error:
+        assert protocol in str(error) or "folds" in str(error)  # noqa: PT017
+        return
+    assert split.equals(split_cells(cells, wanted))
+    assert split["uid"].to_pylist() == sorted(set(split["uid"].to_pylist()))
+    facts = {row["uid"]: row for row in cells.to_pylist()}
+    chosen = [facts[uid] for uid in split["uid"].to_pylist()]
+    images = [row["pixels_sha256"] for row in chosen]
+    assert len(images) == len(set(images))
+    unit = PROTOCOLS[protocol].unit
+    assert_whole(pa.chunked_array([[row[unit] for row in chosen]]), split["role"])
+    crossed = crossings(split, cells)
+    if unit in crossed:
+        assert crossed[unit] == {"units": 0, "test_cells": 0}
+    if protocol != "official-folds":
+        outer = ("preliminary", "final")
+        kept = [
+            uid for uid, row in facts.items()
+            if row["role"] == "keep" and row["official_split"] not in outer
+        ]  # fmt: skip
+        assert split["uid"].to_pylist() == sorted(kept)
+
+
+def test_image_random_folds_test_every_cell_once_and_leak():
+    rows = [(f"c{n:03}", f"{'' if n % 2 else 'H'}{n % 8}", n % 2, f"i{n}") for n in range(200)]
+    cells = table(rows)
+    tested: list[str] = []
+    for fold in range(5):
+        split = split_cells(cells, SplitSettings(protocol="image-random", folds=5, fold=fold))
+        tested += [r["uid"] for r in split.to_pylist() if r["role"] == "test"]
+        assert crossings(split, cells)["subject"] == {"units": 8, "test_cells": 40}
+    assert sorted(tested) == cells["uid"].to_pylist()
+    assert is_leaky("image-random")
+    assert not is_leaky("subject-disjoint")
+
+
+def official(rows: list[tuple[str, str, int, str, str]]) -> pa.Table:
+    cells = table([row[:4] for row in rows]).drop_columns(["group", "role", "picture"])
+    place = pa.array([row[4] for row in sorted(rows)])
+    index = cells.schema.get_field_index("official_split")
+    return cells.set_column(index, "official_split", place)
+
+
+def test_official_folds_drop_training_copies_of_validation_and_test():
+    rows = [
+        ("a", "1", 1, "x", "fold_0"), ("b", "2", 1, "x", "fold_1"),  # a copy in validation
+        ("c", "1", 1, "y", "fold_0"), ("d", "9", 1, "y", "preliminary"),  # a copy in test
+        ("e", "1", 1, "z", "fold_0"), ("f", "3", 1, "w", "fold_1"),  # near duplicates
+        ("g", "1", 1, "v", "fold_0"), ("h", "1", 1, "v", "fold_2"),  # a copy within training
+        ("i", "H1", 0, "u", "final"),
+    ]  # fmt: skip
+    cells = grouped(official(rows), [("e", "f")])
+    split = split_cells(cells, SplitSettings(protocol="official-folds", fold=1))
+    assert {row["uid"]: row["role"] for row in split.to_pylist()} == {
+        "b": "validation",
+        "d": "test",
+        "f": "validation",
+        "g": "train",
+    }
+    assert crossings(split, cells)["group"] == {"units": 1, "test_cells": 1}
+
+
+def test_official_folds_need_folds():
+    cells = table([("a", "1", 1, "x"), ("b", "H1", 0, "y")])
+    with pytest.raises(UserError, match="three folds"):
+        split_cells(cells, SplitSettings(protocol="official-folds"))
+    with pytest.raises(UserError, match="three of its own"):
+        split_cells(cells, SplitSettings(protocol="official-folds", folds=5))
+
+
+def test_slides_stand_for_unknown_subjects():
+    rows = [(f"c{n:02}", None, n % 2, f"i{n}") for n in range(40)]
+    cells = table(rows)
+    split = split_cells(cells, SplitSettings(protocol="slide-group-disjoint"))
+    assert len(split) == 40
+
+
 def full_cells(real_data: Path) -> pa.Table:
     with (real_data / "cnmc2019" / "full_index.csv").open() as stream:
         index = {row["path"]: row["sha256"] for row in csv.DictReader(stream)}
@@ -90,8 +212,7 @@ def full_cells(real_data: Path) -> pa.Table:
     cells = rows.append_column(
         "pixels_sha256", pa.array([index[path] for path in rows["path"].to_pylist()])
     )
-    groups = assign_groups(cells)
-    return cells.append_column("group", groups["group"]).append_column("role", groups["role"])
+    return grouped(cells)
 
 
 def test_real_duplicates_join_73_subjects_into_66_groups(real_data: Path):
@@ -120,6 +241,19 @@ def test_real_split_is_close_to_8_1_1_and_to_the_class_ratio(real_data: Path):
             assert role["cells"] / total == pytest.approx(share, abs=0.03)
             assert role["ALL"] / role["cells"] == pytest.approx(ratio, abs=0.03)
             assert role["groups"] >= 6
+
+
+def test_real_official_folds_lose_94_training_copies(real_data: Path):
+    cells = full_cells(real_data)
+    lost = 0
+    for fold in range(3):
+        split = split_cells(cells, SplitSettings(protocol="official-folds", fold=fold))
+        assert crossings(split, cells)["picture"] == {"units": 0, "test_cells": 0}
+        assert len(split) == 10_661 - 104
+        tested = [row for row in split.to_pylist() if row["role"] == "test"]
+        in_fold = {"fold_0": 3_527, "fold_1": 3_581, "fold_2": 3_553}[f"fold_{fold}"]
+        lost += in_fold - len(tested)
+    assert lost == 104 - 94  # only copies within a fold are lost to its test
 
 
 def test_folds_test_every_cell_once():

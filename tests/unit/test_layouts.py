@@ -3,7 +3,8 @@ from pathlib import Path
 
 import pytest
 
-from leuk_ray.datasets.layouts import parse_c_nmc, read_layout
+from leuk_ray.datasets.layouts import LayoutOptions, parse_c_nmc, read_layout
+from leuk_ray.datasets.layouts.all_idb import read_centroids
 from leuk_ray.errors import UserError
 
 ROOT = "C-NMC_Leukemia"
@@ -24,6 +25,7 @@ def test_training_names_say_everything():
             "source": "c-nmc-2019",
             "source_image": "H3_7",
             "official_split": "fold_1",
+            "side": 450,
         }
     ]
 
@@ -48,6 +50,7 @@ def test_preliminary_set_takes_name_and_label_from_its_file():
         "path": f"{folder}/2.bmp",
         "source": "s",
         "official_split": "preliminary",
+        "side": 450,
     }
 
 
@@ -91,3 +94,178 @@ def test_the_full_index_parses(real_data: Path):
     assert len({r["subject"] for r in training_rows if r["label"] == 0}) == 26
     for name, count in (("preliminary", 1_867), ("final", 2_586)):
         assert sum(r["official_split"] == name for r in catalogue.rows) == count
+
+
+def fill(root: Path, *names: str) -> Path:
+    for name in names:
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).touch()
+    return root
+
+
+def test_a_missing_or_contradictory_label_file_is_told(tmp_path: Path):
+    folder = "validation_data/C-NMC_test_prelim_phase_data"
+    fill(tmp_path, f"{folder}/1.bmp")
+    with pytest.raises(UserError, match=r"label file .* is not under"):
+        read_layout("c-nmc", tmp_path)
+    labels = tmp_path / "C-NMC_test_prelim_phase_data_labels.csv"
+    head = "Patient_ID,new_names,labels\n"
+    labels.write_text(head + "UID_57_29_1_all.bmp,1.bmp,1\nUID_H1_1_1_hem.bmp,1.bmp,0\n")
+    with pytest.raises(UserError, match=r"line 3: 1\.bmp is UID_H1"):
+        read_layout("c-nmc", tmp_path)
+    labels.write_text(head + "UID_57_29_1_all.bmp,1.bmp,2\n")
+    with pytest.raises(UserError, match="line 2: needs"):
+        read_layout("c-nmc", tmp_path)
+    labels.write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(UserError, match="cannot be read"):
+        read_layout("c-nmc", tmp_path)
+    labels.write_text(head + "UID_57_29_1_all.bmp,1.bmp,0\n")
+    with pytest.raises(UserError, match="is labelled otherwise"):
+        read_layout("c-nmc", tmp_path)
+
+
+def test_links_are_followed_once_and_loops_end(tmp_path: Path):
+    root = fill(tmp_path / "cells", "training_data/fold_0/all/UID_1_1_1_all.bmp")
+    folder = root / "training_data/fold_0/all"
+    (folder / "back").symlink_to(root)
+    (folder / "UID_1_1_2_all.bmp").symlink_to("UID_1_1_2_all.bmp")
+    (folder / "UID_1_1_3_all.bmp").symlink_to("nowhere.bmp")
+    catalogue = read_layout("c-nmc", root)
+    assert [row["uid"] for row in catalogue.rows] == [f"UID_1_1_{n}_all" for n in (1, 2, 3)]
+    linked = tmp_path / "linked"
+    linked.symlink_to(root)
+    assert len(read_layout("c-nmc", linked).rows) == 3
+
+
+def test_all_idb_tells_fields_from_cells(tmp_path: Path):
+    root = fill(
+        tmp_path, "ALL_IDB1/im/Im001_1.jpg", "ALL_IDB1/im/Im002_0.jpg",
+        "ALL_IDB2/img/Im001_1.tif", "ALL_IDB2/img/Im005_0.tif",
+    )  # fmt: skip
+    rows = read_layout("all-idb", root).table().to_pylist()
+    assert [(r["uid"], r["label"], r["source"]) for r in rows] == [
+        ("all-idb1_Im001_1", 1, "all-idb1"),
+        ("all-idb1_Im002_0", 0, "all-idb1"),
+        ("all-idb2_Im001_1", 1, "all-idb2"),
+        ("all-idb2_Im005_0", 0, "all-idb2"),
+    ]
+    assert {row["subject"] for row in rows} == {None}
+    for layout, count in (("all-idb1", 2), ("all-idb2", 2)):
+        catalogue = read_layout(layout, root)
+        assert (len(catalogue.rows), len(catalogue.rejected)) == (count, 2)
+
+
+def test_all_idb_rejects_what_it_cannot_name(tmp_path: Path):
+    root = fill(
+        tmp_path, "im/Im001_1.jpg", "im/Im002_0.jpg", "im/Im003_2.jpg", "im/Im004.jpg",
+        "im/Im001_1.png", "else/Im001_1.jpg",
+    )  # fmt: skip
+    (root / "xyc").mkdir()
+    (root / "xyc/Im002_0.xyc").write_text("10 20\n")
+    catalogue = read_layout("all-idb1", root)
+    assert [row["uid"] for row in catalogue.rows] == ["all-idb1_Im001_1"]
+    assert {Path(item.path).name: item.reason for item in catalogue.rejected} == {
+        "Im001_1.png": "name",
+        "Im002_0.jpg": "label_disagrees",
+        "Im003_2.jpg": "name",
+        "Im004.jpg": "name",
+        "Im001_1.jpg": "place",
+    }
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [("10 20\n\n 30\t40 \n", [(10, 20), (30, 40)]), ("", []), ("1.0 2.6", [(1, 2)])],
+)
+def test_centroids(tmp_path: Path, text: str, expected: list):
+    (tmp_path / "a.xyc").write_text(text)
+    assert read_centroids(tmp_path / "a.xyc") == expected
+
+
+@pytest.mark.parametrize("text", ["1 2\nx y", "1", "1 2 3", "inf 2", "nan 1"])
+def test_damaged_centroids_name_their_line(tmp_path: Path, text: str):
+    (tmp_path / "a.xyc").write_text(text)
+    with pytest.raises(UserError, match="line"):
+        read_centroids(tmp_path / "a.xyc")
+
+
+def test_class_folders(tmp_path: Path):
+    root = fill(tmp_path / "lab", "ALL/a.png", "ALL/P7/b.png", "healthy/a.jpg", "stray.png")
+    catalogue = read_layout("folders", root)
+    rows = {row["uid"]: (row["label"], row["subject"]) for row in catalogue.rows}
+    assert rows == {"ALL/a": (1, None), "ALL/P7/b": (1, "P7"), "healthy/a": (0, None)}
+    assert [item.reason for item in catalogue.rejected] == ["place"]
+    assert catalogue.rows[0]["source"] == "lab"
+
+
+@pytest.mark.parametrize(
+    ("classes", "positive", "message"),
+    [
+        (["ALL"], "", "only the folder ALL"),
+        ([], "", "no folder"),
+        (["a", "b"], "", "Say it with --positive"),
+        (["early", "pre", "pro", "benign"], "", "Say it with --positive"),
+        (["early", "benign"], "late", "no such folder"),
+        (["early", "benign"], "early,benign", "names every folder"),
+    ],
+)
+def test_unclear_class_folders_are_told(tmp_path: Path, classes, positive: str, message: str):
+    root = fill(tmp_path / "lab", *(f"{name}/1.png" for name in classes), "0.png")
+    with pytest.raises(UserError, match=message):
+        read_layout("folders", root, LayoutOptions.parse(positive, None))
+
+
+def test_several_folders_may_be_positive(tmp_path: Path):
+    root = fill(tmp_path, "early/1.png", "pre/1.png", "benign/1.png", "benign/1.bmp")
+    catalogue = read_layout("folders", root, LayoutOptions.parse("early, pre", None))
+    assert {row["uid"]: row["label"] for row in catalogue.rows} == {
+        "benign/1": 0,
+        "early/1": 1,
+        "pre/1": 1,
+    }
+    assert [item.reason for item in catalogue.rejected] == ["uid_twice"]
+
+
+def manifest(tmp_path: Path, text: str) -> Path:
+    (tmp_path / "cells.csv").write_text(text)
+    return tmp_path / "cells.csv"
+
+
+def test_a_manifest_maps_its_columns(tmp_path: Path):
+    text = "file,diagnosis,patient,site\na/1.png,ALL,P1,Milan\n/b/2.png,normal,P2,\n3.png,,,\n"
+    options = LayoutOptions.parse("ALL", "path=file,label=diagnosis,subject=patient")
+    rows = read_layout("csv", manifest(tmp_path, text), options).table().to_pylist()
+    assert [(r["uid"], r["label"], r["subject"], r["site"], r["stain"]) for r in rows] == [
+        ("/b/2", 0, "P2", None, None),
+        ("3", None, None, None, None),
+        ("a/1", 1, "P1", "Milan", None),
+    ]
+    assert rows[0]["path"] == "/b/2.png"
+    assert rows[2]["path"] == (tmp_path / "a/1.png").as_posix()
+    assert {row["source"] for row in rows} == {"cells"}
+
+
+def test_a_manifests_bad_rows_are_rejected(tmp_path: Path):
+    text = "path,label\n1.png,1\n1.png,0\n,1\n2.png,blast\n"
+    catalogue = read_layout("csv", manifest(tmp_path, text))
+    assert len(catalogue.rows) == 1
+    assert sorted(item.reason for item in catalogue.rejected) == ["label", "path", "uid_twice"]
+
+
+@pytest.mark.parametrize(
+    ("text", "columns", "message"),
+    [
+        ("image,label\n1.png,1\n", None, "no column path"),
+        ("path\n1.png\n", "label=diagnosis", "no such column"),
+        ("path\n1.png\n", "lable=path", "choose from path, label"),
+        ("path\n1.png\n", "label", "write OURS=ITS"),
+        ("path\n", None, "holds no image"),
+        ("", None, "no column path"),
+        ("path,label\n1.png,blast\n", None, "--positive"),
+    ],
+)
+def test_manifests_that_cannot_be_read_are_told(tmp_path: Path, text, columns, message: str):
+    with pytest.raises(UserError, match=message):
+        read_layout("csv", manifest(tmp_path, text), LayoutOptions.parse(None, columns))
+    with pytest.raises(UserError, match="no such file"):
+        read_layout("csv", tmp_path)

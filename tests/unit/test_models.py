@@ -1,12 +1,17 @@
+from typing import get_args
+
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from pydantic import ValidationError
 
 from leuk_ray.errors import UserError
 from leuk_ray.models.preprocess import Preprocess
-from leuk_ray.models.settings import ModelSettings
+from leuk_ray.models.settings import Attention, ModelSettings
 from leuk_ray.models.zoo import build, positive_logit
+
+VIT = "vit_tiny_patch16_224.augreg_in21k"
 
 
 def test_offline_weights_fit_strictly_and_know_imagenet():
@@ -37,11 +42,11 @@ def test_building_for_a_checkpoint_reads_no_weights(monkeypatch):
     def refuse(*arguments, **options):
         raise AssertionError("weights were read")
 
-    monkeypatch.setattr("leuk_ray.models.weights.load_imagenet", refuse)
+    monkeypatch.setattr("leuk_ray.models.zoo.initialise", refuse)
     build(ModelSettings(), load_weights=False)
 
 
-@pytest.mark.parametrize("attention", ["none", "channel_spatial", "weighted_average", "multi"])
+@pytest.mark.parametrize("attention", get_args(Attention))
 def test_every_attention_variant_trains_a_step(attention):
     settings = ModelSettings(input_size=64, attention=attention, weights="scratch")
     model = build(settings, load_weights=True)
@@ -68,12 +73,73 @@ def test_preprocessing_scales_0_to_255_and_resizes_once():
         ("tf_efficientnet_lite0.nonsense", "has none; close: tf_efficientnet_lite0.in1k"),
         ("hf-hub:someone/model", "has none"),
         ("local-dir:/tmp/model", "has none"),
-        ("vit_base_patch16_224.augreg2_in21k_ft_in1k", "gives no feature map"),
+        ("vit_tiny_patch16_224.augreg_in21k", "gives no feature map"),
     ],
 )
 def test_unusable_backbones_are_refused(backbone: str, message: str):
     with pytest.raises(UserError, match=message):
         build(ModelSettings(backbone=backbone, input_size=224), load_weights=False)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"backbone": VIT, "input_size": 160}, "takes 224 pixels and no other size"),
+        ({"backbone": VIT, "input_size": 225}, "takes 224 pixels and no other size"),
+        ({"architecture": "alexnet", "input_size": 32}, "32: AlexNet cannot take it"),
+        ({"backbone": "inception_v3.tv_in1k", "input_size": 64}, "64: .* cannot take it"),
+    ],
+)
+def test_a_size_the_network_cannot_take_is_refused_in_one_line(changes: dict, message: str):
+    with pytest.raises(UserError, match=message) as caught:
+        build(ModelSettings(**{"architecture": "timm"} | changes), load_weights=False)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("architecture", ["timm", "multi_attention"])
+def test_a_transformer_pools_its_own_way(architecture):
+    attention = {"attention": "none"} if architecture == "multi_attention" else {}
+    settings = ModelSettings(
+        architecture=architecture, backbone=VIT, input_size=224, weights="scratch", **attention
+    )
+    logits, embedding = build(settings, load_weights=True)(torch.zeros(2, 3, 224, 224))
+    assert logits.shape == (2, 2)
+    assert embedding.shape == (2, 192 if architecture == "timm" else 256)
+
+
+@pytest.mark.parametrize("backbone", ["vgg11.tv_in1k", "mobilenetv3_small_050.lamb_in1k"])
+def test_what_follows_the_feature_map_is_left_out_where_attention_pools(backbone: str):
+    """Unused parameters would stop DistributedDataParallel and swell every bundle."""
+    settings = ModelSettings(backbone=backbone, input_size=64, attention="eca", weights="scratch")
+    model = build(settings, load_weights=True)
+    logits, _ = model(torch.zeros(2, 3, 64, 64))
+    logits.sum().backward()
+    assert all(p.grad is not None for p in model.parameters())
+    assert sum(p.numel() for p in model.parameters()) < 12e6
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"architecture": "se_cnn", "attention": "multi", "weights": "scratch"}, "se or none"),
+        ({"architecture": "se_cnn", "attention": "se"}, "no ImageNet weights"),
+        ({"architecture": "se_cnn", "backbone": "resnet18"}, "backbone does not apply to"),
+        ({"architecture": "timm", "attention": "none"}, "attention does not apply to"),
+        ({"filters": (1, 2, 3)}, "filters does not apply to architecture multi_attention"),
+        ({"weights": "imagenett"}, "neither imagenet, scratch"),
+    ],
+)
+def test_settings_that_do_not_apply_are_refused(values: dict, message: str):
+    with pytest.raises(ValidationError, match=message):
+        ModelSettings(**values)
+
+
+def test_settings_are_written_as_far_as_they_apply_and_read_back():
+    settings = ModelSettings(architecture="se_cnn", attention="se", weights="scratch")
+    written = settings.model_dump(mode="json")
+    assert "backbone" not in written
+    assert ModelSettings(**written) == settings
+    assert "architecture" in ModelSettings().model_dump()
 
 
 def test_weights_that_cannot_be_had_are_told_in_one_line(monkeypatch):

@@ -1,0 +1,68 @@
+"""The audit as a page that stands alone, with pictures of the cells it names, and as JSON."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from PIL import Image
+
+from leuk_ray.datasets.prepared import PreparedDataset
+from leuk_ray.storage import directory_by_rename, refuse_existing, write_json
+
+MAX_SHOWN = 60  # entries of a list on the page; audit.json has all
+MAX_PICTURES = 4  # of one entry
+_SIDE = 128
+
+
+def write_audit(out: Path, dataset: PreparedDataset, audit: Mapping, show_images: bool) -> None:
+    """Write audit.json and audit.html into the new folder `out`.
+
+    Args:
+        out: the folder; it appears when both are there.
+        dataset: what was audited.
+        audit: what `audit.audit_dataset` returned.
+        show_images: False keeps every picture of a cell out.
+
+    Raises:
+        UserError: `out` exists.
+    """
+    refuse_existing(out, "audit")
+    lists = audit["identical"], audit["near_duplicates"], audit["slides"]["overlapping"]
+    named = [item for items in lists for item in items[:MAX_SHOWN]]
+    uids = list(dict.fromkeys(uid for item in named for uid in item["uids"][:MAX_PICTURES]))
+    pictures = _pictures(dataset, uids) if show_images else {}
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    page = environment.get_template("audit.html.j2").render(
+        audit=audit,
+        facts=dataset.facts,
+        name=Path(dataset.location).name,
+        pictures=pictures,
+        max_shown=MAX_SHOWN,
+    )
+    with directory_by_rename(out.absolute()) as partial:
+        write_json(partial / "audit.json", audit)
+        (partial / "audit.html").write_text(page, encoding="utf-8")
+
+
+def _pictures(dataset: PreparedDataset, uids: list[str]) -> dict[str, str]:
+    """uid -> PNG in base64."""
+    row_of = {uid: row for row, uid in enumerate(dataset.cells["uid"].to_pylist())}
+    reader = dataset.reader()
+    out = {}
+    for uid in uids:
+        (pixels,) = reader.read(np.asarray([row_of[uid]]))
+        stream = io.BytesIO()
+        Image.fromarray(pixels).resize((_SIDE, _SIDE), Image.Resampling.LANCZOS).save(stream, "PNG")
+        out[uid] = base64.b64encode(stream.getvalue()).decode()
+    return out

@@ -1,0 +1,68 @@
+"""Folders of image files to a catalogue: one row an image, before any pixel is read."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from leuk_ray.datasets.layouts.all_idb import all_idb, all_idb1, all_idb2
+from leuk_ray.datasets.layouts.c_nmc import SYNTHETIC_MARKER, c_nmc, parse_c_nmc
+from leuk_ray.datasets.layouts.catalogue import (
+    CATALOGUE_SCHEMA,
+    Catalogue,
+    Layout,
+    LayoutOptions,
+    Rejection,
+)
+from leuk_ray.datasets.layouts.folders import folders
+from leuk_ray.datasets.layouts.manifest import manifest
+from leuk_ray.errors import UserError
+
+__all__ = [
+    "CATALOGUE_SCHEMA",
+    "LAYOUTS",
+    "SYNTHETIC_MARKER",
+    "Catalogue",
+    "LayoutOptions",
+    "Rejection",
+    "parse_c_nmc",
+    "read_layout",
+]
+
+LAYOUTS: dict[str, Layout] = {
+    "c-nmc": c_nmc,
+    "all-idb": all_idb,
+    "all-idb1": all_idb1,
+    "all-idb2": all_idb2,
+    "folders": folders,
+    "csv": manifest,
+}
+_NONE = LayoutOptions()
+
+
+def read_layout(layout: str, root: Path, options: LayoutOptions = _NONE) -> Catalogue:
+    """List the images under `root` as `layout` names them.
+
+    Args:
+        layout: a name in LAYOUTS.
+        root: folder of images; for `csv` the file that lists them.
+        options: what names alone do not say.
+
+    Raises:
+        UserError: unknown layout, nothing there, or no image in it.
+    """
+    if layout not in LAYOUTS:
+        raise UserError(f"layout {layout!r} is not known; choose one of {', '.join(LAYOUTS)}")
+    if layout == "csv" and not root.is_file():
+        raise UserError(f"{root}: there is no such file; give the CSV file that lists the images")
+    if layout != "csv" and not root.is_dir():
+        raise UserError(f"{root}: there is no such folder; give the folder with the images")
+    catalogue = LAYOUTS[layout](root, options)
+    if not catalogue.rows and not catalogue.rejected:
+        raise UserError(f"{root}: holds no image file; give the folder with the images")
+    if not catalogue.rows:
+        first = catalogue.rejected[0]
+        raise UserError(
+            f"{root}: none of {len(catalogue.rejected)} images fits the layout {layout!r} "
+            f"(first: {first.path}, {first.detail}); check --layout"
+        )
+    return catalogue

@@ -1,0 +1,208 @@
+"""Pictures of the same cell that are not the same file: encoded again, moved by a pixel, retouched.
+
+A perceptual hash alone joins strangers: among stained cells on black, distance 8 would put all
+subjects of C-NMC 2019 into one group. So the hash only proposes pairs, and aligned pixels of
+the cell decide: 0.98 and more is the same picture. Real near duplicates lie above 0.998 and
+the next pair of cells near 0.77.
+
+Not all pairs are looked at. By the pigeonhole principle two 64-bit hashes at distance 11 or
+less agree in at least one of four 16-bit bands but for 2 bits (multi-index hashing, Norouzi,
+Punjani and Fleet 2012), so a sorted list of each band finds them.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from itertools import combinations
+
+import numpy as np
+import pyarrow as pa
+from PIL import Image, ImageOps
+from scipy import ndimage
+
+from leuk_ray.datasets.prepared import PixelReader
+
+NEAR_SCHEMA = pa.schema(
+    [("uid_a", pa.string()), ("uid_b", pa.string()), ("correlation", pa.float64())]
+)
+MAX_DISTANCE = 11
+MIN_CORRELATION = 0.98
+
+_BANDS = 4
+_BAND_BITS = 16
+_FLIPS = 2
+_THUMB = 32
+_MIN_THUMB_CORRELATION = 0.9  # real strangers stay below 0.8, copies above 0.97
+_MAX_SHIFT = 0.05
+_BLACK = 16  # what a JPEG leaves of black background is darker
+_ROWS_PER_READ = 64
+_PAIRS_PER_CHUNK = 4096
+
+
+def find_near_duplicates(cells: pa.Table, reader: PixelReader) -> pa.Table:
+    """Find pairs of cells with different pixels that show the same picture.
+
+    Memory: about 5 kB a cell and 64 images; each image is read once, those of likely pairs
+    again.
+
+    Args:
+        cells: columns uid, phash (64 bits in hex) and pixels_sha256, one row a cell.
+        reader: reads the pixels of these rows, numbered alike.
+
+    Returns:
+        NEAR_SCHEMA ordered by uid_a, uid_b. Cells with identical pixels are not listed; of
+        those the first row speaks for all.
+    """
+    uids = np.asarray(cells["uid"].to_pylist(), object)
+    _, rows = np.unique(np.asarray(cells["pixels_sha256"].to_pylist()), return_index=True)
+    rows.sort()
+    phash = np.asarray([int(text, 16) for text in cells["phash"].to_pylist()], np.uint64)[rows]
+    likely = _likely_pairs(phash, lambda part: reader.read(rows[part]))
+    found = []
+    for chunk in np.array_split(likely, -(-len(likely) // (_ROWS_PER_READ // 2)) or 1):
+        members, place = np.unique(chunk, return_inverse=True)
+        pixels = reader.read(rows[members])
+        for pair, (first, second) in zip(chunk, place.reshape(-1, 2), strict=True):
+            correlation = aligned_correlation(pixels[first], pixels[second])
+            if correlation >= MIN_CORRELATION:
+                a, b = sorted(uids[rows[pair]])
+                found.append({"uid_a": a, "uid_b": b, "correlation": correlation})
+    found.sort(key=lambda pair: (pair["uid_a"], pair["uid_b"]))
+    return pa.Table.from_pylist(found, schema=NEAR_SCHEMA)
+
+
+def aligned_correlation(first: np.ndarray, second: np.ndarray) -> float:
+    """Pearson correlation of two pictures over the cell, after the best shift.
+
+    Args:
+        first, second: (H, W, 3) uint8. The cell is what is not black in either, the whole
+            picture where nothing is black.
+
+    Returns:
+        -1..1; 0 where a picture has no contrast. Shifts reach 5% of the side and are found to
+        a fraction of a pixel, since a shift of the file is no whole number after resizing.
+    """
+    as_they_are = _cell_correlation(first, second)
+    down, right = _best_shift(_grey(first), _grey(second))
+    moved = ndimage.shift(second.astype(np.float32), (-down, -right, 0), order=3, mode="nearest")
+    margin = math.ceil(max(abs(down), abs(right)))
+    inner = slice(margin, -margin or None)
+    return max(as_they_are, _cell_correlation(first[inner, inner], moved[inner, inner]))
+
+
+def candidate_pairs(phash: np.ndarray) -> Iterator[np.ndarray]:
+    """Every pair of hashes at distance MAX_DISTANCE or less, each once.
+
+    Args:
+        phash: (n,) uint64.
+
+    Yields:
+        (m, 2) int64 with first < second.
+    """
+    shifts = np.arange(_BANDS, dtype=np.uint64) * np.uint64(_BAND_BITS)
+    bands = ((phash[:, None] >> shifts) & np.uint64(2**_BAND_BITS - 1)).astype(np.uint16)
+    for band in range(_BANDS):
+        order = np.argsort(bands[:, band], kind="stable")
+        keys = bands[order, band]
+        for flip in _flips():
+            wanted = bands[:, band] ^ flip
+            low = np.searchsorted(keys, wanted, "left")
+            count = np.searchsorted(keys, wanted, "right") - low
+            for part in _parts(count):
+                first = np.repeat(part, count[part])
+                within = np.arange(len(first)) - np.repeat(
+                    count[part].cumsum() - count[part], count[part]
+                )
+                second = order[np.repeat(low[part], count[part]) + within]
+                close = np.bitwise_count(phash[first] ^ phash[second]) <= MAX_DISTANCE
+                keep = close & (first < second)
+                pairs = np.stack([first[keep], second[keep]], axis=1)
+                earlier = bands[pairs[:, 0], :band] ^ bands[pairs[:, 1], :band]
+                yield pairs[(np.bitwise_count(earlier) > _FLIPS).all(axis=1)]
+
+
+def _flips() -> list[np.uint16]:
+    """All numbers of 16 bits with at most 2 of them set."""
+    bits = [1 << bit for bit in range(_BAND_BITS)]
+    return [np.uint16(sum(chosen)) for n in range(_FLIPS + 1) for chosen in combinations(bits, n)]
+
+
+def _parts(count: np.ndarray) -> Iterator[np.ndarray]:
+    """Rows with a match, cut so that each part has about a million matches."""
+    rows = np.flatnonzero(count)
+    cuts = np.flatnonzero(np.diff(count[rows].cumsum() >> 20)) + 1
+    yield from np.split(rows, cuts)
+
+
+def _likely_pairs(phash: np.ndarray, read: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
+    """Candidates whose thumbnails agree: (m, 2) int64, ordered."""
+    thumbs = np.concatenate(
+        [
+            np.stack([_thumb(image) for image in read(part)])
+            for part in np.split(
+                np.arange(len(phash)), range(_ROWS_PER_READ, len(phash), _ROWS_PER_READ)
+            )
+        ]
+    )
+    likely = [np.empty((0, 2), np.int64)]
+    for pairs in candidate_pairs(phash):
+        for start in range(0, len(pairs), _PAIRS_PER_CHUNK):
+            chunk = pairs[start : start + _PAIRS_PER_CHUNK]
+            first, second = thumbs[chunk[:, 0]], thumbs[chunk[:, 1]]
+            agree = _correlations(first, second, (first > _BLACK) | (second > _BLACK))
+            likely.append(chunk[agree >= _MIN_THUMB_CORRELATION])
+    pairs = np.concatenate(likely)
+    return pairs[np.lexsort((pairs[:, 1], pairs[:, 0]))]
+
+
+def _thumb(image: np.ndarray) -> np.ndarray:
+    """Grey levels (_THUMB ** 2,) of the picture around the centre of the cell."""
+    cell = image.max(axis=2) > _BLACK
+    side = len(image)
+    y, x = np.argwhere(cell).mean(axis=0).tolist() if cell.any() else (side / 2, side / 2)
+    wide = ImageOps.expand(Image.fromarray(image).convert("L"), side // 2)
+    box = (x, y, min(x + side, wide.width), min(y + side, wide.height))
+    return np.asarray(
+        wide.resize((_THUMB, _THUMB), Image.Resampling.BILINEAR, box), np.float32
+    ).ravel()
+
+
+def _correlations(first: np.ndarray, second: np.ndarray, cell: np.ndarray) -> np.ndarray:
+    """Pearson correlation of each row over its own mask: three (n, d) arrays to (n,)."""
+    number = np.maximum(cell.sum(axis=1, keepdims=True), 1)
+    first = np.where(cell, first - (first * cell).sum(axis=1, keepdims=True) / number, 0)
+    second = np.where(cell, second - (second * cell).sum(axis=1, keepdims=True) / number, 0)
+    scale = np.sqrt((first**2).sum(axis=1) * (second**2).sum(axis=1))
+    return np.where(scale > 0, (first * second).sum(axis=1) / np.maximum(scale, 1e-12), 0)
+
+
+def _cell_correlation(first: np.ndarray, second: np.ndarray) -> float:
+    cell = (first.max(axis=2) > _BLACK) | (second.max(axis=2) > _BLACK)
+    a, b = (image[cell].reshape(1, -1).astype(np.float64) for image in (first, second))
+    return float(_correlations(a, b, np.ones_like(a, bool))[0])
+
+
+def _grey(image: np.ndarray) -> np.ndarray:
+    return image.mean(axis=2, dtype=np.float32)
+
+
+def _best_shift(first: np.ndarray, second: np.ndarray) -> tuple[float, float]:
+    """Rows and columns by which `second` lies below and right of `first`."""
+    spectra = [np.fft.rfft2(grey - grey.mean()) for grey in (first, second)]
+    match = np.fft.irfft2(spectra[0].conj() * spectra[1], first.shape)
+    reach = max(1, int(_MAX_SHIFT * min(first.shape)))
+    steps = np.arange(-reach, reach + 1)
+    near = match[np.ix_(steps, steps)]
+    down, right = map(int, np.unravel_index(np.argmax(near), near.shape))
+    column, row = match[:, steps[right]], match[steps[down]]
+    return float(steps[down] + _vertex(column, steps[down])), float(
+        steps[right] + _vertex(row, steps[right])
+    )
+
+
+def _vertex(values: np.ndarray, peak: int) -> float:
+    """Where, within half a step of `peak`, the parabola through it and its neighbours peaks."""
+    left, middle, right = (float(values[(peak + step) % len(values)]) for step in (-1, 0, 1))
+    curvature = left - 2 * middle + right
+    return float(np.clip((left - right) / (2 * curvature), -0.5, 0.5)) if curvature < 0 else 0.0

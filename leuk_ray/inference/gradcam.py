@@ -1,0 +1,103 @@
+"""Where a network looks: Grad-CAM (Selvaraju 2017) and HiResCAM (Draelos and Carin 2020).
+
+Both weigh the last feature map by the gradient of the log-odds: Grad-CAM by the gradient's
+mean over the positions, one weight a channel; HiResCAM position by position, so that what it
+shows is what the network used.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import torch
+from timm.models import VisionTransformer  # pyright: ignore[reportPrivateImportUsage]
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from leuk_ray.errors import UserError
+from leuk_ray.models.network import ImageClassifier
+from leuk_ray.models.zoo import positive_logit
+
+Method = Literal["gradcam", "hirescam"]
+
+
+def target_layer(model: ImageClassifier) -> nn.Module:
+    """The module whose output is weighed.
+
+    The last feature map, for networks that have one; for a vision transformer the tokens
+    that enter its last block, since after it only the class token counts.
+    """
+    if isinstance(model.backbone, VisionTransformer):
+        return model.backbone.blocks[-1].norm1  # pyright: ignore[reportReturnType]
+    return model.feature_map
+
+
+def evidence(model: ImageClassifier, images: Tensor, method: Method) -> tuple[Tensor, Tensor]:
+    """Evidence for ALL at each position of the target layer.
+
+    Args:
+        model: in eval mode.
+        images: (N, 3, H, W), uint8 or float in 0..255.
+        method: `gradcam` or `hirescam`.
+
+    Returns:
+        (N, h, w), positive where it speaks for ALL and negative where for healthy; and the
+        log-odds of ALL, (N,).
+
+    Raises:
+        UserError: the network has no feature map.
+    """
+    assert not model.training, "explain in eval mode"
+    features: list[Tensor] = []
+
+    def restart(_module: nn.Module, _inputs: Any, output: Tensor) -> Tensor:
+        features.append(output.detach().requires_grad_())  # no gradient is needed before it
+        return features[0]
+
+    handle = target_layer(model).register_forward_hook(restart)
+    try:
+        with torch.enable_grad():
+            logit = positive_logit(model(images)[0])
+            (gradient,) = torch.autograd.grad(logit.sum(), features[0])
+    finally:
+        handle.remove()
+    activation, gradient = _maps(model, features[0].detach()), _maps(model, gradient)
+    if method == "gradcam":
+        gradient = gradient.mean(dim=(2, 3), keepdim=True)
+    return (gradient * activation).sum(dim=1), logit.detach()
+
+
+def heat(evidence: Tensor, toward: Tensor, size: int) -> Tensor:
+    """Evidence for one class as a picture.
+
+    Args:
+        evidence: (N, h, w) for ALL.
+        toward: (N,) +1 to show what speaks for ALL, -1 what speaks for healthy.
+        size: side of the picture, pixels.
+
+    Returns:
+        (N, size, size) in 0..1, largest 1; all 0 where nothing speaks for the class.
+    """
+    positive = F.relu(evidence * toward.view(-1, 1, 1))
+    grown = F.interpolate(positive[:, None], (size, size), mode="bilinear")[:, 0]
+    peak = grown.amax(dim=(1, 2), keepdim=True)
+    return torch.where(peak > 0, grown / peak.clamp(min=1e-30), torch.zeros_like(grown))
+
+
+def share_inside(heat: Tensor, mask: Tensor) -> Tensor:
+    """Share of the heat inside a mask: (N, H, W) twice -> (N,), NaN where there is no heat."""
+    return (heat * mask).sum(dim=(1, 2)) / heat.sum(dim=(1, 2))
+
+
+def _maps(model: ImageClassifier, values: Tensor) -> Tensor:
+    """Values of the target layer as (N, C, h, w)."""
+    backbone: Any = model.backbone
+    if isinstance(backbone, VisionTransformer):
+        patches = values[:, backbone.num_prefix_tokens :]
+        return patches.transpose(1, 2).unflatten(2, backbone.patch_embed.grid_size)
+    if values.ndim != 4:
+        raise UserError(
+            f"{type(backbone).__name__}: gives no feature map (shape {tuple(values.shape)}), so "
+            "there is nothing to explain with; take a convolutional network or a ViT"
+        )
+    return values

@@ -1,0 +1,54 @@
+"""What every network here is: preprocessing, backbone and head in one graph.
+
+Backbones speak timm's protocol: `forward_features` gives what the network sees, a feature
+map or tokens, and `forward_head(features, pre_logits=True)` pools it to one vector.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from leuk_ray.models.preprocess import Preprocess
+
+
+class LinearHead(nn.Module):
+    """Dropout and a linear classifier on the pooled features, which are the embedding."""
+
+    def __init__(self, features: int, num_logits: int, dropout: float = 0.0) -> None:
+        super().__init__()
+        self.dropout = nn.Dropout(dropout)
+        self.classifier = nn.Linear(features, num_logits)
+
+    def forward(self, pooled: Tensor) -> tuple[Tensor, Tensor]:
+        """(N, D) -> logits (N, num_logits), embedding (N, D)."""
+        return self.classifier(self.dropout(pooled)), pooled
+
+
+class ImageClassifier(nn.Module):
+    """Preprocessing, backbone and head.
+
+    own_pooling: the backbone pools; otherwise the head takes the feature map.
+    feature_map: passes the backbone's features on; a place for hooks.
+    """
+
+    def __init__(
+        self, preprocess: Preprocess, backbone: nn.Module, head: nn.Module, *, own_pooling: bool
+    ) -> None:
+        super().__init__()
+        self.preprocess = preprocess
+        self.backbone = backbone
+        self.feature_map = nn.Identity()
+        self.head = head
+        self.own_pooling = own_pooling
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Images (N, 3, H, W), uint8 or float in 0..255 -> logits (N, 1 or 2), embedding (N, D).
+
+        Two logits belong to a softmax over (healthy, ALL), one to a sigmoid for ALL: see
+        `zoo.positive_logit` and `zoo.classification_loss`.
+        """
+        features = self.backbone.forward_features(self.preprocess(images))  # pyright: ignore[reportCallIssue]
+        features = self.feature_map(features)
+        if self.own_pooling:
+            features = self.backbone.forward_head(features, pre_logits=True)  # pyright: ignore[reportCallIssue]
+        return self.head(features)

@@ -1,0 +1,126 @@
+import io
+from pathlib import Path
+
+import imagehash
+import numpy as np
+import pyarrow as pa
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from leuk_ray import images
+from leuk_ray.datasets.near_duplicates import (
+    MAX_DISTANCE,
+    MIN_CORRELATION,
+    aligned_correlation,
+    candidate_pairs,
+    find_near_duplicates,
+)
+from leuk_ray.datasets.synthetic import SyntheticSpec, draw_cells, render
+from leuk_ray.images import StorageSettings
+
+
+class Pixels:
+    """Reads rows of an array, as PixelReader does of a dataset."""
+
+    def __init__(self, stored: list[np.ndarray]) -> None:
+        self.stored = np.stack(stored)
+
+    def read(self, rows: np.ndarray) -> np.ndarray:
+        assert len(rows) <= 64, "memory must stay bounded"
+        return self.stored[rows]
+
+
+def find(pictures: dict[str, np.ndarray], storage: StorageSettings) -> list[tuple[str, str]]:
+    cells = pa.table(
+        {
+            "uid": list(pictures),
+            "phash": [str(imagehash.phash(Image.fromarray(p))) for p in pictures.values()],
+            "pixels_sha256": [str(hash(p.tobytes())) for p in pictures.values()],
+        }
+    )
+    reader = Pixels([images.to_storage(p, storage) for p in pictures.values()])
+    near = find_near_duplicates(cells, reader)  # pyright: ignore[reportArgumentType]
+    assert all(value >= MIN_CORRELATION for value in near["correlation"].to_pylist())
+    return list(zip(near["uid_a"].to_pylist(), near["uid_b"].to_pylist(), strict=True))
+
+
+def jpeg(picture: np.ndarray, quality: int = 85) -> np.ndarray:
+    out = io.BytesIO()
+    Image.fromarray(picture).save(out, "JPEG", quality=quality)
+    return images.decode(out.getvalue())
+
+
+@pytest.fixture(scope="module")
+def cells() -> dict[str, np.ndarray]:
+    return {c.uid: render(c) for c in draw_cells(SyntheticSpec(cells=60, subjects=12, seed=5))}
+
+
+@pytest.mark.parametrize(
+    "storage",
+    [StorageSettings(), StorageSettings(crop="full"), StorageSettings(size=64)],
+    ids=lambda s: f"{s.crop}-{s.size}",
+)
+def test_planted_copies_are_found_and_strangers_are_not(cells, storage: StorageSettings):
+    names = list(cells)
+    retouched = cells[names[40]].copy()
+    retouched[225, 200:240] = np.minimum(retouched[225, 200:240].astype(int) + 60, 255)
+    planted = {
+        "z_jpeg": (names[3], jpeg(cells[names[3]])),
+        "z_shift": (names[7], np.roll(cells[names[7]], (1, -2), (0, 1))),
+        "z_both": (names[20], jpeg(np.roll(cells[names[20]], (2, 1), (0, 1)))),
+        "z_retouched": (names[40], retouched),
+    }
+    pictures = cells | {name: picture for name, (_, picture) in planted.items()}
+    expected = sorted((original, name) for name, (original, _) in planted.items())
+    assert find(pictures, storage) == expected
+
+
+def test_identical_pixels_are_left_to_the_groups(cells):
+    first = next(iter(cells.values()))
+    assert find({"a": first, "b": first.copy()}, StorageSettings()) == []
+
+
+def test_pictures_without_contrast_are_nobodys_copies():
+    flat = {f"flat{level}": np.full((64, 64, 3), level, np.uint8) for level in (0, 5, 90, 200)}
+    assert find(flat, StorageSettings(size=64, crop="full")) == []
+    black = np.zeros((64, 64, 3), np.uint8)
+    assert aligned_correlation(black, black) == 0
+
+
+@pytest.mark.parametrize("shift", [(0, 0), (1, 0), (-3, 2), (0, -9)])
+def test_a_shifted_picture_correlates_fully(cells, shift: tuple[int, int]):
+    picture = images.to_storage(next(iter(cells.values())), StorageSettings())
+    assert aligned_correlation(picture, np.roll(picture, shift, (0, 1))) > 0.999
+
+
+@given(st.data())
+@settings(max_examples=30, deadline=None)
+def test_candidates_are_all_the_close_pairs_each_once(data):
+    seed, count = data.draw(st.integers(0, 1000)), data.draw(st.integers(1, 60))
+    generator = np.random.default_rng(seed)
+    phash = generator.integers(0, 2**64, count, np.uint64)
+    for copy in range(count // 2):  # flip up to 14 bits of another's
+        flips = generator.choice(64, generator.integers(0, 15), replace=False)
+        bits = np.bitwise_or.reduce(np.uint64(1) << flips.astype(np.uint64), initial=np.uint64(0))
+        phash[copy] = phash[-1 - copy] ^ bits
+    distance = np.bitwise_count(phash[:, None] ^ phash)
+    expected = np.argwhere(np.triu(distance <= MAX_DISTANCE, 1)).tolist()
+    found = [pair for pairs in candidate_pairs(phash) for pair in pairs.tolist()]
+    assert sorted(found) == expected
+
+
+def test_far_fewer_pairs_than_all_are_looked_at():
+    phash = np.random.default_rng(0).integers(0, 2**64, 20_000, np.uint64)
+    assert sum(map(len, candidate_pairs(phash))) < 100
+
+
+def test_real_cells_have_exactly_three_near_duplicates(real_data: Path):
+    paths = sorted((real_data / "cnmc2019").rglob("*.bmp"))
+    pictures = {path.stem: images.decode(path.read_bytes()) for path in paths}
+    assert find(pictures, StorageSettings()) == [
+        ("UID_H10_1_1_hem", "UID_h3_1_1_hem"),
+        ("UID_H2_1_1_hem", "UID_H6_1_1_hem"),
+        ("UID_H2_1_2_hem", "UID_H6_1_2_hem"),
+    ]

@@ -1,0 +1,114 @@
+"""Weights to start from: files, bundles, fetched files; what is another network's is refused."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from click.testing import CliRunner
+from safetensors.torch import load_file, save_file
+
+from leuk_ray.bundle import BundleFacts, write_bundle
+from leuk_ray.cli import cli
+from leuk_ray.errors import UserError
+from leuk_ray.images import StorageSettings
+from leuk_ray.models.settings import ModelSettings
+from leuk_ray.models.zoo import build
+
+SMALL = {"input_size": 32, "attention": "eca"}
+
+
+def same(a: torch.nn.Module, b: torch.nn.Module) -> bool:
+    ours, theirs = a.state_dict(), b.state_dict()
+    return ours.keys() == theirs.keys() and all(torch.equal(ours[k], theirs[k]) for k in ours)
+
+
+@pytest.fixture(scope="module")
+def trained() -> torch.nn.Module:
+    torch.manual_seed(1)
+    return build(ModelSettings(weights="scratch", **SMALL), load_weights=True)
+
+
+@pytest.fixture(scope="module")
+def bundle(trained, tmp_path_factory) -> Path:
+    path = tmp_path_factory.mktemp("bundles") / "bundle"
+    facts = BundleFacts(
+        model=ModelSettings(weights="scratch", **SMALL), storage=StorageSettings(size=32),
+        synthetic=True, protocol="subject-disjoint", dataset_fingerprint="0" * 64, recipe="lite",
+        seed=0,
+    )  # fmt: skip
+    write_bundle(path, facts, trained)
+    return path
+
+
+def test_fetched_weights_are_the_pretrained_ones(tmp_path: Path):
+    done = CliRunner().invoke(cli, ["weights", "fetch", "lite", "--to", str(tmp_path)])
+    assert done.exit_code == 0, done.output
+    file = tmp_path / "tf_efficientnet_lite0.in1k.safetensors"
+    assert str(file) in done.output
+    fetched = build(ModelSettings(weights=str(file), **SMALL), load_weights=True)
+    packaged = build(ModelSettings(**SMALL), load_weights=True)
+    assert same(fetched.backbone, packaged.backbone)
+
+
+@pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
+def test_a_file_of_a_backbone_with_its_classifier_initialises_the_backbone(
+    suffix, trained, tmp_path
+):
+    path = tmp_path / f"backbone{suffix}"
+    state = dict(trained.backbone.state_dict()) | {"classifier.weight": torch.zeros(1000, 1280)}
+    if suffix == ".pth":
+        torch.save({"state_dict": state}, path)
+    else:
+        save_file({name: value.contiguous() for name, value in state.items()}, path)
+    model = build(ModelSettings(weights=str(path), **SMALL), load_weights=True)
+    assert same(model.backbone, trained.backbone)
+    assert not same(model.head, trained.head)
+
+
+def test_a_bundle_is_fine_tuned_from_head_to_stem(bundle: Path, trained):
+    model = build(ModelSettings(weights=str(bundle), **SMALL), load_weights=True)
+    assert same(model, trained)
+
+
+def test_a_changed_bundle_is_no_start(bundle: Path, tmp_path: Path):
+    import shutil
+
+    copy = tmp_path / "copy"
+    shutil.copytree(bundle, copy)
+    save_file(load_file(copy / "model.safetensors"), copy / "model.safetensors", {"a": "b"})
+    with pytest.raises(UserError, match="changed since it was written"):
+        build(ModelSettings(weights=str(copy), **SMALL), load_weights=True)
+
+
+def test_weights_of_another_network_are_told_in_one_line(bundle: Path, tmp_path: Path):
+    file = bundle / "model.safetensors"
+    (tmp_path / "text.pth").write_text("text")
+    torch.save({"a": Path("x")}, tmp_path / "code.pth")
+    save_file({"a": torch.zeros(1)}, tmp_path / "a.safetensors")
+    cases = [
+        ({"attention": "multi"}, file, r"has no head.branches.0.channel.w0.weight"),
+        (
+            {"attention": "eca", "hidden": 8},
+            file,
+            r"head.hidden.weight of shape \(256, 1280\), the",
+        ),
+        ({"backbone": "resnet18"}, file, "has no"),
+        ({}, tmp_path / "a.safetensors", "has no conv_stem.weight"),
+        ({}, tmp_path / "text.pth", "no plain tensors that can be read"),
+        ({}, tmp_path / "code.pth", "no plain tensors that can be read"),
+        ({}, tmp_path / "missing.pth", "there is no such file or bundle"),
+        ({}, tmp_path, "is no bundle"),
+    ]
+    for changes, path, message in cases:
+        settings = ModelSettings(**SMALL | changes, weights=str(path))
+        with pytest.raises(UserError, match=message) as caught:
+            build(settings, load_weights=True)
+        assert "\n" not in str(caught.value)
+
+
+def test_fetching_what_there_is_not_says_so(tmp_path: Path):
+    for name, message in [("bukhari2022-se", "no weights to fetch"), ("resnet18x", "has none")]:
+        done = CliRunner().invoke(cli, ["weights", "fetch", name, "--to", str(tmp_path / "w")])
+        assert isinstance(done.exception, UserError)
+        assert message in str(done.exception)
+    assert not (tmp_path / "w").exists()
