@@ -82,6 +82,8 @@ def run_training(
     """
     out = out.absolute()
     cluster.require(workers, gpus)
+    # A network that cannot be built, or weights that are not there, show here and not in a worker.
+    build(recipe.model, load_weights=recipe.model.weights not in ("imagenet", "scratch"))
     recipe = _open_run(recipe, dataset, out, resume)
     split = pq.read_table(out / "split.parquet")
     cells = TrainingCells.of(dataset.cells, split)

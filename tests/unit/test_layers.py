@@ -27,7 +27,7 @@ CORE = [
     "training.settings", "training.loop", "training.plateau", "training.state",
     "training.collective",
 ]  # fmt: skip
-DRIVERS = ("training.trainer", "runs", "judge", "prediction", "demo", "cli", "cluster")
+DRIVERS = ("training.trainer", "runs", "judge", "prediction", "demo", "cli", "commands", "cluster")
 
 
 def test_core_imports_without_ray():

@@ -1,0 +1,171 @@
+"""Commands on images and datasets."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from leuk_ray.commands.base import ADDRESS, PATH, command
+
+
+@click.command(epilog="Example: leuk-ray synth cells --cells 600 --subjects 24 --seed 1")
+@click.argument("directory", type=PATH)
+@click.option("--cells", default=600, show_default=True)
+@click.option("--subjects", default=24, show_default=True)
+@click.option("--seed", default=0, show_default=True)
+@click.option("--best-auc", default=0.90, show_default=True, help="AUC of the ideal classifier.")
+@click.option(
+    "--layout",
+    type=click.Choice(["c-nmc", "all-idb"]),
+    default="c-nmc",
+    show_default=True,
+    help="Cells on black, or fields of view with cells cut from them.",
+)
+@command
+def synth(
+    directory: Path, cells: int, subjects: int, seed: int, best_auc: float, layout: str
+) -> tuple[dict, str]:
+    """Render SYNTHETIC cells with a known best AUC."""
+    from leuk_ray.datasets.synthetic import SyntheticSpec, write_c_nmc
+    from leuk_ray.datasets.synthetic_fields import write_all_idb
+    from leuk_ray.progress import bar
+    from leuk_ray.storage import refuse_existing
+    from leuk_ray.texts import synth_text
+
+    spec = SyntheticSpec(cells, subjects, seed, best_auc)
+    refuse_existing(directory, "folder of cells")
+    write, unit = (write_all_idb, "field") if layout == "all-idb" else (write_c_nmc, "cell")
+    with bar("synth: rendering", unit) as progress:
+        values = write(directory, spec, progress)
+    return values, synth_text(directory, values)
+
+
+@click.command(epilog="Example: leuk-ray prepare C-NMC_Leukemia cnmc.dataset --layout c-nmc")
+@click.argument("source", type=PATH)
+@click.argument("dataset", type=PATH)
+@click.option(
+    "--layout",
+    required=True,
+    help="How the files are named and placed: c-nmc, all-idb, all-idb1, all-idb2, folders, csv.",
+)
+@click.option("--size", default=300, show_default=True, help="Side of the stored square, pixels.")
+@click.option(
+    "--crop",
+    type=click.Choice(["center", "tight", "full"]),
+    help="Central 300 pixels, the cell's box, or all; center for c-nmc, else full.",
+)
+@click.option(
+    "--positive", metavar="NAME[,NAME]", help="The class folders or label words that mean ALL."
+)
+@click.option(
+    "--columns", metavar="OURS=ITS[,...]", help="Columns of a CSV manifest, as label=diagnosis."
+)
+@ADDRESS
+@command
+def prepare(
+    source: Path,
+    dataset: Path,
+    layout: str,
+    size: int,
+    crop: Any,
+    positive: str | None,
+    columns: str | None,
+    address: str | None,
+) -> tuple[dict, str]:
+    """Decode image files into a dataset that trains fast: rows in = rows out + rejected."""
+    from leuk_ray.datasets.layouts import LayoutOptions, read_layout
+    from leuk_ray.storage import refuse_existing
+
+    refuse_existing(dataset, "dataset")
+    options = LayoutOptions.parse(positive, columns)
+    read_layout(layout, source, options)
+    crop = crop or ("center" if layout == "c-nmc" else "full")
+
+    from leuk_ray import cluster
+    from leuk_ray.datasets.prepare import prepare as run
+    from leuk_ray.images import StorageSettings
+    from leuk_ray.progress import bar
+    from leuk_ray.texts import prepare_text
+
+    cluster.connect(address)
+    with bar("prepare: decoding", "cell") as progress:
+        storage = StorageSettings(size=size, crop=crop)
+        values = run(source, dataset, layout, storage, progress, options)
+    return values, prepare_text(dataset, values)
+
+
+@click.command(epilog="Example: leuk-ray crop Im001_1.jpg --centroids Im001_1.xyc --out cells")
+@click.argument("field", type=PATH)
+@click.option("--centroids", type=PATH, required=True, help="A .xyc file, one `x y` a line.")
+@click.option("--side", default=257, show_default=True, type=click.IntRange(1), help="Pixels.")
+@click.option("--out", type=PATH, required=True, help="Folder of the cells.")
+@command
+def crop(field: Path, centroids: Path, side: int, out: Path) -> tuple[dict, str]:
+    """Cut the cells out of a field of view."""
+    from leuk_ray.datasets.cropping import crop_field
+
+    written = crop_field(field, centroids, out, side)
+    return {"cells": [str(path) for path in written]}, f"{out}: {len(written)} cells"
+
+
+@click.command(epilog="Example: leuk-ray audit cnmc.dataset --out audit")
+@click.argument("dataset")
+@click.option("--out", type=PATH, help="Folder for a page with pictures; else DATASET/audit.json.")
+@click.option("--no-images", is_flag=True, help="No picture of a cell on the page.")
+@command
+def audit(dataset: str, out: Path | None, no_images: bool) -> tuple[dict, str]:
+    """Name copies, conflicts, imbalance and shortcuts, and what each protocol would leak."""
+    from leuk_ray.datasets.prepared import PreparedDataset
+    from leuk_ray.storage import refuse_existing, write_json
+
+    opened = PreparedDataset.open(dataset)
+    if out:
+        refuse_existing(out, "audit")
+
+    from leuk_ray.datasets.audit import audit_dataset
+    from leuk_ray.datasets.audit_page import write_audit
+    from leuk_ray.progress import bar
+    from leuk_ray.texts import audit_text
+
+    with bar("audit: measuring", "cell") as progress:
+        values = audit_dataset(opened, progress)
+    if out:
+        write_audit(out, opened, values, show_images=not no_images)
+        return values, f"{audit_text(values)}\nPage: {out / 'audit.html'}"
+    write_json(Path(opened.location) / "audit.json", values)
+    return values, audit_text(values)
+
+
+@click.command(epilog="Example: leuk-ray split cnmc.dataset --out split.parquet")
+@click.argument("dataset")
+@click.option("--protocol", default="subject-disjoint", show_default=True)
+@click.option("--folds", default=0, help="Cross-validation: test is fold --fold of this many.")
+@click.option("--fold", default=0, show_default=True)
+@click.option("--seed", default=0, show_default=True)
+@click.option("--out", type=PATH, required=True)
+@command
+def split(
+    dataset: str, protocol: Any, folds: int, fold: int, seed: int, out: Path
+) -> tuple[dict, str]:
+    """Give every cell a role, and count what crosses from training to test."""
+    from leuk_ray.config import load_recipe
+    from leuk_ray.datasets.prepared import PreparedDataset
+    from leuk_ray.datasets.splits import crossings, describe, is_leaky, split_cells, write_split
+    from leuk_ray.texts import split_text
+
+    overrides = {"protocol": protocol, "folds": folds, "fold": fold, "split.seed": seed}
+    settings = load_recipe("lite", [f"{key}={value}" for key, value in overrides.items()]).split
+    opened = PreparedDataset.open(dataset)
+    roles = split_cells(opened.cells, settings)
+    write_split(roles, out)
+    values = {
+        "protocol": protocol,
+        "leaky": is_leaky(protocol),
+        "roles": describe(roles, opened.cells),
+        "crossings": crossings(roles, opened.cells),
+        "left_out": len(opened.cells) - len(roles),
+        "out": str(out),
+    }
+    return values, split_text(values)

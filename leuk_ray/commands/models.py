@@ -1,0 +1,94 @@
+"""Commands on weights and bundles."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from leuk_ray.commands.base import PATH, command
+from leuk_ray.errors import UserError
+
+
+@click.group()
+def weights() -> None:
+    """Weights to start training from."""
+
+
+@weights.command(epilog="Example: leuk-ray weights fetch saeed2022-v2s lite --to weights")
+@click.argument("names", nargs=-1, required=True, metavar="RECIPE_OR_BACKBONE...")
+@click.option("--to", "folder", type=PATH, required=True, help="Folder of the files.")
+@command
+def fetch(names: tuple[str, ...], folder: Path) -> tuple[dict, str]:
+    """Save ImageNet weights as files, to carry to machines without internet."""
+    from leuk_ray.config import backbone_name
+    from leuk_ray.models.weights import fetch as run
+    from leuk_ray.texts import fetch_text
+
+    backbones = list(dict.fromkeys(backbone_name(name) for name in names))
+    values = {"files": [str(path) for path in run(backbones, folder)]}
+    return values, fetch_text(values)
+
+
+@click.command(epilog="Example: leuk-ray predict runs/lite/bundle cell.bmp")
+@click.argument("bundle", type=PATH)
+@click.argument("images", nargs=-1, required=True, type=PATH)
+@command
+def predict(bundle: Path, images: tuple[Path, ...]) -> tuple[dict, str]:
+    """Answer for image files."""
+    from leuk_ray.inference.classifier import Classifier
+    from leuk_ray.texts import predict_text
+
+    files = _read_files(images)
+    answers = Classifier.load(bundle).predict(files)
+    values = {"predictions": [answer.as_dict() for answer in answers]}
+    return values, predict_text(values)
+
+
+@click.command(epilog="Example: leuk-ray ensemble voted runs/efficientnet-b0 runs/vit-b16")
+@click.argument("bundle", type=PATH)
+@click.argument("members", nargs=-1, required=True, metavar="RUN_OR_BUNDLE...", type=PATH)
+@click.option("--rule", type=click.Choice(["soft", "majority"]), default="soft", show_default=True)
+@command
+def ensemble(bundle: Path, members: tuple[Path, ...], rule: Any) -> tuple[dict, str]:
+    """Make one bundle that lets several vote."""
+    from leuk_ray.bundle import find_bundle, write_ensemble
+    from leuk_ray.storage import refuse_existing
+    from leuk_ray.texts import ensemble_text
+
+    refuse_existing(bundle, "bundle")
+    facts = write_ensemble(bundle, [find_bundle(member) for member in members], rule)
+    values = {"bundle": str(bundle), "rule": rule, "members": list(facts.members)}
+    return values, ensemble_text(values)
+
+
+@click.command(epilog="Example: leuk-ray explain runs/lite cell.bmp --out why")
+@click.argument("explained", metavar="RUN_OR_BUNDLE", type=PATH)
+@click.argument("images", nargs=-1, required=True, type=PATH)
+@click.option("--out", type=PATH, required=True, help="Folder of the pictures.")
+@click.option("--method", type=click.Choice(["gradcam", "hirescam"]), default="hirescam")
+@command
+def explain(explained: Path, images: tuple[Path, ...], out: Path, method: Any) -> tuple[dict, str]:
+    """Picture where the network looks, and how much of that lies in the cell."""
+    from leuk_ray.bundle import find_bundle
+    from leuk_ray.storage import directory_by_rename, refuse_existing
+    from leuk_ray.texts import explain_text
+
+    bundle, files = find_bundle(explained), _read_files(images)
+    refuse_existing(out, "folder of explanations")
+
+    from leuk_ray.inference.classifier import Classifier
+    from leuk_ray.inference.explain import explain_files
+
+    classifier = Classifier.load(bundle)
+    with directory_by_rename(out) as partial:
+        values = {"explanations": explain_files(classifier, files, partial, method)}
+    return values | {"out": str(out)}, explain_text(values["explanations"], out)
+
+
+def _read_files(paths: tuple[Path, ...]) -> list[tuple[str, bytes]]:
+    for path in paths:
+        if not path.is_file():
+            raise UserError(f"{path}: there is no such file; give image files")
+    return [(path.name, path.read_bytes()) for path in paths]

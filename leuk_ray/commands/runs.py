@@ -1,0 +1,144 @@
+"""Commands on recipes and runs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from leuk_ray.commands.base import ADDRESS, PATH, command
+from leuk_ray.errors import UserError
+
+
+@click.command(epilog="Example: leuk-ray demo --out demo")
+@click.option("--out", type=PATH, default=Path("demo"), show_default=True)
+@command
+def demo(out: Path) -> tuple[dict, str]:
+    """The whole path on 600 SYNTHETIC cells, in a few minutes without a GPU."""
+    from leuk_ray.demo import run_demo
+    from leuk_ray.texts import demo_text
+
+    values = run_demo(out)
+    return values, demo_text(values)
+
+
+@click.command(epilog="Example: leuk-ray recipes lite --summary")
+@click.argument("name", required=False)
+@click.option("--summary", is_flag=True, help="Layers, output shapes, parameters and FLOPs.")
+@click.option("--gallery", type=PATH, metavar="OUT.png", help="Picture the augmentation.")
+@click.option("--data", help="A prepared dataset, for --gallery.")
+@command
+def recipes(
+    name: str | None, summary: bool, gallery: Path | None, data: str | None
+) -> tuple[dict, str]:
+    """List the recipes; print, summarise or picture one."""
+    from leuk_ray.config import load_recipe, recipe_names, recipe_text
+
+    if name is None:
+        if summary or gallery:
+            raise UserError("recipes: name the recipe to summarise or picture")
+        return {"recipes": recipe_names()}, "\n".join(recipe_names())
+    if summary:
+        from leuk_ray.models.summary import summarise
+        from leuk_ray.texts import summary_text
+
+        values = summarise(load_recipe(name).model)
+        return values, summary_text(values)
+    if gallery:
+        if data is None:
+            raise UserError("--gallery: needs cells to show; add --data DATASET")
+        from leuk_ray.augment.gallery import draw_gallery
+        from leuk_ray.datasets.prepared import PreparedDataset
+
+        recipe = load_recipe(name)
+        draw_gallery(gallery, PreparedDataset.open(data), recipe.augment, recipe.seed)
+        return {"gallery": str(gallery)}, str(gallery)
+    return load_recipe(name).model_dump(mode="json"), recipe_text(name).rstrip()
+
+
+@click.command(
+    epilog="Example: leuk-ray train lite --data cnmc.dataset --out runs/lite epochs=5 lr=5e-4"
+)
+@click.argument("recipe")
+@click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
+@click.option("--data", required=True, help="A prepared dataset.")
+@click.option("--out", type=PATH, required=True, help="Folder of the run.")
+@click.option("--protocol", help="Split protocol, instead of the recipe's.")
+@click.option("--workers", default=1, show_default=True, type=click.IntRange(1))
+@click.option("--gpus", is_flag=True, help="One GPU a worker.")
+@click.option("--resume", is_flag=True, help="Go on with the run in --out.")
+@click.option("--no-images", is_flag=True, help="No picture of a cell in the report.")
+@ADDRESS
+@command
+def train(
+    recipe: str,
+    overrides: tuple[str, ...],
+    data: str,
+    out: Path,
+    protocol: str | None,
+    workers: int,
+    gpus: bool,
+    resume: bool,
+    no_images: bool,
+    address: str | None,
+) -> tuple[dict, str]:
+    """Train RECIPE, judge its best checkpoint on the test cells, and make a bundle."""
+    from leuk_ray.config import load_recipe
+    from leuk_ray.datasets.prepared import PreparedDataset
+
+    wanted = [*overrides, *([f"protocol={protocol}"] if protocol else [])]
+    resolved = load_recipe(recipe, wanted)
+    dataset = PreparedDataset.open(data)
+
+    from leuk_ray import cluster
+    from leuk_ray.runs.run import train_and_judge
+    from leuk_ray.texts import report_text
+
+    cluster.connect(address, workers)
+    report = train_and_judge(
+        resolved, dataset, out, workers=workers, gpus=gpus, resume=resume, show_images=not no_images
+    )
+    return report, report_text(report, out / "report")
+
+
+@click.command(epilog="Example: leuk-ray evaluate runs/lite --data cnmc.dataset --out again")
+@click.argument("judged", metavar="RUN_OR_BUNDLE", type=PATH)
+@click.option("--data", required=True, help="A prepared dataset.")
+@click.option("--role", default="test", type=click.Choice(["validation", "test"]))
+@click.option("--out", type=PATH, required=True, help="Folder of the report.")
+@click.option("--workers", default=1, show_default=True, type=click.IntRange(1))
+@click.option("--gpus", is_flag=True)
+@click.option("--no-images", is_flag=True, help="No picture of a cell in the report.")
+@ADDRESS
+@command
+def evaluate(
+    judged: Path,
+    data: str,
+    role: str,
+    out: Path,
+    workers: int,
+    gpus: bool,
+    no_images: bool,
+    address: str | None,
+) -> tuple[dict, str]:
+    """Score a run's test cells, or a bundle on another dataset, and write a report."""
+    from leuk_ray import cluster
+    from leuk_ray.datasets.prepared import PreparedDataset
+    from leuk_ray.judge import Judged, judge
+    from leuk_ray.progress import bar
+    from leuk_ray.texts import report_text
+
+    subject, dataset = Judged.at(judged), PreparedDataset.open(data)
+    cluster.connect(address, workers)
+    with bar("judge: scoring", "cell") as progress:
+        report = judge(
+            subject,
+            dataset,
+            out,
+            roles=(role,),
+            actors=workers,
+            gpus=gpus,
+            show_images=not no_images,
+            progress=progress,
+        )
+    return report, report_text(report, out)
