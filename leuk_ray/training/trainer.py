@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import ray.train
 import torch
@@ -29,7 +30,7 @@ from leuk_ray.config import Recipe, load_recipe
 from leuk_ray.datasets.feeds import Feed, ResidentFeed, StreamFeed, fits_on_device
 from leuk_ray.datasets.plan import check_batches
 from leuk_ray.datasets.prepared import PreparedDataset
-from leuk_ray.datasets.splits import rows_with_role, split_cells
+from leuk_ray.datasets.splits import rows_with_role, split_cells, write_split
 from leuk_ray.environment import environment
 from leuk_ray.errors import UserError
 from leuk_ray.models.zoo import build
@@ -84,13 +85,20 @@ def run_training(
     cluster.require(workers, gpus)
     # A network that cannot be built, or weights that are not there, show here and not in a worker.
     build(recipe.model, load_weights=recipe.model.weights not in ("imagenet", "scratch"))
-    recipe = _open_run(recipe, dataset, out, resume)
-    split = pq.read_table(out / "split.parquet")
+    resuming = resume and (out / "config.yaml").exists()
+    if resuming:
+        _check_same_run(recipe, dataset, out)
+        split = pq.read_table(out / "split.parquet")
+    else:
+        refuse_existing(out, "run (add --resume to go on with it)")
+        split = split_cells(dataset.cells, recipe.split)
     cells = TrainingCells.of(dataset.cells, split)
     settings = recipe.training
     check_batches(
         len(cells.train), cells.labels[cells.train], settings.balance, settings.batch_size, workers
     )
+    if not resuming:
+        _make_folder(recipe, dataset, out, split)
     with training_bar(settings.epochs) as board:
         trainer = TorchTrainer(
             train_worker,
@@ -222,23 +230,24 @@ def _throttled(board: Any) -> Callable[[dict], None]:
     return progress
 
 
-def _open_run(recipe: Recipe, dataset: PreparedDataset, out: Path, resume: bool) -> Recipe:
-    """Make the run's folder with its split, or check that the one there is this run."""
-    config, environment_file = out / "config.yaml", out / "environment.json"
-    if resume and config.exists():
-        before = load_recipe(str(config))
-        if before != recipe:
-            raise UserError(f"{out}: was started with another recipe; resume with {config}")
-        if json.loads(environment_file.read_text())["dataset"] != dataset.facts["fingerprint"]:
-            raise UserError(f"{out}: was started on another dataset; give the same --data")
-        return before
-    refuse_existing(out, "run (add --resume to go on with it)")
-    split = split_cells(dataset.cells, recipe.split)
-    out.mkdir(parents=True)
-    pq.write_table(split, out / "split.parquet")
-    write_json(environment_file, environment() | {"dataset": dataset.facts["fingerprint"]})
-    config.write_text(recipe.to_yaml())
-    return recipe
+def _check_same_run(recipe: Recipe, dataset: PreparedDataset, out: Path) -> None:
+    config = out / "config.yaml"
+    if load_recipe(str(config)) != recipe:
+        raise UserError(f"{out}: was started with another recipe; resume with {config}")
+    started_on = json.loads((out / "environment.json").read_text())["dataset"]
+    if started_on != dataset.facts["fingerprint"]:
+        raise UserError(f"{out}: was started on another dataset; give the same --data")
+
+
+def _make_folder(recipe: Recipe, dataset: PreparedDataset, out: Path, split: pa.Table) -> None:
+    """The run's record before it starts; config.yaml comes last and makes it a run."""
+    try:
+        out.mkdir(parents=True)
+    except OSError as error:
+        raise UserError(f"{out}: cannot be made ({error.strerror}); name another place") from error
+    write_split(split, out / "split.parquet")
+    write_json(out / "environment.json", environment() | {"dataset": dataset.facts["fingerprint"]})
+    (out / "config.yaml").write_text(recipe.to_yaml())
 
 
 def _make_bundle(recipe: Recipe, dataset: PreparedDataset, out: Path, ended: _Ended) -> Path:

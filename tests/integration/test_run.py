@@ -11,6 +11,7 @@ import torch
 from leuk_ray.bundle import load_bundle
 from leuk_ray.config import load_recipe
 from leuk_ray.datasets.feeds import ReaderFeed, ResidentFeed, StreamFeed
+from leuk_ray.datasets.splits import rows_with_role
 from leuk_ray.errors import UserError
 from leuk_ray.inference.classifier import Classifier, Prediction
 from leuk_ray.judge import Judged, judge
@@ -63,7 +64,11 @@ def test_every_validation_and_test_row_is_scored_exactly_once(run: Path):
 
 @pytest.mark.parametrize("workers", [1, 3])
 def test_any_number_of_workers_gives_the_same_run(workers: int, run: Path, dataset, tmp_path: Path):
-    run_training(recipe(), dataset, tmp_path / "run", workers=workers)
+    trained = run_training(recipe(), dataset, tmp_path / "run", workers=workers)
+    split = pq.read_table(run / "split.parquet")
+    judged = rows_with_role(dataset.cells, split, ("validation", "test"))
+    assert trained.rows.tolist() == judged.tolist(), "each row scored exactly once"
+    assert len(judged) % 2, "a count that two workers do not divide"
     for ours, theirs in zip(history(tmp_path / "run"), history(run), strict=True):
         for name in ("train_loss", "validation_loss"):
             assert ours[name] == pytest.approx(theirs[name], abs=1e-3), name
@@ -89,11 +94,15 @@ def test_existing_and_foreign_runs_are_refused(run: Path, dataset):
         run_training(recipe(lr=0.5), dataset, run, workers=1, resume=True)
 
 
-def test_what_cannot_be_placed_is_refused_with_the_arithmetic(dataset, tmp_path: Path):
+def test_what_cannot_work_is_refused_before_anything_is_written(dataset, tmp_path: Path):
     with pytest.raises(UserError, match="needs 500 CPUs and 1 for Ray Data, 501 in all"):
         run_training(recipe(), dataset, tmp_path / "run", workers=500)
     with pytest.raises(UserError, match="need 1 GPUs, the cluster has 0"):
         run_training(recipe(), dataset, tmp_path / "run", workers=1, gpus=True)
+    with pytest.raises(UserError, match="2 workers need 4; raise batch_size"):
+        run_training(recipe(batch_size=2), dataset, tmp_path / "run", workers=2)
+    with pytest.raises(UserError, match=r"timm .* has none"):
+        run_training(recipe(backbone="nonsense"), dataset, tmp_path / "run", workers=1)
     assert not (tmp_path / "run").exists()
 
 
