@@ -20,14 +20,20 @@ def note(text: str) -> None:
 
 @contextmanager
 def bar(title: str, unit: str) -> Iterator[Callable[[int, int], None]]:
-    """A bar as a callback (done, total)."""
-    with tqdm(desc=title, unit=unit, file=sys.stderr, dynamic_ncols=True, leave=True) as line:
+    """A bar as a callback (done, total); it appears with the first call."""
+    lines: list[tqdm] = []
 
-        def update(done: int, total: int) -> None:
-            line.total = total
-            line.update(done - line.n)
+    def update(done: int, total: int) -> None:
+        if not lines:
+            lines.append(tqdm(desc=title, unit=unit, file=sys.stderr, dynamic_ncols=True))
+        lines[0].total = total
+        lines[0].update(done - lines[0].n)
 
+    try:
         yield update
+    finally:
+        for line in lines:
+            line.close()
 
 
 class _Board:
