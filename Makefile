@@ -23,6 +23,7 @@ $(READY): pyproject.toml constraints.txt
 
 demo: setup
 	$(BIN)/leuk-ray demo --out demo
+	@echo 'To type leuk-ray yourself, first: source $(BIN)/activate'
 
 # One Ray for the integration tests; tests that start their own follow in their own process.
 test: setup
