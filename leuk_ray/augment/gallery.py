@@ -9,7 +9,7 @@ import torch
 from matplotlib.figure import Figure
 
 from leuk_ray.augment.draws import POLICIES, Draw
-from leuk_ray.augment.policies import augment
+from leuk_ray.augment.policies import apply, parameters
 from leuk_ray.augment.settings import AugmentSettings
 from leuk_ray.datasets.plan import uid_keys
 from leuk_ray.datasets.prepared import PreparedDataset
@@ -45,8 +45,10 @@ def draw_gallery(
         keys = np.repeat(uid_keys([uid]), DRAWS)
         draws = np.arange(DRAWS, dtype=np.uint64)
         cell = torch.from_numpy(np.repeat(pixels[row : row + 1], DRAWS, axis=0))
-        made = augment(cell.permute(0, 3, 1, 2), settings, seed=seed, keys=keys, draws=draws)
-        drawn = POLICIES[settings.policy](seed, keys, draws, pixels.shape[1])
+        side = pixels.shape[1]
+        how = parameters(settings, seed=seed, keys=keys, draws=draws, side=side)
+        made = apply(cell.permute(0, 3, 1, 2), how, settings.fill)
+        drawn = POLICIES[settings.policy](seed, keys, draws, side)
         axes[row, 0].imshow(pixels[row])
         axes[row, 0].set_title(f"{uid}\noriginal", fontsize=6)
         for column, image in enumerate(made.round().byte().permute(0, 2, 3, 1).numpy()):

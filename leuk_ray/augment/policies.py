@@ -7,60 +7,107 @@ replayed. Kornia applies them as explicit parameters; no generator is hidden any
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 import torch
-from kornia.geometry.transform import warp_affine
+from kornia.geometry.transform import remap
 from torch import Tensor
+from torch.nn.functional import affine_grid
 
 from leuk_ray.augment.draws import POLICIES, Draw
 from leuk_ray.augment.settings import AugmentSettings, Fill
-from leuk_ray.augment.stain import jitter_stain
+from leuk_ray.augment.stain import jitter_stain, mixing_matrices
 
 
-def apply(images: Tensor, draw: Draw, fill: Fill) -> Tensor:
+class Parameters(NamedTuple):
+    """A batch's augmentation as tensors: all that `apply` needs.
+
+    warp: (N, 2, 3) float32, destination to source, in coordinates -1..1 between the centres
+        of the corner pixels. Inverted here, since to invert on a GPU waits for the GPU.
+    stain: (N, 3, 3) float32, see `stain.mixing_matrices`; None where no stain changes.
+    brightness: (N,) float32, multiplies.
+    """
+
+    warp: Tensor
+    stain: Tensor | None
+    brightness: Tensor
+
+    @classmethod
+    def of(cls, draw: Draw, height: int, width: int) -> Parameters:
+        """The parameters of a draw for images of a size, in host memory."""
+        stain = None
+        if (draw.stain != 1).any():
+            stain = torch.from_numpy(mixing_matrices(draw.stain).astype(np.float32))
+        warp = torch.from_numpy(_warps(draw, height, width).astype(np.float32))
+        return cls(warp, stain, torch.from_numpy(draw.brightness.astype(np.float32)))
+
+    def to(self, device: torch.device) -> Parameters:
+        """On a device; from pinned memory where there is a GPU, so that nothing waits."""
+        return Parameters(*(None if x is None else _to(x, device) for x in self))
+
+
+def parameters(
+    settings: AugmentSettings, *, seed: int, keys: np.ndarray, draws: np.ndarray, side: int
+) -> Parameters | None:
+    """Draw a batch's parameters by the keys of its samples; None where the policy is `none`.
+
+    Args:
+        settings: the policy.
+        seed: of the run.
+        keys: (N,) uint64, one for each uid (`plan.uid_keys`).
+        draws: (N,) uint64, number of the draw.
+        side: of the images, pixels.
+    """
+    if settings.policy == "none":
+        return None
+    return Parameters.of(POLICIES[settings.policy](seed, keys, draws, side), side, side)
+
+
+def apply(images: Tensor, parameters: Parameters | None, fill: Fill) -> Tensor:
     """Rotate, scale, flip and shift in one bilinear warp; then stain and brightness.
 
     Args:
         images: (N, 3, H, W) uint8 or float in 0..255.
-        draw: parameters of the N samples.
+        parameters: of the N samples, on the images' device; None changes nothing.
         fill: what lies outside.
 
     Returns:
         (N, 3, H, W) float32 in 0..255, of the same memory layout.
     """
-    height, width = images.shape[-2:]
-    matrices = torch.from_numpy(_matrices(draw, height, width)).to(images.device)
+    images = images.float()
+    if parameters is None:
+        return images
     padding = "zeros" if fill == "black" else "reflection"
-    warped = warp_affine(
-        images.float(), matrices, (height, width), padding_mode=padding, align_corners=True
+    grid = affine_grid(parameters.warp, list(images.shape), align_corners=True)
+    images = remap(
+        images,
+        grid[..., 0],
+        grid[..., 1],
+        padding_mode=padding,
+        align_corners=True,
+        normalized_coordinates=True,
     )
-    if (draw.stain != 1).any():
-        warped = jitter_stain(warped, draw.stain)
-    factor = torch.from_numpy(draw.brightness.astype(np.float32)).to(images.device)
-    factor = factor.view(-1, 1, 1, 1)
-    return (warped * factor).clamp_(0, 255)
+    if parameters.stain is not None:
+        images = jitter_stain(images, parameters.stain)
+    return (images * parameters.brightness.view(-1, 1, 1, 1)).clamp(0, 255)
 
 
-def augment(
-    images: Tensor, settings: AugmentSettings, *, seed: int, keys: np.ndarray, draws: np.ndarray
-) -> Tensor:
-    """Augment a batch of (N, 3, H, W) uint8 by the keys of its samples; float32 in 0..255."""
-    if settings.policy == "none":
-        return images.float()
-    draw = POLICIES[settings.policy](seed, keys, draws, images.shape[-1])
-    return apply(images, draw, settings.fill)
-
-
-def _matrices(draw: Draw, height: int, width: int) -> np.ndarray:
-    """(N, 2, 3) float32: source to destination pixel coordinates, about the image's centre."""
+def _warps(draw: Draw, height: int, width: int) -> np.ndarray:
+    """(N, 2, 3) float64: see Parameters.warp."""
     theta = np.deg2rad(draw.angle.astype(np.float64))
     # The y axis points down, so a counter-clockwise turn has the sine's sign swapped.
     cos, sin = draw.scale * np.cos(theta), draw.scale * np.sin(theta)
     sign_x, sign_y = np.where(draw.flip_x, -1.0, 1.0), np.where(draw.flip_y, -1.0, 1.0)
-    linear = np.stack(
-        [np.stack([sign_x * cos, sign_x * sin], -1), np.stack([-sign_y * sin, sign_y * cos], -1)],
-        axis=1,
-    )
-    center = np.asarray([(width - 1) / 2, (height - 1) / 2])
-    shift = center - linear @ center + draw.shift * [width, height]
-    return np.concatenate([linear, shift[:, :, None]], axis=2).astype(np.float32)
+    pixels = np.zeros((len(theta), 3, 3))  # source to destination, about the image's centre
+    pixels[:, 0] = np.stack([sign_x * cos, sign_x * sin, draw.shift[:, 0] * width], -1)
+    pixels[:, 1] = np.stack([-sign_y * sin, sign_y * cos, draw.shift[:, 1] * height], -1)
+    pixels[:, 2, 2] = 1
+    half = np.diag([(width - 1) / 2, (height - 1) / 2, 1.0])  # -1..1 to pixels from the centre
+    return np.linalg.inv(np.linalg.inv(half) @ pixels @ half)[:, :2]
+
+
+def _to(values: Tensor, device: torch.device) -> Tensor:
+    if device.type == "cuda":
+        return values.pin_memory().to(device, non_blocking=True)
+    return values.to(device)

@@ -12,21 +12,27 @@ _BLUE, _RED = (0.834750233, 0.513556283, 0.196330403), (0.092789, 0.954111, 0.28
 _STAINS = np.asarray([_BLUE, _RED, np.cross(_BLUE, _RED)])
 
 
-def jitter_stain(images: Tensor, factors: np.ndarray) -> Tensor:
+def mixing_matrices(factors: np.ndarray) -> np.ndarray:
+    """(N, 3, 3): unmix optical density into stains, scale each stain, mix again.
+
+    Args:
+        factors: (N, 2) on the amount of the blue and the red stain.
+    """
+    amounts = np.concatenate([factors, np.ones((len(factors), 1))], axis=1)
+    return np.linalg.inv(_STAINS) @ (amounts[:, :, None] * _STAINS)
+
+
+def jitter_stain(images: Tensor, matrices: Tensor) -> Tensor:
     """Make each stain of a cell stronger or weaker, as more or less dye would (Beer-Lambert).
 
     Args:
         images: (N, 3, H, W) float in 0..255.
-        factors: (N, 2) on the amount of the blue and the red stain.
+        matrices: (N, 3, 3) float, see `mixing_matrices`.
 
     Returns:
         (N, 3, H, W) float in 0..255. White stays white, and the black around a segmented
         cell stays black: it is no dye.
     """
-    amounts = np.concatenate([factors, np.ones((len(factors), 1))], axis=1)
-    # Unmix, scale each stain, mix again: one 3x3 matrix a sample.
-    mixing = np.linalg.inv(_STAINS) @ (amounts[:, :, None] * _STAINS)
-    matrices = torch.from_numpy(mixing.astype(np.float32)).to(images.device)
     density = -torch.log(images.clamp(min=1) / 255)
     changed = torch.einsum("nchw,ncd->ndhw", density, matrices)
     black = images.amax(dim=1, keepdim=True) < 1

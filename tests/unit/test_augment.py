@@ -9,9 +9,9 @@ from PIL import Image, ImageEnhance
 
 from leuk_ray.augment.draws import POLICIES, Draw, draw_modern, draw_saeed2022
 from leuk_ray.augment.keys import uniform
-from leuk_ray.augment.policies import apply, augment
+from leuk_ray.augment.policies import Parameters, apply, parameters
 from leuk_ray.augment.settings import AugmentSettings
-from leuk_ray.augment.stain import jitter_stain
+from leuk_ray.augment.stain import jitter_stain, mixing_matrices
 from leuk_ray.datasets.plan import uid_keys
 
 
@@ -30,8 +30,15 @@ def draw(**changes) -> Draw:
     return replace(Draw.identity(1), **{name: np.asarray([v]) for name, v in changes.items()})
 
 
-def run(pixels: np.ndarray, fill="black", **parameters) -> np.ndarray:
-    return apply(tensor(pixels), draw(**parameters), fill)[0].permute(1, 2, 0).numpy()
+def run(pixels: np.ndarray, fill="black", **changes) -> np.ndarray:
+    how = Parameters.of(draw(**changes), *pixels.shape[:2])
+    return apply(tensor(pixels), how, fill)[0].permute(1, 2, 0).numpy()
+
+
+def augment(images: torch.Tensor, settings, *, seed, keys, draws) -> torch.Tensor:
+    side = images.shape[-1]
+    how = parameters(settings, seed=seed, keys=keys, draws=draws, side=side)
+    return apply(images, how, settings.fill)
 
 
 @pytest.mark.parametrize("side", [61, 64])
@@ -204,15 +211,19 @@ def test_the_modern_policy_turns_all_ways_and_keeps_to_its_ranges():
         assert high - 0.01 < values.max() <= high
 
 
+def matrices(factors) -> torch.Tensor:
+    return torch.from_numpy(mixing_matrices(np.asarray(factors)).astype(np.float32))
+
+
 def test_stain_jitter_follows_beer_lambert_and_leaves_black_and_white():
     blue = np.asarray([0.834750233, 0.513556283, 0.196330403])
     dyed = (255 * np.exp(-0.8 * blue)).astype(np.float32)
     images = torch.from_numpy(
         np.stack([dyed, np.full(3, 255, np.float32), np.zeros(3, np.float32)], axis=1)
     )[None, :, None, :]
-    out = jitter_stain(images, np.asarray([[1.5, 0.8]]))[0, :, 0].numpy()
+    out = jitter_stain(images, matrices([[1.5, 0.8]]))[0, :, 0].numpy()
     np.testing.assert_allclose(out[:, 0], 255 * np.exp(-1.2 * blue), atol=1e-2)
     np.testing.assert_allclose(out[:, 1], 255, atol=1e-3)
     assert (out[:, 2] == 0).all()
-    unchanged = jitter_stain(images, np.ones((1, 2)))
+    unchanged = jitter_stain(images, matrices([[1.0, 1.0]]))
     torch.testing.assert_close(unchanged, images, atol=1e-2, rtol=0)
