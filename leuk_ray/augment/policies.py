@@ -18,6 +18,7 @@ from torch.nn.functional import affine_grid
 from leuk_ray.augment.draws import POLICIES, Draw
 from leuk_ray.augment.settings import AugmentSettings, Fill
 from leuk_ray.augment.stain import jitter_stain, mixing_matrices
+from leuk_ray.device import to_device
 
 
 class Parameters(NamedTuple):
@@ -43,8 +44,9 @@ class Parameters(NamedTuple):
         return cls(warp, stain, torch.from_numpy(draw.brightness.astype(np.float32)))
 
     def to(self, device: torch.device) -> Parameters:
-        """On a device; from pinned memory where there is a GPU, so that nothing waits."""
-        return Parameters(*(None if x is None else _to(x, device) for x in self))
+        """On a device."""
+        stain = None if self.stain is None else to_device(self.stain, device)
+        return Parameters(to_device(self.warp, device), stain, to_device(self.brightness, device))
 
 
 def parameters(
@@ -105,9 +107,3 @@ def _warps(draw: Draw, height: int, width: int) -> np.ndarray:
     pixels[:, 2, 2] = 1
     half = np.diag([(width - 1) / 2, (height - 1) / 2, 1.0])  # -1..1 to pixels from the centre
     return np.linalg.inv(np.linalg.inv(half) @ pixels @ half)[:, :2]
-
-
-def _to(values: Tensor, device: torch.device) -> Tensor:
-    if device.type == "cuda":
-        return values.pin_memory().to(device, non_blocking=True)
-    return values.to(device)

@@ -115,9 +115,14 @@ def _uses(
 
 
 def check_batches(
-    num_rows: int, labels: np.ndarray, balance: Balance, batch_size: int, workers: int
+    num_rows: int,
+    labels: np.ndarray,
+    balance: Balance,
+    batch_size: int,
+    workers: int,
+    accumulate: int,
 ) -> None:
-    """Every worker must get at least two cells of every batch (BatchNorm needs two).
+    """Every worker must get two cells or more in every pass (BatchNorm needs two).
 
     Raises:
         UserError: with the arithmetic.
@@ -126,8 +131,11 @@ def check_batches(
         np.arange(num_rows), labels, seed=0, epoch=0, balance=balance, batch_size=batch_size
     )
     smallest = int(np.diff(plan.bounds).min())
-    if smallest < 2 * workers:
+    needed = 2 * workers * accumulate
+    if smallest < needed:
+        passes = f" in {accumulate} passes" if accumulate > 1 else ""
         raise UserError(
             f"training.batch_size {batch_size}: the smallest batch of an epoch has {smallest} "
-            f"cells, {workers} workers need {2 * workers}; raise batch_size or lower --workers"
+            f"cells, {workers} workers{passes} need {needed}; raise batch_size or lower "
+            f"{'accumulate' if accumulate > 1 else '--workers'}"
         )

@@ -45,7 +45,7 @@ class ImageClassifier(nn.Module):
         """Images (N, 3, H, W), uint8 or float in 0..255 -> logits (N, 1 or 2), embedding (N, D).
 
         Two logits belong to a softmax over (healthy, ALL), one to a sigmoid for ALL: see
-        `zoo.positive_logit` and `zoo.classification_loss`.
+        `zoo.positive_logit`.
         """
         features = self.backbone.forward_features(self.preprocess(images))  # pyright: ignore[reportCallIssue]
         features = self.feature_map(features)

@@ -12,7 +12,6 @@ from typing import Any
 import timm
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from leuk_ray.errors import UserError
 from leuk_ray.models import alexnet
@@ -52,22 +51,6 @@ def build(settings: ModelSettings, *, load_weights: bool) -> ImageClassifier:
 def positive_logit(logits: Tensor) -> Tensor:
     """Log-odds of ALL: of a sigmoid (N, 1), or from a softmax over two (N, 2) -> (N,)."""
     return logits[:, 0] if logits.shape[1] == 1 else logits[:, 1] - logits[:, 0]
-
-
-def classification_loss(logits: Tensor, labels: Tensor) -> Tensor:
-    """Loss of each sample, without reduction.
-
-    Args:
-        logits: (N, 2), cross-entropy (A24); or (N, 1), binary cross-entropy (B11).
-        labels: (N,) int64, 1 for ALL.
-
-    Returns:
-        (N,).
-    """
-    if logits.shape[1] == 1:
-        target = labels.to(logits.dtype)
-        return F.binary_cross_entropy_with_logits(logits[:, 0], target, reduction="none")
-    return F.cross_entropy(logits, labels, reduction="none")
 
 
 def _multi_attention(settings: ModelSettings) -> ImageClassifier:

@@ -34,30 +34,33 @@ class Plateau:
     best: best value of the monitor, larger is better (a loss is negated).
     waited: epochs since it improved or since the last reduction.
     reductions: reductions since it improved.
+    factor: of the learning rate, all reductions together.
     """
 
     monitor: str = "train_accuracy"
     best: float = float("-inf")
     waited: int = 0
     reductions: int = 0
+    factor: float = 1.0
 
     def step(
         self, settings: PlateauSettings, train_accuracy: float, validation_loss: float
-    ) -> tuple[float, bool]:
-        """Judge an epoch: the factor to apply to the learning rate, and whether to stop."""
+    ) -> bool:
+        """Judge an epoch; whether to stop."""
         if self.monitor == "train_accuracy" and train_accuracy >= settings.switch_accuracy:
             self.monitor, self.best = "validation_loss", float("-inf")
             self.waited = self.reductions = 0
         value = train_accuracy if self.monitor == "train_accuracy" else -validation_loss
         if value > self.best:
             self.best, self.waited, self.reductions = value, 0, 0
-            return 1.0, False
+            return False
         self.waited += 1
         if self.waited < settings.patience:
-            return 1.0, False
+            return False
         self.waited = 0
         self.reductions += 1
-        return settings.factor, self.reductions >= settings.max_reductions
+        self.factor *= settings.factor
+        return self.reductions >= settings.max_reductions
 
     def as_dict(self) -> dict[str, float | int | str]:
         """Plain values."""

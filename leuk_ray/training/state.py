@@ -1,8 +1,9 @@
 """A checkpoint: everything a run needs to go on as if it had never stopped.
 
-    model.safetensors   weights and buffers
-    state.pt            optimizer, plateau, epoch, history; plain values and tensors, so that
-                        it loads with `weights_only=True`
+    model.safetensors    the weights that are scored: averaged ones where there are
+    trained.safetensors  with averaged weights: those that the optimizer moves
+    state.pt             optimizer, scaler, plateau, epoch, history; plain values and tensors,
+                         so that it loads with `weights_only=True`
 
 Generators need no saving: every epoch seeds them from (seed, epoch, rank).
 """
@@ -14,9 +15,8 @@ from pathlib import Path
 
 import torch
 from safetensors.torch import load_model, save_model
-from torch import nn
-from torch.optim import Optimizer
 
+from leuk_ray.training.learner import Learner
 from leuk_ray.training.plateau import Plateau
 
 
@@ -35,23 +35,29 @@ class TrainingState:
     history: list[dict] = field(default_factory=list)
     stopped: str = ""
 
-    def save(self, directory: Path, model: nn.Module, optimizer: Optimizer) -> None:
-        """Write model.safetensors and state.pt into an existing folder."""
-        save_model(model, str(directory / "model.safetensors"))
+    def save(self, directory: Path, learner: Learner) -> None:
+        """Write a checkpoint's files into an existing folder."""
+        save_model(learner.scored, str(directory / "model.safetensors"))
+        if learner.averaged is not None:
+            save_model(learner.core, str(directory / "trained.safetensors"))
         state = {
             "epoch": self.epoch,
             "plateau": self.plateau.as_dict(),
             "history": self.history,
             "stopped": self.stopped,
-            "optimizer": optimizer.state_dict(),
+            "optimizer": learner.optimizer.state_dict(),
+            "scaler": learner.scaler.state_dict(),
         }
         torch.save(state, directory / "state.pt")
 
     @classmethod
-    def load(cls, directory: Path, model: nn.Module, optimizer: Optimizer) -> TrainingState:
-        """Restore model and optimizer in place and return the rest."""
-        load_model(model, directory / "model.safetensors")
+    def load(cls, directory: Path, learner: Learner) -> TrainingState:
+        """Restore what the learner holds in place and return the rest."""
+        load_model(learner.scored, directory / "model.safetensors")
+        if learner.averaged is not None:
+            load_model(learner.core, directory / "trained.safetensors")
         state = torch.load(directory / "state.pt", map_location="cpu", weights_only=True)
-        optimizer.load_state_dict(state["optimizer"])
+        learner.optimizer.load_state_dict(state["optimizer"])
+        learner.scaler.load_state_dict(state["scaler"])
         plateau = Plateau(**state["plateau"])
         return cls(state["epoch"], plateau, state["history"], state["stopped"])

@@ -1,46 +1,40 @@
-"""A run on Ray Train: place the workers, keep the record, make the bundle.
-
-config.yaml  split.parquet  environment.json  metrics.jsonl  tensorboard/
-checkpoints/  predictions.parquet  report/  bundle/
-"""
+"""A run on Ray Train: place the workers, score with the best checkpoint, make the bundle."""
 
 from __future__ import annotations
 
-import json
 import os
-import tempfile
-import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 import pyarrow.parquet as pq
 import ray.train
 import torch
 from ray.train import Checkpoint, CheckpointConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchTrainer, get_device, prepare_model
 from safetensors.torch import load_model
+from torch import nn
 
 from leuk_ray import cluster
 from leuk_ray.bundle import BundleFacts, write_bundle
-from leuk_ray.config import Recipe, load_recipe
+from leuk_ray.config import Recipe
 from leuk_ray.datasets.feeds import Feed, ResidentFeed, StreamFeed, fits_on_device
 from leuk_ray.datasets.plan import check_batches
 from leuk_ray.datasets.prepared import PreparedDataset
-from leuk_ray.datasets.splits import rows_with_role, split_cells, write_split
-from leuk_ray.environment import environment
+from leuk_ray.datasets.splits import rows_with_role, split_cells
 from leuk_ray.errors import UserError
 from leuk_ray.models.zoo import build
 from leuk_ray.progress import training_bar
-from leuk_ray.storage import refuse_existing, write_json
+from leuk_ray.storage import refuse_existing
 from leuk_ray.training import collective
-from leuk_ray.training.loop import TrainingCells, make_optimizer, score_rows, train
+from leuk_ray.training.cells import TrainingCells
+from leuk_ray.training.learner import Learner
+from leuk_ray.training.loop import train
+from leuk_ray.training.record import Reporter, check_same_run, start_record
+from leuk_ray.training.settings import TrainingSettings
 from leuk_ray.training.state import TrainingState
-
-_PROGRESS_SECONDS = 0.5
+from leuk_ray.training.validation import score_rows
 
 
 @dataclass(frozen=True)
@@ -83,11 +77,12 @@ def run_training(
     """
     out = out.absolute()
     cluster.require(workers, gpus)
+    _check_hardware(recipe.training, gpus)
     # A network that cannot be built, or weights that are not there, show here and not in a worker.
     build(recipe.model, load_weights=recipe.model.weights not in ("imagenet", "scratch"))
     resuming = resume and (out / "config.yaml").exists()
     if resuming:
-        _check_same_run(recipe, dataset, out)
+        check_same_run(recipe, dataset, out)
         split = pq.read_table(out / "split.parquet")
     else:
         refuse_existing(out, "run (add --resume to go on with it)")
@@ -95,10 +90,15 @@ def run_training(
     cells = TrainingCells.of(dataset.cells, split)
     settings = recipe.training
     check_batches(
-        len(cells.train), cells.labels[cells.train], settings.balance, settings.batch_size, workers
+        len(cells.train),
+        cells.labels[cells.train],
+        settings.balance,
+        settings.batch_size,
+        workers,
+        settings.accumulate,
     )
     if not resuming:
-        _make_folder(recipe, dataset, out, split)
+        start_record(recipe, dataset, out, split)
     with training_bar(settings.epochs) as board:
         trainer = TorchTrainer(
             train_worker,
@@ -115,7 +115,7 @@ def run_training(
                 storage_path=str(out),
                 name="checkpoints",
                 checkpoint_config=CheckpointConfig(
-                    num_to_keep=1, checkpoint_score_attribute="selection"
+                    num_to_keep=settings.keep, checkpoint_score_attribute="selection"
                 ),
             ),
         )
@@ -139,36 +139,37 @@ def train_worker(config: dict[str, Any]) -> _Ended:
     assert isinstance(device, torch.device)
     torch.manual_seed(recipe.seed)
     core = build(recipe.model, load_weights=True).to(device)
-    optimizer = make_optimizer(core, recipe.training)
+    learner = Learner(core, recipe.training, recipe.augment.fill, _distributed)
     state = TrainingState()
     if checkpoint := ray.train.get_checkpoint():
         with checkpoint.as_directory() as directory:
-            state = TrainingState.load(Path(directory), core, optimizer)
-    # Running statistics are averaged once an epoch (collective.average_running_statistics).
-    wrap = {"broadcast_buffers": False, "gradient_as_bucket_view": True}
-    model = prepare_model(core, parallel_strategy_kwargs=wrap)
+            state = TrainingState.load(Path(directory), learner)
     feed, validation_feed = _feeds(config["dataset"], config["cells"], device, on_node)
+    reporter = Reporter(Path(config["run"]), state, config["board"] if rank == 0 else None)
     state = train(
-        model,
-        core,
-        optimizer,
+        learner,
         state,
         config["cells"],
         feed,
         validation_feed,
-        recipe.training,
         recipe.augment,
         recipe.seed,
-        _Reporter(Path(config["run"]), state, config["board"] if rank == 0 else None),
-        _throttled(config["board"]) if rank == 0 else lambda update: None,
+        reporter,
+        reporter.progress,
     )
     reported = ray.train.get_all_reported_checkpoints()
     best = max(reported, key=lambda item: item.metrics["selection"])
     with best.checkpoint.as_directory() as directory:
-        load_model(core, Path(directory) / "model.safetensors")
+        load_model(learner.scored, Path(directory) / "model.safetensors")
     stream = StreamFeed(config["dataset"].reader(), device)
-    rows, logits = score_rows(core, config["judged"], stream, recipe.training.batch_size)
+    rows, logits = score_rows(learner.scored, config["judged"], stream, recipe.training.batch_size)
     return _Ended(state.stopped, best.checkpoint, best.metrics, rows, logits)
+
+
+def _distributed(module: nn.Module) -> nn.Module:
+    # Running statistics are averaged once an epoch (collective.average_running_statistics).
+    options = {"broadcast_buffers": False, "gradient_as_bucket_view": True}
+    return prepare_model(module, parallel_strategy_kwargs=options)
 
 
 def _feeds(
@@ -185,69 +186,14 @@ def _feeds(
     )
 
 
-class _Reporter:
-    """Reports to Ray Train; rank 0 also writes metrics.jsonl, TensorBoard and the board."""
-
-    def __init__(self, run: Path, state: TrainingState, board: Any | None) -> None:
-        self.run = run
-        self.state = state
-        self.board = board
-        self.events = None
-        if board is not None:
-            from torch.utils.tensorboard import SummaryWriter
-
-            self.events = SummaryWriter(str(run / "tensorboard"), purge_step=state.epoch + 1)
-
-    def __call__(self, metrics: dict, save: Callable[[Path], None]) -> None:
-        if self.board is None or self.events is None:
-            ray.train.report({})
-            return
-        lines = [json.dumps(line) + "\n" for line in self.state.history]
-        partial = self.run / "metrics.jsonl.partial"
-        partial.write_text("".join(lines))
-        partial.replace(self.run / "metrics.jsonl")
-        for name, value in metrics.items():
-            if isinstance(value, int | float) and name != "epoch":
-                self.events.add_scalar(name, value, metrics["epoch"])
-        self.events.flush()
-        self.board.put.remote(metrics | {"batches": 1, "of": 1})
-        with tempfile.TemporaryDirectory() as directory:
-            save(Path(directory))
-            checkpoint = Checkpoint.from_directory(directory)
-            name = f"epoch_{metrics['epoch']:04d}"
-            ray.train.report(metrics, checkpoint=checkpoint, checkpoint_dir_name=name)
-
-
-def _throttled(board: Any) -> Callable[[dict], None]:
-    last = 0.0
-
-    def progress(update: dict) -> None:
-        nonlocal last
-        if time.monotonic() - last > _PROGRESS_SECONDS:
-            last = time.monotonic()
-            board.put.remote(update)
-
-    return progress
-
-
-def _check_same_run(recipe: Recipe, dataset: PreparedDataset, out: Path) -> None:
-    config = out / "config.yaml"
-    if load_recipe(str(config)) != recipe:
-        raise UserError(f"{out}: was started with another recipe; resume with {config}")
-    started_on = json.loads((out / "environment.json").read_text())["dataset"]
-    if started_on != dataset.facts["fingerprint"]:
-        raise UserError(f"{out}: was started on another dataset; give the same --data")
-
-
-def _make_folder(recipe: Recipe, dataset: PreparedDataset, out: Path, split: pa.Table) -> None:
-    """The run's record before it starts; config.yaml comes last and makes it a run."""
-    try:
-        out.mkdir(parents=True)
-    except OSError as error:
-        raise UserError(f"{out}: cannot be made ({error.strerror}); name another place") from error
-    write_split(split, out / "split.parquet")
-    write_json(out / "environment.json", environment() | {"dataset": dataset.facts["fingerprint"]})
-    (out / "config.yaml").write_text(recipe.to_yaml())
+def _check_hardware(settings: TrainingSettings, gpus: bool) -> None:
+    """Refuse what only a GPU can do."""
+    if gpus:
+        return
+    if settings.sync_batchnorm:
+        raise UserError("training.sync_batchnorm: PyTorch has it for GPUs only; add --gpus")
+    if settings.precision == "fp16":
+        raise UserError("training.precision fp16: needs a GPU; add --gpus or take bf16")
 
 
 def _make_bundle(recipe: Recipe, dataset: PreparedDataset, out: Path, ended: _Ended) -> Path:

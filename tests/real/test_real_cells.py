@@ -18,8 +18,11 @@ from leuk_ray.datasets.prepared import PreparedDataset
 from leuk_ray.datasets.splits import assert_disjoint, rows_with_role, split_cells
 from leuk_ray.images import StorageSettings
 from leuk_ray.models.zoo import build
-from leuk_ray.training.loop import TrainingCells, make_optimizer, score_rows, train
+from leuk_ray.training.cells import TrainingCells
+from leuk_ray.training.learner import Learner
+from leuk_ray.training.loop import train
 from leuk_ray.training.state import TrainingState
+from leuk_ray.training.validation import score_rows
 
 FOLDS = 5
 
@@ -70,11 +73,8 @@ def test_lite_beats_chance_on_unseen_subjects(dataset: PreparedDataset):
                 weights = {k: v.clone() for k, v in model.state_dict().items()}
                 best.update(selection=metrics["selection"], weights=weights)
 
-        optimizer = make_optimizer(model, recipe.training)
-        train(
-            model, model, optimizer, TrainingState(), cells, feed, feed,
-            recipe.training, recipe.augment, recipe.seed, report,
-        )  # fmt: skip
+        learner = Learner(model, recipe.training, recipe.augment.fill)
+        train(learner, TrainingState(), cells, feed, feed, recipe.augment, recipe.seed, report)
         model.load_state_dict(best["weights"])
         rows, values = score_rows(model, rows_with_role(dataset.cells, split, ("test",)), feed, 16)
         scored.append(rows)

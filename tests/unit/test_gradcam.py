@@ -23,7 +23,8 @@ from leuk_ray.inference.explain import explain_pixels
 from leuk_ray.inference.gradcam import evidence, heat, share_inside, target_layer
 from leuk_ray.models.network import ImageClassifier
 from leuk_ray.models.settings import ModelSettings
-from leuk_ray.models.zoo import build, classification_loss, positive_logit
+from leuk_ray.models.zoo import build, positive_logit
+from leuk_ray.training.losses import classification_loss
 
 SE = {"architecture": "se_cnn", "attention": "se", "input_size": 64}
 NETWORKS = {
@@ -140,7 +141,7 @@ def trained() -> ImageClassifier:
     optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
     for step in range(40):
         images, labels, _ = discs(16, step)
-        loss = classification_loss(model(images)[0], labels).mean()
+        loss = classification_loss(positive_logit(model(images)[0]), labels).mean()
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()

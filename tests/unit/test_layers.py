@@ -25,9 +25,20 @@ CORE = [
     "inference.engines", "inference.classifier",
     "evaluation.metrics", "evaluation.intervals", "evaluation.figures", "evaluation.report",
     "training.settings", "training.loop", "training.plateau", "training.state",
-    "training.collective",
+    "training.collective", "training.cells", "training.learner", "training.losses",
+    "training.schedule", "training.validation", "device",
 ]  # fmt: skip
-DRIVERS = ("training.trainer", "runs", "judge", "prediction", "demo", "cli", "commands", "cluster")
+DRIVERS = (
+    "training.trainer",
+    "training.record",
+    "runs",
+    "judge",
+    "prediction",
+    "demo",
+    "cli",
+    "commands",
+    "cluster",
+)
 
 
 def test_core_imports_without_ray():

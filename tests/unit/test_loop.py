@@ -12,89 +12,10 @@ import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
-from torch.nn.parallel import DistributedDataParallel
+from toy_training import ArrayFeed, changed, make_cells, run
 
-from leuk_ray.augment.settings import AugmentSettings
-from leuk_ray.datasets.feeds import ResidentFeed
-from leuk_ray.datasets.plan import plan_epoch, uid_keys
+from leuk_ray.datasets.plan import plan_epoch
 from leuk_ray.errors import UserError
-from leuk_ray.models.settings import ModelSettings
-from leuk_ray.models.zoo import build
-from leuk_ray.training.loop import TrainingCells, make_optimizer, train
-from leuk_ray.training.settings import TrainingSettings
-from leuk_ray.training.state import TrainingState
-
-SIZE = 32
-TRAIN, VALIDATION = 53, 11  # neither divides by 2, 3 or 16
-SETTINGS = TrainingSettings(
-    epochs=3, batch_size=16, frozen_norm="all", balance="equal", lr=3e-4, optimizer="adamax"
-)
-CPU = torch.device("cpu")
-
-
-class ArrayFeed:
-    """Pixels in memory; remembers what it delivered."""
-
-    def __init__(self, pixels: np.ndarray) -> None:
-        self.pixels = torch.from_numpy(pixels)
-        self.delivered: list[np.ndarray] = []
-
-    def deliver(self, batches):
-        for rows in batches:
-            self.delivered.append(rows)
-            yield self.pixels[torch.from_numpy(rows)].permute(0, 3, 1, 2)
-
-
-def make_cells() -> tuple[TrainingCells, np.ndarray]:
-    generator = np.random.default_rng(0)
-    total = TRAIN + VALIDATION
-    labels = generator.integers(0, 2, total)
-    pixels = generator.integers(0, 120, (total, SIZE, SIZE, 3), np.uint8)
-    pixels[labels == 1, 8:24, 8:24] += 90
-    rows = generator.permutation(total)
-    keys = uid_keys([f"c{n}" for n in range(total)])
-    train_rows, validation_rows = np.sort(rows[:TRAIN]), np.sort(rows[TRAIN:])
-    uids = [f"c{n}" for n in range(total)]
-    return TrainingCells(uids, labels, keys, train_rows, validation_rows), pixels
-
-
-def make_model() -> torch.nn.Module:
-    torch.manual_seed(0)
-    return build(ModelSettings(input_size=SIZE, weights="scratch"), load_weights=True)
-
-
-def run(
-    settings: TrainingSettings = SETTINGS,
-    *,
-    resident: bool = False,
-    resume_from: Path | None = None,
-    save_to: Path | None = None,
-    feed: ArrayFeed | None = None,
-    dtype: torch.dtype = torch.float32,
-) -> list[dict]:
-    """One worker's run; returns the history without timings."""
-    torch.set_num_threads(1)
-    cells, pixels = make_cells()
-    core = make_model().to(dtype)
-    optimizer, state = make_optimizer(core, settings), TrainingState()
-    if resume_from is not None:
-        state = TrainingState.load(resume_from, core, optimizer)
-    source = feed or ArrayFeed(pixels)
-    source = ResidentFeed(source, cells.train, SIZE, CPU) if resident else source
-
-    def report(metrics, save):
-        if save_to is not None:
-            target = save_to / f"epoch_{metrics['epoch']}"
-            target.mkdir()
-            save(target)
-
-    model = DistributedDataParallel(core) if dist.is_initialized() else core
-    state = train(
-        model, core, optimizer, state, cells, source, ArrayFeed(pixels), settings,
-        AugmentSettings(), 0, report,
-    )  # fmt: skip
-    timings = ("seconds", "images_per_second")
-    return [{k: v for k, v in line.items() if k not in timings} for line in state.history]
 
 
 def worker(rank: int, world_size: int, port: int, out: Path) -> None:
@@ -176,10 +97,10 @@ def test_every_row_is_used_as_often_as_the_plan_says(resident: bool):
 
 
 def test_the_loss_falls(one_worker):
-    losses = [line["train_loss"] for line in run(SETTINGS.model_copy(update={"epochs": 6}))]
+    losses = [line["train_loss"] for line in run(changed(epochs=6))]
     assert losses[-1] < 0.8 * losses[0]
 
 
 def test_a_loss_that_is_no_number_names_the_cells_and_keeps_the_last_checkpoint(tmp_path: Path):
     with pytest.raises(UserError, match=r"epoch \d, batch \d is not a number \(cells c\d+, "):
-        run(SETTINGS.model_copy(update={"lr": 1e30}), save_to=tmp_path)
+        run(changed(lr=1e30), save_to=tmp_path)

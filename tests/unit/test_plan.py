@@ -77,10 +77,12 @@ def test_uid_keys_are_the_same_on_every_machine():
 
 def test_batches_too_small_for_the_workers_are_refused():
     labels = np.r_[np.ones(10, int), np.zeros(10, int)]
-    check_batches(20, labels, "none", 10, 5)
+    check_batches(20, labels, "none", 10, 5, 1)
     with pytest.raises(UserError, match="2 workers need 4"):
-        check_batches(20, labels, "none", 3, 2)
+        check_batches(20, labels, "none", 3, 2, 1)
+    with pytest.raises(UserError, match=r"2 workers in 2 passes need 8.*lower accumulate"):
+        check_batches(20, labels, "none", 7, 2, 2)
     with pytest.raises(UserError, match="no training cell"):
-        check_batches(0, labels[:0], "none", 3, 2)
+        check_batches(0, labels[:0], "none", 3, 2, 1)
     with pytest.raises(UserError, match="a class has no training cell"):
-        check_batches(10, labels[:10], "equal", 3, 1)
+        check_batches(10, labels[:10], "equal", 3, 1, 1)

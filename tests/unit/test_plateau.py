@@ -10,7 +10,8 @@ def play(epochs: list[tuple[float, float]], settings: PlateauSettings = PAPER):
     for accuracy, loss in epochs:
         # Through a checkpoint after every epoch: its state is all there is.
         plateau = Plateau(**plateau.as_dict())
-        decisions.append(plateau.step(settings, accuracy, loss))
+        stop = plateau.step(settings, accuracy, loss)
+        decisions.append((plateau.factor, stop))
     return plateau, decisions
 
 
@@ -23,17 +24,17 @@ def test_below_the_switch_only_the_training_accuracy_counts():
 def test_from_the_switch_on_the_validation_loss_counts_for_good():
     plateau, decisions = play([(0.95, 1.0), (0.85, 0.9), (0.99, 0.95), (0.99, 0.8)])
     assert plateau.monitor == "validation_loss"
-    assert [factor for factor, _ in decisions] == [1.0, 1.0, 0.5, 1.0]
+    assert [factor for factor, _ in decisions] == [1.0, 1.0, 0.5, 0.5]
 
 
 def test_three_reductions_in_vain_stop_and_an_improvement_forgives():
     _, decisions = play([(0.95, 1.0), (0.95, 1.1), (0.95, 1.1), (0.95, 1.1)])
-    assert decisions == [(1.0, False), (0.5, False), (0.5, False), (0.5, True)]
+    assert decisions == [(1.0, False), (0.5, False), (0.25, False), (0.125, True)]
     _, decisions = play([(0.95, 1.0), (0.95, 1.1), (0.95, 1.1), (0.95, 0.9), (0.95, 1.0)])
-    assert decisions[-1] == (0.5, False)
+    assert decisions[-1] == (0.125, False)
 
 
 def test_patience_waits_that_many_epochs():
     epochs = [(0.95, 1.0), (0.95, 1.1), (0.95, 1.1), (0.95, 1.1)]
     _, decisions = play(epochs, PlateauSettings(patience=2))
-    assert [factor for factor, _ in decisions] == [1.0, 1.0, 0.5, 1.0]
+    assert [factor for factor, _ in decisions] == [1.0, 1.0, 0.5, 0.5]

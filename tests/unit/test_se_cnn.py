@@ -10,8 +10,11 @@ from leuk_ray.augment.settings import AugmentSettings
 from leuk_ray.datasets.plan import uid_keys
 from leuk_ray.models.se_cnn import SECNN
 from leuk_ray.models.settings import ModelSettings
-from leuk_ray.models.zoo import build, classification_loss, positive_logit
-from leuk_ray.training.loop import TrainingCells, make_optimizer, train
+from leuk_ray.models.zoo import build, positive_logit
+from leuk_ray.training.cells import TrainingCells
+from leuk_ray.training.learner import Learner
+from leuk_ray.training.loop import train
+from leuk_ray.training.losses import classification_loss
 from leuk_ray.training.settings import TrainingSettings
 from leuk_ray.training.state import TrainingState
 
@@ -91,7 +94,7 @@ def test_the_networks_train_a_step(attention: str):
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
     losses = []
     for _ in range(5):
-        loss = classification_loss(model(images)[0], labels).mean()
+        loss = classification_loss(positive_logit(model(images)[0]), labels).mean()
         optimizer.zero_grad()
         loss.backward()
         assert all(p.grad is not None for p in model.parameters())
@@ -106,8 +109,8 @@ def test_one_logit_means_what_two_do():
     two = torch.cat([torch.zeros_like(z), z], dim=1)
     labels = torch.tensor([1, 0, 1])
     torch.testing.assert_close(positive_logit(z), positive_logit(two))
-    losses = classification_loss(z, labels)
-    torch.testing.assert_close(losses, classification_loss(two, labels))
+    losses = classification_loss(positive_logit(z), labels)
+    torch.testing.assert_close(losses, F.cross_entropy(two, labels, reduction="none"))
     torch.testing.assert_close(
         losses, F.binary_cross_entropy(z[:, 0].sigmoid(), labels.double(), reduction="none")
     )
@@ -133,8 +136,8 @@ def test_the_training_loop_takes_a_network_with_one_logit():
         epochs=8, batch_size=8, optimizer="adam", lr=1e-2, frozen_norm="backbone"
     )
     state = train(
-        model, model, make_optimizer(model, training), TrainingState(), cells, Memory(), Memory(),
-        training, AugmentSettings(policy="bukhari2022-pixel"), 0, lambda metrics, save: None,
+        Learner(model, training), TrainingState(), cells, Memory(), Memory(),
+        AugmentSettings(policy="bukhari2022-pixel"), 0, lambda metrics, save: None,
     )  # fmt: skip
     assert state.history[-1]["train_loss"] < 0.7 * state.history[0]["train_loss"]
     assert state.history[-1]["train_accuracy"] > 0.8

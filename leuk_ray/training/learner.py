@@ -1,0 +1,168 @@
+"""A network and all that moves it: optimizer, precision, averaged weights, wrapper.
+
+The loop says what happens in a step; this says how.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import torch
+from timm.layers import convert_sync_batchnorm  # pyright: ignore[reportPrivateImportUsage]
+from timm.optim import (
+    create_optimizer_v2,  # pyright: ignore[reportPrivateImportUsage]
+    param_groups_layer_decay,  # pyright: ignore[reportPrivateImportUsage]
+    param_groups_weight_decay,  # pyright: ignore[reportPrivateImportUsage]
+)
+from timm.utils import ModelEmaV3  # pyright: ignore[reportPrivateImportUsage]
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from leuk_ray.augment.policies import Parameters, apply
+from leuk_ray.augment.settings import Fill
+from leuk_ray.errors import UserError
+from leuk_ray.models.zoo import positive_logit
+from leuk_ray.training.settings import TrainingSettings
+
+_PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+class Augmented(nn.Module):
+    """Augmentation and network as one graph: what is wrapped, compiled and called in a step."""
+
+    def __init__(self, network: nn.Module, fill: Fill) -> None:
+        super().__init__()
+        self.network = network
+        self.fill: Fill = fill
+
+    def forward(self, images: Tensor, parameters: Parameters | None) -> Tensor:
+        """(N, 3, H, W) in 0..255, and how to augment it -> logits."""
+        with torch.autocast(images.device.type, enabled=False):  # pixels stay exact
+            images = apply(images, parameters, self.fill)
+        return self.network(images)[0]
+
+
+class Learner:
+    """What a step changes.
+
+    core: the network without wrapper, as trained.
+    scored: what is validated, chosen and bundled: the averaged weights where there are, else
+        `core`.
+    wrap: makes the called module of the trained one (DistributedDataParallel); called again
+        when layers freeze or thaw, since the wrapper holds only what trains.
+    """
+
+    def __init__(
+        self,
+        core: nn.Module,
+        settings: TrainingSettings,
+        fill: Fill = "black",
+        wrap: Callable[[nn.Module], nn.Module] = lambda module: module,
+    ) -> None:
+        core = convert_sync_batchnorm(core) if settings.sync_batchnorm else core
+        self.core = core
+        self.settings = settings
+        self.device = next(core.parameters()).device
+        self.optimizer = make_optimizer(core, settings)
+        self.scaler = torch.amp.GradScaler(  # pyright: ignore[reportPrivateImportUsage]
+            self.device.type, enabled=settings.precision == "fp16"
+        )
+        self.averaged = ModelEmaV3(core, settings.ema_decay) if settings.ema_decay else None
+        self.augmented = Augmented(core, fill)
+        if settings.compile:
+            self.augmented.compile()
+        self.wrap = wrap
+        self.model: nn.Module | None = None
+        self.frozen = False
+
+    @property
+    def scored(self) -> nn.Module:
+        """See the class."""
+        return self.core if self.averaged is None else self.averaged.module
+
+    def start_epoch(self, epoch: int) -> None:
+        """Training mode, and the backbone frozen or thawed, as the settings say for an epoch."""
+        frozen, backbone = epoch < self.settings.frozen_epochs, self.core.get_submodule("backbone")
+        if self.model is None or frozen != self.frozen:
+            self.frozen, self.model = frozen, None  # the old wrapper lets go of its hooks first
+            backbone.requires_grad_(not frozen)
+            self.model = self.wrap(self.augmented)
+        self.model.train()
+        if frozen:
+            backbone.eval()
+        if self.settings.frozen_norm != "none":
+            freeze_norm(self.core if self.settings.frozen_norm == "all" else backbone)
+
+    def set_lr(self, factor: float) -> None:
+        """Every group's learning rate: its own one times `factor`."""
+        for group in self.optimizer.param_groups:
+            group["lr"] = group["initial_lr"] * factor
+
+    @contextmanager
+    def one_pass(self, *, last: bool) -> Iterator[None]:
+        """Around forward and backward; workers exchange gradients in the last pass of a step."""
+        if last or not isinstance(self.model, DistributedDataParallel):
+            yield
+        else:
+            with self.model.no_sync():
+                yield
+
+    def log_odds(self, images: Tensor, parameters: Parameters | None) -> Tensor:
+        """Augment and score a part of a batch: (N,) float32 or wider, log-odds of ALL."""
+        assert self.model is not None, "start_epoch comes first"
+        precision = _PRECISIONS[self.settings.precision]
+        with torch.autocast(self.device.type, precision, enabled=precision != torch.float32):
+            logits = self.model(images, parameters)
+        return positive_logit(logits if logits.dtype == torch.float64 else logits.float())
+
+    def backward(self, loss: Tensor) -> None:
+        """Add the gradient of `loss`, a scalar."""
+        self.scaler.scale(loss).backward()
+
+    def step(self) -> None:
+        """One step of the optimizer, and of the averaged weights."""
+        if self.settings.clip_grad_norm is not None:
+            self.scaler.unscale_(self.optimizer)
+            torch.nn.utils.clip_grad_norm_(self.core.parameters(), self.settings.clip_grad_norm)
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        self.optimizer.zero_grad()
+        if self.averaged is not None:
+            self.averaged.update(self.core)
+
+
+def make_optimizer(core: nn.Module, settings: TrainingSettings) -> torch.optim.Optimizer:
+    """The optimizer over head and backbone, `initial_lr` the full rate of each group.
+
+    Raises:
+        UserError: layer_decay for a backbone that does not say what its layers are.
+    """
+    backbone, decay = core.get_submodule("backbone"), settings.weight_decay
+    if settings.layer_decay == 1:
+        groups = param_groups_weight_decay(backbone, decay)
+    elif hasattr(backbone, "group_matcher"):
+        groups = param_groups_layer_decay(backbone, decay, layer_decay=settings.layer_decay)
+    else:
+        raise UserError(
+            f"training.layer_decay {settings.layer_decay}: {type(backbone).__name__} has no order "
+            "of layers; take a timm backbone, or backbone_lr"
+        )
+    for group in groups:
+        group["initial_lr"] = settings.lr * settings.backbone_lr * group.get("lr_scale", 1.0)
+    head = nn.ModuleList(child for child in core.children() if child is not backbone)
+    for group in param_groups_weight_decay(head, decay):
+        groups.insert(0, group | {"initial_lr": settings.lr})
+    return create_optimizer_v2(
+        [group | {"lr": group["initial_lr"]} for group in groups],
+        opt=settings.optimizer,
+        lr=settings.lr,
+        weight_decay=decay,
+    )
+
+
+def freeze_norm(module: nn.Module) -> None:
+    """Keep BatchNorm's running statistics as they are; its weights still train."""
+    for layer in module.modules():
+        if isinstance(layer, nn.modules.batchnorm._BatchNorm):
+            layer.eval()

@@ -1,0 +1,97 @@
+"""A small training for tests of the loop: 64 cells of noise, the ALL ones with a bright square."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from torch.nn.parallel import DistributedDataParallel
+
+from leuk_ray.augment.settings import AugmentSettings
+from leuk_ray.datasets.feeds import Feed, ResidentFeed
+from leuk_ray.datasets.plan import uid_keys
+from leuk_ray.models.network import ImageClassifier
+from leuk_ray.models.settings import ModelSettings
+from leuk_ray.models.zoo import build
+from leuk_ray.training.cells import TrainingCells
+from leuk_ray.training.learner import Learner
+from leuk_ray.training.loop import train
+from leuk_ray.training.settings import TrainingSettings
+from leuk_ray.training.state import TrainingState
+
+SIZE = 32
+TRAIN, VALIDATION = 53, 11  # neither divides by 2, 3 or 16
+CPU = torch.device("cpu")
+SETTINGS = TrainingSettings(
+    epochs=3, batch_size=16, frozen_norm="all", balance="equal", lr=3e-4, optimizer="adamax"
+)
+
+
+def changed(**changes) -> TrainingSettings:
+    return TrainingSettings(**{**SETTINGS.model_dump(), **changes})
+
+
+class ArrayFeed:
+    """Pixels in memory; remembers what it delivered."""
+
+    def __init__(self, pixels: np.ndarray) -> None:
+        self.pixels = torch.from_numpy(pixels)
+        self.delivered: list[np.ndarray] = []
+
+    def deliver(self, batches):
+        for rows in batches:
+            self.delivered.append(rows)
+            yield self.pixels[torch.from_numpy(rows)].permute(0, 3, 1, 2)
+
+
+def make_cells() -> tuple[TrainingCells, np.ndarray]:
+    generator = np.random.default_rng(0)
+    total = TRAIN + VALIDATION
+    labels = generator.integers(0, 2, total)
+    pixels = generator.integers(0, 120, (total, SIZE, SIZE, 3), np.uint8)
+    pixels[labels == 1, 8:24, 8:24] += 90
+    rows = generator.permutation(total)
+    uids = [f"c{n}" for n in range(total)]
+    train_rows, validation_rows = np.sort(rows[:TRAIN]), np.sort(rows[TRAIN:])
+    return TrainingCells(uids, labels, uid_keys(uids), train_rows, validation_rows), pixels
+
+
+def make_model() -> ImageClassifier:
+    torch.manual_seed(0)
+    return build(ModelSettings(input_size=SIZE, weights="scratch"), load_weights=True)
+
+
+def run(
+    settings: TrainingSettings = SETTINGS,
+    *,
+    resident: bool = False,
+    resume_from: Path | None = None,
+    save_to: Path | None = None,
+    feed: Feed | None = None,
+    dtype: torch.dtype = torch.float32,
+    progress=lambda update: None,
+) -> list[dict]:
+    """One worker's run; returns the history without timings."""
+    torch.set_num_threads(1)
+    cells, pixels = make_cells()
+    wrap = DistributedDataParallel if dist.is_initialized() else lambda module: module
+    learner, state = Learner(make_model().to(dtype), settings, wrap=wrap), TrainingState()
+    if resume_from is not None:
+        state = TrainingState.load(resume_from, learner)
+    source = feed or ArrayFeed(pixels)
+    source = ResidentFeed(source, cells.train, SIZE, CPU) if resident else source
+
+    def report(metrics, save):
+        if save_to is not None:
+            target = save_to / f"epoch_{metrics['epoch']}"
+            target.mkdir()
+            save(target)
+
+    validation_feed = ArrayFeed(pixels)
+    state = train(
+        learner, state, cells, source, validation_feed, AugmentSettings(), 0, report, progress
+    )
+    unlike = ("seconds", "data_wait_seconds", "images_per_second", "workers")
+    return [{k: v for k, v in line.items() if k not in unlike} for line in state.history]
