@@ -1,16 +1,11 @@
-"""Shared by all tiers: where real data lie, and small synthetic datasets without Ray."""
-
-from __future__ import annotations
-
-import os
-from pathlib import Path
+"""What all tiers share."""
 
 import pytest
 
 
-@pytest.fixture(scope="session")
-def real_data() -> Path:
-    folder = os.environ.get("LEUK_RAY_REAL_DATA")
-    if not folder:
-        pytest.skip("LEUK_RAY_REAL_DATA is unset: real cells are not part of the repository")
-    return Path(folder)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    if item.get_closest_marker("gpu"):
+        import torch
+
+        if not torch.cuda.is_available():
+            pytest.skip("needs a CUDA device")
