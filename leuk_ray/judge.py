@@ -158,6 +158,7 @@ def _facts(judged: Judged, facts: Facts, dataset: PreparedDataset, split: pa.Tab
         notes.append("A bundle judged on a dataset of its own: every kept, labelled cell is test.")
     else:
         config = yaml.safe_load((judged.run / "config.yaml").read_text())
+        notes += batch_norm_notes(config["training"], history)
     stopping = {"epochs": len(history), "best_epoch": facts.metrics.get("epoch")} if history else {}
     return RunFacts(
         title=f"{facts.recipe} on {dataset.facts['layout']}",
@@ -174,6 +175,26 @@ def _facts(judged: Judged, facts: Facts, dataset: PreparedDataset, split: pa.Tab
         stopping=stopping | ({"reason": facts.metrics["stopped"]} if history else {}),
         notes=notes,
     )
+
+
+def batch_norm_notes(training: dict, history: list[dict]) -> list[str]:
+    """Which cells BatchNorm normalised by, where that depends on how the run was placed."""
+    seen = dict.fromkeys((line["workers"], line["batch_norms"]) for line in history)
+    notes = []
+    for workers, layers in seen:
+        passes = 1 if training["sync_batchnorm"] else workers
+        passes *= training["accumulate"]
+        if layers == 0 or passes == 1:
+            continue
+        epochs = [line["epoch"] for line in history if line["workers"] == workers]
+        whole = " of all workers" if training["sync_batchnorm"] else " of one worker"
+        notes.append(
+            f"BatchNorm, epochs {min(epochs)} to {max(epochs)}: {workers} workers; {layers} layers "
+            f"normalised by a pass{whole}, about {training['batch_size'] / passes:g} of a batch's "
+            f"{training['batch_size']} cells. Running statistics are the mean over the workers, "
+            "taken once an epoch."
+        )
+    return notes
 
 
 def _environment(judged: Judged) -> dict:

@@ -95,6 +95,36 @@ def fetch_text(values: dict) -> str:
     return "\n".join([*files, f"Use one: leuk-ray train RECIPE weights={files[-1]} ..."])
 
 
+def dry_run_text(values: dict) -> str:
+    """After `train --dry-run`."""
+    cells, size, seconds = values["cells"], values["bytes"], values["seconds"]
+    return "\n".join(
+        [
+            "Nothing was trained. A run like this would take:",
+            f"  cells    {cells['train']:,} training, {cells['validation']:,} validation, "
+            f"{cells['test']:,} test",
+            f"  steps    {values['steps_per_epoch']:,} an epoch ({values['uses_per_epoch']:,} uses "
+            f"of a cell), at most {values['epochs']} epochs",
+            f"  memory   {_size(size['worker'])} a worker for network and step "
+            f"({values['parameters']:,} parameters), and {_size(size['pixels'])} of pixels",
+            f"  disk     {_size(size['disk'])}, of it {_size(size['checkpoint'])} a checkpoint",
+            f"  time     {seconds['step']:.2f} s a step, {_duration(seconds['epoch'])} an epoch, "
+            f"at most {_duration(seconds['run'])} in all on {values['device']}, start and first "
+            "reading not counted",
+        ]
+    )
+
+
+def _size(count: float) -> str:
+    return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{count / 1e6:.0f} MB"
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
+
+
 def report_text(report: dict, directory: Path) -> str:
     """After `train` and `evaluate`."""
     return f"{report['sentence']}\nReport: {directory / 'report.html'}"

@@ -67,6 +67,8 @@ def recipes(
 @click.option("--workers", default=1, show_default=True, type=click.IntRange(1))
 @click.option("--gpus", is_flag=True, help="One GPU a worker.")
 @click.option("--resume", is_flag=True, help="Go on with the run in --out.")
+@click.option("--dry-run", is_flag=True, help="Say what the run would take, and train nothing.")
+@click.option("--mlflow", metavar="URI", help="MLflow server or store to log to as well.")
 @click.option("--no-images", is_flag=True, help="No picture of a cell in the report.")
 @ADDRESS
 @command
@@ -79,6 +81,8 @@ def train(
     workers: int,
     gpus: bool,
     resume: bool,
+    dry_run: bool,
+    mlflow: str | None,
     no_images: bool,
     address: str | None,
 ) -> tuple[dict, str]:
@@ -91,12 +95,27 @@ def train(
     dataset = PreparedDataset.open(data)
 
     from leuk_ray import cluster
+
+    if dry_run:
+        from leuk_ray.texts import dry_run_text
+        from leuk_ray.training.dry_run import dry_run as reckon
+
+        cluster.connect(address, workers)
+        values = reckon(resolved, dataset, workers=workers, gpus=gpus)
+        return values, dry_run_text(values)
     from leuk_ray.runs.run import train_and_judge
     from leuk_ray.texts import report_text
 
     cluster.connect(address, workers)
     report = train_and_judge(
-        resolved, dataset, out, workers=workers, gpus=gpus, resume=resume, show_images=not no_images
+        resolved,
+        dataset,
+        out,
+        workers=workers,
+        gpus=gpus,
+        resume=resume,
+        show_images=not no_images,
+        mlflow=mlflow,
     )
     return report, report_text(report, out / "report")
 

@@ -20,6 +20,7 @@ def train_and_judge(
     gpus: bool = False,
     resume: bool = False,
     show_images: bool = True,
+    mlflow: str | None = None,
 ) -> dict:
     """Train and judge into the folder `out`; Ray must be initialised.
 
@@ -29,7 +30,9 @@ def train_and_judge(
     Raises:
         UserError: what cannot work is refused before any worker starts.
     """
-    trained = run_training(recipe, dataset, out, workers=workers, gpus=gpus, resume=resume)
+    trained = run_training(
+        recipe, dataset, out, workers=workers, gpus=gpus, resume=resume, mlflow=mlflow
+    )
     shutil.rmtree(out / "report", ignore_errors=True)  # a resumed run is judged again
     return report_on(
         Judged(trained.bundle, out),

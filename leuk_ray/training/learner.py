@@ -94,6 +94,15 @@ class Learner:
         if self.settings.frozen_norm != "none":
             freeze_norm(self.core if self.settings.frozen_norm == "all" else backbone)
 
+    @property
+    def num_batch_norms(self) -> int:
+        """BatchNorm layers that normalise by the cells of a pass."""
+        return sum(
+            layer.training
+            for layer in self.core.modules()
+            if isinstance(layer, nn.modules.batchnorm._BatchNorm)
+        )
+
     def set_lr(self, factor: float) -> None:
         """Every group's learning rate: its own one times `factor`."""
         for group in self.optimizer.param_groups:

@@ -171,6 +171,7 @@ def train_epoch(
         "train_loss": loss_sum / used,
         "train_accuracy": num_correct / used,
         "train_images": used,
+        "batch_norms": learner.num_batch_norms,
         "data_wait_seconds": waited,
     }
 

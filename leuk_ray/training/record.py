@@ -24,6 +24,7 @@ from leuk_ray.environment import environment
 from leuk_ray.errors import UserError
 from leuk_ray.storage import write_json
 from leuk_ray.training.state import TrainingState
+from leuk_ray.training.tracking import MlflowRun
 
 _PROGRESS_SECONDS = 0.5
 
@@ -55,10 +56,13 @@ class Reporter:
     A checkpoint is written in the worker and uploaded while the next epoch trains.
     """
 
-    def __init__(self, run: Path, state: TrainingState, board: Any | None) -> None:
+    def __init__(
+        self, run: Path, state: TrainingState, board: Any | None, mlflow: MlflowRun | None
+    ) -> None:
         self.run = run
         self.state = state
         self.board = board
+        self.mlflow = mlflow
         self.events = None
         self.told = 0.0
         if board is not None:
@@ -79,6 +83,8 @@ class Reporter:
             if isinstance(value, int | float) and name != "epoch":
                 self.events.add_scalar(name, value, metrics["epoch"])
         self.events.flush()
+        if self.mlflow is not None:
+            self.mlflow.log(metrics)
         self.board.put.remote(metrics | {"batches": 1, "of": 1})
         directory = tempfile.mkdtemp(prefix="leuk-ray-checkpoint-")  # Ray removes it when uploaded
         save(Path(directory))

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import ray.train
 import torch
@@ -29,11 +30,11 @@ from leuk_ray.progress import training_bar
 from leuk_ray.storage import refuse_existing
 from leuk_ray.training import collective
 from leuk_ray.training.cells import TrainingCells
-from leuk_ray.training.learner import Learner
+from leuk_ray.training.learner import Learner, make_optimizer
 from leuk_ray.training.loop import train
 from leuk_ray.training.record import Reporter, check_same_run, start_record
-from leuk_ray.training.settings import TrainingSettings
 from leuk_ray.training.state import TrainingState
+from leuk_ray.training.tracking import MlflowRun
 from leuk_ray.training.validation import score_rows
 
 
@@ -69,17 +70,22 @@ def run_training(
     workers: int,
     gpus: bool = False,
     resume: bool = False,
+    mlflow: str | None = None,
 ) -> Trained:
     """Train a recipe on a dataset; Ray must be initialised.
+
+    Args:
+        recipe, dataset: what to train and on what.
+        out: folder of the run.
+        workers: training workers.
+        gpus: one GPU a worker.
+        resume: go on with the run that lies in `out`.
+        mlflow: an MLflow server or store that also gets the metrics.
 
     Raises:
         UserError: what cannot work is refused before any worker starts.
     """
     out = out.absolute()
-    cluster.require(workers, gpus)
-    _check_hardware(recipe.training, gpus)
-    # A network that cannot be built, or weights that are not there, show here and not in a worker.
-    build(recipe.model, load_weights=recipe.model.weights not in ("imagenet", "scratch"))
     resuming = resume and (out / "config.yaml").exists()
     if resuming:
         check_same_run(recipe, dataset, out)
@@ -87,19 +93,11 @@ def run_training(
     else:
         refuse_existing(out, "run (add --resume to go on with it)")
         split = split_cells(dataset.cells, recipe.split)
-    cells = TrainingCells.of(dataset.cells, split)
-    settings = recipe.training
-    check_batches(
-        len(cells.train),
-        cells.labels[cells.train],
-        settings.balance,
-        settings.batch_size,
-        workers,
-        settings.accumulate,
-    )
+    cells = check_run(recipe, dataset, split, workers, gpus)
     if not resuming:
         start_record(recipe, dataset, out, split)
-    with training_bar(settings.epochs) as board:
+    tracked = MlflowRun.of(mlflow, out, recipe) if mlflow else None
+    with training_bar(recipe.training.epochs) as board:
         trainer = TorchTrainer(
             train_worker,
             train_loop_config={
@@ -109,24 +107,58 @@ def run_training(
                 "judged": rows_with_role(dataset.cells, split, ("validation", "test")),
                 "run": str(out),
                 "board": board,
+                "mlflow": tracked,
             },
             scaling_config=ScalingConfig(num_workers=workers, use_gpu=gpus),
             run_config=RunConfig(
                 storage_path=str(out),
                 name="checkpoints",
                 checkpoint_config=CheckpointConfig(
-                    num_to_keep=settings.keep, checkpoint_score_attribute="selection"
+                    num_to_keep=recipe.training.keep, checkpoint_score_attribute="selection"
                 ),
             ),
         )
         try:
             result = trainer.fit()
         except ray.train.TrainingFailedError as error:
+            if tracked:
+                tracked.end("FAILED")
             raise _cause(error) from error
+    if tracked:
+        tracked.end("FINISHED")
     ended = result.return_value
     assert isinstance(ended, _Ended)
     bundle = _make_bundle(recipe, dataset, out, ended)
     return Trained(bundle, ended.rows, ended.logits)
+
+
+def check_run(
+    recipe: Recipe, dataset: PreparedDataset, split: pa.Table, workers: int, gpus: bool
+) -> TrainingCells:
+    """The cells of a run that can work.
+
+    Raises:
+        UserError: it cannot: too few CPUs or GPUs, a network that cannot be built, weights that
+            are not there, a class without a cell, batches too small for the workers.
+    """
+    settings = recipe.training
+    cluster.require(workers, gpus)
+    if not gpus and settings.sync_batchnorm:
+        raise UserError("training.sync_batchnorm: PyTorch has it for GPUs only; add --gpus")
+    if not gpus and settings.precision == "fp16":
+        raise UserError("training.precision fp16: needs a GPU; add --gpus or take bf16")
+    core = build(recipe.model, load_weights=recipe.model.weights not in ("imagenet", "scratch"))
+    make_optimizer(core, settings)
+    cells = TrainingCells.of(dataset.cells, split)
+    check_batches(
+        len(cells.train),
+        cells.labels[cells.train],
+        settings.balance,
+        settings.batch_size,
+        workers,
+        settings.accumulate,
+    )
+    return cells
 
 
 def train_worker(config: dict[str, Any]) -> _Ended:
@@ -145,7 +177,8 @@ def train_worker(config: dict[str, Any]) -> _Ended:
         with checkpoint.as_directory() as directory:
             state = TrainingState.load(Path(directory), learner)
     feed, validation_feed = _feeds(config["dataset"], config["cells"], device, on_node)
-    reporter = Reporter(Path(config["run"]), state, config["board"] if rank == 0 else None)
+    board = config["board"] if rank == 0 else None
+    reporter = Reporter(Path(config["run"]), state, board, config["mlflow"])
     state = train(
         learner,
         state,
@@ -184,16 +217,6 @@ def _feeds(
         ResidentFeed(stream, cells.train, size, device),
         ResidentFeed(stream, mine, size, device),
     )
-
-
-def _check_hardware(settings: TrainingSettings, gpus: bool) -> None:
-    """Refuse what only a GPU can do."""
-    if gpus:
-        return
-    if settings.sync_batchnorm:
-        raise UserError("training.sync_batchnorm: PyTorch has it for GPUs only; add --gpus")
-    if settings.precision == "fp16":
-        raise UserError("training.precision fp16: needs a GPU; add --gpus or take bf16")
 
 
 def _make_bundle(recipe: Recipe, dataset: PreparedDataset, out: Path, ended: _Ended) -> Path:

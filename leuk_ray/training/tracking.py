@@ -1,0 +1,99 @@
+"""MLflow: one MLflow run for one run, however often it is stopped and resumed.
+
+The run's folder remembers the MLflow run's id in mlflow.json, and not where the server is:
+its address may hold a password.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING
+
+from leuk_ray.config import Recipe
+from leuk_ray.errors import UserError
+from leuk_ray.storage import read_json, write_json
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+EXPERIMENT = "leuk_ray"
+
+
+@dataclass(frozen=True)
+class MlflowRun:
+    """Where metrics go.
+
+    uri: tracking server or store, as MLflow writes it: http://..., file:///...
+    run_id: MLflow's id of the run.
+    """
+
+    uri: str
+    run_id: str
+
+    @classmethod
+    def of(cls, uri: str, folder: Path, recipe: Recipe) -> MlflowRun:
+        """The MLflow run of a run's folder: made, or the one it had before.
+
+        Raises:
+            UserError: MLflow is not installed, or the store cannot be reached.
+        """
+        exceptions, remembered = _mlflow().exceptions, folder / "mlflow.json"
+        try:
+            client = _mlflow().MlflowClient(uri)
+            if remembered.exists():
+                run_id = read_json(str(remembered))["run_id"]
+                client.update_run(run_id, "RUNNING")
+                return cls(uri, run_id)
+            known = client.get_experiment_by_name(EXPERIMENT)
+            experiment = known.experiment_id if known else client.create_experiment(EXPERIMENT)
+            run_id = client.create_run(experiment, run_name=folder.name).info.run_id
+            for name, value in _flat(recipe.model_dump(mode="json")).items():
+                client.log_param(run_id, name, value)
+        except exceptions.MlflowException as error:
+            reason = str(error).strip().splitlines()[0]
+            raise UserError(f"--mlflow: {reason}; check the address and the server") from error
+        write_json(remembered, {"run_id": run_id})
+        return cls(uri, run_id)
+
+    def log(self, metrics: dict) -> None:
+        """An epoch's metrics. A server that is away loses them, and stops no training."""
+        from mlflow.entities import Metric
+
+        now, epoch = int(time.time() * 1000), metrics["epoch"]
+        values = [
+            Metric(name, float(value), now, epoch)
+            for name, value in metrics.items()
+            if isinstance(value, int | float)
+        ]
+        self._tell(lambda client: client.log_batch(self.run_id, metrics=values))
+
+    def end(self, status: str) -> None:
+        """FINISHED or FAILED."""
+        self._tell(lambda client: client.set_terminated(self.run_id, status))
+
+    def _tell(self, what: Callable[[MlflowClient], None]) -> None:
+        try:
+            what(_mlflow().MlflowClient(self.uri))
+        except _mlflow().exceptions.MlflowException as error:
+            logging.getLogger(__name__).warning("MLflow: %s", error)
+
+
+def _mlflow() -> ModuleType:
+    try:
+        import mlflow
+    except ImportError as error:
+        raise UserError("--mlflow: is not installed; pip install 'leuk_ray[mlflow]'") from error
+    return mlflow
+
+
+def _flat(values: dict, prefix: str = "") -> dict[str, str]:
+    flat: dict[str, str] = {}
+    for name, value in values.items():
+        key = f"{prefix}{name}"
+        flat |= _flat(value, f"{key}.") if isinstance(value, dict) else {key: str(value)}
+    return flat
