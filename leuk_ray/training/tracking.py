@@ -76,7 +76,7 @@ class MlflowRun:
         """FINISHED or FAILED."""
         self._tell(lambda client: client.set_terminated(self.run_id, status))
 
-    def _tell(self, what: Callable[[MlflowClient], None]) -> None:
+    def _tell(self, what: Callable[[MlflowClient], object]) -> None:
         try:
             what(_mlflow().MlflowClient(self.uri))
         except _mlflow().exceptions.MlflowException as error:
