@@ -1,6 +1,29 @@
-"""What all tiers share."""
+"""Shared by all tiers: where real data lie, and small synthetic datasets without Ray."""
 
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
+
+from leuk_ray.datasets.prepared import (
+    METADATA_SCHEMA,
+    ROWS_PER_GROUP,
+    SCHEMA_VERSION,
+    PreparedDataset,
+    as_column,
+    fingerprint,
+    image_schema,
+)
+from leuk_ray.images import StorageSettings
+from leuk_ray.storage import write_json
+
+ROWS_PER_PART = 50
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
@@ -9,3 +32,45 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 
         if not torch.cuda.is_available():
             pytest.skip("needs a CUDA device")
+
+
+@pytest.fixture(scope="session")
+def real_data() -> Path:
+    folder = os.environ.get("LEUK_RAY_REAL_DATA")
+    if not folder:
+        pytest.skip("LEUK_RAY_REAL_DATA is unset: real cells are not part of the repository")
+    return Path(folder)
+
+
+def write_dataset(folder: Path, pixels: np.ndarray) -> PreparedDataset:
+    """What `prepare` leaves of (N, size, size, 3) uint8 pixels that no file holds; no groups."""
+    size = pixels.shape[1]
+    (folder / "images").mkdir(parents=True)
+    uids = [f"c{row:06d}" for row in range(len(pixels))]
+    empty = pa.table({name: [None] * len(pixels) for name in METADATA_SCHEMA.names})
+    table = empty.set_column(0, "uid", pa.array(uids)).cast(METADATA_SCHEMA)
+    table = table.add_column(1, "image", as_column(pixels)).cast(image_schema(size))
+    for start in range(0, len(table), ROWS_PER_PART):
+        part = folder / "images" / f"part-{start // ROWS_PER_PART:05d}.parquet"
+        pq.write_table(table.slice(start, ROWS_PER_PART), part, row_group_size=ROWS_PER_GROUP)
+    facts = {
+        "schema_version": SCHEMA_VERSION,
+        "storage": StorageSettings(size=size).model_dump(),
+        "fingerprint": fingerprint(uids),
+        "synthetic": True,
+    }
+    write_json(folder / "dataset.json", facts)
+    return PreparedDataset.open(str(folder))
+
+
+@pytest.fixture(scope="session")
+def store_pixels() -> Callable[[Path, np.ndarray], PreparedDataset]:
+    return write_dataset
+
+
+@pytest.fixture
+def numbered_dataset(tmp_path: Path) -> PreparedDataset:
+    """123 cells of 16 px whose first pixel is their row; the rest is noise. SYNTHETIC."""
+    pixels = np.random.default_rng(0).integers(0, 256, (123, 16, 16, 3), np.uint8)
+    pixels[:, 0, 0, 0] = np.arange(123)
+    return write_dataset(tmp_path / "dataset", pixels)

@@ -1,8 +1,8 @@
 """Feeds deliver the pixels of planned batches to a worker's device. They decide nothing.
 
-`StreamFeed` runs a Ray Data pipeline over the plan itself: its blocks are stretches of
-batches in plan order, its tasks read their rows from the small Parquet row groups.
-`ResidentFeed` keeps what another feed delivered and serves later epochs from device memory.
+`StreamFeed` runs a Ray Data pipeline over the plan itself, `ReaderFeed` reads in the calling
+thread (from the host cache, which is fast; from the dataset, the reference that the others are
+tested against), `ResidentFeed` keeps what another feed delivered in device memory.
 """
 
 from __future__ import annotations
@@ -16,9 +16,13 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
-from leuk_ray.datasets.prepared import PixelReader, as_pixels
+from leuk_ray.datasets.host_cache import CacheError, open_host_cache
+from leuk_ray.datasets.plan import Cache, Window
+from leuk_ray.datasets.prepared import PixelReader, PreparedDataset, as_column, as_pixels
+from leuk_ray.datasets.staging import staging_for
+from leuk_ray.errors import UserError
 
-_ROWS_PER_BLOCK = 128
+_ROWS_PER_TASK = 128
 
 
 class Feed(Protocol):
@@ -29,32 +33,71 @@ class Feed(Protocol):
         ...
 
 
-class ReaderFeed:
-    """Reads in the calling thread. The reference that other feeds are tested against."""
+class Reader(Protocol):
+    """Reads pixels of any rows in any order: a PixelReader or a HostCache."""
 
-    def __init__(self, reader: PixelReader, device: torch.device) -> None:
+    size: int
+
+    def read(self, rows: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
+        """(len(rows), size, size, 3) uint8, `out` if given."""
+        ...
+
+
+class ReaderFeed:
+    """Reads in the calling thread."""
+
+    def __init__(self, reader: Reader, device: torch.device) -> None:
         self.reader = reader
-        self.device = device
+        self.staging = staging_for(device)
 
     def deliver(self, batches: Sequence[np.ndarray]) -> Iterator[Tensor]:
         """See Feed."""
         for rows in batches:
-            yield _to_device(self.reader.read(rows), self.device)
+            images = self.staging.empty(len(rows), self.reader.size)
+            yield self.staging.send(self.reader.read(rows, images))
 
 
 class StreamFeed:
-    """Streams batches through Ray Data; the driver's cluster reads ahead of the worker."""
+    """Streams batches through Ray Data; the driver's cluster reads ahead of the worker.
 
-    def __init__(self, reader: PixelReader, device: torch.device) -> None:
+    Batches go in stretches of about `ahead` uses. Every row of a stretch is read once, in the
+    order of storage; this process holds one stretch of pixels. With a stretch as long as the
+    plan's window, rows that lie together are read together.
+    """
+
+    def __init__(
+        self, reader: PixelReader, device: torch.device, ahead: int = _ROWS_PER_TASK
+    ) -> None:
         self.reader = reader
-        self.device = device
+        self.ahead = ahead
+        self.staging = staging_for(device)
 
     def deliver(self, batches: Sequence[np.ndarray]) -> Iterator[Tensor]:
         """See Feed."""
+        stretches = _stretches(batches, self.ahead)
+        parts = [_parts(stretch) for stretch in stretches]
+        stream = self._stream([part for of_stretch in parts for part in of_stretch])
+        for stretch, of_stretch in zip(stretches, parts, strict=True):
+            rows = np.concatenate([np.empty(0, np.int64), *of_stretch])
+            pixels = np.empty((len(rows), self.reader.size, self.reader.size, 3), np.uint8)
+            start = 0
+            for part in of_stretch:
+                pixels[start : start + len(part)] = next(stream)
+                start += len(part)
+            for wanted in stretch:
+                images = self.staging.empty(len(wanted), self.reader.size)
+                places = np.searchsorted(rows, wanted)
+                np.take(pixels, places, axis=0, out=images, mode="clip")  # "raise" copies twice
+                yield self.staging.send(images)
+        assert next(stream, None) is None  # which also ends the pipeline
+
+    def _stream(self, parts: list[np.ndarray]) -> Iterator[np.ndarray]:
+        """The pixels of each part, in order: one block, one task a part."""
         import ray.data
 
-        stretches = _stretches(batches)
-        blocks = [pa.table({"row": np.concatenate(stretch)}) for stretch in stretches]
+        if not parts:
+            return
+        blocks = [pa.table({"row": part}) for part in parts]
         dataset = ray.data.from_arrow(blocks).map_batches(
             _read_block,  # pyright: ignore[reportArgumentType]
             batch_size=None,
@@ -64,13 +107,10 @@ class StreamFeed:
         dataset.context.execution_options.preserve_order = True
         dataset.context.enable_progress_bars = False
         stream = dataset.iter_batches(batch_size=None, batch_format="pyarrow")
-        for stretch, block in zip(stretches, stream, strict=True):
-            pixels = as_pixels(block["image"], self.reader.size)
-            assert len(pixels) == sum(map(len, stretch)), "the stream lost rows"
-            start = 0
-            for rows in stretch:
-                yield _to_device(pixels[start : start + len(rows)], self.device)
-                start += len(rows)
+        for part, block in zip(parts, stream, strict=True):
+            table = pa.table(block)
+            assert np.array_equal(table["row"].to_numpy(), part), "the stream lost its order"
+            yield as_pixels(table["image"], self.reader.size)
 
 
 class ResidentFeed:
@@ -94,59 +134,115 @@ class ResidentFeed:
             yield from self._keep(batches)
             return
         missing = self.rows[~self.held]
-        for _ in self._keep(np.array_split(missing, -(-len(missing) // _ROWS_PER_BLOCK) or 1)):
+        for _ in self._keep(np.array_split(missing, -(-len(missing) // _ROWS_PER_TASK) or 1)):
             pass
-        for rows in batches:
-            slots = torch.from_numpy(self._slots(rows)).to(self.pixels.device)
+        for slots in self._slots(batches):
             yield self.pixels.index_select(0, slots).permute(0, 3, 1, 2)
 
     def _keep(self, batches: Sequence[np.ndarray]) -> Iterator[Tensor]:
-        batches = [rows for rows in batches if len(rows)]
-        if not batches:
-            return
-        for rows, images in zip(batches, self.source.deliver(batches), strict=True):
-            slots = self._slots(rows)
-            self.pixels[torch.from_numpy(slots).to(self.pixels.device)] = images.permute(0, 2, 3, 1)
-            self.held[slots] = True
+        delivered = zip(batches, self._slots(batches), self.source.deliver(batches), strict=True)
+        for rows, slots, images in delivered:
+            self.pixels[slots] = images.permute(0, 2, 3, 1)
+            self.held[np.searchsorted(self.rows, rows)] = True
             yield images
 
-    def _slots(self, rows: np.ndarray) -> np.ndarray:
-        return np.searchsorted(self.rows, rows)
+    def _slots(self, batches: Sequence[np.ndarray]) -> Sequence[Tensor]:
+        """Where each batch's rows lie in `pixels`: one copy to the device an epoch, not a step."""
+        if not batches:
+            return []
+        slots = torch.from_numpy(np.searchsorted(self.rows, np.concatenate(batches)))
+        return slots.to(self.pixels.device).split([len(rows) for rows in batches])
 
 
-def fits_on_device(num_rows: int, size: int, device: torch.device, workers_on_node: int) -> bool:
-    """Whether every worker of a node can hold `num_rows` images in half of its free memory."""
-    needed = num_rows * size * size * 3
+def make_feeds(
+    dataset: PreparedDataset,
+    train: np.ndarray,
+    validation: np.ndarray,
+    device: torch.device,
+    *,
+    cache: Cache,
+    window: Window,
+    world_size: int,
+    workers_on_node: int,
+) -> tuple[Feed, Feed]:
+    """The feeds of a worker, for training and for validation. They differ in speed alone.
+
+    Args:
+        dataset: where the pixels are.
+        train: training rows of all workers, since every epoch deals anew.
+        validation: this worker's validation rows.
+        device: where batches are wanted.
+        cache: `device` keeps the rows in device memory after the first epoch, `host` maps the
+            node's file (host_cache), `none` streams every epoch; `auto` takes the first of
+            them that this node has room for.
+        window: of the epoch plan; the stream reads as far ahead.
+        world_size, workers_on_node: workers of the run, and those that share this node.
+
+    Raises:
+        UserError: no room for the cache that is asked for, with the arithmetic.
+    """
+    reader, size = dataset.reader(), dataset.storage.size
+    ahead = _ROWS_PER_TASK if window == "all" else max(_ROWS_PER_TASK, window // world_size)
+    stream = StreamFeed(reader, device, ahead)
+    if cache in ("auto", "device"):
+        shortage = device_shortage(len(train) + len(validation), size, device, workers_on_node)
+        if not shortage:
+            return (
+                ResidentFeed(stream, train, size, device),
+                ResidentFeed(stream, validation, size, device),
+            )
+        if cache == "device":
+            raise UserError(shortage)
+    if cache in ("auto", "host"):
+        try:
+            host = ReaderFeed(open_host_cache(dataset), device)
+        except CacheError:
+            if cache == "host":
+                raise
+        else:
+            return host, host
+    return stream, stream
+
+
+def device_shortage(num_rows: int, size: int, device: torch.device, workers_on_node: int) -> str:
+    """Why half of the free device memory cannot hold `num_rows` images a worker; "" if it can.
+
+    On the CPU the workers of a node share its memory.
+    """
     if device.type == "cuda":
-        free, _ = torch.cuda.mem_get_info(device)
-        return needed < free // 2
-    return needed * workers_on_node < psutil.virtual_memory().available // 2
+        (free, _), sharing = torch.cuda.mem_get_info(device), 1
+    else:
+        free, sharing = psutil.virtual_memory().available, workers_on_node
+    needed = num_rows * size * size * 3 * sharing
+    if needed < free // 2:
+        return ""
+    workers = f" for each of {sharing} workers" if sharing > 1 else ""
+    where = "this node" if device.type == "cpu" else str(device)
+    return (
+        f"training.cache device: {num_rows:,} cells of {size} px{workers} take "
+        f"{needed / 1e6:,.0f} MB, half of the free memory of {where} is {free / 2e6:,.0f} MB; "
+        "set training.cache to host or auto"
+    )
 
 
-def _stretches(batches: Sequence[np.ndarray]) -> list[list[np.ndarray]]:
-    """Consecutive batches, about _ROWS_PER_BLOCK rows together."""
+def _stretches(batches: Sequence[np.ndarray], ahead: int) -> list[list[np.ndarray]]:
+    """Consecutive batches, cut anew where another `ahead` uses are full."""
     stretches: list[list[np.ndarray]] = []
-    size = _ROWS_PER_BLOCK
+    used, last = 0, -1
     for rows in batches:
-        if size >= _ROWS_PER_BLOCK:
+        if used // ahead != last:
+            last = used // ahead
             stretches.append([])
-            size = 0
         stretches[-1].append(rows)
-        size += len(rows)
+        used += len(rows)
     return stretches
 
 
+def _parts(stretch: list[np.ndarray]) -> list[np.ndarray]:
+    """The rows of a stretch, each once and ascending, in parts of at most _ROWS_PER_TASK."""
+    rows = np.unique(np.concatenate(stretch))
+    return [rows[start : start + _ROWS_PER_TASK] for start in range(0, len(rows), _ROWS_PER_TASK)]
+
+
 def _read_block(block: pa.Table, reader: PixelReader) -> pa.Table:
-    pixels = reader.read(block["row"].to_numpy())
-    width = reader.size * reader.size * 3
-    buffers = [None, pa.py_buffer(pixels)]
-    array = pa.Array.from_buffers(pa.binary(width), len(pixels), buffers)
-    return pa.table({"image": array})
-
-
-def _to_device(pixels: np.ndarray, device: torch.device) -> Tensor:
-    """(N, H, W, 3) uint8 -> (N, 3, H, W) uint8, channels last in memory."""
-    # Arrow buffers are read-only; every consumer converts to float before it writes.
-    if not pixels.flags.writeable:
-        pixels = np.array(pixels) if device.type == "cpu" else pixels
-    return torch.from_numpy(pixels).to(device, non_blocking=True).permute(0, 3, 1, 2)
+    return block.append_column("image", as_column(reader.read(block["row"].to_numpy())))

@@ -1,7 +1,15 @@
 """The epoch plan: what an epoch trains on, in which order and in which batches.
 
-A pure function of (seed, epoch, rows, balance, batch size). Feeds only deliver it, so a
-stream, a cache, one worker or three, a resumed run and an unbroken one see the same thing.
+A pure function of (seed, epoch, rows, balance, batch size, window). Feeds only deliver it, so
+a stream, a cache, one worker or three, a resumed run and an unbroken one see the same thing.
+
+With a window, an epoch is shuffled in two steps, for sets that no memory holds: blocks of rows
+that lie together are shuffled, then the uses inside each window. Storage is then read a block
+at a time and a reader holds one window of pixels. The price is randomness: rows of different
+windows never meet in a batch of that epoch, and where neighbours are alike (datasets are ordered
+by uid, so a subject's cells are neighbours) a window is a sample of window / 64 blocks. The
+share of a class in a window then strays by at most sqrt(p (1 - p) 64 / window): for p = 0.5
+and 4,096 uses by 0.06, and in a batch of 16 by 0.14 instead of 0.125.
 """
 
 from __future__ import annotations
@@ -15,7 +23,10 @@ import numpy as np
 from leuk_ray.errors import UserError
 
 Balance = Literal["none", "equal"] | int
+Window = Literal["all"] | int
+Cache = Literal["auto", "device", "host", "none"]  # of `feeds`; settings are read without torch
 
+ROWS_PER_BLOCK = 64  # 8 row groups of Parquet: 5 MB of cells at 300 px, lz4
 _DRAWS_PER_EPOCH = 1 << 20
 
 
@@ -58,6 +69,7 @@ def plan_epoch(
     epoch: int,
     balance: Balance,
     batch_size: int,
+    window: Window = "all",
 ) -> EpochPlan:
     """Plan one epoch.
 
@@ -72,6 +84,7 @@ def plan_epoch(
             each epoch, once more.
         batch_size: the largest global batch. The N uses are cut into ceil(N / batch_size)
             batches whose sizes differ by one at most, so there is no tiny last batch.
+        window: how many uses are shuffled together, see above; `all` shuffles the epoch.
 
     Raises:
         UserError: no rows, or a class without rows to balance with.
@@ -80,7 +93,10 @@ def plan_epoch(
         raise UserError("there is no training cell; check the split")
     generator = np.random.default_rng([seed, epoch])
     used, copy = _uses(labels, balance, generator)
-    order = generator.permutation(len(used))
+    if window == "all":
+        order = generator.permutation(len(used))
+    else:
+        order = _windowed(rows[used] // ROWS_PER_BLOCK, copy, window, generator)
     used, copy = used[order], copy[order]
     num_batches = -(-len(used) // batch_size)
     bounds = np.arange(num_batches + 1, dtype=np.int64) * len(used) // num_batches
@@ -112,6 +128,21 @@ def _uses(
         used += [np.tile(members, whole), generator.permutation(members)[:rest]]
         copies += [np.repeat(np.arange(whole), len(members)), np.full(rest, whole)]
     return np.concatenate(used), np.concatenate(copies)
+
+
+def _windowed(
+    block: np.ndarray, copy: np.ndarray, window: int, generator: np.random.Generator
+) -> np.ndarray:
+    """The uses with their blocks shuffled, then shuffled inside each window.
+
+    A row's copies lie in blocks of their own, so that they are spread over the epoch.
+    """
+    _, number = np.unique(copy * (block.max() + 1) + block, return_inverse=True)
+    place = generator.permutation(number.max() + 1)
+    order = np.argsort(place[number], kind="stable")
+    for start in range(0, len(order), window):
+        generator.shuffle(order[start : start + window])
+    return order
 
 
 def check_batches(

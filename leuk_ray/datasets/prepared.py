@@ -15,6 +15,7 @@ decompressing a whole file.
 from __future__ import annotations
 
 import hashlib
+import json
 from collections import OrderedDict
 from dataclasses import dataclass
 from functools import cached_property
@@ -139,6 +140,18 @@ class PreparedDataset:
         offsets = self._index["offset"].to_numpy().astype(np.int32)
         return PixelReader(self.location, self.storage.size, self._parts, parts, offsets)
 
+    def pixels_key(self) -> str:
+        """What tells these stored pixels, in this order, from all others: a hexadecimal hash.
+
+        The files' sizes and times are in it: images that were prepared anew, perhaps by another
+        version, have the old fingerprint.
+        """
+        files, _ = filesystem(self.location)
+        infos = files.get_file_info(self._parts)
+        facts = {name: self.facts[name] for name in ("fingerprint", "schema_version", "storage")}
+        facts["parts"] = [(info.base_name, info.size, info.mtime_ns) for info in infos]
+        return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:32]
+
     @cached_property
     def _parts(self) -> list[str]:
         files, root = filesystem(self.location)
@@ -177,9 +190,13 @@ class PixelReader:
     def __getstate__(self) -> dict:
         return {**self.__dict__, "_files": OrderedDict()}
 
-    def read(self, rows: np.ndarray) -> np.ndarray:
-        """Pixels of `rows`, in their order: (len(rows), size, size, 3) uint8."""
-        out = np.empty((len(rows), self.size, self.size, 3), np.uint8)
+    def __len__(self) -> int:
+        return len(self.part)
+
+    def read(self, rows: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
+        """Pixels of `rows`, in their order: (len(rows), size, size, 3) uint8, `out` if given."""
+        if out is None:
+            out = np.empty((len(rows), self.size, self.size, 3), np.uint8)
         part, offset = self.part[rows], self.offset[rows]
         row_group = offset // ROWS_PER_GROUP
         order = np.lexsort((row_group, part))
@@ -214,6 +231,13 @@ def as_pixels(column: pa.Array | pa.ChunkedArray, size: int) -> np.ndarray:
     buffer = np.frombuffer(array.buffers()[1], np.uint8)
     start = array.offset * width
     return buffer[start : start + len(array) * width].reshape(len(array), size, size, 3)
+
+
+def as_column(pixels: np.ndarray) -> pa.Array:
+    """(N, size, size, 3) uint8, C-contiguous, as a fixed-size binary column, without a copy."""
+    width = int(np.prod(pixels.shape[1:]))
+    buffers = [None, pa.py_buffer(pixels)]
+    return pa.Array.from_buffers(pa.binary(width), len(pixels), buffers)
 
 
 def count_roles(cells: pa.Table) -> dict[str, int]:

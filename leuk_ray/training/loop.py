@@ -117,6 +117,7 @@ def train_epoch(
         epoch=epoch,
         balance=settings.balance,
         batch_size=settings.batch_size,
+        window=settings.window,
     )
     targets = cells.labels[plan.rows]
     weights = class_weights(settings.loss, targets)

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
-from leuk_ray.datasets.plan import Balance
+from leuk_ray.datasets.plan import ROWS_PER_BLOCK, Balance, Cache
 from leuk_ray.settings import Settings
 from leuk_ray.training.plateau import PlateauSettings
 from leuk_ray.training.schedule import ScheduleSettings
@@ -52,6 +52,10 @@ class TrainingSettings(Settings):
         validated, chosen and bundled.
     compile: augmentation and network through torch.compile.
     balance: uses of each class per epoch, see `plan.plan_epoch`.
+    cache: where pixels are kept between epochs, see `feeds.make_feeds`; results do not depend
+        on it.
+    window: uses that are shuffled together, see `plan`: `all`, or a number for sets that no
+        memory holds.
     loss, schedule, plateau: see there (A20, A21, A24).
     select: what the best checkpoint is best in (A24).
     keep: how many of the best checkpoints stay, beside the last.
@@ -73,6 +77,8 @@ class TrainingSettings(Settings):
     ema_decay: float | None = Field(default=None, gt=0, lt=1)
     compile: bool = False
     balance: Balance = "none"
+    cache: Cache = "auto"
+    window: Literal["all"] | Annotated[int, Field(ge=ROWS_PER_BLOCK)] = "all"
     loss: LossSettings = LossSettings()
     schedule: ScheduleSettings = ScheduleSettings()
     plateau: PlateauSettings = PlateauSettings()

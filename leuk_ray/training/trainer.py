@@ -20,7 +20,7 @@ from torch import nn
 from leuk_ray import cluster
 from leuk_ray.bundle import BundleFacts, write_bundle
 from leuk_ray.config import Recipe
-from leuk_ray.datasets.feeds import Feed, ResidentFeed, StreamFeed, fits_on_device
+from leuk_ray.datasets.feeds import StreamFeed, make_feeds
 from leuk_ray.datasets.plan import check_batches
 from leuk_ray.datasets.prepared import PreparedDataset
 from leuk_ray.datasets.splits import rows_with_role, split_cells
@@ -176,7 +176,17 @@ def train_worker(config: dict[str, Any]) -> _Ended:
     if checkpoint := ray.train.get_checkpoint():
         with checkpoint.as_directory() as directory:
             state = TrainingState.load(Path(directory), learner)
-    feed, validation_feed = _feeds(config["dataset"], config["cells"], device, on_node)
+    cells: TrainingCells = config["cells"]
+    feed, validation_feed = make_feeds(
+        config["dataset"],
+        cells.train,
+        cells.validation[collective.rank() :: collective.world_size()],
+        device,
+        cache=recipe.training.cache,
+        window=recipe.training.window,
+        world_size=collective.world_size(),
+        workers_on_node=on_node,
+    )
     board = config["board"] if rank == 0 else None
     reporter = Reporter(Path(config["run"]), state, board, config["mlflow"])
     state = train(
@@ -203,20 +213,6 @@ def _distributed(module: nn.Module) -> nn.Module:
     # Running statistics are averaged once an epoch (collective.average_running_statistics).
     options = {"broadcast_buffers": False, "gradient_as_bucket_view": True}
     return prepare_model(module, parallel_strategy_kwargs=options)
-
-
-def _feeds(
-    dataset: PreparedDataset, cells: TrainingCells, device: torch.device, on_node: int
-) -> tuple[Feed, Feed]:
-    """Streams, kept on the device after the first epoch where they fit."""
-    stream, size = StreamFeed(dataset.reader(), device), dataset.storage.size
-    mine = cells.validation[collective.rank() :: collective.world_size()]
-    if not fits_on_device(len(cells.train) + len(mine), size, device, on_node):
-        return stream, stream
-    return (
-        ResidentFeed(stream, cells.train, size, device),
-        ResidentFeed(stream, mine, size, device),
-    )
 
 
 def _make_bundle(recipe: Recipe, dataset: PreparedDataset, out: Path, ended: _Ended) -> Path:

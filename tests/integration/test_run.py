@@ -1,6 +1,10 @@
 """A run on Ray Train, from recipe to bundle and report."""
 
 import json
+import os
+import tempfile
+from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -8,15 +12,22 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
+from leuk_ray.augment.settings import AugmentSettings
 from leuk_ray.bundle import load_bundle
 from leuk_ray.config import load_recipe
-from leuk_ray.datasets.feeds import ReaderFeed, ResidentFeed, StreamFeed
-from leuk_ray.datasets.splits import rows_with_role
+from leuk_ray.datasets.feeds import ReaderFeed, ResidentFeed, StreamFeed, make_feeds
+from leuk_ray.datasets.plan import plan_epoch
+from leuk_ray.datasets.splits import rows_with_role, split_cells
 from leuk_ray.errors import UserError
 from leuk_ray.inference.classifier import Classifier, Prediction
 from leuk_ray.judge import Judged, judge
+from leuk_ray.models.zoo import build
 from leuk_ray.prediction import score_rows
 from leuk_ray.runs.run import train_and_judge
+from leuk_ray.training.cells import TrainingCells
+from leuk_ray.training.learner import Learner
+from leuk_ray.training.loop import train
+from leuk_ray.training.state import TrainingState
 from leuk_ray.training.trainer import run_training
 
 CPU = torch.device("cpu")
@@ -62,9 +73,22 @@ def test_every_validation_and_test_row_is_scored_exactly_once(run: Path):
     assert sorted(scored) == sorted(r["uid"] for r in split if r["role"] != "train")
 
 
-@pytest.mark.parametrize("workers", [1, 3])
-def test_any_number_of_workers_gives_the_same_run(workers: int, run: Path, dataset, tmp_path: Path):
-    trained = run_training(recipe(), dataset, tmp_path / "run", workers=workers)
+@pytest.fixture
+def cache_file(dataset) -> Iterator[Path]:
+    """Where a run keeps the node's host cache; it is not left behind."""
+    folder = Path(tempfile.gettempdir()) / f"leuk_ray-{os.getuid()}"
+    file = folder / f"{dataset.pixels_key()}.arrow"
+    file.unlink(missing_ok=True)
+    yield file
+    file.unlink(missing_ok=True)
+
+
+@pytest.mark.parametrize(("workers", "cache"), [(1, "host"), (3, "auto")])
+def test_any_number_of_workers_and_any_cache_give_the_same_run(
+    workers: int, cache: str, run: Path, dataset, tmp_path: Path, cache_file: Path
+):
+    trained = run_training(recipe(cache=cache), dataset, tmp_path / "run", workers=workers)
+    assert cache_file.exists() == (cache == "host")
     split = pq.read_table(run / "split.parquet")
     judged = rows_with_role(dataset.cells, split, ("validation", "test"))
     assert trained.rows.tolist() == judged.tolist(), "each row scored exactly once"
@@ -108,17 +132,68 @@ def test_what_cannot_work_is_refused_before_anything_is_written(dataset, tmp_pat
 
 def test_feeds_deliver_the_same_pixels_in_the_same_order(dataset):
     generator = np.random.default_rng(0)
-    batches = [generator.integers(0, 121, n) for n in (16, 16, 1, 15, 121, 7)]
-    expected = [x.clone() for x in ReaderFeed(dataset.reader(), CPU).deliver(batches)]
-    stream = StreamFeed(dataset.reader(), CPU)
+    batches = [generator.integers(0, 121, n) for n in (16, 16, 1, 15, 0, 121, 300, 7)]
+    expected = list(ReaderFeed(dataset.reader(), CPU).deliver(batches))
+    stream, ahead = StreamFeed(dataset.reader(), CPU), StreamFeed(dataset.reader(), CPU, 400)
     resident = ResidentFeed(stream, np.arange(121), 64, CPU)
     for delivered in (
         stream.deliver(batches),
+        ahead.deliver(batches),
         resident.deliver(batches),
         resident.deliver(batches),
     ):
         for ours, theirs in zip(delivered, expected, strict=True):
             assert torch.equal(ours, theirs)
+    assert list(stream.deliver([])) == []
+
+
+@pytest.mark.parametrize("window", ["all", 64])
+def test_stream_host_and_device_feed_give_the_same_metrics_to_the_last_digit(
+    dataset, window, cache_file: Path
+):
+    """And the network sees each cell as often as the plans say."""
+    settings = recipe(window=window, balance="equal").training
+    split = split_cells(dataset.cells, recipe().split)
+    cells = TrainingCells.of(dataset.cells, split)
+    of_pixels = {x.tobytes(): row for row, x in enumerate(dataset.reader().read(np.arange(121)))}
+    assert len(of_pixels) == 121, "each cell can be told by its pixels"
+    expected: Counter = Counter()
+    for epoch in range(2):
+        expected += Counter(
+            plan_epoch(
+                cells.train, cells.labels[cells.train], seed=0, epoch=epoch,
+                balance="equal", batch_size=16, window=window,
+            ).rows.tolist()
+        )  # fmt: skip
+    expected += Counter(dict.fromkeys(cells.validation.tolist(), 2))
+    histories = {}
+    for cache in ("none", "host", "device"):
+        torch.manual_seed(0)
+        core = build(recipe().model, load_weights=True)
+        seen: Counter = Counter()
+
+        def count(module, inputs, seen=seen):
+            images = inputs[0].permute(0, 2, 3, 1).to(torch.uint8)
+            seen.update(of_pixels[image.numpy().tobytes()] for image in images)
+
+        core.register_forward_pre_hook(count)
+        feeds = make_feeds(
+            dataset, cells.train, cells.validation, CPU, cache=cache, window=window,
+            world_size=1, workers_on_node=1,
+        )  # fmt: skip
+        state = train(
+            Learner(core, settings), TrainingState(), cells, *feeds,
+            AugmentSettings(policy="none"), 0, lambda metrics, save: None,
+        )  # fmt: skip
+        timings = ("seconds", "data_wait_seconds", "images_per_second")
+        histories[cache] = [
+            {key: value for key, value in line.items() if key not in timings}
+            for line in state.history
+        ]
+        assert len(state.history) == 2
+        assert seen == expected, cache
+    assert histories["host"] == histories["none"]
+    assert histories["device"] == histories["none"]
 
 
 def test_the_same_bytes_give_the_same_probability_everywhere(

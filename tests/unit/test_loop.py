@@ -14,6 +14,8 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 from toy_training import ArrayFeed, changed, make_cells, run
 
+from leuk_ray.datasets.feeds import ReaderFeed
+from leuk_ray.datasets.host_cache import open_host_cache
 from leuk_ray.datasets.plan import plan_epoch
 from leuk_ray.errors import UserError
 
@@ -60,6 +62,12 @@ def test_the_same_run_twice_is_the_same_to_the_last_digit(one_worker):
 
 def test_a_resident_feed_changes_nothing(one_worker):
     assert run(resident=True) == one_worker
+
+
+def test_a_host_cache_changes_nothing(one_worker, store_pixels, tmp_path: Path):
+    dataset = store_pixels(tmp_path / "dataset", make_cells()[1])
+    feed = ReaderFeed(open_host_cache(dataset, tmp_path / "cache"), torch.device("cpu"))
+    assert run(feed=feed) == one_worker
 
 
 @pytest.mark.parametrize("stop_after", [1, 2])

@@ -1,3 +1,4 @@
+import hashlib
 from collections import Counter
 
 import numpy as np
@@ -5,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from leuk_ray.datasets.plan import check_batches, plan_epoch, uid_keys
+from leuk_ray.datasets.plan import ROWS_PER_BLOCK, Balance, check_batches, plan_epoch, uid_keys
 from leuk_ray.errors import UserError
 
 plans = {
@@ -17,10 +18,12 @@ plans = {
 }
 
 
-def make(num_positive, num_negative, balance, batch_size, epoch, seed=0):
+def make(num_positive, num_negative, balance, batch_size, epoch, seed=0, window="all"):
     labels = np.r_[np.ones(num_positive, int), np.zeros(num_negative, int)]
     rows = 7 * np.arange(len(labels))
-    plan = plan_epoch(rows, labels, seed=seed, epoch=epoch, balance=balance, batch_size=batch_size)
+    plan = plan_epoch(
+        rows, labels, seed=seed, epoch=epoch, balance=balance, batch_size=batch_size, window=window
+    )
     return rows, labels, plan
 
 
@@ -86,3 +89,77 @@ def test_batches_too_small_for_the_workers_are_refused():
         check_batches(0, labels[:0], "none", 3, 2, 1)
     with pytest.raises(UserError, match="a class has no training cell"):
         check_batches(10, labels[:10], "equal", 3, 1, 1)
+
+
+def test_plans_of_the_whole_set_have_not_changed():
+    """To the last digit: resumed runs and published seeds stand on it."""
+    labels = (np.arange(101) % 3 == 0).astype(int)
+    digest = hashlib.sha256()
+    for balance in ("none", "equal", 90):
+        for epoch in (0, 3):
+            plan = plan_epoch(
+                7 * np.arange(101), labels, seed=5, epoch=epoch, balance=balance, batch_size=16
+            )
+            for part in (plan.rows, plan.draws, plan.bounds):
+                digest.update(part.tobytes())
+    assert digest.hexdigest() == "ad7ad63195c6bce423f67f21e4390d4bfba7ac17e1bd2032e85a8a4bd6240591"
+
+
+@given(**plans, window=st.integers(1, 200), seed=st.integers(0, 2))
+@settings(max_examples=60, deadline=None)
+def test_a_window_changes_the_order_and_nothing_else(window, seed, **arguments):
+    whole = make(**arguments, seed=seed)[2]
+    plan = make(**arguments, seed=seed, window=window)[2]
+    again = make(**arguments, seed=seed, window=window)[2]
+    assert np.array_equal(plan.rows, again.rows)
+    assert np.array_equal(plan.draws, again.draws)
+    assert np.array_equal(plan.bounds, whole.bounds)
+    uses = [sorted(zip(p.rows.tolist(), p.draws.tolist(), strict=True)) for p in (plan, whole)]
+    assert uses[0] == uses[1]
+
+
+def windowed(labels: np.ndarray, window: int, epoch: int = 0, balance: Balance = "none"):
+    rows = np.arange(len(labels))
+    return plan_epoch(
+        rows, labels, seed=0, epoch=epoch, balance=balance, batch_size=16, window=window
+    )
+
+
+def test_a_window_reads_a_few_blocks_and_shuffles_blocks_and_rows():
+    labels = np.arange(64 * 100) % 2
+    plan, next_epoch = windowed(labels, 640), windowed(labels, 640, epoch=1)
+    visited = []
+    for start in range(0, 6400, 640):
+        rows = plan.rows[start : start + 640]
+        blocks, counts = np.unique(rows // ROWS_PER_BLOCK, return_counts=True)
+        assert counts.tolist() == [64] * 10, "ten whole blocks"
+        assert np.abs(np.diff(blocks)).max() > 1, "not neighbours"
+        assert np.abs(np.diff(rows)).mean() > 640, "rows of all ten are mixed"
+        visited.append(blocks)
+    assert sorted(np.concatenate(visited).tolist()) == list(range(100))
+    assert not np.array_equal(plan.rows, next_epoch.rows)
+    assert set(plan.rows[:640].tolist()) != set(next_epoch.rows[:640].tolist())
+
+
+def test_copies_of_a_row_are_spread_over_the_epoch():
+    labels = (np.arange(64 * 60) < 64 * 10).astype(int)  # the first ten blocks, used five times
+    plan = windowed(labels, 640, balance="equal")
+    where = np.flatnonzero(plan.rows == 5)
+    assert len(where) == 5
+    assert np.ptp(where) > len(plan.rows) // 3
+
+
+def test_what_a_window_costs_in_randomness_is_what_the_documentation_says():
+    """Blocks of one class, the worst order there is; the bound ignores that none comes twice."""
+    window, epochs = 4096, 8
+    labels = (np.arange(64 * 2048) < 64 * 1024).astype(int)
+    shares, batches = [], []
+    for epoch in range(epochs):
+        classes = labels[windowed(labels, window, epoch).rows]
+        shares += classes.reshape(-1, window).mean(axis=1).tolist()
+        batches += classes.reshape(-1, 16).mean(axis=1).tolist()
+    expected = np.sqrt(0.25 * 64 / window)
+    # 256 windows: the estimate of a standard deviation is good to 1 / sqrt(512), 4.4%.
+    assert np.std(shares) == pytest.approx(expected, rel=0.15)
+    assert round(expected, 2) == 0.06
+    assert np.std(batches) == pytest.approx(0.14, abs=0.002)
