@@ -65,6 +65,7 @@ for _command in (
     models.predict,
     models.explain,
     models.ensemble,
+    models.registry,
 ):
     cli.add_command(_command)
 

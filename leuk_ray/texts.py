@@ -163,6 +163,32 @@ def ensemble_text(values: dict) -> str:
     return f"{values['bundle']}: {values['rule']} vote of {', '.join(values['members'])}"
 
 
+def models_text(values: dict) -> str:
+    """After `models list`."""
+    lines = []
+    for model in values["models"]:
+        aliases = ", ".join(f"{alias} is {n}" for alias, n in model["aliases"].items())
+        lines.append(f"{model['name']}: versions 1 to {len(model['versions'])}; {aliases or '-'}")
+    return "\n".join(lines) or "no model yet"
+
+
+def model_text(values: dict) -> str:
+    """After `models show`."""
+    lines = [models_text({"models": [values]})]
+    for version in values["versions"]:
+        came = [f"{what} {place}" for what, place in version["lineage"].items() if place]
+        lines.append(
+            f"  {version['number']:3}  {version['added']}  {version['recipe']}, seed "
+            f"{version['seed']}, {version['protocol']}"
+            f"{', SYNTHETIC' if version['synthetic'] else ''}, data "
+            f"{version['dataset_fingerprint'][:12]}{''.join(', ' + part for part in came)}"
+        )
+    for event in values["history"]:
+        alias = f" as {event['alias']}" if event["alias"] else ""
+        lines.append(f"  {event['time']}  {event['action']} {event['version']}{alias}")
+    return "\n".join(lines)
+
+
 def demo_text(values: dict) -> str:
     """After `demo`."""
     paths, audit = values["paths"], values["audit"]

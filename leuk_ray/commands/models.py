@@ -87,6 +87,90 @@ def explain(explained: Path, images: tuple[Path, ...], out: Path, method: Any) -
     return values | {"out": str(out)}, explain_text(values["explanations"], out)
 
 
+_REGISTRY = click.option("--registry", type=PATH, required=True, help="Folder of the registry.")
+_ALIAS = click.option("--alias", default="champion", show_default=True)
+
+
+@click.group("models")
+def registry() -> None:
+    """Bundles under a name, in versions, with a champion."""
+
+
+@registry.command("list", epilog="Example: leuk-ray models list --registry models")
+@_REGISTRY
+@command
+def list_models(registry: Path) -> tuple[dict, str]:
+    """Names, versions and aliases."""
+    from leuk_ray.registry import Registry
+    from leuk_ray.texts import models_text
+
+    values = {"models": [model.as_dict() for model in Registry(registry).list()]}
+    return values, models_text(values)
+
+
+@registry.command(epilog="Example: leuk-ray models show cells --registry models")
+@click.argument("name")
+@_REGISTRY
+@command
+def show(name: str, registry: Path) -> tuple[dict, str]:
+    """Versions of NAME, what they came from, and what was done with them."""
+    from leuk_ray.registry import Registry
+    from leuk_ray.texts import model_text
+
+    values = Registry(registry).show(name).as_dict()
+    return values, model_text(values)
+
+
+@registry.command(epilog="Example: leuk-ray models add runs/lite cells --registry models")
+@click.argument("added", metavar="RUN_OR_BUNDLE", type=PATH)
+@click.argument("name")
+@click.option("--data", help="Where its dataset lies, for the record.")
+@click.option("--sweep", help="The sweep that found it, for the record.")
+@_REGISTRY
+@command
+def add(
+    added: Path, name: str, data: str | None, sweep: str | None, registry: Path
+) -> tuple[dict, str]:
+    """Copy a bundle as the next version of NAME; promote makes it the champion."""
+    from leuk_ray.bundle import find_bundle
+    from leuk_ray.registry import Lineage, Registry
+
+    bundle = find_bundle(added)
+    run = None if bundle == added else str(added.absolute())
+    lineage = Lineage(run=run, data=data, sweep=sweep)
+    version = Registry(registry).add(bundle, name, lineage=lineage)
+    return {"name": name, "version": version}, f"{name}@{version}: added"
+
+
+@registry.command(epilog="Example: leuk-ray models promote cells 2 --registry models")
+@click.argument("name")
+@click.argument("version", type=click.IntRange(1))
+@_ALIAS
+@_REGISTRY
+@command
+def promote(name: str, version: int, alias: str, registry: Path) -> tuple[dict, str]:
+    """Make VERSION the champion of NAME."""
+    from leuk_ray.registry import Registry
+
+    Registry(registry).promote(name, version, alias)
+    values = {"name": name, "version": version, "alias": alias}
+    return values, f"{name}@{alias}: is version {version}"
+
+
+@registry.command(epilog="Example: leuk-ray models rollback cells --registry models")
+@click.argument("name")
+@_ALIAS
+@_REGISTRY
+@command
+def rollback(name: str, alias: str, registry: Path) -> tuple[dict, str]:
+    """Make the version before the last promotion the champion again."""
+    from leuk_ray.registry import Registry
+
+    version = Registry(registry).rollback(name, alias)
+    values = {"name": name, "version": version, "alias": alias}
+    return values, f"{name}@{alias}: is version {version} again"
+
+
 def _read_files(paths: tuple[Path, ...]) -> list[tuple[str, bytes]]:
     for path in paths:
         if not path.is_file():

@@ -1,0 +1,226 @@
+"""The registry of bundles: versions, aliases, and writers that meet."""
+
+import json
+import multiprocessing
+import os
+import shutil
+import threading
+from pathlib import Path
+
+import pytest
+import torch
+from click.testing import CliRunner
+
+from leuk_ray import registry as module
+from leuk_ray.bundle import BundleFacts, load_bundle, write_bundle
+from leuk_ray.cli import cli
+from leuk_ray.errors import UserError
+from leuk_ray.images import StorageSettings
+from leuk_ray.models.settings import ModelSettings
+from leuk_ray.models.zoo import build
+from leuk_ray.registry import Lineage, Registry
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory) -> Path:
+    settings = ModelSettings(
+        architecture="se_cnn", attention="none", filters=(2, 3, 4), input_size=32, weights="scratch"
+    )
+    facts = BundleFacts(
+        model=settings, storage=StorageSettings(size=32), synthetic=True, seed=7,
+        protocol="subject-disjoint", dataset_fingerprint="0" * 64, recipe="small",
+    )  # fmt: skip
+    torch.manual_seed(0)
+    path = tmp_path_factory.mktemp("runs") / "small" / "bundle"
+    write_bundle(path, facts, build(settings, load_weights=True).eval())
+    return path
+
+
+@pytest.fixture
+def registry(tmp_path: Path) -> Registry:
+    return Registry(tmp_path / "models")
+
+
+def flip(file: Path) -> None:
+    data = bytearray(file.read_bytes())
+    data[-3] ^= 1
+    file.write_bytes(data)
+
+
+def in_process(target, *arguments) -> multiprocessing.Process:
+    process = multiprocessing.get_context("fork").Process(target=target, args=arguments)
+    process.start()
+    return process
+
+
+def test_versions_count_up_and_say_where_they_came_from(registry: Registry, bundle: Path):
+    lineage = Lineage(run="runs/small", data="cells.dataset", sweep="sweeps/a")
+    assert registry.add(bundle, "cells", lineage=lineage) == 1
+    assert registry.add(bundle, "cells") == 2
+    assert registry.add(bundle, "others") == 1
+    cells, others = registry.list()
+    assert (cells.name, others.name) == ("cells", "others")
+    first = cells.versions[0]
+    assert first.lineage == lineage
+    assert (first.recipe, first.seed, first.synthetic) == ("small", 7, True)
+    assert first.dataset_fingerprint == "0" * 64
+    assert cells.aliases == {}  # adding promotes nothing
+    assert load_bundle(registry.resolve("cells@2")).facts.recipe == "small"
+
+
+def test_the_champion_changes_and_goes_back_step_by_step(registry: Registry, bundle: Path):
+    for _ in range(3):
+        registry.add(bundle, "cells")
+    with pytest.raises(UserError, match="no such version or alias, only 1 to 3"):
+        registry.resolve("cells")
+    for version in (1, 3, 2):
+        registry.promote("cells", version)
+        assert registry.resolve("cells").name == str(version)
+    registry.promote("cells", 2)  # it is already: nothing happens
+    registry.promote("cells", 1, alias="shadow")
+    assert registry.rollback("cells") == 3
+    assert registry.resolve("cells@champion").name == "3"
+    assert registry.rollback("cells") == 1
+    with pytest.raises(UserError, match="no earlier version"):
+        registry.rollback("cells")
+    assert registry.show("cells").aliases == {"champion": 1, "shadow": 1}
+    done = [(event.action, event.version) for event in registry.show("cells").history]
+    assert done == [
+        ("add", 1), ("add", 2), ("add", 3), ("promote", 1), ("promote", 3), ("promote", 2),
+        ("promote", 1), ("rollback", 3), ("rollback", 1),
+    ]  # fmt: skip
+
+
+def test_a_bundle_that_fails_verification_is_neither_added_nor_promoted(
+    registry: Registry, bundle: Path, tmp_path: Path
+):
+    broken = tmp_path / "broken"
+    shutil.copytree(bundle, broken)
+    flip(broken / "model.safetensors")
+    with pytest.raises(UserError, match="changed since it was written"):
+        registry.add(broken, "cells")
+    assert not registry.path.exists()
+    for _ in range(2):
+        registry.add(bundle, "cells")
+    registry.promote("cells", 1)
+    flip(registry.resolve("cells@2") / "model.safetensors")
+    with pytest.raises(UserError, match="changed since it was written"):
+        registry.promote("cells", 2)
+    assert registry.show("cells").aliases == {"champion": 1}
+    # A threshold changed by hand: bundle.json names the weights' hash, the registry its own.
+    facts = registry.resolve("cells") / "bundle.json"
+    facts.write_text(facts.read_text().replace('"threshold": 0.5', '"threshold": 0.9'))
+    with pytest.raises(UserError, match="changed since it was added"):
+        registry.resolve("cells")
+    with pytest.raises(UserError, match="changed since it was added"):
+        registry.promote("cells", 1, alias="shadow")
+
+
+@pytest.mark.parametrize("name", ["", ".", "..", "../cells", "a/b", "/tmp/x", ".hidden", "a@1"])
+def test_a_name_is_no_path(registry: Registry, bundle: Path, name: str):
+    with pytest.raises(UserError, match="name"):
+        registry.add(bundle, name)
+    assert not registry.path.exists()
+
+
+def test_what_is_not_there_is_said_in_one_line(registry: Registry, bundle: Path):
+    with pytest.raises(UserError, match="there is no registry"):
+        registry.list()
+    with pytest.raises(UserError, match="no model 'cells'; it holds nothing"):
+        registry.promote("cells", 1)
+    assert not registry.path.exists()
+    registry.add(bundle, "cells")
+    with pytest.raises(UserError, match="it holds cells"):
+        registry.resolve("cell")
+    with pytest.raises(UserError, match="no such version, only 1 to 1"):
+        registry.promote("cells", 2)
+    with pytest.raises(UserError, match="no such version"):
+        registry.resolve("cells@0")
+    with pytest.raises(UserError, match="alias '7'"):
+        registry.promote("cells", 1, alias="7")  # would look like a version
+    with pytest.raises(UserError, match="no such version or alias"):
+        registry.resolve("cells@../../etc")
+    (registry.path / "cells" / "registry.json").write_text('{"versions": 1}')
+    with pytest.raises(UserError, match="not understood"):
+        registry.resolve("cells@1")
+
+
+def add_often(registry: Registry, bundle: Path, times: int) -> None:
+    for _ in range(times):
+        registry.promote("cells", registry.add(bundle, "cells"))
+
+
+def test_two_processes_that_write_at_once_lose_nothing(registry: Registry, bundle: Path):
+    registry.add(bundle, "cells")
+    writers = [in_process(add_often, registry, bundle, 4) for _ in range(2)]
+    for writer in writers:
+        writer.join(60)
+        assert writer.exitcode == 0
+    model = registry.show("cells")
+    assert [version.number for version in model.versions] == list(range(1, 10))
+    assert sorted(e.version for e in model.history if e.action == "promote") == list(range(2, 10))
+    for version in model.versions:
+        load_bundle(registry.resolve(f"cells@{version.number}"))
+
+
+def test_a_reader_always_finds_a_whole_champion(registry: Registry, bundle: Path):
+    for _ in range(2):
+        registry.add(bundle, "cells")
+    registry.promote("cells", 1)
+    stop = threading.Event()
+
+    def switch() -> None:
+        while not stop.is_set():
+            registry.promote("cells", 2)
+            registry.rollback("cells")
+
+    writer = threading.Thread(target=switch)
+    writer.start()
+    try:
+        seen = {registry.resolve("cells").name for _ in range(300)}
+    finally:
+        stop.set()
+        writer.join()
+    assert seen <= {"1", "2"}
+    assert len(registry.show("cells").history) > 4
+
+
+def die_before_writing(registry: Registry, bundle: Path) -> None:
+    module.write_json = lambda *_: os._exit(9)
+    registry.add(bundle, "cells")
+
+
+def test_a_writer_that_dies_leaves_the_old_state_and_no_lock(registry: Registry, bundle: Path):
+    registry.add(bundle, "cells")
+    writer = in_process(die_before_writing, registry, bundle)
+    writer.join(60)
+    assert writer.exitcode == 9
+    assert len(registry.show("cells").versions) == 1
+    with pytest.raises(UserError, match="no such version"):
+        registry.resolve("cells@2")
+    assert registry.add(bundle, "cells") == 2
+    load_bundle(registry.resolve("cells@2"))
+
+
+def test_the_commands(bundle: Path, tmp_path: Path):
+    def models(*arguments: object, code: int = 0) -> str:
+        command = ["models", *map(str, arguments), "--registry", str(tmp_path / "models")]
+        done = CliRunner().invoke(cli, command)
+        assert done.exit_code == code, done.output
+        return done.output if code == 0 else str(done.exception)
+
+    run = bundle.parent
+    assert "cells@1: added" in models("add", run, "cells", "--sweep", "sweeps/a")
+    assert json.loads(models("add", bundle, "cells", "--json")) == {"name": "cells", "version": 2}
+    models("promote", "cells", 1)
+    assert "cells@champion: is version 2" in models("promote", "cells", 2)
+    assert "is version 1 again" in models("rollback", "cells")
+    assert "versions 1 to 2; champion is 1" in models("list")
+    shown = json.loads(models("show", "cells", "--json"))
+    assert shown["aliases"] == {"champion": 1}
+    assert shown["versions"][0]["lineage"] == {"run": str(run), "data": None, "sweep": "sweeps/a"}
+    text = models("show", "cells")
+    assert f"run {run}" in text
+    assert "SYNTHETIC" in text
+    assert "rollback 1 as champion" in text
+    assert "no such version" in models("promote", "cells", 5, code=1)
