@@ -17,6 +17,13 @@ from leuk_ray.commands.base import ADDRESS, PATH, command
 @click.option("--seed", default=0, show_default=True)
 @click.option("--best-auc", default=0.90, show_default=True, help="AUC of the ideal classifier.")
 @click.option(
+    "--signal",
+    type=click.Choice(["everywhere", "nucleoli"]),
+    default="everywhere",
+    show_default=True,
+    help="Where in a cell its class shows.",
+)
+@click.option(
     "--layout",
     type=click.Choice(["c-nmc", "all-idb"]),
     default="c-nmc",
@@ -25,7 +32,13 @@ from leuk_ray.commands.base import ADDRESS, PATH, command
 )
 @command
 def synth(
-    directory: Path, cells: int, subjects: int, seed: int, best_auc: float, layout: str
+    directory: Path,
+    cells: int,
+    subjects: int,
+    seed: int,
+    best_auc: float,
+    signal: Any,
+    layout: str,
 ) -> tuple[dict, str]:
     """Render SYNTHETIC cells with a known best AUC."""
     from leuk_ray.datasets.synthetic import SyntheticSpec, write_c_nmc
@@ -34,7 +47,7 @@ def synth(
     from leuk_ray.storage import refuse_existing
     from leuk_ray.texts import synth_text
 
-    spec = SyntheticSpec(cells, subjects, seed, best_auc)
+    spec = SyntheticSpec(cells, subjects, seed, best_auc, signal)
     refuse_existing(directory, "folder of cells")
     write, unit = (write_all_idb, "field") if layout == "all-idb" else (write_c_nmc, "cell")
     with bar("synth: rendering", unit) as progress:

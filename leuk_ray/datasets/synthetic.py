@@ -21,6 +21,9 @@ known cells or subjects into the test set, for each has its own stain and a subj
 s shows in five redundant cues, all strictly monotone in s: the share of the cell that the nucleus
 fills, the clumping of the chromatin, the waves and the cleft of the nuclear outline, the nucleoli.
 Area and mean colour of a cell say nothing: nuisance alone sets them, whatever s is.
+
+With the signal in the nucleoli alone, two pale spots of 3% of the cell, the other four cues follow
+a decoy that is drawn like s and knows no label; the bound is the same.
 """
 
 import csv
@@ -31,6 +34,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import NormalDist
 from tempfile import TemporaryDirectory
+from typing import Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -61,6 +65,7 @@ MEAN_DIAMETER = 200.0
 SUBJECT_SHARE = 0.1
 
 Floats = NDArray[np.floating]
+Signal = Literal["everywhere", "nucleoli"]
 
 
 def separation(best_auc: float) -> float:
@@ -77,13 +82,15 @@ def separation(best_auc: float) -> float:
 class SyntheticSpec:
     """What to draw. Another seed gives other subjects, not more cells of the same ones.
 
-    Raises UserError unless 2 <= subjects <= cells <= 100,000, seed >= 0, 0.5 <= best_auc < 1.
+    Raises UserError unless 2 <= subjects <= cells <= 100,000, seed >= 0, 0.5 <= best_auc < 1 and
+    signal is `everywhere` (all five cues) or `nucleoli`.
     """
 
     cells: int = 600
     subjects: int = 24
     seed: int = 0
     best_auc: float = 0.90
+    signal: Signal = "everywhere"
 
     def __post_init__(self) -> None:
         if self.subjects < 2:
@@ -94,6 +101,8 @@ class SyntheticSpec:
         if self.seed < 0:
             raise UserError(f"seed is {self.seed}; give 0 or more")
         separation(self.best_auc)
+        if self.signal not in get_args(Signal):
+            raise UserError(f"signal is {self.signal!r}; give {' or '.join(get_args(Signal))}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +119,7 @@ class SyntheticCell:
     cytoplasm_tint: tuple[float, ...]  # cytoplasm / nucleus brightness, by channel
     seed: int
     key: tuple[int, int]  # (subject, cell) counted from 0; with the seed, the cell's own noise
+    decoy: float | None = None  # what all cues but the nucleoli show instead of the latent
 
     @property
     def path(self) -> str:
@@ -132,7 +142,8 @@ def render(cell: SyntheticCell) -> NDArray[np.uint8]:
     """Draw the image: (450, 450, 3) uint8 RGB, (0, 0, 0) outside the cell and nowhere inside."""
     # No draw below depends on the latent, so that the same cell can be drawn with another one.
     rng = _stream(cell.seed, *cell.key, 1)
-    visible = NormalDist(sigma=1.35).cdf(cell.latent)  # 0..1, nearly linear in -2..2
+    pale = _visible(cell.latent)
+    visible = pale if cell.decoy is None else _visible(cell.decoy)
     radius = cell.diameter / 2
     outline = _outline(1 + _waves(rng, 2, 4, 0.06) + _waves(rng, 5, 11, 0.012))
     reach = math.ceil(radius * float(outline.max())) + 1
@@ -151,7 +162,7 @@ def render(cell: SyntheticCell) -> NDArray[np.uint8]:
     cytoplasm = (1 - nucleus) * light * np.exp(0.03 * coarse + 0.03 * fine)
     pixels = np.empty((len(y), 3), dtype=np.uint8)
     for channel, tint in enumerate(cell.cytoplasm_tint):
-        color = chromatin * (1 + 0.8 * visible * (tint - 1) * nucleoli) + cytoplasm * tint
+        color = chromatin * (1 + 0.8 * pale * (tint - 1) * nucleoli) + cytoplasm * tint
         # Else a large nucleus would darken the whole cell, and mean colour would tell the class.
         color *= cell.mean_color[channel] / float(color.mean())
         pixels[:, channel] = np.clip(np.rint(color), 1, 255)
@@ -217,9 +228,23 @@ def _draw_subject(spec: SyntheticSpec, index: int, num_cells: int) -> list[Synth
                 cytoplasm_tint=tuple((CYTOPLASM_TINT * np.exp(0.03 * nuisance[4:])).tolist()),
                 seed=spec.seed,
                 key=(index, number),
+                decoy=_decoy(spec, index, number),
             )
         )
     return cells
+
+
+def _decoy(spec: SyntheticSpec, *key: int) -> float | None:
+    """Drawn as the latent is, of a class that is drawn too."""
+    if spec.signal == "everywhere":
+        return None
+    rng = _stream(spec.seed, *key, 2)
+    return rng.normal((rng.integers(2) - 0.5) * separation(spec.best_auc))
+
+
+def _visible(latent: float) -> float:
+    """How much of a cue shows, 0..1, nearly linear in -2..2."""
+    return NormalDist(sigma=1.35).cdf(latent)
 
 
 def _summary(spec: SyntheticSpec, cells: list[SyntheticCell]) -> dict[str, object]:

@@ -38,6 +38,7 @@ from leuk_ray.errors import UserError
         {"best_auc": 0.49},
         {"best_auc": 1.0},
         {"best_auc": math.nan},
+        {"signal": "nucleus"},
     ],
 )
 def test_a_wrong_spec_is_refused_in_one_line_that_names_the_setting(
@@ -140,6 +141,25 @@ def test_crude_pixel_features_reach_the_best_auc_on_fresh_subjects() -> None:
     assert _auc(test.cells, scores) >= 0.87
     assert _auc(test.cells, scores) == pytest.approx(_auc(test.cells, latents), abs=0.02)
     assert np.corrcoef(scores, latents)[0, 1] > 0.95
+
+
+def test_a_signal_in_the_nucleoli_is_nowhere_else() -> None:
+    spec = SyntheticSpec(cells=150, subjects=150, seed=6, best_auc=0.95, signal="nucleoli")
+    cells = draw_cells(spec)
+    for cell in cells[:6]:
+        low, high = (render(replace(cell, latent=latent)).astype(int) for latent in (-3, 3))
+        mask, change = low.any(axis=2), np.abs(high - low).max(axis=2)
+        assert (change > 12).sum() > 0.01 * mask.sum()
+        # Two spots of 0.14 radii at most; keeping the mean colour dims the rest a little.
+        assert (change > 4).sum() < 0.08 * mask.sum()
+    # 0.14 is three standard errors, as below; with all five cues the same features reach 0.87.
+    features = np.array([_features(render(cell)) for cell in cells])
+    for column in range(6):
+        assert _auc(cells, features[:, column]) == pytest.approx(0.5, abs=0.14)
+    decoys = np.array([cell.decoy for cell in cells], dtype=float)
+    assert _auc(cells, decoys) == pytest.approx(0.5, abs=0.14)
+    # The mixture of two unit normals that are d apart: variance 1 + d^2 / 4.
+    assert decoys.std() == pytest.approx(math.sqrt(1 + separation(0.95) ** 2 / 4), rel=0.2)
 
 
 def test_area_and_mean_color_are_no_shortcut() -> None:
