@@ -24,6 +24,7 @@ from leuk_ray.errors import UserError
 from leuk_ray.images import StorageSettings
 from leuk_ray.models.ensemble import Ensemble, Member, Rule
 from leuk_ray.models.settings import ModelSettings
+from leuk_ray.models.weights import origin
 from leuk_ray.models.zoo import build
 from leuk_ray.settings import Settings
 from leuk_ray.storage import directory_by_rename, read_json, sha256, verify_files, write_json
@@ -78,7 +79,12 @@ class Bundle:
 
 
 def write_bundle(target: Path, facts: BundleFacts, model: nn.Module) -> None:
-    """Write a bundle; an existing one is replaced in one step."""
+    """Write a bundle; an existing one is replaced in one step.
+
+    Of weights that a file or bundle began with it keeps name and hash, not the path.
+    """
+    began = facts.model.model_copy(update={"weights": origin(facts.model.weights)})
+    facts = facts.model_copy(update={"model": began})
     with directory_by_rename(target) as partial:
         save_model(model, str(partial / "model.safetensors"))
         _complete(partial, facts, ["model.safetensors"])
@@ -183,7 +189,10 @@ def _common(values: Iterable[str]) -> str:
 
 def _network(facts: Facts) -> str:
     if isinstance(facts, BundleFacts):
-        return f"- Network: {facts.model.title}\n- Input: {facts.model.input_size} px"
+        return (
+            f"- Network: {facts.model.title}\n- Input: {facts.model.input_size} px\n"
+            f"- Began with weights: {facts.model.weights}"
+        )
     assert isinstance(facts, EnsembleFacts)
     return f"- Ensemble: {facts.rule} vote of {', '.join(facts.members)}"
 

@@ -8,7 +8,7 @@ from importlib import resources
 from pathlib import Path
 
 import yaml
-from pydantic import ValidationError
+from pydantic import ValidationError, model_validator
 
 from leuk_ray.augment.settings import AugmentSettings
 from leuk_ray.datasets.splits import SplitSettings
@@ -27,6 +27,16 @@ class Recipe(Settings):
     model: ModelSettings = ModelSettings()
     augment: AugmentSettings = AugmentSettings()
     training: TrainingSettings = TrainingSettings()
+
+    @model_validator(mode="after")
+    def _statistics_to_keep(self) -> Recipe:
+        kept = self.training.frozen_norm
+        if self.model.weights == "scratch" and kept != "none":
+            raise ValueError(
+                f"training.frozen_norm {kept} keeps pretrained statistics, and model.weights "
+                "scratch brings none; set frozen_norm=none, or start from weights"
+            )
+        return self
 
     def to_yaml(self) -> str:
         """Every setting, resolved."""
@@ -144,4 +154,5 @@ def _first_problem(error: ValidationError) -> str:
     message = problem["msg"].removeprefix("Value error, ")
     own = problem["type"] in ("extra_forbidden", "value_error")  # these say what they need
     given = "" if own else f", given {problem['input']!r}"
-    return f"{where}: {message[0].lower()}{message[1:]}{given}{others}"
+    text = f"{message[0].lower()}{message[1:]}{given}{others}"
+    return f"{where}: {text}" if where else text

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import yaml
 
-from leuk_ray.bundle import Facts, find_bundle, read_facts
+from leuk_ray.bundle import BundleFacts, Facts, find_bundle, read_facts
 from leuk_ray.datasets.audit import audit_cells
 from leuk_ray.datasets.prepared import PreparedDataset
 from leuk_ray.datasets.splits import describe, eligible, is_leaky, rows_with_role
@@ -159,6 +159,8 @@ def _facts(judged: Judged, facts: Facts, dataset: PreparedDataset, split: pa.Tab
     else:
         config = yaml.safe_load((judged.run / "config.yaml").read_text())
         notes += batch_norm_notes(config["training"], history)
+        if isinstance(facts, BundleFacts):  # a report tells no path of this machine
+            config["model"]["weights"] = facts.model.weights
     stopping = {"epochs": len(history), "best_epoch": facts.metrics.get("epoch")} if history else {}
     return RunFacts(
         title=f"{facts.recipe} on {dataset.facts['layout']}",

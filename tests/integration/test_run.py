@@ -35,7 +35,6 @@ CPU = torch.device("cpu")
 
 def recipe(**changes):
     base = {
-        "weights": "scratch",
         "input_size": 64,
         "epochs": 2,
         "frozen_norm": "all",

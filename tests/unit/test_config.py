@@ -42,6 +42,15 @@ def test_a_wrong_override_names_what_and_where(override: str, message: str):
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("kept", ["backbone", "all"])
+def test_statistics_that_there_are_not_cannot_be_kept(kept: str):
+    with pytest.raises(
+        UserError, match=r"recipe lite: training.frozen_norm .*set frozen_norm=none"
+    ):
+        load_recipe("lite", ["weights=scratch", f"frozen_norm={kept}"])
+    assert load_recipe("lite", ["weights=scratch", "frozen_norm=none"]).model.weights == "scratch"
+
+
 def test_an_unknown_key_in_a_file_is_refused(tmp_path: Path):
     path = tmp_path / "mine.yaml"
     path.write_text(yaml.safe_dump({"training": {"learning_rate": 1}}))

@@ -48,7 +48,7 @@ def test_the_recipes_of_the_papers_say_what_their_rows_say():
 )
 def test_the_network_takes_a_training_step(name: str):
     torch.manual_seed(0)
-    recipe = load_recipe(name, ["weights=scratch"])
+    recipe = load_recipe(name, ["weights=scratch", "frozen_norm=none"])
     model = build(recipe.model, load_weights=True).train()
     side = recipe.model.input_size
     images = torch.randint(0, 256, (2, 3, side, side), dtype=torch.uint8)

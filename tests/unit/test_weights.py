@@ -1,5 +1,6 @@
 """Weights to start from: files, bundles, fetched files; what is another network's is refused."""
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -7,12 +8,15 @@ import torch
 from click.testing import CliRunner
 from safetensors.torch import load_file, save_file
 
-from leuk_ray.bundle import BundleFacts, write_bundle
+from leuk_ray.bundle import BundleFacts, load_bundle, write_bundle
 from leuk_ray.cli import cli
+from leuk_ray.config import load_recipe
 from leuk_ray.errors import UserError
 from leuk_ray.images import StorageSettings
 from leuk_ray.models.settings import ModelSettings
+from leuk_ray.models.weights import origin
 from leuk_ray.models.zoo import build
+from leuk_ray.storage import sha256
 
 SMALL = {"input_size": 32, "attention": "eca"}
 
@@ -70,9 +74,38 @@ def test_a_bundle_is_fine_tuned_from_head_to_stem(bundle: Path, trained):
     assert same(model, trained)
 
 
-def test_a_changed_bundle_is_no_start(bundle: Path, tmp_path: Path):
-    import shutil
+def test_a_bundle_names_what_it_began_with_and_no_path(bundle: Path, tmp_path: Path):
+    file = tmp_path / "start.safetensors"
+    shutil.copy(bundle / "model.safetensors", file)
+    for weights, name, hashed in [
+        (file, "start.safetensors", file),
+        (bundle, bundle.parent.name, bundle / "bundle.json"),
+    ]:
+        recipe = load_recipe("lite", [f"weights={weights}", "attention=eca", "input_size=32"])
+        assert recipe.model.weights == str(weights)
+        (tmp_path / "config.yaml").write_text(recipe.to_yaml())
+        assert load_recipe(str(tmp_path / "config.yaml")) == recipe  # a run can be resumed
+        model = build(recipe.model, load_weights=True)
+        facts = load_bundle(bundle).facts.model_copy(update={"model": recipe.model})
+        assert isinstance(facts, BundleFacts)
+        write_bundle(tmp_path / "tuned", facts, model)
+        began = f"{name}@sha256:{sha256(hashed)}"
+        tuned = load_bundle(tmp_path / "tuned").facts
+        assert isinstance(tuned, BundleFacts)
+        assert tuned.model.weights == began
+        for written in ("bundle.json", "MODEL_CARD.md"):
+            text = (tmp_path / "tuned" / written).read_text()
+            assert began in text
+            assert str(tmp_path) not in text
+            assert str(bundle) not in text
+    with pytest.raises(UserError, match="not where they lie; give the file or the bundle"):
+        build(tuned.model, load_weights=True)
+    file.unlink()  # gone when a long training ends: it must not cost the bundle
+    assert origin(str(file)) == "start.safetensors@sha256:unknown"
+    assert ModelSettings(weights=origin(str(file))).weights == origin(str(file))
 
+
+def test_a_changed_bundle_is_no_start(bundle: Path, tmp_path: Path):
     copy = tmp_path / "copy"
     shutil.copytree(bundle, copy)
     save_file(load_file(copy / "model.safetensors"), copy / "model.safetensors", {"a": "b"})
