@@ -34,7 +34,8 @@ from leuk_ray.training.loop import TrainingCells, make_optimizer, score_rows, tr
 from leuk_ray.training.state import TrainingState
 
 BASE = "none"
-VARIANTS = (BASE, "channel_spatial", "weighted_average", "multi")
+PAIR, OTHERS = (BASE, "multi"), ("channel_spatial", "weighted_average")
+VARIANTS = (BASE, *OTHERS, "multi")
 VALIDATION_CELLS, TEST_CELLS = 80, 800
 CELLS_PER_SUBJECT = 10
 
@@ -96,23 +97,25 @@ def train_one(cells: Cells, variant: str, seed: int, settings: list[str]) -> dic
 
 
 def summarise_rows(rows: list[dict], settings: list[str]) -> list[dict]:
-    """Mean AUC of each variant, and its paired difference to none with a 95% t interval."""
+    """Mean AUC of each variant, and its paired difference to none with a 95% t interval.
+
+    Of a study that was stopped, each variant speaks of the seeds it has been trained with.
+    """
     auc = {(row["variant"], row["seed"]): row["auc"] for row in rows}
-    seeds = sorted({row["seed"] for row in rows})
-    seeds = [seed for seed in seeds if all((variant, seed) in auc for variant in VARIANTS)]
     summary = []
     for variant in VARIANTS:
+        seeds = sorted(seed for name, seed in auc if name == variant)
         network = summarise(load_recipe("lite", [*settings, f"attention={variant}"]).model)
         values = np.asarray([auc[variant, seed] for seed in seeds])
         line = {
             "variant": variant,
             "seeds": seeds,
             "auc_mean": float(values.mean()),
-            "auc_sd": float(values.std(ddof=1)),
+            "auc_sd": float(values.std(ddof=1)) if len(seeds) > 1 else None,
             "parameters": network["parameters"],
             "flops": network["flops"],
         }
-        if variant != BASE:
+        if variant != BASE and len(seeds) > 1:
             gains = values - np.asarray([auc[BASE, seed] for seed in seeds])
             error = stats.sem(gains)
             low, high = stats.t.interval(0.95, len(gains) - 1, gains.mean(), error)
@@ -139,8 +142,10 @@ def main(out: Path, seeds: int, train_cells: int, epochs: int, size: int, best_a
     if any({key: row[key] for key in asked} != asked for row in rows):
         raise click.UsageError(f"{file} holds rows of other settings; name another --out")
     done = {(row["variant"], row["seed"]) for row in rows}
-    for seed in range(seeds):
-        missing = [variant for variant in VARIANTS if (variant, seed) not in done]
+    # The comparison that matters first, so that a study cut short has it.
+    order = [(variants, seed) for variants in (PAIR, OTHERS) for seed in range(seeds)]
+    for variants, seed in order:
+        missing = [variant for variant in variants if (variant, seed) not in done]
         cells = Cells(seed, train_cells, size, best_auc) if missing else None
         for variant in missing:
             assert cells is not None
@@ -150,8 +155,11 @@ def main(out: Path, seeds: int, train_cells: int, epochs: int, size: int, best_a
             print(json.dumps(rows[-1]), flush=True)
     summary = summarise_rows(rows, settings)
     (out / "summary.json").write_text(json.dumps(asked | {"variants": summary}, indent=2) + "\n")
-    print(f"SYNTHETIC cells, signal in the nucleoli, best AUC {best_auc}; {seeds} seeds")
-    print(f"{'variant':18}{'AUC':>7}{'SD':>7}{'gain':>8}  {'95% interval':18}{'params':>11} MFLOPs")
+    print(f"SYNTHETIC cells, signal in the nucleoli, best AUC {best_auc}")
+    print(
+        f"{'variant':18}{'seeds':>5}{'AUC':>7}{'SD':>7}{'gain':>8}  {'95% interval':18}"
+        f"{'params':>11} MFLOPs"
+    )
     for line in summary:
         gain = (
             f"{line['gain']:+8.3f}  {line['low']:+.3f} to {line['high']:+.3f}  "
@@ -159,7 +167,7 @@ def main(out: Path, seeds: int, train_cells: int, epochs: int, size: int, best_a
             else " " * 28
         )
         print(
-            f"{line['variant']:18}{line['auc_mean']:7.3f}{line['auc_sd']:7.3f}{gain}"
+            f"{line['variant']:18}{len(line['seeds']):5}{line['auc_mean']:7.3f}{line['auc_sd']:7.3f}{gain}"
             f"{line['parameters']:11,} {line['flops'] / 1e6:.0f}"
         )
 

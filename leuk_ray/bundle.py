@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import Field, StringConstraints, ValidationError
+from safetensors import SafetensorError
 from safetensors.torch import load_model, save_model
 from torch import nn
 
@@ -133,7 +134,8 @@ def load_bundle(path: Path) -> Bundle:
     """Verify and load a bundle, of one network or an ensemble.
 
     Raises:
-        UserError: no bundle there, a file missing or changed, or an unknown architecture.
+        UserError: no bundle there, a file missing or changed, an unknown architecture, or
+            weights of another one.
     """
     facts = read_facts(path)
     if isinstance(facts, EnsembleFacts):
@@ -144,7 +146,13 @@ def load_bundle(path: Path) -> Bundle:
         return Bundle(path, facts, Ensemble(members, facts.rule).eval())
     verify_files(path, facts.files, ["model.safetensors", _CARD])
     model = build(facts.model, load_weights=False)
-    load_model(model, path / "model.safetensors")
+    try:
+        load_model(model, path / "model.safetensors")
+    except (RuntimeError, SafetensorError) as error:
+        raise UserError(
+            f"{path}/model.safetensors: holds another network than bundle.json names; "
+            "get the bundle anew"
+        ) from error
     return Bundle(path, facts, model.eval())
 
 

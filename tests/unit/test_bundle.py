@@ -4,17 +4,18 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
-from leuk_ray.bundle import BundleFacts, load_bundle, write_bundle
+from leuk_ray.bundle import BundleFacts, load_bundle, read_facts, write_bundle
 from leuk_ray.errors import UserError
 from leuk_ray.images import StorageSettings
 from leuk_ray.inference.classifier import Classifier, Failure, Prediction
-from leuk_ray.models.settings import ModelSettings
+from leuk_ray.models.settings import Architecture, ModelSettings
 from leuk_ray.models.zoo import build
 
 
@@ -57,6 +58,44 @@ def test_a_loaded_bundle_scores_like_the_network_that_was_saved(bundle: Path):
     np.testing.assert_allclose(scores.probability, 1 / (1 + np.exp(-expected / 2)), atol=1e-6)
 
 
+NETWORKS = {
+    "multi_attention": {"input_size": 64},
+    "multi_attention, none": {"input_size": 64, "attention": "none"},
+    "timm": {"architecture": "timm", "backbone": "resnet18", "input_size": 64},
+    "timm, ViT": {"architecture": "timm", "backbone": "vit_tiny_patch16_224", "input_size": 224},
+    "alexnet": {"architecture": "alexnet", "input_size": 64},
+    "se_cnn": {"architecture": "se_cnn", "attention": "se", "input_size": 64},
+    "se_cnn, none": {"architecture": "se_cnn", "attention": "none", "input_size": 64},
+}
+
+
+def test_every_architecture_is_among_them():
+    settings = [ModelSettings(**network, weights="scratch") for network in NETWORKS.values()]
+    assert {one.architecture for one in settings} == set(get_args(Architecture))
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_a_round_trip_keeps_every_logit_to_the_last_digit(name: str, bundle: Path, tmp_path: Path):
+    settings = ModelSettings(**NETWORKS[name], weights="scratch")
+    torch.manual_seed(1)
+    model = build(settings, load_weights=True).train()
+    pixels = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (3, 3, 70, 70), np.uint8))
+    with torch.no_grad():
+        model(pixels)  # running statistics are no longer those of a fresh network
+        expected = model.eval()(pixels)
+    facts = read_facts(bundle).model_copy(update={"model": settings})
+    assert isinstance(facts, BundleFacts)
+    write_bundle(tmp_path / "bundle", facts, model)
+    loaded = load_bundle(tmp_path / "bundle")
+    assert isinstance(loaded.facts, BundleFacts)
+    assert loaded.facts.model == settings
+    with torch.no_grad():
+        ours = loaded.model(pixels)
+    for mine, theirs in zip(ours, expected, strict=True):
+        assert torch.equal(mine, theirs)
+    assert not torch.equal(ours[0][0], ours[0][1])  # of a network that tells images apart
+
+
 def test_a_bad_image_among_good_ones_is_an_item(bundle: Path):
     answers = Classifier.load(bundle).predict([("a", png(1)), ("b", b"text"), ("c", png(2))])
     assert [type(answer) for answer in answers] == [Prediction, Failure, Prediction]
@@ -88,7 +127,7 @@ def facts_with(**changes):
     def change(copy: Path) -> None:
         facts = json.loads((copy / "bundle.json").read_text())
         for key, value in changes.items():
-            target = facts["model"] if key == "backbone" else facts
+            target = facts["model"] if key in ("backbone", "architecture") else facts
             target[key] = value
         (copy / "bundle.json").write_text(json.dumps(facts))
 
@@ -107,6 +146,10 @@ def facts_with(**changes):
         (facts_with(files={}), "missing or changed"),
         (facts_with(files={"../../model.safetensors": "0"}), "missing or changed"),
         (facts_with(backbone="hf-hub:a/b"), "has none"),
+        (facts_with(backbone="local-dir:/tmp/model"), "has none"),
+        (facts_with(backbone="vit_tiny_patch16_224"), "gives no feature map|takes 224 pixels"),
+        (facts_with(backbone="resnet18"), "model.safetensors: holds another network"),
+        (facts_with(architecture="python"), "not understood"),
     ],
 )
 def test_a_bundle_that_is_not_what_was_written_is_refused(change, message, bundle, tmp_path):

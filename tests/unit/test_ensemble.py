@@ -101,6 +101,18 @@ def test_an_ensemble_bundle_scores_as_its_members_do_together(bundles, tmp_path:
     assert facts.recipe == "one + two + three"
 
 
+@pytest.mark.parametrize("rule", ["soft", "majority"])
+def test_a_round_trip_keeps_every_vote_to_the_last_digit(rule, bundles, tmp_path: Path):
+    write_ensemble(tmp_path / "voted", bundles, rule)
+    loaded = [load_bundle(path) for path in bundles]
+    members = [Member(b.model, b.facts.temperature, b.facts.threshold) for b in loaded]
+    pixels = torch.randint(0, 256, (4, 3, 48, 48), dtype=torch.uint8)
+    with torch.no_grad():
+        expected = Ensemble(members, rule).eval()(pixels)
+        ours = load_bundle(tmp_path / "voted").model(pixels)
+    assert all(torch.equal(a, b) for a, b in zip(ours, expected, strict=True))
+
+
 def test_an_ensemble_that_is_not_what_was_written_is_refused(bundles, tmp_path: Path):
     write_ensemble(tmp_path / "voted", bundles[:2], "majority")
     weights = tmp_path / "voted" / "members" / "one" / "model.safetensors"

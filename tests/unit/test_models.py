@@ -77,8 +77,9 @@ def test_preprocessing_scales_0_to_255_and_resizes_once():
     ],
 )
 def test_unusable_backbones_are_refused(backbone: str, message: str):
-    with pytest.raises(UserError, match=message):
+    with pytest.raises(UserError, match=message) as caught:
         build(ModelSettings(backbone=backbone, input_size=224), load_weights=False)
+    assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize(
