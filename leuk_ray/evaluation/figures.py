@@ -15,7 +15,8 @@ import numpy as np
 import numpy.typing as npt
 
 from leuk_ray.evaluation.intervals import FloatArray, IntArray
-from leuk_ray.evaluation.metrics import CLASSES, Confusion, SubjectRow, calibration_bins
+from leuk_ray.evaluation.metrics import CLASSES, Confusion, calibration_bins
+from leuk_ray.evaluation.subjects import SubjectRow
 
 if TYPE_CHECKING:  # matplotlib takes half a second to load: only whoever draws waits for it
     from matplotlib.axes import Axes

@@ -6,10 +6,8 @@ The page stands alone: figures are embedded in it, and it fetches nothing.
 from __future__ import annotations
 
 import base64
-import json
-import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, fields, is_dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,8 +18,10 @@ import pyarrow.compute as pc
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from leuk_ray.evaluation import figures
+from leuk_ray.evaluation.formats import count, decimal, json_ready, percent, readable, verbatim
 from leuk_ray.evaluation.intervals import group_bootstrap
-from leuk_ray.evaluation.metrics import CLASSES, Confusion, check_predictions, evaluate, per_subject
+from leuk_ray.evaluation.metrics import CLASSES, Confusion, evaluate
+from leuk_ray.evaluation.subjects import check_predictions, per_subject
 from leuk_ray.storage import directory_by_rename, refuse_existing, write_json
 
 if TYPE_CHECKING:
@@ -33,7 +33,6 @@ SCHEMA_VERSION = 1
 JUDGED = ("test", "validation")
 BOOTSTRAP = {"seed": 0, "resamples": 2000}
 MAX_ERRORS = 12
-MAX_LISTED = 20
 DOTS_PER_INCH = 150
 
 
@@ -130,7 +129,7 @@ def _content(
         if test.num_rows
         else {}
     )
-    content = _json_ready(
+    content = json_ready(
         {
             "schema_version": SCHEMA_VERSION,
             "run": run,
@@ -189,12 +188,12 @@ def _sentence(content: Mapping[str, Any]) -> str:
     ranking = "Only one class occurs, so there is no area under ROC."
     if area is not None:
         low, high = interval["low"], interval["high"]
-        bounds = f"95% interval {_decimal(low)} to {_decimal(high)}"
-        ranking = f"Area under ROC {_decimal(area)}; {interval['note'] if low is None else bounds}."
+        bounds = f"95% interval {decimal(low)} to {decimal(high)}"
+        ranking = f"Area under ROC {decimal(area)}; {interval['note'] if low is None else bounds}."
     return (
         f"{'LEAKY: ' if content['run']['leaky'] else ''}"
         f"{counts.tp + counts.tn:,} of {counts.cells:,} test cells from {source} are called right "
-        f"({_percent(judged['accuracy']['value'])}): {counts.tp:,} of {counts.positives:,} ALL "
+        f"({percent(judged['accuracy']['value'])}): {counts.tp:,} of {counts.positives:,} ALL "
         f"and {counts.tn:,} of {counts.negatives:,} healthy. {ranking}"
     )
 
@@ -209,9 +208,9 @@ def _draw(content: Mapping[str, Any], test: pa.Table, images: Images | None) -> 
         cells = (label, probability, threshold)
         drawn["confusion"] = figures.confusion_figure(Confusion(**judged["confusion"]), stamp)
         if judged["auc"]["value"] is not None:
-            area = f"area {_decimal(judged['auc']['value'])}"
+            area = f"area {decimal(judged['auc']['value'])}"
             drawn["roc"] = figures.roc_figure(*cells, area, stamp)
-            area = f"average precision {_decimal(judged['average_precision']['value'])}"
+            area = f"average precision {decimal(judged['average_precision']['value'])}"
             drawn["precision_recall"] = figures.precision_recall_figure(*cells, area, stamp)
         drawn["calibration"] = figures.calibration_figure(*cells, stamp)
         if content["subjects"]:
@@ -236,8 +235,8 @@ def _page(content: Mapping[str, Any], directory: Path) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    for form in (_count, _percent, _decimal, _verbatim, _readable):
-        environment.filters[form.__name__.removeprefix("_")] = form
+    for form in (count, percent, decimal, verbatim, readable):
+        environment.filters[form.__name__] = form
     interval_notes: dict[str, list[str]] = {}
     for key, interval in content["intervals"].items():
         if interval["note"]:
@@ -248,77 +247,3 @@ def _page(content: Mapping[str, Any], directory: Path) -> str:
     }
     template = environment.get_template("report.html.j2")
     return template.render(**content, embedded=embedded, interval_notes=interval_notes)
-
-
-def _count(value: float) -> str:
-    return f"{value:,.0f}" if value == int(value) else f"{value:,.1f}"
-
-
-def _percent(value: float | None) -> str:
-    return "n/a" if value is None else f"{_rounded(100 * value, 100, 2)}%"
-
-
-def _decimal(value: float | None) -> str:
-    return "n/a" if value is None else _rounded(value, 1, 3)
-
-
-def _rounded(value: float, top: int, digits: int) -> str:
-    """Rounded, but never up to the top or down to 0: one error must not look like none."""
-    text, step = f"{value:.{digits}f}", 10.0**-digits
-    if value < top and float(text) == top:
-        return f">{top - step:.{digits}f}"
-    if value > 0 and float(text) == 0:
-        return f"<{step:.{digits}f}"
-    return text
-
-
-def _flat(value: Any) -> list[tuple[tuple[str, ...], Any]]:
-    """Nested mappings as rows (path of keys, value)."""
-    if not isinstance(value, Mapping) or not value:
-        return [((), value)]
-    return [((key, *path), leaf) for key in value for path, leaf in _flat(value[key])]
-
-
-def _verbatim(value: Any) -> list[tuple[str, str]]:
-    """Settings as rows (dotted name, value as in YAML)."""
-    return [
-        (".".join(path), leaf if isinstance(leaf, str) else json.dumps(leaf))
-        for path, leaf in _flat(value)
-    ]
-
-
-def _readable(value: Any) -> list[tuple[str, str]]:
-    """Findings as rows (name in words, text)."""
-    return [(": ".join(path).replace("_", " "), _text(leaf, "; ")) for path, leaf in _flat(value)]
-
-
-def _text(value: Any, separator: str) -> str:
-    """A value for people; a long list is cut, as report.json has it in full."""
-    if isinstance(value, Mapping):
-        return ", ".join(f"{key} {_text(item, ' ')}" for key, item in value.items()) or "none"
-    if isinstance(value, list):
-        listed = separator.join(_text(item, ", ") for item in value[:MAX_LISTED]) or "none"
-        more = len(value) - MAX_LISTED
-        return f"{listed}; and {more:,} more in report.json" if more > 0 else listed
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    if isinstance(value, int):
-        return f"{value:,}"
-    if value is None:
-        return "none"
-    return f"{value:.6g}" if isinstance(value, float) else value
-
-
-def _json_ready(value: Any) -> Any:
-    """The value as JSON has it: dataclasses as mappings, arrays as lists, NaN as null."""
-    if is_dataclass(value):
-        return {item.name: _json_ready(getattr(value, item.name)) for item in fields(value)}
-    if isinstance(value, Mapping):
-        return {str(key): _json_ready(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_json_ready(item) for item in value]
-    if isinstance(value, np.ndarray | np.generic):
-        return _json_ready(value.tolist())
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    return value if isinstance(value, str | int | float | None) else str(value)

@@ -9,11 +9,11 @@ from leuk_ray.evaluation.metrics import (
     confusion,
     evaluate,
     f1,
-    per_subject,
     precision,
     sensitivity,
     specificity,
 )
+from leuk_ray.evaluation.subjects import per_subject
 
 
 def random_cells(seed: int, num_cells: int = 300) -> tuple[np.ndarray, np.ndarray]:
