@@ -30,8 +30,11 @@ from leuk_ray.datasets.synthetic import SyntheticSpec, draw_cells, render
 from leuk_ray.images import StorageSettings, to_storage
 from leuk_ray.models.summary import summarise
 from leuk_ray.models.zoo import build
-from leuk_ray.training.loop import TrainingCells, make_optimizer, score_rows, train
+from leuk_ray.training.cells import TrainingCells
+from leuk_ray.training.learner import Learner
+from leuk_ray.training.loop import train
 from leuk_ray.training.state import TrainingState
+from leuk_ray.training.validation import score_rows
 
 BASE = "none"
 PAIR, OTHERS = (BASE, "multi"), ("channel_spatial", "weighted_average")
@@ -69,21 +72,19 @@ def train_one(cells: Cells, variant: str, seed: int, settings: list[str]) -> dic
     recipe = load_recipe("lite", [*settings, f"attention={variant}", f"seed={seed}"])
     torch.manual_seed(seed)
     core = build(recipe.model, load_weights=True)
-    optimizer, state = make_optimizer(core, recipe.training), TrainingState()
+    learner, state = Learner(core, recipe.training, recipe.augment.fill), TrainingState()
     best: tuple[float, int, dict] = (-np.inf, 0, {})
 
     def report(metrics: dict, _save: object) -> None:
         nonlocal best
         if metrics["selection"] > best[0]:
-            best = metrics["selection"], metrics["epoch"], copy.deepcopy(core.state_dict())
+            weights = copy.deepcopy(learner.scored.state_dict())
+            best = metrics["selection"], metrics["epoch"], weights
 
     started = time.perf_counter()
-    train(
-        core, core, optimizer, state, cells.training, cells, cells, recipe.training,
-        recipe.augment, seed, report,
-    )  # fmt: skip
-    core.load_state_dict(best[2])
-    _, logits = score_rows(core, cells.test, cells, recipe.training.batch_size)
+    train(learner, state, cells.training, cells, cells, recipe.augment, seed, report)
+    learner.scored.load_state_dict(best[2])
+    _, logits = score_rows(learner.scored, cells.test, cells, recipe.training.batch_size)
     return {
         "variant": variant,
         "seed": seed,
