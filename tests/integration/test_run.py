@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import tempfile
 from collections import Counter
 from collections.abc import Iterator
@@ -20,7 +21,7 @@ from leuk_ray.datasets.plan import plan_epoch
 from leuk_ray.datasets.splits import rows_with_role, split_cells
 from leuk_ray.errors import UserError
 from leuk_ray.inference.classifier import Classifier, Prediction
-from leuk_ray.judge import Judged, judge
+from leuk_ray.judge import Judged, judge, report_on
 from leuk_ray.models.zoo import build
 from leuk_ray.prediction import score_rows
 from leuk_ray.runs.run import train_and_judge
@@ -218,9 +219,20 @@ def test_a_bundle_is_judged_on_any_dataset(run: Path, dataset, tmp_path: Path):
         Judged.at(tmp_path)
 
 
-def test_a_changed_bundle_is_refused(run: Path, tmp_path: Path):
-    import shutil
+def test_a_report_tells_no_path_of_first_weights(run: Path, dataset, tmp_path: Path):
+    copy = tmp_path / "run"
+    shutil.copytree(run, copy)
+    elsewhere = load_recipe(str(run / "config.yaml"), ["weights=/home/somebody/first.safetensors"])
+    (copy / "config.yaml").write_text(elsewhere.to_yaml())
+    split = pq.read_table(run / "split.parquet")
+    rows = rows_with_role(dataset.cells, split, ("validation", "test"))
+    out = tmp_path / "report"
+    report_on(Judged.at(copy), dataset, rows, np.zeros(len(rows)), out, show_images=False)
+    for name in ("report.json", "report.html"):
+        assert "somebody" not in (out / name).read_text()
 
+
+def test_a_changed_bundle_is_refused(run: Path, tmp_path: Path):
     copy = tmp_path / "bundle"
     shutil.copytree(run / "bundle", copy)
     data = bytearray((copy / "model.safetensors").read_bytes())
