@@ -84,7 +84,7 @@ def train_one(cells: Cells, variant: str, seed: int, settings: list[str]) -> dic
     started = time.perf_counter()
     train(learner, state, cells.training, cells, cells, recipe.augment, seed, report)
     learner.scored.load_state_dict(best[2])
-    _, logits = score_rows(learner.scored, cells.test, cells, recipe.training.batch_size)
+    logits = score_rows(learner.scored, cells.test, cells, recipe.training.batch_size)
     return {
         "variant": variant,
         "seed": seed,

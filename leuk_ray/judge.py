@@ -15,7 +15,13 @@ import yaml
 from leuk_ray.bundle import BundleFacts, Facts, find_bundle, read_facts
 from leuk_ray.datasets.audit import audit_cells
 from leuk_ray.datasets.prepared import PreparedDataset
-from leuk_ray.datasets.splits import describe, eligible, is_leaky, rows_with_role
+from leuk_ray.datasets.splits import (
+    copies_with_role,
+    describe,
+    eligible,
+    is_leaky,
+    rows_with_role,
+)
 from leuk_ray.environment import environment
 from leuk_ray.errors import UserError
 from leuk_ray.evaluation.report import RunFacts, write_report
@@ -82,6 +88,11 @@ def judge(
     """
     refuse_existing(out, "report")
     split = _split(judged, read_facts(judged.bundle), dataset)
+    if copies_with_role(split, roles) is not None:
+        raise UserError(
+            f"{judged.run}: paper-literal tests on augmented copies, which training scores; read "
+            "its own report/, or judge its bundle/ on the cells as they are"
+        )
     rows = rows_with_role(dataset.cells, split, roles)
     if not len(rows):
         raise UserError(f"{dataset.location}: has no cell to judge in {', '.join(roles)}")
@@ -98,22 +109,27 @@ def report_on(
     logits: np.ndarray,
     out: Path,
     *,
+    copies: np.ndarray | None = None,
     show_images: bool = True,
 ) -> dict:
     """Report on scored rows: predictions.parquet and the report in the folder `out`.
 
     Args:
         judged, dataset, out, show_images: see `judge`.
-        rows: (N,) dataset rows, ascending.
+        rows: (N,) dataset rows, in the order of the split.
         logits: (N,) their log-odds of ALL.
+        copies: (N,) under `paper-literal`, which copy of the row was scored.
     """
     facts = read_facts(judged.bundle)
     split = _split(judged, facts, dataset)
     cells = dataset.cells.take(pa.array(rows))
-    role_of = dict(zip(split["uid"].to_pylist(), split["role"].to_pylist(), strict=True))
+    columns = ["uid", "subject", "group", "label"]
+    if copies is not None:
+        cells = cells.append_column("copy", pa.array(copies, pa.int64()))
+        columns.append("copy")
     predictions = (
-        cells.select(["uid", "subject", "group", "label"])
-        .append_column("role", pa.array([role_of[uid] for uid in cells["uid"].to_pylist()]))
+        cells.select(columns)
+        .append_column("role", _roles(split, cells))
         .append_column("logit", pa.array(logits, pa.float64()))
         .append_column("probability", pa.array(probability(logits, facts.temperature)))
     )
@@ -135,6 +151,15 @@ def report_on(
     )
     pq.write_table(predictions, out / "predictions.parquet")
     return report
+
+
+def _roles(split: pa.Table, cells: pa.Table) -> pa.Array:
+    """The role that a split gives each of `cells`, or each copy."""
+    names = [name for name in ("uid", "copy") if name in split.column_names]
+    known = zip(*(split[name].to_pylist() for name in names), strict=True)
+    role_of = dict(zip(known, split["role"].to_pylist(), strict=True))
+    wanted = zip(*(cells[name].to_pylist() for name in names), strict=True)
+    return pa.array([role_of[key] for key in wanted])
 
 
 def _split(judged: Judged, facts: Facts, dataset: PreparedDataset) -> pa.Table:

@@ -48,9 +48,10 @@ def split_text(values: dict) -> str:
     """After `split`."""
     label = ", LEAKY: no measure of new patients" if values["leaky"] else ""
     lines = [f"{values['out']}: {values['protocol']}{label}"]
+    what = "copies of cells" if values["protocol"] == "paper-literal" else "cells"
     for role, counts in values["roles"].items():
         lines.append(
-            f"  {role:10} {counts['cells']:6} cells = {counts['ALL']} ALL + {counts['healthy']} "
+            f"  {role:10} {counts['cells']:6} {what} = {counts['ALL']} ALL + {counts['healthy']} "
             f"healthy, {counts['subjects']} subjects, {counts['groups']} groups"
         )
     lines.append(f"  left out   {values['left_out']:6} cells: duplicates, conflicts, unlabelled")

@@ -70,6 +70,7 @@ def plan_epoch(
     balance: Balance,
     batch_size: int,
     window: Window = "all",
+    copies: np.ndarray | None = None,
 ) -> EpochPlan:
     """Plan one epoch.
 
@@ -85,6 +86,8 @@ def plan_epoch(
         batch_size: the largest global batch. The N uses are cut into ceil(N / batch_size)
             batches whose sizes differ by one at most, so there is no tiny last batch.
         window: how many uses are shuffled together, see above; `all` shuffles the epoch.
+        copies: (n,) uint64, of `paper-literal`: each row's draw in every epoch, once an epoch;
+            the copies are balanced already, so `balance` has no say.
 
     Raises:
         UserError: no rows, or a class without rows to balance with.
@@ -92,7 +95,7 @@ def plan_epoch(
     if not len(rows):
         raise UserError("there is no training cell; check the split")
     generator = np.random.default_rng([seed, epoch])
-    used, copy = _uses(labels, balance, generator)
+    used, copy = _uses(labels, "none" if copies is not None else balance, generator)
     if window == "all":
         order = generator.permutation(len(used))
     else:
@@ -101,6 +104,8 @@ def plan_epoch(
     num_batches = -(-len(used) // batch_size)
     bounds = np.arange(num_batches + 1, dtype=np.int64) * len(used) // num_batches
     draws = np.uint64(epoch * _DRAWS_PER_EPOCH) + copy.astype(np.uint64)
+    if copies is not None:
+        draws = copies[used]
     return EpochPlan(rows[used], draws, bounds)
 
 

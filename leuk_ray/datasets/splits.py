@@ -25,14 +25,15 @@ UNITS = ("picture", "group", "subject")  # what may cross, finer first
 
 SPLIT_SCHEMA = pa.schema(
     [("uid", pa.string()), ("subject", pa.string()), ("group", pa.string()), ("role", pa.string())]
-)
+)  # paper-literal adds copy
+COPY = pa.field("copy", pa.int64())
 
 
 @dataclass(frozen=True)
 class Protocol:
     """What a protocol keeps whole.
 
-    unit: the column of `PreparedDataset.cells` whose values have one role each.
+    unit: the column of `PreparedDataset.cells` whose values have one role each, or `copy`.
     leaky: cells of one subject, or copies of one image, can stand in training and in test.
     """
 
@@ -45,6 +46,7 @@ PROTOCOLS = {
     "slide-group-disjoint": Protocol(unit="group", leaky=False),
     "official-folds": Protocol(unit="picture", leaky=False),
     "image-random": Protocol(unit="uid", leaky=True),
+    "paper-literal": Protocol(unit="copy", leaky=True),
 }
 
 
@@ -54,19 +56,27 @@ class SplitSettings(Settings):
     protocol: the unit kept whole. `subject-disjoint`: groups of subjects and duplicates.
         `slide-group-disjoint`: the same groups where subjects are unknown and slides stand for
         them (ALL-IDB). `official-folds`: C-NMC's folds. `image-random`: images, LEAKY.
+        `paper-literal`: augmented copies, as saeed2022 does it (A05, then A06), LEAKY.
     fractions: share of cells in train, validation and test (A06: 8:1:1).
     folds, fold: with folds > 1, test is fold `fold` (from 0) of that many. `official-folds` has
         three of its own: validation is fold `fold`, test the preliminary set; where that is
         missing, test is fold `fold` and validation the one after it.
+    copies: of `paper-literal`, how many of each class (A05: 20,000). Copy k of a cell is its
+        augmentation draw k, the same in every epoch, in validation and in test.
     seed: of the assignment of units.
     """
 
     protocol: Literal[
-        "subject-disjoint", "slide-group-disjoint", "official-folds", "image-random"
+        "subject-disjoint",
+        "slide-group-disjoint",
+        "official-folds",
+        "image-random",
+        "paper-literal",
     ] = "subject-disjoint"
     fractions: tuple[float, float, float] = (0.8, 0.1, 0.1)
     folds: int = 0
     fold: int = 0
+    copies: int = 20_000
     seed: int = 0
 
 
@@ -84,7 +94,8 @@ def split_cells(cells: pa.Table, settings: SplitSettings) -> pa.Table:
         settings: protocol, fractions, folds and seed.
 
     Returns:
-        SPLIT_SCHEMA ordered by uid; no unit of the protocol in two roles.
+        SPLIT_SCHEMA ordered by uid, under `paper-literal` with `copy`, and by it; no unit of
+        the protocol in two roles.
 
     Raises:
         UserError: no subjects where the protocol needs them, too few units of a class to fill
@@ -92,10 +103,14 @@ def split_cells(cells: pa.Table, settings: SplitSettings) -> pa.Table:
     """
     chosen, roles = _ROLES_BY[settings.protocol](cells, settings)
     split = chosen.select(["uid", "subject", "group"]).append_column("role", pa.array(list(roles)))
-    assert_whole(chosen[PROTOCOLS[settings.protocol].unit], split["role"])
+    split = split.cast(SPLIT_SCHEMA)
+    unit = PROTOCOLS[settings.protocol].unit
+    if unit == "copy":
+        return split.append_column(COPY, chosen["copy"])  # a copy is a row: it has one role
+    assert_whole(chosen[unit], split["role"])
     if settings.protocol == "subject-disjoint":
         assert_disjoint(split)
-    return split.cast(SPLIT_SCHEMA)
+    return split
 
 
 def eligible(cells: pa.Table) -> pa.Table:
@@ -134,18 +149,18 @@ def crossings(split: pa.Table, cells: pa.Table) -> dict[str, dict[str, int]]:
         picture, group, subject -> {units: in two roles or more, test_cells: cells of test whose
         unit stands in train too}.
     """
-    known = dict(zip(split["uid"].to_pylist(), split["role"].to_pylist(), strict=True))
-    rows = [row for row in cells.select(["uid", *UNITS]).to_pylist() if row["uid"] in known]
+    of_uid = {row["uid"]: row for row in cells.select(["uid", *UNITS]).to_pylist()}
+    rows = [(of_uid[row["uid"]], row["role"]) for row in split.select(["uid", "role"]).to_pylist()]
     out = {}
     for unit in UNITS:
         roles: dict[str, set[str]] = {}
-        for row in rows:
+        for row, role in rows:
             if row[unit] is not None:
-                roles.setdefault(row[unit], set()).add(known[row["uid"]])
+                roles.setdefault(row[unit], set()).add(role)
         out[unit] = {
             "units": sum(len(found) > 1 for found in roles.values()),
             "test_cells": sum(
-                known[row["uid"]] == "test" and "train" in roles.get(row[unit], ()) for row in rows
+                role == "test" and "train" in roles.get(row[unit], ()) for row, role in rows
             ),
         }
     return out
@@ -175,6 +190,33 @@ def _by_image(cells: pa.Table, settings: SplitSettings) -> tuple[pa.Table, np.nd
     cells = eligible(cells)
     labels = _column(cells, "label")
     check_groups(labels, np.arange(len(labels)), settings.protocol)
+    return cells, _random_roles(labels, settings)
+
+
+def _by_copy(cells: pa.Table, settings: SplitSettings) -> tuple[pa.Table, np.ndarray]:
+    """Copy every cell until each class has `copies`, then part the copies as if images."""
+    cells = eligible(cells)
+    labels = _column(cells, "label")
+    check_groups(labels, np.arange(len(labels)), settings.protocol)
+    generator = np.random.default_rng(settings.seed)
+    rows, copies = [], []
+    for label in (0, 1):
+        members = np.flatnonzero(labels == label)
+        whole, rest = divmod(settings.copies, len(members))
+        if not whole:
+            raise UserError(
+                f"split.copies {settings.copies}: a class has {len(members)} cells already; "
+                "raise split.copies"
+            )
+        rows += [np.tile(members, whole), generator.permutation(members)[:rest]]
+        copies += [np.repeat(np.arange(whole), len(members)), np.full(rest, whole)]
+    row, copy = np.concatenate(rows), np.concatenate(copies)
+    order = np.lexsort((copy, row))
+    chosen = cells.take(pa.array(row[order])).append_column(COPY, pa.array(copy[order]))
+    return chosen, _random_roles(labels[row[order]], settings)
+
+
+def _random_roles(labels: np.ndarray, settings: SplitSettings) -> np.ndarray:
     generator = np.random.default_rng(settings.seed)
     train, validation, test = settings.fractions
     start = 0.0
@@ -188,7 +230,7 @@ def _by_image(cells: pa.Table, settings: SplitSettings) -> tuple[pa.Table, np.nd
         roles[members[cuts[0] : cuts[1]]] = "test"
         rest = np.concatenate([members[cuts[1] :], members[: cuts[0]]])
         roles[rest[: max(1, round(validation * len(members)))]] = "validation"
-    return cells, roles
+    return roles
 
 
 def _by_official_fold(cells: pa.Table, settings: SplitSettings) -> tuple[pa.Table, np.ndarray]:
@@ -243,13 +285,22 @@ _ROLES_BY = {
     "slide-group-disjoint": _by_group,
     "official-folds": _by_official_fold,
     "image-random": _by_image,
+    "paper-literal": _by_copy,
 }
 
 
 def rows_with_role(cells: pa.Table, split: pa.Table, roles: tuple[str, ...]) -> np.ndarray:
-    """Positions in `cells` of a split's roles, (N,) int64, ascending."""
-    wanted = split.filter(pc.field("role").isin(roles))["uid"].to_pylist()
-    return np.flatnonzero(np.isin(cells["uid"].to_pylist(), wanted))
+    """Positions in `cells` of a split's roles, (N,) int64, ascending; of copies, one each."""
+    wanted = split.filter(pc.field("role").isin(roles))["uid"]
+    row_of = {uid: row for row, uid in enumerate(cells["uid"].to_pylist())}
+    return np.asarray([row_of[uid] for uid in wanted.to_pylist()], np.int64)
+
+
+def copies_with_role(split: pa.Table, roles: tuple[str, ...]) -> np.ndarray | None:
+    """(N,) uint64, the copy of each of `rows_with_role`; None where cells have no copies."""
+    if "copy" not in split.column_names:
+        return None
+    return split.filter(pc.field("role").isin(roles))["copy"].to_numpy().astype(np.uint64)
 
 
 def write_split(split: pa.Table, path: Path) -> None:

@@ -40,5 +40,6 @@ def train_and_judge(
         trained.rows,
         trained.logits,
         out / "report",
+        copies=trained.copies,
         show_images=show_images,
     )

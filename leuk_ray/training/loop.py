@@ -68,7 +68,9 @@ def train(
         trained_at = time.perf_counter()
         for network in dict.fromkeys((learner.core, learner.scored)):
             collective.average_running_statistics(network)
-        validated = validate(learner.scored, cells, validation_feed, settings.batch_size)
+        validated = validate(
+            learner.scored, cells, validation_feed, settings.batch_size, augmentation, seed
+        )
         metrics = {
             "epoch": state.epoch + 1,
             **trained,
@@ -118,6 +120,7 @@ def train_epoch(
         balance=settings.balance,
         batch_size=settings.batch_size,
         window=settings.window,
+        copies=cells.train_copies,
     )
     targets = cells.labels[plan.rows]
     weights = class_weights(settings.loss, targets)

@@ -23,11 +23,11 @@ from leuk_ray.config import Recipe
 from leuk_ray.datasets.feeds import StreamFeed, make_feeds
 from leuk_ray.datasets.plan import check_batches
 from leuk_ray.datasets.prepared import PreparedDataset
-from leuk_ray.datasets.splits import rows_with_role, split_cells
+from leuk_ray.datasets.splits import copies_with_role, rows_with_role, split_cells
 from leuk_ray.errors import UserError
 from leuk_ray.models.zoo import build
 from leuk_ray.progress import training_bar
-from leuk_ray.storage import refuse_existing
+from leuk_ray.storage import filesystem, refuse_existing
 from leuk_ray.training import collective
 from leuk_ray.training.cells import TrainingCells
 from leuk_ray.training.learner import Learner, make_optimizer
@@ -35,20 +35,24 @@ from leuk_ray.training.loop import train
 from leuk_ray.training.record import Reporter, check_same_run, start_record
 from leuk_ray.training.state import TrainingState
 from leuk_ray.training.tracking import MlflowRun
-from leuk_ray.training.validation import score_rows
+from leuk_ray.training.validation import Redraw, score_rows
+
+JUDGED = ("validation", "test")
 
 
 @dataclass(frozen=True)
 class Trained:
     """A run's bundle, and how its network scores what it was not trained on.
 
-    rows: (N,) validation and test rows of the dataset, ascending.
+    rows: (N,) validation and test rows of the dataset, in the order of the split.
     logits: (N,) float64, their log-odds of ALL, each scored exactly once over all workers.
+    copies: (N,) uint64, under `paper-literal` the copies of these rows; else None.
     """
 
     bundle: Path
     rows: np.ndarray
     logits: np.ndarray
+    copies: np.ndarray | None
 
 
 @dataclass(frozen=True)
@@ -58,7 +62,6 @@ class _Ended:
     stopped: str
     best: Checkpoint
     metrics: dict[str, Any]
-    rows: np.ndarray
     logits: np.ndarray
 
 
@@ -96,6 +99,8 @@ def run_training(
     cells = check_run(recipe, dataset, split, workers, gpus)
     if not resuming:
         start_record(recipe, dataset, out, split)
+    storage, storage_path = filesystem(str(out))
+    judged, copies = rows_with_role(dataset.cells, split, JUDGED), copies_with_role(split, JUDGED)
     tracked = MlflowRun.of(mlflow, out, recipe) if mlflow else None
     with training_bar(recipe.training.epochs) as board:
         trainer = TorchTrainer(
@@ -104,14 +109,16 @@ def run_training(
                 "recipe": recipe,
                 "dataset": dataset,
                 "cells": cells,
-                "judged": rows_with_role(dataset.cells, split, ("validation", "test")),
+                "judged": judged,
+                "judged_copies": copies,
                 "run": str(out),
                 "board": board,
                 "mlflow": tracked,
             },
             scaling_config=ScalingConfig(num_workers=workers, use_gpu=gpus),
             run_config=RunConfig(
-                storage_path=str(out),
+                storage_path=storage_path,
+                storage_filesystem=storage,
                 name="checkpoints",
                 checkpoint_config=CheckpointConfig(
                     num_to_keep=recipe.training.keep, checkpoint_score_attribute="selection"
@@ -123,13 +130,13 @@ def run_training(
         except ray.train.TrainingFailedError as error:
             if tracked:
                 tracked.end("FAILED")
-            raise _cause(error) from error
+            raise _cause(error, out) from error
     if tracked:
         tracked.end("FINISHED")
     ended = result.return_value
     assert isinstance(ended, _Ended)
     bundle = _make_bundle(recipe, dataset, out, ended)
-    return Trained(bundle, ended.rows, ended.logits)
+    return Trained(bundle, judged, ended.logits, copies)
 
 
 def check_run(
@@ -204,9 +211,10 @@ def train_worker(config: dict[str, Any]) -> _Ended:
     best = max(reported, key=lambda item: item.metrics["selection"])
     with best.checkpoint.as_directory() as directory:
         load_model(learner.scored, Path(directory) / "model.safetensors")
-    stream = StreamFeed(config["dataset"].reader(), device)
-    rows, logits = score_rows(learner.scored, config["judged"], stream, recipe.training.batch_size)
-    return _Ended(state.stopped, best.checkpoint, best.metrics, rows, logits)
+    stream, judged = StreamFeed(config["dataset"].reader(), device), config["judged"]
+    redraw = Redraw.of(recipe.augment, recipe.seed, cells, judged, config["judged_copies"])
+    logits = score_rows(learner.scored, judged, stream, recipe.training.batch_size, redraw)
+    return _Ended(state.stopped, best.checkpoint, best.metrics, logits)
 
 
 def _distributed(module: nn.Module) -> nn.Module:
@@ -237,13 +245,17 @@ def _make_bundle(recipe: Recipe, dataset: PreparedDataset, out: Path, ended: _En
     return out / "bundle"
 
 
-def _cause(error: BaseException) -> BaseException:
-    """The user's mistake inside a worker's failure, if it is one; else the failure itself."""
-    failures = getattr(error, "worker_failures", {})
-    for failure in [*failures.values(), error]:
+def _cause(error: BaseException, out: Path) -> BaseException:
+    """What the user can mend in a worker's failure, if there is such; else the failure itself."""
+    for failure in [*getattr(error, "worker_failures", {}).values(), error]:
         seen: BaseException | None = failure
         while seen is not None:
             if isinstance(seen, UserError):
                 return UserError(str(seen))
+            if isinstance(seen, OSError) and seen.errno:
+                return UserError(
+                    f"{out}: a worker could not read or write ({seen.strerror}: {seen.filename}); "
+                    "the checkpoints so far are whole: mend the storage, then --resume"
+                )
             seen = getattr(seen, "cause", None) or seen.__cause__
     return error

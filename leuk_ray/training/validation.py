@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 from sklearn.metrics import roc_auc_score
-from torch import nn
+from torch import Tensor, nn
 
+from leuk_ray.augment.policies import apply, parameters
+from leuk_ray.augment.settings import AugmentSettings
 from leuk_ray.datasets.feeds import Feed
 from leuk_ray.inference.engines import score_images
 from leuk_ray.training import collective
@@ -14,15 +18,20 @@ from leuk_ray.training.settings import Selection
 
 
 def validate(
-    network: nn.Module, cells: TrainingCells, feed: Feed, batch_size: int
+    network: nn.Module,
+    cells: TrainingCells,
+    feed: Feed,
+    batch_size: int,
+    augmentation: AugmentSettings,
+    seed: int,
 ) -> dict[str, float]:
     """Score every validation row exactly once over all workers; the same dict on each.
 
     With one class in validation there is no AUC, and no key for it.
     """
-    rows, logits = score_rows(network, cells.validation, feed, batch_size)
-    assert np.array_equal(rows, cells.validation), "validation rows were lost"
-    labels = cells.labels[rows]
+    redraw = Redraw.of(augmentation, seed, cells, cells.validation, cells.validation_copies)
+    logits = score_rows(network, cells.validation, feed, batch_size, redraw)
+    labels = cells.labels[cells.validation]
     signed = np.where(labels == 1, logits, -logits)
     metrics = {
         "validation_loss": float(np.logaddexp(0, -signed).mean()),
@@ -33,15 +42,61 @@ def validate(
     return metrics
 
 
+@dataclass(frozen=True)
+class Redraw:
+    """Augmentation of what is scored: under `paper-literal` a copy is a draw, in test as well.
+
+    keys, draws: (N,) uint64, of the rows that are scored.
+    """
+
+    augmentation: AugmentSettings
+    seed: int
+    keys: np.ndarray
+    draws: np.ndarray
+
+    @classmethod
+    def of(
+        cls,
+        augmentation: AugmentSettings,
+        seed: int,
+        cells: TrainingCells,
+        rows: np.ndarray,
+        copies: np.ndarray | None,
+    ) -> Redraw | None:
+        """None where there are no copies: cells are scored as they are."""
+        return None if copies is None else cls(augmentation, seed, cells.keys[rows], copies)
+
+    def __call__(self, images: Tensor, places: np.ndarray) -> Tensor:
+        """(n, 3, H, W) of the rows at `places`, augmented."""
+        drawn = parameters(
+            self.augmentation,
+            seed=self.seed,
+            keys=self.keys[places],
+            draws=self.draws[places],
+            side=images.shape[-1],
+        )
+        return apply(images, drawn and drawn.to(images.device), self.augmentation.fill)
+
+
 def score_rows(
-    network: nn.Module, rows: np.ndarray, feed: Feed, batch_size: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """Log-odds of ALL of `rows`, shared out over the workers and gathered, ordered by row."""
-    mine = rows[collective.rank() :: collective.world_size()]
+    network: nn.Module,
+    rows: np.ndarray,
+    feed: Feed,
+    batch_size: int,
+    redraw: Redraw | None = None,
+) -> np.ndarray:
+    """Log-odds of ALL of each of `rows`, (N,) float64, shared out over the workers."""
+    mine = np.arange(len(rows))[collective.rank() :: collective.world_size()]
     batches = [mine[start : start + batch_size] for start in range(0, len(mine), batch_size)]
     network.eval()
-    logits = [score_images(network, images)[0].cpu().numpy() for images in feed.deliver(batches)]
-    return collective.gather_scores(mine, np.concatenate([np.empty(0), *logits]))
+    logits = [np.empty(0)]
+    delivered = feed.deliver([rows[places] for places in batches])
+    for places, images in zip(batches, delivered, strict=True):
+        shown = redraw(images, places) if redraw else images
+        logits.append(score_images(network, shown)[0].cpu().numpy())
+    places, scores = collective.gather_scores(mine, np.concatenate(logits))
+    assert np.array_equal(places, np.arange(len(rows))), "rows were lost"
+    return scores
 
 
 def selection(metrics: dict, select: Selection) -> float:

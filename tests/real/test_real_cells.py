@@ -76,9 +76,9 @@ def test_lite_beats_chance_on_unseen_subjects(dataset: PreparedDataset):
         learner = Learner(model, recipe.training, recipe.augment.fill)
         train(learner, TrainingState(), cells, feed, feed, recipe.augment, recipe.seed, report)
         model.load_state_dict(best["weights"])
-        rows, values = score_rows(model, rows_with_role(dataset.cells, split, ("test",)), feed, 16)
+        rows = rows_with_role(dataset.cells, split, ("test",))
         scored.append(rows)
-        logits.append(values)
+        logits.append(score_rows(model, rows, feed, 16))
     rows = np.concatenate(scored)
     assert len(rows) == len(set(rows.tolist())) == 127
     labels = np.asarray(dataset.cells["label"].to_pylist())[rows]

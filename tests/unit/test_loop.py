@@ -12,12 +12,14 @@ import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
-from toy_training import ArrayFeed, changed, make_cells, run
+from toy_training import ArrayFeed, changed, make_cells, make_model, run
 
+from leuk_ray.augment.settings import AugmentSettings
 from leuk_ray.datasets.feeds import ReaderFeed
 from leuk_ray.datasets.host_cache import open_host_cache
 from leuk_ray.datasets.plan import plan_epoch
 from leuk_ray.errors import UserError
+from leuk_ray.training.validation import Redraw, score_rows
 
 
 def worker(rank: int, world_size: int, port: int, out: Path) -> None:
@@ -112,3 +114,32 @@ def test_the_loss_falls(one_worker):
 def test_a_loss_that_is_no_number_names_the_cells_and_keeps_the_last_checkpoint(tmp_path: Path):
     with pytest.raises(UserError, match=r"epoch \d, batch \d is not a number \(cells c\d+, "):
         run(changed(lr=1e30), save_to=tmp_path)
+
+
+def test_copies_keep_their_pixels_in_every_epoch_and_are_scored_as_copies():
+    """`paper-literal`: copy k of a cell is draw k, in training, validation and whatever is next."""
+    cells, pixels = make_cells()
+    train = np.repeat(cells.train, 2)
+    copies = np.tile(np.arange(2, dtype=np.uint64), len(cells.train))
+    plans = [
+        plan_epoch(
+            train, cells.labels[train], seed=0, epoch=epoch, balance=9, batch_size=16, copies=copies
+        )
+        for epoch in (0, 5)
+    ]
+    for plan in plans:
+        assert sorted(zip(plan.rows, plan.draws, strict=True)) == sorted(
+            zip(train, copies, strict=True)
+        )
+    assert not np.array_equal(plans[0].rows, plans[1].rows)
+    scored = np.repeat(cells.validation, 2)
+    draws = np.tile(np.arange(2, dtype=np.uint64), len(cells.validation))
+    core = make_model().eval()
+    redraw = Redraw.of(AugmentSettings(), 0, cells, scored, draws)
+    logits = score_rows(core, scored, ArrayFeed(pixels), 4, redraw)
+    again = score_rows(core, scored, ArrayFeed(pixels), 7, redraw)
+    # Other batches, other kernels: the last digits of float32.
+    np.testing.assert_allclose(logits, again, atol=1e-5)
+    assert not np.allclose(logits[::2], logits[1::2], atol=1e-5)
+    plain = score_rows(core, cells.validation, ArrayFeed(pixels), 4)
+    assert plain.shape == (len(cells.validation),)
