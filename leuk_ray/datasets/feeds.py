@@ -18,7 +18,7 @@ from torch import Tensor
 
 from leuk_ray.datasets.host_cache import CacheError, open_host_cache
 from leuk_ray.datasets.plan import Cache, Window
-from leuk_ray.datasets.prepared import PixelReader, PreparedDataset, as_column, as_pixels
+from leuk_ray.datasets.prepared import PixelReader, PreparedDataset, as_column, as_pixels, gather
 from leuk_ray.datasets.staging import staging_for
 from leuk_ray.errors import UserError
 
@@ -86,8 +86,7 @@ class StreamFeed:
                 start += len(part)
             for wanted in stretch:
                 images = self.staging.empty(len(wanted), self.reader.size)
-                places = np.searchsorted(rows, wanted)
-                np.take(pixels, places, axis=0, out=images, mode="clip")  # "raise" copies twice
+                gather(pixels, np.searchsorted(rows, wanted), images)
                 yield self.staging.send(images)
         assert next(stream, None) is None  # which also ends the pipeline
 
@@ -124,7 +123,7 @@ class ResidentFeed:
         self.source = source
         self.rows = np.unique(rows)
         self.held = np.zeros(len(self.rows), bool)
-        self.pixels = torch.empty((len(self.rows), size, size, 3), dtype=torch.uint8, device=device)
+        self.pixels = _empty((len(self.rows), size, size, 3), device)
         self.started = False
 
     def deliver(self, batches: Sequence[np.ndarray]) -> Iterator[Tensor]:
@@ -152,6 +151,13 @@ class ResidentFeed:
             return []
         slots = torch.from_numpy(np.searchsorted(self.rows, np.concatenate(batches)))
         return slots.to(self.pixels.device).split([len(rows) for rows in batches])
+
+
+def _empty(shape: tuple[int, ...], device: torch.device) -> Tensor:
+    """Uint8 memory; on the CPU NumPy's, which asks for huge pages, so gathers miss fewer."""
+    if device.type == "cpu":
+        return torch.from_numpy(np.empty(shape, np.uint8))
+    return torch.empty(shape, dtype=torch.uint8, device=device)
 
 
 def make_feeds(

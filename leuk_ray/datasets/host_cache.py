@@ -1,7 +1,7 @@
 """The host cache: a dataset's stored pixels in one file a node, mapped by all its workers.
 
     TMPDIR/leuk_ray-USER/     /tmp where TMPDIR is not set; for the user alone
-        KEY.arrow             Arrow IPC, one column `image`, in row order, not compressed
+        KEY.arrow             Arrow IPC, one column `image`, one batch in row order, not compressed
         KEY.arrow.partial     while it is being written
         lock                  held by the one worker that writes
 
@@ -13,6 +13,7 @@ The place must be a disk of the node's own; locks and mappings want no network f
 from __future__ import annotations
 
 import fcntl
+import io
 import mmap
 import os
 import shutil
@@ -20,15 +21,18 @@ import stat
 import tempfile
 import time
 from pathlib import Path
-from typing import BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
 
 import numpy as np
 import pyarrow as pa
 
-from leuk_ray.datasets.prepared import PixelReader, PreparedDataset, as_column, as_pixels
+from leuk_ray.datasets.prepared import PixelReader, PreparedDataset, as_pixels, gather
 from leuk_ray.errors import UserError
 
-_CHUNK_BYTES = 64 * 2**20  # what the writer holds in memory
+if TYPE_CHECKING:
+    from typing_extensions import Buffer
+
+_WRITE_BYTES = 64 * 2**20  # what the writer holds in memory
 _POLL_SECONDS = 0.1
 _PATIENCE_SECONDS = 600.0  # a writer that writes nothing for so long hangs
 
@@ -46,23 +50,16 @@ class HostCache:
         self._file = file
         mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
         table = pa.ipc.open_file(pa.BufferReader(pa.py_buffer(mapped)))
-        self._width = size * size * 3
-        columns = [table.get_batch(n).column(0) for n in range(table.num_record_batches)]
-        self._chunks = [as_pixels(column, size).reshape(-1, self._width) for column in columns]
-        self._per_chunk = len(self._chunks[0])
+        self._pixels = as_pixels(table.get_batch(0).column(0), size)
 
     def __len__(self) -> int:
-        return sum(map(len, self._chunks))
+        return len(self._pixels)
 
     def read(self, rows: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
         """Pixels of `rows`, in their order: (len(rows), size, size, 3) uint8, `out` if given."""
         if out is None:
             out = np.empty((len(rows), self.size, self.size, 3), np.uint8)
-        chunk, place = np.divmod(rows, self._per_chunk)
-        flat = out.reshape(len(rows), self._width)
-        for target, number, row in zip(flat, chunk.tolist(), place.tolist(), strict=True):
-            target[:] = self._chunks[number][row]
-        return out
+        return gather(self._pixels, rows, out)
 
 
 def open_host_cache(dataset: PreparedDataset, folder: Path | None = None) -> HostCache:
@@ -173,25 +170,63 @@ def _is_unused(path: Path) -> bool:
 
 
 def _write(reader: PixelReader, path: Path) -> None:
-    """All rows, a chunk at a time, then the name."""
+    """All rows, a few at a time, then the name."""
     partial = path.with_name(path.name + ".partial")
-    width = reader.size * reader.size * 3
-    per_chunk = max(1, _CHUNK_BYTES // width)
-    schema = pa.schema([("image", pa.binary(width))])
+    at_once = max(1, _WRITE_BYTES // (reader.size * reader.size * 3))
     try:
-        with partial.open("wb") as file:
-            with pa.ipc.new_file(file, schema) as writer:
-                for start in range(0, len(reader), per_chunk):
-                    rows = np.arange(start, min(start + per_chunk, len(reader)))
-                    writer.write_batch(
-                        pa.record_batch([as_column(reader.read(rows))], schema=schema)
-                    )
+        with partial.open("w+b") as file:
+            file.seek(_write_around_pixels(file, len(reader), reader.size))
+            for start in range(0, len(reader), at_once):
+                rows = np.arange(start, min(start + at_once, len(reader)))
+                file.write(reader.read(rows).data)
             file.flush()
             os.fsync(file.fileno())  # a name over lost pages would be a file of zeros
         partial.replace(path)
     except BaseException:
         partial.unlink(missing_ok=True)
         raise
+
+
+def _write_around_pixels(file: BinaryIO, num_rows: int, size: int) -> int:
+    """An Arrow file of one batch with a hole for the pixels; returns where the hole starts.
+
+    One batch, so that a read is one gather; a hole, so that nobody holds the batch in memory.
+    """
+    num_bytes = num_rows * size * size * 3
+    file.truncate(num_bytes)
+    with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as nothing:
+        hole = pa.py_buffer(nothing)
+        column = pa.Array.from_buffers(pa.binary(size * size * 3), num_rows, [None, hole])
+        batch = pa.record_batch([column], names=["image"])
+        sink = _AroundPixels(file, num_bytes)
+        with pa.ipc.new_file(pa.PythonFile(sink, mode="w"), batch.schema) as writer:
+            writer.write_batch(batch)
+        del hole, column, batch
+    assert sink.start is not None, "Arrow wrote the pixels in pieces"
+    return sink.start
+
+
+class _AroundPixels(io.RawIOBase):
+    """Writes on to `file`, and skips the one buffer of `num_bytes`."""
+
+    def __init__(self, file: BinaryIO, num_bytes: int) -> None:
+        self.file = file
+        self.num_bytes = num_bytes
+        self.start: int | None = None
+
+    def writable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self.file.tell()
+
+    def write(self, data: Buffer) -> int:
+        with memoryview(data) as view:
+            if view.nbytes != self.num_bytes:
+                return self.file.write(view)
+        self.start = self.file.tell()
+        self.file.seek(self.num_bytes, os.SEEK_CUR)
+        return self.num_bytes
 
 
 class _OtherWriter:

@@ -233,6 +233,12 @@ def as_pixels(column: pa.Array | pa.ChunkedArray, size: int) -> np.ndarray:
     return buffer[start : start + len(array) * width].reshape(len(array), size, size, 3)
 
 
+def gather(pixels: np.ndarray, places: np.ndarray, out: np.ndarray) -> np.ndarray:
+    """`pixels[places]` into `out`, an image at a time; returns `out`."""
+    assert not len(places) or (places.min() >= 0 and places.max() < len(pixels)), "no such row"
+    return np.take(pixels, places, axis=0, out=out, mode="clip")  # "raise" would copy twice
+
+
 def as_column(pixels: np.ndarray) -> pa.Array:
     """(N, size, size, 3) uint8, C-contiguous, as a fixed-size binary column, without a copy."""
     width = int(np.prod(pixels.shape[1:]))

@@ -26,7 +26,7 @@ from leuk_ray.datasets import host_cache
 from leuk_ray.datasets.prepared import PixelReader, PreparedDataset
 
 dataset, folder, mode = PreparedDataset.open(sys.argv[1]), Path(sys.argv[2]), sys.argv[3]
-host_cache._CHUNK_BYTES = 10 * 768
+host_cache._WRITE_BYTES = 10 * 768
 read, writes = PixelReader.read, []
 
 def slow_read(self, rows, out=None):
@@ -88,7 +88,7 @@ def disk_with(free: int, monkeypatch) -> None:
 
 
 def test_it_reads_what_the_dataset_holds(numbered_dataset, folder, monkeypatch):
-    monkeypatch.setattr(host_cache, "_CHUNK_BYTES", 10 * IMAGE_BYTES)  # 13 chunks, the last of 3
+    monkeypatch.setattr(host_cache, "_WRITE_BYTES", 10 * IMAGE_BYTES)  # 13 writes, the last of 3
     cache = open_host_cache(numbered_dataset, folder)
     reader = numbered_dataset.reader()
     assert len(cache) == len(reader) == 123
@@ -96,6 +96,25 @@ def test_it_reads_what_the_dataset_holds(numbered_dataset, folder, monkeypatch):
         wanted = np.asarray(rows, np.int64)
         assert np.array_equal(cache.read(wanted), reader.read(wanted))
     assert names(folder) == [f"{numbered_dataset.pixels_key()}.arrow"]
+
+
+def test_the_writer_holds_a_few_images_in_memory(store_pixels, tmp_path, folder):
+    """64 MB of pixels, 1 MB at a time: in a process of its own, whose peak is its own."""
+    dataset = store_pixels(tmp_path / "dataset", np.zeros((333, 256, 256, 3), np.uint8))
+    code = f"""
+from pathlib import Path
+from resource import RUSAGE_SELF, getrusage
+from leuk_ray.datasets import host_cache
+from leuk_ray.datasets.prepared import PreparedDataset
+host_cache._WRITE_BYTES = 2**20
+dataset = PreparedDataset.open({dataset.location!r})
+dataset.reader().read(__import__("numpy").arange(8))
+before = getrusage(RUSAGE_SELF).ru_maxrss
+host_cache.open_host_cache(dataset, Path({str(folder)!r}))
+print(getrusage(RUSAGE_SELF).ru_maxrss - before)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert int(done.stdout) < 16 * 1024, done.stderr  # kB
 
 
 def test_of_two_processes_one_writes_and_both_read(numbered_dataset, folder):

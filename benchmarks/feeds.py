@@ -1,0 +1,158 @@
+"""Images/s of the feeds into shuffled uint8 batches whose every byte is summed.
+
+    python benchmarks/feeds.py [--cells 1024] [--repeats 5] [--out feeds.json]
+
+Against a NumPy gather from an array in memory, and a DataLoader that decodes the BMP files with
+Pillow in as many workers as there are cores. Contestants take turns; a ratio compares two of one
+round; the table has the median ratio and its spread. The clock starts with the first batch, so
+that starting a pipeline does not count. Cells are rendered (SYNTHETIC), 300 px.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import ray
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from leuk_ray import cluster, images
+from leuk_ray.datasets.feeds import ReaderFeed, ResidentFeed, StreamFeed
+from leuk_ray.datasets.host_cache import open_host_cache
+from leuk_ray.datasets.plan import Window, plan_epoch
+from leuk_ray.datasets.prepare import prepare
+from leuk_ray.datasets.prepared import PreparedDataset
+from leuk_ray.datasets.synthetic import SyntheticSpec, write_c_nmc
+from leuk_ray.images import StorageSettings
+
+BATCH_SIZE, WINDOW = 16, 512
+CPU = torch.device("cpu")
+CORES = os.cpu_count() or 1
+
+
+class Files(Dataset):
+    """BMP files, decoded and cropped as `prepare` does."""
+
+    def __init__(self, paths: list[Path], storage: StorageSettings) -> None:
+        self.paths, self.storage = paths, storage
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, row: int) -> torch.Tensor:
+        data = self.paths[row].read_bytes()
+        return torch.from_numpy(images.read(data, self.storage))
+
+
+def plan(num_cells: int, uses: int, window: Window = "all") -> list[np.ndarray]:
+    """Shuffled batches; every cell is used uses / num_cells times."""
+    rows = np.arange(num_cells)
+    batches = []
+    for epoch in range(uses // num_cells):
+        epoch_plan = plan_epoch(
+            rows, rows % 2, seed=0, epoch=epoch, balance="none", batch_size=BATCH_SIZE,
+            window=window,
+        )  # fmt: skip
+        batches += np.split(epoch_plan.rows, epoch_plan.bounds[1:-1])
+    return batches
+
+
+def consume(batches: Iterator[np.ndarray]) -> tuple[float, int]:
+    """Images/s after the first batch, and the sum over all bytes, taken eight at a time."""
+    total = int(next(batches).reshape(-1).view(np.uint64).sum())
+    count, started = 0, time.perf_counter()
+    for pixels in batches:
+        total += int(pixels.reshape(-1).view(np.uint64).sum())
+        count += len(pixels)
+    return count / (time.perf_counter() - started), total % 2**64
+
+
+def of_feed(feed, batches: list[np.ndarray]) -> Iterator[np.ndarray]:
+    for delivered in feed.deliver(batches):
+        yield delivered.permute(0, 2, 3, 1).numpy()
+
+
+def contestants(
+    dataset: PreparedDataset, paths: list[Path], folder: Path
+) -> dict[str, Callable[[], Iterator[np.ndarray]]]:
+    num_cells, size, reader = len(paths), dataset.storage.size, dataset.reader()
+    short, long = plan(num_cells, 4 * num_cells), plan(num_cells, 8 * num_cells)
+    windowed = plan(num_cells, 4 * num_cells, WINDOW)
+    resident = reader.read(np.arange(num_cells))
+    device = ResidentFeed(ReaderFeed(reader, CPU), np.arange(num_cells), size, CPU)
+    list(device.deliver([np.arange(num_cells)]))
+    host = ReaderFeed(open_host_cache(dataset, folder / "cache"), CPU)
+    loader = DataLoader(
+        Files(paths, dataset.storage), batch_sampler=[rows.tolist() for rows in short],
+        num_workers=CORES, prefetch_factor=4, persistent_workers=True,
+    )  # fmt: skip
+    return {
+        "NumPy gather": lambda: (resident[rows] for rows in long),
+        "device": lambda: of_feed(device, long),
+        "host": lambda: of_feed(host, long),
+        "stream": lambda: of_feed(StreamFeed(reader, CPU), short),
+        f"stream, window {WINDOW}": lambda: of_feed(StreamFeed(reader, CPU, WINDOW), windowed),
+        "DataLoader, Pillow, BMP": lambda: (pixels.numpy() for pixels in loader),
+    }
+
+
+def measure(dataset: PreparedDataset, paths: list[Path], folder: Path, repeats: int) -> dict:
+    """Images/s of every contestant in every round."""
+    racing = contestants(dataset, paths, folder)
+    rates: dict[str, list[float]] = {name: [] for name in racing}
+    for repeat in range(repeats + 1):  # the first round warms up
+        totals = {}
+        for name, start in racing.items():
+            rate, totals[name] = consume(start())
+            if repeat:
+                rates[name].append(rate)
+        # `long` has every cell eight times, the others four times.
+        once = {
+            n: t * (1 if n in ("NumPy gather", "device", "host") else 2) for n, t in totals.items()
+        }
+        assert len({total % 2**64 for total in once.values()}) == 1, "somebody lost pixels"
+    return rates
+
+
+def table(rates: dict[str, list[float]]) -> str:
+    lines = ["| feed | of the NumPy gather | of DataLoader + Pillow |", "|---|---|---|"]
+    for name, own in rates.items():
+        cells = []
+        for against in ("NumPy gather", "DataLoader, Pillow, BMP"):
+            ratios = sorted(a / b for a, b in zip(own, rates[against], strict=True))
+            cells.append(f"{np.median(ratios):.3g} ({ratios[0]:.3g} to {ratios[-1]:.3g})")
+        lines.append(f"| {name} | {cells[0]} | {cells[1]} |")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--cells", type=int, default=1024)
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--out", type=Path, help="also write the rates as JSON")
+    options = parser.parse_args()
+    torch.set_num_threads(1)  # each feed gathers in one thread, as NumPy does
+    cluster.connect(num_workers=1)
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch)
+        write_c_nmc(folder / "cells", SyntheticSpec(cells=options.cells, subjects=40))
+        prepare(folder / "cells", folder / "dataset", "c-nmc", StorageSettings(size=300))
+        dataset = PreparedDataset.open(str(folder / "dataset"))
+        files = {path.stem: path for path in (folder / "cells").rglob("*.bmp")}
+        paths = [files[uid] for uid in dataset.cells["uid"].to_pylist()]
+        rates = measure(dataset, paths, folder, options.repeats)
+    ray.shutdown()
+    print(table(rates))
+    if options.out:
+        options.out.write_text(json.dumps(rates, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()
