@@ -180,7 +180,6 @@ def test_settings_are_checked_where_they_are_read():
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_batches_reach_the_gpu_from_pinned_memory_unmixed():
     """Many batches of uneven size, kept until the end, beside steps that keep the GPU busy."""
     device = torch.device("cuda")
