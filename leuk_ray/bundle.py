@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -23,12 +23,21 @@ from torch import nn
 
 from leuk_ray.errors import UserError
 from leuk_ray.images import StorageSettings
+from leuk_ray.locations import Location, join, name_of, parent
 from leuk_ray.models.ensemble import Ensemble, Member, Rule
 from leuk_ray.models.settings import ModelSettings
 from leuk_ray.models.weights import origin
 from leuk_ray.models.zoo import build
 from leuk_ray.settings import Settings
-from leuk_ray.storage import directory_by_rename, read_json, sha256, verify_files, write_json
+from leuk_ray.storage import (
+    directory_by_rename,
+    exists,
+    fetched,
+    read_json,
+    sha256,
+    verify_files,
+    write_json,
+)
 
 SCHEMA_VERSION = 1
 _CARD = "MODEL_CARD.md"
@@ -74,12 +83,12 @@ class EnsembleFacts(Facts):
 class Bundle:
     """A verified bundle: its facts and its network in eval mode on the CPU."""
 
-    path: Path
+    path: Location
     facts: Facts
     model: nn.Module
 
 
-def write_bundle(target: Path, facts: BundleFacts, model: nn.Module) -> None:
+def write_bundle(target: Location, facts: BundleFacts, model: nn.Module) -> None:
     """Write a bundle; an existing one is replaced in one step.
 
     Of weights that a file or bundle began with it keeps name and hash, not the path.
@@ -91,7 +100,7 @@ def write_bundle(target: Path, facts: BundleFacts, model: nn.Module) -> None:
         _complete(partial, facts, ["model.safetensors"])
 
 
-def write_ensemble(target: Path, paths: Sequence[Path], rule: Rule) -> EnsembleFacts:
+def write_ensemble(target: Location, paths: Sequence[Location], rule: Rule) -> EnsembleFacts:
     """Write bundles as one: copies under members/NAME/, and the rule by which they vote.
 
     Raises:
@@ -125,23 +134,30 @@ def write_ensemble(target: Path, paths: Sequence[Path], rule: Rule) -> EnsembleF
     )
     with directory_by_rename(target) as partial:
         for name, member in members.items():
-            shutil.copytree(member.path, partial / "members" / name)
+            with fetched(member.path) as folder:
+                shutil.copytree(folder, partial / "members" / name)
         _complete(partial, facts, [f"members/{name}/bundle.json" for name in members])
     return facts
 
 
-def load_bundle(path: Path) -> Bundle:
+def load_bundle(path: Location) -> Bundle:
     """Verify and load a bundle, of one network or an ensemble.
 
     Raises:
         UserError: no bundle there, a file missing or changed, an unknown architecture, or
             weights of another one.
     """
+    read_facts(path)  # before a folder that is none is fetched
+    with fetched(path) as folder:
+        return replace(_load(folder), path=path)
+
+
+def _load(path: Path) -> Bundle:
     facts = read_facts(path)
     if isinstance(facts, EnsembleFacts):
         names = [f"members/{name}/bundle.json" for name in facts.members]
         verify_files(path, facts.files, [*names, _CARD])
-        loaded = [load_bundle(path / "members" / name) for name in facts.members]
+        loaded = [_load(path / "members" / name) for name in facts.members]
         members = [Member(b.model, b.facts.temperature, b.facts.threshold) for b in loaded]
         return Bundle(path, facts, Ensemble(members, facts.rule).eval())
     verify_files(path, facts.files, ["model.safetensors", _CARD])
@@ -156,18 +172,18 @@ def load_bundle(path: Path) -> Bundle:
     return Bundle(path, facts, model.eval())
 
 
-def find_bundle(path: Path) -> Path:
+def find_bundle(path: Location) -> Location:
     """The bundle at a path: itself, or the one of a run's folder."""
-    for folder in (path, path / "bundle"):
-        if (folder / "bundle.json").exists():
+    for folder in (path, join(path, "bundle")):
+        if exists(join(folder, "bundle.json")):
             return folder
     raise UserError(f"{path}: is neither a bundle nor a run with one; give RUN or RUN/bundle")
 
 
-def read_facts(path: Path) -> BundleFacts | EnsembleFacts:
+def read_facts(path: Location) -> BundleFacts | EnsembleFacts:
     """Read bundle.json without loading the network."""
     try:
-        values = read_json(str(path / "bundle.json"))
+        values = read_json(join(path, "bundle.json"))
         return EnsembleFacts(**values) if "members" in values else BundleFacts(**values)
     except (FileNotFoundError, NotADirectoryError) as error:
         raise UserError(f"{path}: is no bundle (no bundle.json); give a run's bundle/") from error
@@ -184,10 +200,10 @@ def _complete(partial: Path, facts: Facts, names: list[str]) -> None:
     write_json(partial / "bundle.json", complete.model_dump(mode="json"))
 
 
-def _member_name(path: Path) -> str:
+def _member_name(path: Location) -> str:
     """`runs/lite/bundle` is called lite."""
-    place = path.resolve()
-    return place.parent.name if place.name == "bundle" else place.name
+    place = path.resolve() if isinstance(path, Path) else path
+    return name_of(parent(place) if name_of(place) == "bundle" else place)
 
 
 def _common(values: Iterable[str]) -> str:

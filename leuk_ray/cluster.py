@@ -19,6 +19,13 @@ _LOCAL_ENVIRONMENT = {
 }
 
 
+_LOG_LEVELS = {
+    "ray.data": logging.CRITICAL,
+    "ray.train": logging.ERROR,
+    "ray.tune": logging.ERROR,
+}
+
+
 def connect(address: str | None = None, num_workers: int = 1) -> None:
     """Join the cluster at `address` or RAY_ADDRESS; without either, start Ray on this machine.
 
@@ -73,6 +80,7 @@ def require(num_workers: int, gpus: bool) -> None:
 def _quiet() -> None:
     from ray.data import DataContext
 
-    for name in ("ray.data", "ray.train", "ray.tune"):
-        logging.getLogger(name).setLevel(logging.ERROR)
+    # What fails in Ray Data is raised; its log would say it once more, with a traceback.
+    for name, level in _LOG_LEVELS.items():
+        logging.getLogger(name).setLevel(level)
     DataContext.get_current().enable_progress_bars = False

@@ -5,11 +5,9 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 import yaml
 
 from leuk_ray.bundle import BundleFacts, Facts, find_bundle, read_facts
@@ -26,9 +24,10 @@ from leuk_ray.environment import environment
 from leuk_ray.errors import UserError
 from leuk_ray.evaluation.report import RunFacts, write_report
 from leuk_ray.inference.calibration import probability
+from leuk_ray.locations import Location, join
 from leuk_ray.prediction import score_rows
 from leuk_ray.progress import note
-from leuk_ray.storage import refuse_existing
+from leuk_ray.storage import read_bytes, read_json, read_table, refuse_existing, write_table
 
 _COUNTS = (
     "files",
@@ -47,11 +46,11 @@ _COUNTS = (
 class Judged:
     """What is judged: a bundle, and the run that made it where there is one."""
 
-    bundle: Path
-    run: Path | None
+    bundle: Location
+    run: Location | None
 
     @classmethod
-    def at(cls, path: Path) -> Judged:
+    def at(cls, path: Location) -> Judged:
         """A run's folder, or a bundle's."""
         bundle = find_bundle(path)
         return cls(bundle, None if bundle == path else path)
@@ -60,7 +59,7 @@ class Judged:
 def judge(
     judged: Judged,
     dataset: PreparedDataset,
-    out: Path,
+    out: Location,
     *,
     roles: tuple[str, ...] = ("test",),
     actors: int = 1,
@@ -107,7 +106,7 @@ def report_on(
     dataset: PreparedDataset,
     rows: np.ndarray,
     logits: np.ndarray,
-    out: Path,
+    out: Location,
     *,
     copies: np.ndarray | None = None,
     show_images: bool = True,
@@ -149,7 +148,7 @@ def report_on(
         images=pictures if show_images else None,
         audit=_audit_summary(dataset),
     )
-    pq.write_table(predictions, out / "predictions.parquet")
+    write_table(join(out, "predictions.parquet"), predictions)
     return report
 
 
@@ -172,7 +171,7 @@ def _split(judged: Judged, facts: Facts, dataset: PreparedDataset) -> pa.Table:
             f"{dataset.location}: is not the dataset of {judged.run}; give that one, or judge "
             f"{judged.bundle} on this one"
         )
-    return pq.read_table(judged.run / "split.parquet")
+    return read_table(join(judged.run, "split.parquet"))
 
 
 def _facts(judged: Judged, facts: Facts, dataset: PreparedDataset, split: pa.Table) -> RunFacts:
@@ -182,7 +181,7 @@ def _facts(judged: Judged, facts: Facts, dataset: PreparedDataset, split: pa.Tab
     if judged.run is None:
         notes.append("A bundle judged on a dataset of its own: every kept, labelled cell is test.")
     else:
-        config = yaml.safe_load((judged.run / "config.yaml").read_text())
+        config = yaml.safe_load(read_bytes(join(judged.run, "config.yaml")))
         notes += batch_norm_notes(config["training"], history)
         if isinstance(facts, BundleFacts):  # a report tells no path of this machine
             config["model"]["weights"] = facts.model.weights
@@ -227,13 +226,13 @@ def batch_norm_notes(training: dict, history: list[dict]) -> list[str]:
 def _environment(judged: Judged) -> dict:
     if judged.run is None:
         return environment()
-    return json.loads((judged.run / "environment.json").read_text())
+    return read_json(join(judged.run, "environment.json"))
 
 
 def _history(judged: Judged) -> list[dict]:
     if judged.run is None:
         return []
-    lines = (judged.run / "metrics.jsonl").read_text().splitlines()
+    lines = read_bytes(join(judged.run, "metrics.jsonl")).splitlines()
     return [json.loads(line) for line in lines]
 
 

@@ -14,6 +14,7 @@ import torch
 
 from leuk_ray.datasets.prepared import PixelReader, PreparedDataset
 from leuk_ray.inference.classifier import Classifier
+from leuk_ray.locations import Location
 
 _ROWS_PER_BLOCK = 32
 _SCHEMA = pa.schema([("row", pa.int64()), ("logit", pa.float64())])
@@ -22,7 +23,7 @@ _SCHEMA = pa.schema([("row", pa.int64()), ("logit", pa.float64())])
 class _RowScorer:
     """An actor: rows of a prepared dataset in, scores out."""
 
-    def __init__(self, bundle: Path, reader: PixelReader, device: str, threads: int) -> None:
+    def __init__(self, bundle: Location, reader: PixelReader, device: str, threads: int) -> None:
         torch.set_num_threads(threads)
         self.classifier = Classifier.load(bundle, device)
         self.reader = reader
@@ -34,7 +35,7 @@ class _RowScorer:
 
 
 def score_rows(
-    bundle: Path,
+    bundle: Location,
     dataset: PreparedDataset,
     rows: np.ndarray,
     *,
@@ -64,7 +65,7 @@ def score_rows(
         # Ray warns on the terminal of actors that restart with arguments from its store.
         max_restarts=0,
         fn_constructor_kwargs={
-            "bundle": bundle.absolute(),
+            "bundle": bundle.absolute() if isinstance(bundle, Path) else bundle,
             "reader": dataset.reader(),
             "device": "cuda" if gpus else "cpu",
             "threads": max(1, (os.cpu_count() or 1) // actors),

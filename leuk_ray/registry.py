@@ -23,8 +23,9 @@ from pydantic import Field, ValidationError
 
 from leuk_ray.bundle import load_bundle
 from leuk_ray.errors import UserError
+from leuk_ray.locations import Location
 from leuk_ray.settings import Settings
-from leuk_ray.storage import directory_by_rename, read_json, sha256, write_json
+from leuk_ray.storage import directory_by_rename, fetched, read_json, sha256, write_json
 
 CHAMPION = "champion"
 SCHEMA_VERSION = 1
@@ -96,7 +97,7 @@ class Registry:
     def __init__(self, path: Path) -> None:
         self.path = path
 
-    def add(self, bundle: Path, name: str, *, lineage: Lineage | None = None) -> int:
+    def add(self, bundle: Location, name: str, *, lineage: Lineage | None = None) -> int:
         """Copy a bundle as the next version of a name; no alias changes.
 
         Raises:
@@ -108,7 +109,8 @@ class Registry:
             model = self._read(name) or Model(name=name)
             number = len(model.versions) + 1
             with directory_by_rename(self._folder(name, number)) as partial:
-                shutil.copytree(bundle, partial, dirs_exist_ok=True)
+                with fetched(bundle) as folder:
+                    shutil.copytree(folder, partial, dirs_exist_ok=True)
                 facts = load_bundle(partial).facts
                 digest = sha256(partial / "bundle.json")
             version = Version(

@@ -1,68 +1,127 @@
-"""Where datasets, runs and bundles lie: a local folder, s3:// or gs://.
+"""Reading and writing datasets, runs and bundles, in a local folder or an object store.
 
-Local results appear by rename, so nothing is ever half written. Object stores have no
-rename: there the marker file of a format (dataset.json, bundle.json) is written last, and
-a folder without its marker is not one.
+Local results appear by rename, so nothing is ever half written. Object stores have no rename:
+there an empty object NAME.partial lies beside an unfinished folder, and the marker file of a
+format (dataset.json, bundle.json) is written last: a folder without its marker is not one.
 """
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import shutil
+import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 from pyarrow import fs
 
 from leuk_ray.errors import UserError
+from leuk_ray.locations import Location, filesystem, join, name_of, reason
+
+_CHUNK = 2**22
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
-def filesystem(location: str) -> tuple[fs.FileSystem, str]:
-    """The pyarrow filesystem of a local path or an s3:// or gs:// address, and the path in it.
+def exists(location: Location) -> bool:
+    """Whether something lies there: a file, a folder, an object or what objects begin with."""
+    files, path = filesystem(location)
+    try:
+        return files.get_file_info(path).type != fs.FileType.NotFound
+    except OSError as error:
+        raise UserError(f"{location}: cannot be reached ({reason(error)})") from error
+
+
+def is_file(location: Location) -> bool:
+    """Whether a file or an object lies there."""
+    files, path = filesystem(location)
+    try:
+        return files.get_file_info(path).type == fs.FileType.File
+    except OSError as error:
+        raise UserError(f"{location}: cannot be reached ({reason(error)})") from error
+
+
+def read_bytes(location: Location, limit: int | None = None) -> bytes:
+    """The content of a file, or its first `limit` bytes.
 
     Raises:
-        UserError: for an address of another kind.
+        FileNotFoundError: there is none.
+        OSError: it cannot be read.
     """
-    if "://" not in location:
-        return fs.LocalFileSystem(), str(Path(location).absolute())
+    files, path = filesystem(location)
+    with files.open_input_stream(path) as stream:
+        return stream.read(limit)
+
+
+def write_bytes(location: Location, data: bytes | pa.Buffer) -> None:
+    """Write a file whole or not at all.
+
+    Raises:
+        UserError: it cannot be written.
+    """
     try:
-        return fs.FileSystem.from_uri(location)
-    except (OSError, ValueError) as error:
-        raise UserError(
-            f"{location}: cannot be opened ({error}); give a local path, s3:// or gs://"
-        ) from error
+        if isinstance(location, Path):
+            partial = location.with_name(location.name + ".partial")
+            try:
+                partial.write_bytes(data)
+                partial.replace(location)
+            finally:
+                partial.unlink(missing_ok=True)
+        else:
+            files, path = filesystem(location)
+            with files.open_output_stream(path) as stream:
+                stream.write(data)
+    except OSError as error:
+        raise _not_written(location, error) from error
 
 
-def read_json(location: str) -> Any:
+def read_json(location: Location) -> Any:
     """Read one JSON file.
 
     Raises:
         FileNotFoundError: there is none.
-        UserError: it is not JSON.
+        UserError: it cannot be read, or is not JSON.
     """
-    files, path = filesystem(location)
-    with files.open_input_stream(path) as stream:
-        data = stream.read()
+    try:
+        data = read_bytes(location)
+    except (FileNotFoundError, NotADirectoryError):
+        raise
+    except OSError as error:
+        raise UserError(f"{location}: cannot be read ({reason(error)})") from error
     try:
         return json.loads(data)
     except ValueError as error:
         raise UserError(f"{location}: is not valid JSON ({error}); make it anew") from error
 
 
-def write_json(path: Path, value: Any) -> None:
-    """Write one JSON file by rename, with sorted keys and no NaN."""
+def write_json(location: Location, value: Any) -> None:
+    """Write one JSON file whole or not at all, with sorted keys and no NaN."""
     text = json.dumps(value, indent=2, sort_keys=True, allow_nan=False)
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(text + "\n")
-    partial.replace(path)
+    write_bytes(location, (text + "\n").encode())
 
 
-def refuse_existing(location: Path, what: str) -> None:
+def read_table(location: Location) -> pa.Table:
+    """Read one Parquet file."""
+    files, path = filesystem(location)
+    return pq.read_table(path, filesystem=files)
+
+
+def write_table(location: Location, table: pa.Table) -> None:
+    """Write one small table as Parquet, whole or not at all."""
+    stream = pa.BufferOutputStream()
+    pq.write_table(table, stream)
+    write_bytes(location, stream.getvalue())
+
+
+def refuse_existing(location: Location, what: str) -> None:
     """Raise a UserError when something already lies where `what` is to be written."""
-    if location.exists():
+    unfinished = not isinstance(location, Path) and exists(_beside(location))
+    if exists(location) and not unfinished:
         raise UserError(
             f"{location}: exists already, and a {what} is never overwritten; "
             "name another place or remove it"
@@ -70,20 +129,36 @@ def refuse_existing(location: Path, what: str) -> None:
 
 
 @contextmanager
-def directory_by_rename(target: Path) -> Iterator[Path]:
-    """A temporary folder beside `target` that takes its name when the block succeeds.
+def directory_by_rename(target: Location) -> Iterator[Path]:
+    """A local folder to fill, which lies complete at `target` when the block succeeds.
 
-    A folder left by a killed process is removed first, so the work can simply be run again.
+    Beside a local target, so that it only has to be renamed. For an object store, what lay at
+    the target is removed first, and the folder uploaded at the end. Nothing is left of a block
+    that fails, and what a killed process left is removed, so the work can simply be run again.
+
+    Raises:
+        UserError: it cannot be written, or there is no room.
     """
-    partial = target.with_name(target.name + ".partial")
-    if partial.exists():
-        shutil.rmtree(partial)
+    filling = _renamed if isinstance(target, Path) else _uploaded
     try:
+        with filling(target) as folder:  # pyright: ignore[reportArgumentType]
+            yield folder
+    except Exception as error:
+        full = next((seen for seen in _causes(error) if _has_no_room(seen)), None)
+        if full is None:
+            raise
+        raise _not_written(target, full) from error
+
+
+@contextmanager
+def _renamed(target: Path) -> Iterator[Path]:
+    partial = target.with_name(target.name + ".partial")
+    try:
+        if partial.exists():
+            shutil.rmtree(partial)
         partial.mkdir(parents=True)
     except OSError as error:
-        raise UserError(
-            f"{target}: cannot be written ({error.strerror}); name a folder you may write to"
-        ) from error
+        raise _not_written(target, error) from error
     try:
         yield partial
     except BaseException:
@@ -92,6 +167,117 @@ def directory_by_rename(target: Path) -> Iterator[Path]:
     if target.exists():
         shutil.rmtree(target)
     partial.replace(target)
+
+
+@contextmanager
+def _uploaded(target: str) -> Iterator[Path]:
+    unfinished = _beside(target)
+    write_bytes(unfinished, b"")
+    remove(target)
+    try:
+        with tempfile.TemporaryDirectory(prefix="leuk_ray-") as temporary:
+            yield Path(temporary)
+            upload(Path(temporary), target)
+    except BaseException:
+        remove(target)
+        remove(unfinished)
+        raise
+    remove(unfinished)
+
+
+def upload(folder: Path, target: Location) -> None:
+    """Copy the files of a local folder: deepest first, JSON last.
+
+    Raises:
+        UserError: one cannot be written.
+    """
+    found = [path.relative_to(folder) for path in folder.rglob("*") if path.is_file()]
+    found.sort(key=lambda path: (-len(path.parts), path.suffix == ".json", path))
+    files, root = filesystem(target)
+    for path in found:
+        try:
+            with (
+                (folder / path).open("rb") as source,
+                files.open_output_stream(f"{root}/{path.as_posix()}") as stream,
+            ):
+                shutil.copyfileobj(source, stream, _CHUNK)
+        except OSError as error:
+            raise _not_written(join(target, path.as_posix()), error) from error
+
+
+def remove(location: Location) -> None:
+    """Remove a file or a folder with all that is in it, if it is there."""
+    files, path = filesystem(location)
+    kind = files.get_file_info(path).type
+    if kind == fs.FileType.Directory:
+        files.delete_dir(path)
+    elif kind != fs.FileType.NotFound:
+        files.delete_file(path)
+
+
+def make_folder(location: Location) -> None:
+    """Make a folder and those above it; object stores need none.
+
+    Raises:
+        UserError: it cannot be made.
+    """
+    if isinstance(location, Path):
+        try:
+            location.mkdir(parents=True)
+        except OSError as error:
+            raise _not_written(location, error) from error
+
+
+@contextmanager
+def fetched(location: Location) -> Iterator[Path]:
+    """A file or folder itself where it is local, else a copy for as long as the block runs.
+
+    Raises:
+        UserError: it cannot be read, or an object's name leads out of the folder.
+    """
+    if isinstance(location, Path):
+        yield location
+        return
+    with tempfile.TemporaryDirectory(prefix="leuk_ray-") as temporary:
+        copy = Path(temporary, name_of(location))
+        if is_file(location):
+            copy.write_bytes(read_bytes(location))
+        else:
+            download(location, copy)
+        try:
+            yield copy
+        except UserError as error:
+            raise UserError(str(error).replace(str(copy), location)) from error
+
+
+def download(folder: str, target: Path) -> None:
+    """Copy what lies in a folder of an object store into a local folder.
+
+    Raises:
+        UserError: it cannot be read, or an object's name leads out of the folder.
+    """
+    for name in list_files(folder):
+        if ".." in PurePosixPath(name).parts:
+            raise UserError(f"{folder}: holds {name}, whose name leads out of it; remove it")
+        (target / name).parent.mkdir(parents=True, exist_ok=True)
+        files, path = filesystem(join(folder, name))
+        with files.open_input_stream(path) as source, (target / name).open("wb") as stream:
+            shutil.copyfileobj(source, stream, _CHUNK)
+
+
+def list_files(folder: Location) -> list[str]:
+    """Names of all files in a folder and the folders in it, relative to it, sorted.
+
+    Raises:
+        UserError: it cannot be read.
+    """
+    files, root = filesystem(folder)
+    selector = fs.FileSelector(root, allow_not_found=True, recursive=True)
+    try:
+        found = files.get_file_info(selector)
+    except OSError as error:
+        raise UserError(f"{folder}: cannot be read ({reason(error)})") from error
+    return sorted(info.path[len(root) + 1 :] for info in found if info.type == fs.FileType.File)
 
 
 def sha256(path: Path) -> str:
@@ -106,3 +292,29 @@ def verify_files(folder: Path, hashes: dict[str, str], names: Iterable[str]) -> 
         file = folder / name
         if name not in hashes or not file.is_file() or sha256(file) != hashes[name]:
             raise UserError(f"{file}: missing or changed since it was written; get the bundle anew")
+
+
+def _beside(target: str) -> str:
+    """The object that says that `target` is unfinished."""
+    address, mark, query = target.partition("?")
+    return f"{address.rstrip('/')}.partial{mark}{query}"
+
+
+def _not_written(target: Location, error: BaseException) -> UserError:
+    if _has_no_room(error):
+        return UserError(f"{target}: no room is left there ({reason(error)}); nothing was written")
+    return UserError(
+        f"{target}: cannot be written ({reason(error)}); name a place you may write to"
+    )
+
+
+def _has_no_room(error: BaseException) -> bool:
+    return isinstance(error, OSError) and error.errno in _NO_ROOM
+
+
+def _causes(error: BaseException) -> Iterator[BaseException]:
+    """An error and what it came from, also where it crossed from a worker of Ray."""
+    seen: BaseException | None = error
+    while seen is not None:
+        yield seen
+        seen = getattr(seen, "cause", None) or seen.__cause__

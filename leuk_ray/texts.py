@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from leuk_ray.locations import Location, join
+
 
 def synth_text(directory: Path, values: dict) -> str:
     """After `synth`."""
@@ -15,7 +17,7 @@ def synth_text(directory: Path, values: dict) -> str:
     return f"{text} (an oracle that sees the latent variable reaches {oracle} on these cells)"
 
 
-def prepare_text(dataset: Path, facts: dict) -> str:
+def prepare_text(dataset: Location, facts: dict) -> str:
     """After `prepare`."""
     counts = facts["counts"]
     lines = [
@@ -25,7 +27,7 @@ def prepare_text(dataset: Path, facts: dict) -> str:
         f"{counts['subjects']} subjects in {counts['groups']} groups",
     ]
     if counts["rejected"]:
-        lines.append(f"  why each was rejected: {dataset}/rejected.parquet")
+        lines.append(f"  why each was rejected: {join(dataset, 'rejected.parquet')}")
     return "\n".join(lines)
 
 
@@ -126,9 +128,9 @@ def _duration(seconds: float) -> str:
     return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
 
 
-def report_text(report: dict, directory: Path) -> str:
+def report_text(report: dict, directory: Location) -> str:
     """After `train` and `evaluate`."""
-    return f"{report['sentence']}\nReport: {directory / 'report.html'}"
+    return f"{report['sentence']}\nReport: {join(directory, 'report.html')}"
 
 
 def predict_text(values: dict) -> str:
@@ -145,12 +147,12 @@ def predict_text(values: dict) -> str:
     return "\n".join(lines)
 
 
-def explain_text(items: list[dict], out: Path) -> str:
+def explain_text(items: list[dict], out: Location) -> str:
     """After `explain`."""
     lines = predict_text({"predictions": items}).split("\n")
     for number, item in enumerate(items):
         if "error" not in item:
-            lines[number] += f"; {out / item['picture']}"
+            lines[number] += f"; {join(out, item['picture'])}"
             if item["heat_inside_cell"] is not None:
                 lines[number] += (
                     f", {item['heat_inside_cell']:.0%} of the heat in the cell, which covers "

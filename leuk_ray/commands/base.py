@@ -16,6 +16,18 @@ ADDRESS = click.option(
 PATH = click.Path(path_type=Path)
 
 
+class _LocationType(click.ParamType):
+    name = "path or address"
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> Any:  # noqa: ARG002
+        from leuk_ray.locations import parse
+
+        return parse(value) if isinstance(value, str) else value
+
+
+LOCATION = _LocationType()
+
+
 def command(function: Callable[..., tuple[dict, str]]) -> Callable[..., Any]:
     """Give a command --json; it returns (plain values, text for people)."""
 

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from leuk_ray.commands.base import ADDRESS, PATH, command
+from leuk_ray.commands.base import ADDRESS, LOCATION, PATH, command
+
+if TYPE_CHECKING:
+    from leuk_ray.locations import Location
 
 
 @click.command(epilog="Example: leuk-ray synth cells --cells 600 --subjects 24 --seed 1")
@@ -57,7 +60,7 @@ def synth(
 
 @click.command(epilog="Example: leuk-ray prepare C-NMC_Leukemia cnmc.dataset --layout c-nmc")
 @click.argument("source", type=PATH)
-@click.argument("dataset", type=PATH)
+@click.argument("dataset", type=LOCATION)
 @click.option(
     "--layout",
     required=True,
@@ -79,7 +82,7 @@ def synth(
 @command
 def prepare(
     source: Path,
-    dataset: Path,
+    dataset: Location,
     layout: str,
     size: int,
     crop: Any,
@@ -124,13 +127,16 @@ def crop(field: Path, centroids: Path, side: int, out: Path) -> tuple[dict, str]
 
 
 @click.command(epilog="Example: leuk-ray audit cnmc.dataset --out audit")
-@click.argument("dataset")
-@click.option("--out", type=PATH, help="Folder for a page with pictures; else DATASET/audit.json.")
+@click.argument("dataset", type=LOCATION)
+@click.option(
+    "--out", type=LOCATION, help="Folder for a page with pictures; else DATASET/audit.json."
+)
 @click.option("--no-images", is_flag=True, help="No picture of a cell on the page.")
 @command
-def audit(dataset: str, out: Path | None, no_images: bool) -> tuple[dict, str]:
+def audit(dataset: Location, out: Location | None, no_images: bool) -> tuple[dict, str]:
     """Name copies, conflicts, imbalance and shortcuts, and what each protocol would leak."""
     from leuk_ray.datasets.prepared import PreparedDataset
+    from leuk_ray.locations import join
     from leuk_ray.storage import refuse_existing, write_json
 
     opened = PreparedDataset.open(dataset)
@@ -146,21 +152,21 @@ def audit(dataset: str, out: Path | None, no_images: bool) -> tuple[dict, str]:
         values = audit_dataset(opened, progress)
     if out:
         write_audit(out, opened, values, show_images=not no_images)
-        return values, f"{audit_text(values)}\nPage: {out / 'audit.html'}"
-    write_json(Path(opened.location) / "audit.json", values)
+        return values, f"{audit_text(values)}\nPage: {join(out, 'audit.html')}"
+    write_json(join(opened.location, "audit.json"), values)
     return values, audit_text(values)
 
 
 @click.command(epilog="Example: leuk-ray split cnmc.dataset --out split.parquet")
-@click.argument("dataset")
+@click.argument("dataset", type=LOCATION)
 @click.option("--protocol", default="subject-disjoint", show_default=True)
 @click.option("--folds", default=0, help="Cross-validation: test is fold --fold of this many.")
 @click.option("--fold", default=0, show_default=True)
 @click.option("--seed", default=0, show_default=True)
-@click.option("--out", type=PATH, required=True)
+@click.option("--out", type=LOCATION, required=True)
 @command
 def split(
-    dataset: str, protocol: Any, folds: int, fold: int, seed: int, out: Path
+    dataset: Location, protocol: Any, folds: int, fold: int, seed: int, out: Location
 ) -> tuple[dict, str]:
     """Give every cell a role, and count what crosses from training to test."""
     from leuk_ray.config import load_recipe

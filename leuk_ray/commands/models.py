@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from leuk_ray.commands.base import PATH, command
+from leuk_ray.commands.base import LOCATION, PATH, command
 from leuk_ray.errors import UserError
+
+if TYPE_CHECKING:
+    from leuk_ray.locations import Location
 
 
 @click.group()
@@ -31,27 +34,48 @@ def fetch(names: tuple[str, ...], folder: Path) -> tuple[dict, str]:
     return values, fetch_text(values)
 
 
-@click.command(epilog="Example: leuk-ray predict runs/lite/bundle cell.bmp")
-@click.argument("bundle", type=PATH)
-@click.argument("images", nargs=-1, required=True, type=PATH)
+@click.command(epilog="Example: leuk-ray predict runs/lite cell.bmp cells --out answers.csv")
+@click.argument("model", metavar="RUN_OR_BUNDLE", type=LOCATION)
+@click.argument("images", nargs=-1, required=True, type=LOCATION, metavar="FILE_OR_FOLDER...")
+@click.option("--out", type=LOCATION, metavar="TABLE", help="Write a .csv or .parquet table.")
 @command
-def predict(bundle: Path, images: tuple[Path, ...]) -> tuple[dict, str]:
+def predict(
+    model: Location, images: tuple[Location, ...], out: Location | None
+) -> tuple[dict, str]:
     """Answer for image files."""
+    from leuk_ray.bundle import find_bundle
+    from leuk_ray.locations import name_of
+    from leuk_ray.storage import refuse_existing
+
+    bundle = find_bundle(model)
+    if out:
+        if not name_of(out).endswith((".csv", ".parquet")):
+            raise UserError(f"--out {out}: name a .csv or .parquet file")
+        refuse_existing(out, "table of answers")
+
     from leuk_ray.inference.classifier import Classifier
+    from leuk_ray.inference.files import answer_files, find_images, write_answers
+    from leuk_ray.progress import bar
     from leuk_ray.texts import predict_text
 
-    files = _read_files(images)
-    answers = Classifier.load(bundle).predict(files)
-    values = {"predictions": [answer.as_dict() for answer in answers]}
+    files = find_images(images)
+    with bar("predict: scoring", "image") as progress:
+        answers = answer_files(Classifier.load(bundle), files, progress)
+    values: dict[str, Any] = {"predictions": [answer.as_dict() for answer in answers]}
+    if out:
+        write_answers(out, answers)
+        failed = sum("error" in item for item in values["predictions"])
+        values["out"] = str(out)
+        return values, f"{out}: {len(answers)} images in, {failed} of them not scored"
     return values, predict_text(values)
 
 
 @click.command(epilog="Example: leuk-ray ensemble voted runs/efficientnet-b0 runs/vit-b16")
-@click.argument("bundle", type=PATH)
-@click.argument("members", nargs=-1, required=True, metavar="RUN_OR_BUNDLE...", type=PATH)
+@click.argument("bundle", type=LOCATION)
+@click.argument("members", nargs=-1, required=True, metavar="RUN_OR_BUNDLE...", type=LOCATION)
 @click.option("--rule", type=click.Choice(["soft", "majority"]), default="soft", show_default=True)
 @command
-def ensemble(bundle: Path, members: tuple[Path, ...], rule: Any) -> tuple[dict, str]:
+def ensemble(bundle: Location, members: tuple[Location, ...], rule: Any) -> tuple[dict, str]:
     """Make one bundle that lets several vote."""
     from leuk_ray.bundle import find_bundle, write_ensemble
     from leuk_ray.storage import refuse_existing
@@ -64,12 +88,14 @@ def ensemble(bundle: Path, members: tuple[Path, ...], rule: Any) -> tuple[dict, 
 
 
 @click.command(epilog="Example: leuk-ray explain runs/lite cell.bmp --out why")
-@click.argument("explained", metavar="RUN_OR_BUNDLE", type=PATH)
-@click.argument("images", nargs=-1, required=True, type=PATH)
-@click.option("--out", type=PATH, required=True, help="Folder of the pictures.")
+@click.argument("explained", metavar="RUN_OR_BUNDLE", type=LOCATION)
+@click.argument("images", nargs=-1, required=True, type=LOCATION)
+@click.option("--out", type=LOCATION, required=True, help="Folder of the pictures.")
 @click.option("--method", type=click.Choice(["gradcam", "hirescam"]), default="hirescam")
 @command
-def explain(explained: Path, images: tuple[Path, ...], out: Path, method: Any) -> tuple[dict, str]:
+def explain(
+    explained: Location, images: tuple[Location, ...], out: Location, method: Any
+) -> tuple[dict, str]:
     """Picture where the network looks, and how much of that lies in the cell."""
     from leuk_ray.bundle import find_bundle
     from leuk_ray.storage import directory_by_rename, refuse_existing
@@ -122,21 +148,22 @@ def show(name: str, registry: Path) -> tuple[dict, str]:
 
 
 @registry.command(epilog="Example: leuk-ray models add runs/lite cells --registry models")
-@click.argument("added", metavar="RUN_OR_BUNDLE", type=PATH)
+@click.argument("added", metavar="RUN_OR_BUNDLE", type=LOCATION)
 @click.argument("name")
 @click.option("--data", help="Where its dataset lies, for the record.")
 @click.option("--sweep", help="The sweep that found it, for the record.")
 @_REGISTRY
 @command
 def add(
-    added: Path, name: str, data: str | None, sweep: str | None, registry: Path
+    added: Location, name: str, data: str | None, sweep: str | None, registry: Path
 ) -> tuple[dict, str]:
     """Copy a bundle as the next version of NAME; promote makes it the champion."""
     from leuk_ray.bundle import find_bundle
     from leuk_ray.registry import Lineage, Registry
 
     bundle = find_bundle(added)
-    run = None if bundle == added else str(added.absolute())
+    place = added.absolute() if isinstance(added, Path) else added
+    run = None if bundle == added else str(place)
     lineage = Lineage(run=run, data=data, sweep=sweep)
     version = Registry(registry).add(bundle, name, lineage=lineage)
     return {"name": name, "version": version}, f"{name}@{version}: added"
@@ -171,8 +198,11 @@ def rollback(name: str, alias: str, registry: Path) -> tuple[dict, str]:
     return values, f"{name}@{alias}: is version {version} again"
 
 
-def _read_files(paths: tuple[Path, ...]) -> list[tuple[str, bytes]]:
-    for path in paths:
-        if not path.is_file():
-            raise UserError(f"{path}: there is no such file; give image files")
-    return [(path.name, path.read_bytes()) for path in paths]
+def _read_files(places: tuple[Location, ...]) -> list[tuple[str, bytes]]:
+    from leuk_ray.locations import name_of
+    from leuk_ray.storage import is_file, read_bytes
+
+    for place in places:
+        if not is_file(place):
+            raise UserError(f"{place}: there is no such file; give image files")
+    return [(name_of(place), read_bytes(place)) for place in places]

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
-from leuk_ray.commands.base import ADDRESS, PATH, command
+from leuk_ray.commands.base import ADDRESS, LOCATION, PATH, command
 from leuk_ray.errors import UserError
+
+if TYPE_CHECKING:
+    from leuk_ray.locations import Location
 
 
 @click.command(epilog="Example: leuk-ray demo --out demo")
@@ -26,10 +30,10 @@ def demo(out: Path) -> tuple[dict, str]:
 @click.argument("name", required=False)
 @click.option("--summary", is_flag=True, help="Layers, output shapes, parameters and FLOPs.")
 @click.option("--gallery", type=PATH, metavar="OUT.png", help="Picture the augmentation.")
-@click.option("--data", help="A prepared dataset, for --gallery.")
+@click.option("--data", type=LOCATION, help="A prepared dataset, for --gallery.")
 @command
 def recipes(
-    name: str | None, summary: bool, gallery: Path | None, data: str | None
+    name: str | None, summary: bool, gallery: Path | None, data: Location | None
 ) -> tuple[dict, str]:
     """List the recipes; print, summarise or picture one."""
     from leuk_ray.config import load_recipe, recipe_names, recipe_text
@@ -61,8 +65,8 @@ def recipes(
 )
 @click.argument("recipe")
 @click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
-@click.option("--data", required=True, help="A prepared dataset.")
-@click.option("--out", type=PATH, required=True, help="Folder of the run.")
+@click.option("--data", type=LOCATION, required=True, help="A prepared dataset.")
+@click.option("--out", type=LOCATION, required=True, help="Folder of the run.")
 @click.option("--protocol", help="Split protocol, instead of the recipe's.")
 @click.option("--workers", default=1, show_default=True, type=click.IntRange(1))
 @click.option("--gpus", is_flag=True, help="One GPU a worker.")
@@ -75,8 +79,8 @@ def recipes(
 def train(
     recipe: str,
     overrides: tuple[str, ...],
-    data: str,
-    out: Path,
+    data: Location,
+    out: Location,
     protocol: str | None,
     workers: int,
     gpus: bool,
@@ -103,6 +107,7 @@ def train(
         cluster.connect(address, workers)
         values = reckon(resolved, dataset, workers=workers, gpus=gpus)
         return values, dry_run_text(values)
+    from leuk_ray.locations import join
     from leuk_ray.runs.run import train_and_judge
     from leuk_ray.texts import report_text
 
@@ -117,24 +122,24 @@ def train(
         show_images=not no_images,
         mlflow=mlflow,
     )
-    return report, report_text(report, out / "report")
+    return report, report_text(report, join(out, "report"))
 
 
 @click.command(epilog="Example: leuk-ray evaluate runs/lite --data cnmc.dataset --out again")
-@click.argument("judged", metavar="RUN_OR_BUNDLE", type=PATH)
-@click.option("--data", required=True, help="A prepared dataset.")
+@click.argument("judged", metavar="RUN_OR_BUNDLE", type=LOCATION)
+@click.option("--data", type=LOCATION, required=True, help="A prepared dataset.")
 @click.option("--role", default="test", type=click.Choice(["validation", "test"]))
-@click.option("--out", type=PATH, required=True, help="Folder of the report.")
+@click.option("--out", type=LOCATION, required=True, help="Folder of the report.")
 @click.option("--workers", default=1, show_default=True, type=click.IntRange(1))
 @click.option("--gpus", is_flag=True)
 @click.option("--no-images", is_flag=True, help="No picture of a cell in the report.")
 @ADDRESS
 @command
 def evaluate(
-    judged: Path,
-    data: str,
+    judged: Location,
+    data: Location,
     role: str,
-    out: Path,
+    out: Location,
     workers: int,
     gpus: bool,
     no_images: bool,

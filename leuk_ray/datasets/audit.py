@@ -85,7 +85,12 @@ def audit_cells(cells: pa.Table) -> dict:
     across = [item for item in identical if item["across_subjects"]]
     groups = Counter(cells["group"].to_pylist())
     largest, size = groups.most_common(1)[0]
-    warnings = []
+    classes = {name: _class_counts(cells, label) for name, label in _CLASSES}
+    warnings = [
+        f"no cell is labelled {name}: nothing can be split or trained"
+        for name in ("ALL", "healthy")
+        if not classes[name]["cells"]
+    ]
     if size > LARGE_GROUP_SHARE * len(cells):
         warnings.append(
             f"group {largest} holds {size} of {len(cells)} cells, more than "
@@ -106,7 +111,7 @@ def audit_cells(cells: pa.Table) -> dict:
         warnings.append(f"{roles['conflict']} rows share an image but not a label: excluded")
     return {
         "cells": len(cells),
-        "classes": {name: _class_counts(cells, label) for name, label in _CLASSES},
+        "classes": classes,
         "groups": len(groups),
         "largest_group": {"group": largest, "cells": size},
         "roles": roles,

@@ -12,6 +12,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from PIL import Image
 
 from leuk_ray.datasets.prepared import PreparedDataset
+from leuk_ray.locations import Location, name_of
 from leuk_ray.storage import directory_by_rename, refuse_existing, write_json
 
 MAX_SHOWN = 60  # entries of a list on the page; audit.json has all
@@ -19,7 +20,7 @@ MAX_PICTURES = 4  # of one entry
 _SIDE = 128
 
 
-def write_audit(out: Path, dataset: PreparedDataset, audit: Mapping, show_images: bool) -> None:
+def write_audit(out: Location, dataset: PreparedDataset, audit: Mapping, show_images: bool) -> None:
     """Write audit.json and audit.html into the new folder `out`.
 
     Args:
@@ -46,11 +47,11 @@ def write_audit(out: Path, dataset: PreparedDataset, audit: Mapping, show_images
     page = environment.get_template("audit.html.j2").render(
         audit=audit,
         facts=dataset.facts,
-        name=Path(dataset.location).name,
+        name=name_of(dataset.location),
         pictures=pictures,
         max_shown=MAX_SHOWN,
     )
-    with directory_by_rename(out.absolute()) as partial:
+    with directory_by_rename(out) as partial:
         write_json(partial / "audit.json", audit)
         (partial / "audit.html").write_text(page, encoding="utf-8")
 

@@ -8,6 +8,7 @@ that run at once.
 from __future__ import annotations
 
 import hashlib
+import stat
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
@@ -38,6 +39,7 @@ from leuk_ray.datasets.prepared import (
 from leuk_ray.datasets.slides import find_slides
 from leuk_ray.errors import UserError
 from leuk_ray.images import BadImageError, StorageSettings
+from leuk_ray.locations import Location, filesystem, join
 from leuk_ray.storage import directory_by_rename, read_json, refuse_existing, write_json
 
 ROWS_PER_PART = 256
@@ -50,7 +52,7 @@ _REJECTED_SCHEMA = pa.schema(
 
 def prepare(
     source: Path,
-    target: Path,
+    target: Location,
     layout: str,
     storage: StorageSettings,
     progress: Callable[[int, int], None] = lambda done, total: None,
@@ -60,7 +62,9 @@ def prepare(
 
     Args:
         source: folder of image files, or the file that lists them.
-        target: dataset folder to make; it appears only when complete.
+        target: dataset folder to make; it appears only when complete. In an object store the
+            images are written where they stay, since tasks of other machines write them, and
+            dataset.json last.
         layout: a name in `layouts.LAYOUTS`.
         storage: crop and size of the stored pixels.
         progress: called with (images done, images in all).
@@ -77,17 +81,20 @@ def prepare(
     table = catalogue.table()
     if FIELDS in table["source"].to_pylist() and storage.crop != "full":
         raise UserError(f"--crop {storage.crop}: {source} holds whole fields; use --crop full")
-    with directory_by_rename(target.absolute()) as partial:
+    target = target.absolute() if isinstance(target, Path) else target
+    with directory_by_rename(target) as partial:
+        place = partial if isinstance(target, Path) else target
         (partial / "images").mkdir()
-        results = _decode_all(table, partial / "images", storage, progress)
+        results = _decode_all(table, join(place, "images"), storage, progress)
         rows = results.filter(results["reason"].is_null()).select(METADATA_SCHEMA.names)
         if not len(rows):
             raise UserError(f"{source}: none of {len(table)} images could be decoded")
         rejected = [asdict(item) for item in catalogue.rejected] + _rejections(results)
         files = len(table) + len(catalogue.rejected)
         assert len(rows) + len(rejected) == files, "an image was lost"
-        near = _near_duplicates(partial, storage, rows)
-        slides = _slides(partial, storage, rows, results)
+        stored = PreparedDataset(place, {"storage": storage.model_dump()})
+        near = find_near_duplicates(rows, stored.reader())
+        slides = find_slides(rows, stored.reader(), _decoder(results))
         groups = assign_groups(rows, _pairs(near), _pairs(slides))
         facts = _facts(source, layout, storage, rows, groups, len(rejected))
         pq.write_table(groups, partial / "groups.parquet")
@@ -100,14 +107,17 @@ def prepare(
 
 
 def _decode_all(
-    table: pa.Table, target: Path, storage: StorageSettings, progress: Callable[[int, int], None]
+    table: pa.Table,
+    target: Location,
+    storage: StorageSettings,
+    progress: Callable[[int, int], None],
 ) -> pa.Table:
     """One block, one task and one file a part; metadata comes back as parts finish."""
     per_part = min(ROWS_PER_PART, max(32, len(table) // 16))
     parts = []
     for number, start in enumerate(range(0, len(table), per_part)):
         rows = table.slice(start, per_part)
-        path = str(target / f"part-{number:05d}.parquet")
+        path = str(join(target, f"part-{number:05d}.parquet"))
         parts.append(rows.append_column("part", pa.array([path] * len(rows))))
     dataset = ray.data.from_arrow(parts).map_batches(
         _prepare_part,  # pyright: ignore[reportArgumentType]
@@ -115,6 +125,7 @@ def _decode_all(
         batch_format="pyarrow",
         fn_kwargs={"storage": storage.model_dump()},
     )
+    dataset.context.raise_original_map_exception = True  # a full disk is told as one
     results: list[pa.Table] = []
     done = 0
     progress(0, len(table))
@@ -128,12 +139,13 @@ def _decode_all(
 def _prepare_part(rows: pa.Table, storage: dict) -> pa.Table:
     settings = StorageSettings(**storage)
     schema = image_schema(settings.size)
-    results, path = [], rows["part"][0].as_py()
-    with pq.ParquetWriter(path, schema, compression="lz4") as writer:
+    files, path = filesystem(rows["part"][0].as_py())
+    results = []
+    with pq.ParquetWriter(path, schema, compression="lz4", filesystem=files) as writer:
         pending: list[dict] = []
         for row in rows.to_pylist():
             try:
-                cell = _prepare_cell(row, settings)
+                cell = prepare_cell(row, settings)
             except BadImageError as error:
                 results.append({**row, "reason": f"{error.reason}|{error.detail}"})
                 continue
@@ -147,11 +159,9 @@ def _prepare_part(rows: pa.Table, storage: dict) -> pa.Table:
     return pa.Table.from_pylist(results, schema=_RESULT_SCHEMA)
 
 
-def _prepare_cell(row: dict, settings: StorageSettings) -> dict:
-    try:
-        data = Path(row["path"]).read_bytes()
-    except OSError as error:
-        raise BadImageError("unreadable", error.strerror or str(error)) from error
+def prepare_cell(row: dict, settings: StorageSettings) -> dict:
+    """One row of the catalogue to one row of the dataset; raises BadImageError."""
+    data = _read(Path(row["path"]))
     pixels = images.decode(data)
     height, width = pixels.shape[:2]
     if row["side"] is not None and (width, height) != (row["side"], row["side"]):
@@ -170,6 +180,17 @@ def _prepare_cell(row: dict, settings: StorageSettings) -> dict:
     }
 
 
+def _read(path: Path) -> bytes:
+    """The file, or as much of it as shows that it is too large."""
+    try:
+        if not stat.S_ISREG(path.stat().st_mode):
+            raise BadImageError("unreadable", "is a pipe, a device or a folder, not a file")
+        with path.open("rb") as stream:
+            return stream.read(images.MAX_BYTES + 1)
+    except OSError as error:
+        raise BadImageError("unreadable", error.strerror or str(error)) from error
+
+
 def _pixels_sha256(pixels: np.ndarray) -> str:
     """Identity of an image whatever file holds it: the shape, then the pixels."""
     digest = hashlib.sha256(repr(pixels.shape).encode())
@@ -177,15 +198,9 @@ def _pixels_sha256(pixels: np.ndarray) -> str:
     return digest.hexdigest()
 
 
-def _near_duplicates(partial: Path, storage: StorageSettings, rows: pa.Table) -> pa.Table:
-    reader = PreparedDataset(str(partial), {"storage": storage.model_dump()}).reader()
-    return find_near_duplicates(rows, reader)
-
-
-def _slides(partial: Path, storage: StorageSettings, rows: pa.Table, results: pa.Table) -> pa.Table:
+def _decoder(results: pa.Table) -> Callable[[str], np.ndarray]:
     path = dict(zip(results["uid"].to_pylist(), results["path"].to_pylist(), strict=True))
-    reader = PreparedDataset(str(partial), {"storage": storage.model_dump()}).reader()
-    return find_slides(rows, reader, lambda uid: images.decode(Path(path[uid]).read_bytes()))
+    return lambda uid: images.decode(Path(path[uid]).read_bytes())
 
 
 def _pairs(table: pa.Table) -> list[tuple[str, str]]:
@@ -226,5 +241,5 @@ def _facts(
     }
     marker = source / layouts.SYNTHETIC_MARKER
     if marker.exists():
-        facts |= {"synthetic": True, "best_auc": read_json(str(marker))["best_auc"]}
+        facts |= {"synthetic": True, "best_auc": read_json(marker)["best_auc"]}
     return facts

@@ -19,15 +19,16 @@ import json
 from collections import OrderedDict
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from pyarrow import fs
 
 from leuk_ray.errors import UserError
 from leuk_ray.images import StorageSettings
-from leuk_ray.storage import filesystem, read_json
+from leuk_ray.locations import Location, filesystem, join, parse
+from leuk_ray.storage import list_files, read_json, read_table
 
 SCHEMA_VERSION = 2
 CLASSES = ("healthy", "ALL")
@@ -69,24 +70,24 @@ def fingerprint(hashes: list[str]) -> str:
 class PreparedDataset:
     """An opened dataset. Rows are numbered by sorted uid; every module speaks of them so.
 
-    location: local path, s3:// or gs:// address.
+    location: absolute local path, or s3:// or gs:// address.
     facts: the content of dataset.json.
     """
 
-    location: str
+    location: Location
     facts: dict
 
     @classmethod
-    def open(cls, location: str) -> PreparedDataset:
+    def open(cls, location: Location) -> PreparedDataset:
         """Open a dataset.
 
         Raises:
-            UserError: there is none, or it has another schema version.
+            UserError: there is none, it cannot be read, or it has another schema version.
         """
-        marker = f"{location.rstrip('/')}/dataset.json"
+        place = parse(str(location))
         try:
-            facts = read_json(marker)
-        except FileNotFoundError as error:
+            facts = read_json(join(place, "dataset.json"))
+        except (FileNotFoundError, NotADirectoryError) as error:
             raise UserError(
                 f"{location}: is no prepared dataset (no dataset.json); "
                 "make one with `leuk-ray prepare`"
@@ -96,8 +97,7 @@ class PreparedDataset:
                 f"{location}: schema version {facts.get('schema_version')}, this leuk_ray reads "
                 f"{SCHEMA_VERSION}; prepare the images again"
             )
-        _, absolute = filesystem(location)
-        return cls(location if "://" in location else absolute, facts)
+        return cls(place.absolute() if isinstance(place, Path) else place, facts)
 
     @property
     def storage(self) -> StorageSettings:
@@ -131,8 +131,7 @@ class PreparedDataset:
 
     def read_table(self, name: str) -> pa.Table:
         """Read one of the small tables beside the images."""
-        files, root = filesystem(self.location)
-        return pq.read_table(f"{root}/{name}", filesystem=files)
+        return read_table(join(self.location, name))
 
     def reader(self) -> PixelReader:
         """A reader of this dataset's pixels, for one thread."""
@@ -154,9 +153,9 @@ class PreparedDataset:
 
     @cached_property
     def _parts(self) -> list[str]:
-        files, root = filesystem(self.location)
-        found = files.get_file_info(fs.FileSelector(f"{root}/images"))
-        return sorted(info.path for info in found if info.path.endswith(".parquet"))
+        folder = join(self.location, "images")
+        _, root = filesystem(folder)
+        return [f"{root}/{name}" for name in list_files(folder) if name.endswith(".parquet")]
 
     @cached_property
     def _index(self) -> pa.Table:
@@ -178,7 +177,7 @@ class PixelReader:
     """
 
     def __init__(
-        self, location: str, size: int, paths: list[str], part: np.ndarray, offset: np.ndarray
+        self, location: Location, size: int, paths: list[str], part: np.ndarray, offset: np.ndarray
     ) -> None:
         self.location = location
         self.size = size

@@ -8,18 +8,17 @@ crosses from training to test.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from leuk_ray.datasets.holdout import ROLES, check_groups, fold_roles, holdout_roles
 from leuk_ray.errors import UserError
+from leuk_ray.locations import Location
 from leuk_ray.settings import Settings
-from leuk_ray.storage import refuse_existing
+from leuk_ray.storage import refuse_existing, write_table
 
 UNITS = ("picture", "group", "subject")  # what may cross, finer first
 
@@ -303,16 +302,14 @@ def copies_with_role(split: pa.Table, roles: tuple[str, ...]) -> np.ndarray | No
     return split.filter(pc.field("role").isin(roles))["copy"].to_numpy().astype(np.uint64)
 
 
-def write_split(split: pa.Table, path: Path) -> None:
-    """Write a split as Parquet, by rename.
+def write_split(split: pa.Table, path: Location) -> None:
+    """Write a split as Parquet, whole or not at all.
 
     Raises:
-        UserError: the file exists.
+        UserError: the file exists, or cannot be written.
     """
     refuse_existing(path, "split")
-    partial = path.with_name(path.name + ".partial")
-    pq.write_table(split, partial)
-    partial.replace(path)
+    write_table(path, split)
 
 
 def describe(split: pa.Table, cells: pa.Table) -> dict[str, dict[str, int]]:

@@ -22,6 +22,7 @@ from leuk_ray.evaluation.formats import count, decimal, json_ready, percent, rea
 from leuk_ray.evaluation.intervals import group_bootstrap
 from leuk_ray.evaluation.metrics import CLASSES, Confusion, evaluate
 from leuk_ray.evaluation.subjects import check_predictions, per_subject
+from leuk_ray.locations import Location
 from leuk_ray.storage import directory_by_rename, refuse_existing, write_json
 
 if TYPE_CHECKING:
@@ -67,7 +68,7 @@ class RunFacts:
 
 
 def write_report(
-    directory: Path,
+    directory: Location,
     *,
     run: RunFacts,
     predictions: pa.Table,

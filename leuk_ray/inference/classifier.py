@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -15,6 +14,7 @@ from leuk_ray.bundle import Bundle, Facts, load_bundle
 from leuk_ray.images import BadImageError
 from leuk_ray.inference.calibration import probability
 from leuk_ray.inference.engines import score_images
+from leuk_ray.locations import Location
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ class Classifier:
         self.model = bundle.model.to(self.device)
 
     @classmethod
-    def load(cls, path: Path, device: str = "cpu") -> Classifier:
+    def load(cls, path: Location, device: str = "cpu") -> Classifier:
         """Load a verified bundle; raises UserError as `load_bundle` does."""
         return cls(load_bundle(path), device)
 

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import shutil
-from pathlib import Path
-
 from leuk_ray.config import Recipe
 from leuk_ray.datasets.prepared import PreparedDataset
 from leuk_ray.judge import Judged, report_on
+from leuk_ray.locations import Location, join
+from leuk_ray.storage import remove
 from leuk_ray.training.trainer import run_training
 
 
 def train_and_judge(
     recipe: Recipe,
     dataset: PreparedDataset,
-    out: Path,
+    out: Location,
     *,
     workers: int,
     gpus: bool = False,
@@ -33,13 +32,13 @@ def train_and_judge(
     trained = run_training(
         recipe, dataset, out, workers=workers, gpus=gpus, resume=resume, mlflow=mlflow
     )
-    shutil.rmtree(out / "report", ignore_errors=True)  # a resumed run is judged again
+    remove(join(out, "report"))  # a resumed run is judged again
     return report_on(
         Judged(trained.bundle, out),
         dataset,
         trained.rows,
         trained.logits,
-        out / "report",
+        join(out, "report"),
         copies=trained.copies,
         show_images=show_images,
     )

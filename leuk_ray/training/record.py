@@ -22,30 +22,31 @@ from leuk_ray.datasets.prepared import PreparedDataset
 from leuk_ray.datasets.splits import write_split
 from leuk_ray.environment import environment
 from leuk_ray.errors import UserError
-from leuk_ray.storage import write_json
+from leuk_ray.locations import Location, join
+from leuk_ray.storage import fetched, make_folder, read_json, upload, write_bytes, write_json
 from leuk_ray.training.state import TrainingState
 from leuk_ray.training.tracking import MlflowRun
 
 _PROGRESS_SECONDS = 0.5
 
 
-def start_record(recipe: Recipe, dataset: PreparedDataset, out: Path, split: pa.Table) -> None:
+def start_record(recipe: Recipe, dataset: PreparedDataset, out: Location, split: pa.Table) -> None:
     """Write what a run is started with; config.yaml comes last and makes the folder a run."""
-    try:
-        out.mkdir(parents=True)
-    except OSError as error:
-        raise UserError(f"{out}: cannot be made ({error.strerror}); name another place") from error
-    write_split(split, out / "split.parquet")
-    write_json(out / "environment.json", environment() | {"dataset": dataset.facts["fingerprint"]})
-    (out / "config.yaml").write_text(recipe.to_yaml())
+    make_folder(out)
+    write_split(split, join(out, "split.parquet"))
+    started = environment() | {"dataset": dataset.facts["fingerprint"]}
+    write_json(join(out, "environment.json"), started)
+    write_bytes(join(out, "config.yaml"), recipe.to_yaml().encode())
 
 
-def check_same_run(recipe: Recipe, dataset: PreparedDataset, out: Path) -> None:
+def check_same_run(recipe: Recipe, dataset: PreparedDataset, out: Location) -> None:
     """Raise a UserError unless a run was started with this recipe and dataset."""
-    config = out / "config.yaml"
-    if load_recipe(str(config)) != recipe:
+    config = join(out, "config.yaml")
+    with fetched(config) as path:
+        started_with = load_recipe(str(path))
+    if started_with != recipe:
         raise UserError(f"{out}: was started with another recipe; resume with {config}")
-    started_on = json.loads((out / "environment.json").read_text())["dataset"]
+    started_on = read_json(join(out, "environment.json"))["dataset"]
     if started_on != dataset.facts["fingerprint"]:
         raise UserError(f"{out}: was started on another dataset; give the same --data")
 
@@ -53,11 +54,12 @@ def check_same_run(recipe: Recipe, dataset: PreparedDataset, out: Path) -> None:
 class Reporter:
     """Reports to Ray Train; rank 0, which has a board, also keeps the record.
 
-    A checkpoint is written in the worker and uploaded while the next epoch trains.
+    A checkpoint is written in the worker and uploaded while the next epoch trains. Events are
+    written beside the run, or in the worker and uploaded after each epoch.
     """
 
     def __init__(
-        self, run: Path, state: TrainingState, board: Any | None, mlflow: MlflowRun | None
+        self, run: Location, state: TrainingState, board: Any | None, mlflow: MlflowRun | None
     ) -> None:
         self.run = run
         self.state = state
@@ -68,7 +70,11 @@ class Reporter:
         if board is not None:
             from torch.utils.tensorboard import SummaryWriter
 
-            self.events = SummaryWriter(str(run / "tensorboard"), purge_step=state.epoch + 1)
+            if isinstance(run, Path):
+                self.folder = run / "tensorboard"
+            else:
+                self.folder = Path(tempfile.mkdtemp(prefix="leuk-ray-events-"))
+            self.events = SummaryWriter(str(self.folder), purge_step=state.epoch + 1)
 
     def __call__(self, metrics: dict, save: Callable[[Path], None]) -> None:
         """An epoch is done. All workers must call."""
@@ -76,13 +82,13 @@ class Reporter:
             ray.train.report({})
             return
         lines = [json.dumps(line) + "\n" for line in self.state.history]
-        partial = self.run / "metrics.jsonl.partial"
-        partial.write_text("".join(lines))
-        partial.replace(self.run / "metrics.jsonl")
+        write_bytes(join(self.run, "metrics.jsonl"), "".join(lines).encode())
         for name, value in metrics.items():
             if isinstance(value, int | float) and name != "epoch":
                 self.events.add_scalar(name, value, metrics["epoch"])
         self.events.flush()
+        if not isinstance(self.run, Path):
+            upload(self.folder, join(self.run, "tensorboard"))
         if self.mlflow is not None:
             self.mlflow.log(metrics)
         self.board.put.remote(metrics | {"batches": 1, "of": 1})

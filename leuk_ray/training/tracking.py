@@ -10,13 +10,13 @@ import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING
 
 from leuk_ray.config import Recipe
 from leuk_ray.errors import UserError
-from leuk_ray.storage import read_json, write_json
+from leuk_ray.locations import Location, join, name_of
+from leuk_ray.storage import exists, read_json, write_json
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -36,22 +36,22 @@ class MlflowRun:
     run_id: str
 
     @classmethod
-    def of(cls, uri: str, folder: Path, recipe: Recipe) -> MlflowRun:
+    def of(cls, uri: str, folder: Location, recipe: Recipe) -> MlflowRun:
         """The MLflow run of a run's folder: made, or the one it had before.
 
         Raises:
             UserError: MLflow is not installed, or the store cannot be reached.
         """
-        exceptions, remembered = _mlflow().exceptions, folder / "mlflow.json"
+        exceptions, remembered = _mlflow().exceptions, join(folder, "mlflow.json")
         try:
             client = _mlflow().MlflowClient(uri)
-            if remembered.exists():
-                run_id = read_json(str(remembered))["run_id"]
+            if exists(remembered):
+                run_id = read_json(remembered)["run_id"]
                 client.update_run(run_id, "RUNNING")
                 return cls(uri, run_id)
             known = client.get_experiment_by_name(EXPERIMENT)
             experiment = known.experiment_id if known else client.create_experiment(EXPERIMENT)
-            run_id = client.create_run(experiment, run_name=folder.name).info.run_id
+            run_id = client.create_run(experiment, run_name=name_of(folder)).info.run_id
             for name, value in _flat(recipe.model_dump(mode="json")).items():
                 client.log_param(run_id, name, value)
         except exceptions.MlflowException as error:

@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 import ray.train
 import torch
 from ray.train import Checkpoint, CheckpointConfig, RunConfig, ScalingConfig
@@ -25,9 +24,10 @@ from leuk_ray.datasets.plan import check_batches
 from leuk_ray.datasets.prepared import PreparedDataset
 from leuk_ray.datasets.splits import copies_with_role, rows_with_role, split_cells
 from leuk_ray.errors import UserError
+from leuk_ray.locations import Location, filesystem, join
 from leuk_ray.models.zoo import build
 from leuk_ray.progress import training_bar
-from leuk_ray.storage import filesystem, refuse_existing
+from leuk_ray.storage import exists, read_table, refuse_existing
 from leuk_ray.training import collective
 from leuk_ray.training.cells import TrainingCells
 from leuk_ray.training.learner import Learner, make_optimizer
@@ -49,7 +49,7 @@ class Trained:
     copies: (N,) uint64, under `paper-literal` the copies of these rows; else None.
     """
 
-    bundle: Path
+    bundle: Location
     rows: np.ndarray
     logits: np.ndarray
     copies: np.ndarray | None
@@ -68,7 +68,7 @@ class _Ended:
 def run_training(
     recipe: Recipe,
     dataset: PreparedDataset,
-    out: Path,
+    out: Location,
     *,
     workers: int,
     gpus: bool = False,
@@ -88,18 +88,18 @@ def run_training(
     Raises:
         UserError: what cannot work is refused before any worker starts.
     """
-    out = out.absolute()
-    resuming = resume and (out / "config.yaml").exists()
+    out = out.absolute() if isinstance(out, Path) else out
+    resuming = resume and exists(join(out, "config.yaml"))
     if resuming:
         check_same_run(recipe, dataset, out)
-        split = pq.read_table(out / "split.parquet")
+        split = read_table(join(out, "split.parquet"))
     else:
         refuse_existing(out, "run (add --resume to go on with it)")
         split = split_cells(dataset.cells, recipe.split)
     cells = check_run(recipe, dataset, split, workers, gpus)
     if not resuming:
         start_record(recipe, dataset, out, split)
-    storage, storage_path = filesystem(str(out))
+    files, path = filesystem(out)
     judged, copies = rows_with_role(dataset.cells, split, JUDGED), copies_with_role(split, JUDGED)
     tracked = MlflowRun.of(mlflow, out, recipe) if mlflow else None
     with training_bar(recipe.training.epochs) as board:
@@ -111,14 +111,14 @@ def run_training(
                 "cells": cells,
                 "judged": judged,
                 "judged_copies": copies,
-                "run": str(out),
+                "run": out,
                 "board": board,
                 "mlflow": tracked,
             },
             scaling_config=ScalingConfig(num_workers=workers, use_gpu=gpus),
             run_config=RunConfig(
-                storage_path=storage_path,
-                storage_filesystem=storage,
+                storage_path=path,
+                storage_filesystem=files,
                 name="checkpoints",
                 checkpoint_config=CheckpointConfig(
                     num_to_keep=recipe.training.keep, checkpoint_score_attribute="selection"
@@ -195,7 +195,7 @@ def train_worker(config: dict[str, Any]) -> _Ended:
         workers_on_node=on_node,
     )
     board = config["board"] if rank == 0 else None
-    reporter = Reporter(Path(config["run"]), state, board, config["mlflow"])
+    reporter = Reporter(config["run"], state, board, config["mlflow"])
     state = train(
         learner,
         state,
@@ -223,7 +223,9 @@ def _distributed(module: nn.Module) -> nn.Module:
     return prepare_model(module, parallel_strategy_kwargs=options)
 
 
-def _make_bundle(recipe: Recipe, dataset: PreparedDataset, out: Path, ended: _Ended) -> Path:
+def _make_bundle(
+    recipe: Recipe, dataset: PreparedDataset, out: Location, ended: _Ended
+) -> Location:
     model = build(recipe.model, load_weights=False)
     with ended.best.as_directory() as directory:
         load_model(model, Path(directory) / "model.safetensors")
@@ -241,11 +243,12 @@ def _make_bundle(recipe: Recipe, dataset: PreparedDataset, out: Path, ended: _En
             **{k: v for k, v in ended.metrics.items() if k.startswith("validation")},
         },
     )
-    write_bundle(out / "bundle", facts, model.eval())
-    return out / "bundle"
+    bundle = join(out, "bundle")
+    write_bundle(bundle, facts, model.eval())
+    return bundle
 
 
-def _cause(error: BaseException, out: Path) -> BaseException:
+def _cause(error: BaseException, out: Location) -> BaseException:
     """What the user can mend in a worker's failure, if there is such; else the failure itself."""
     for failure in [*getattr(error, "worker_failures", {}).values(), error]:
         seen: BaseException | None = failure

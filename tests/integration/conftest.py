@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from pathlib import Path
 
 import pytest
@@ -14,11 +15,26 @@ from leuk_ray.datasets.synthetic import SyntheticSpec, write_c_nmc
 from leuk_ray.images import StorageSettings
 
 
+@pytest.fixture(scope="session")
+def s3_port() -> int:
+    """Where `test_s3` starts its server."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return free.getsockname()[1]
+
+
 @pytest.fixture(scope="session", autouse=True)
-def local_ray():
-    cluster.connect(num_workers=3)
-    yield
-    ray.shutdown()
+def local_ray(s3_port: int):
+    # Workers have the environment that Ray was started in.
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{s3_port}")
+        patch.setenv("AWS_ACCESS_KEY_ID", "nobody")
+        patch.setenv("AWS_SECRET_ACCESS_KEY", "nothing")
+        patch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+        patch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+        cluster.connect(num_workers=3)
+        yield
+        ray.shutdown()
 
 
 @pytest.fixture(scope="session")

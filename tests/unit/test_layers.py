@@ -9,8 +9,10 @@ import pytest
 
 PACKAGE = Path(__file__).parents[2] / "leuk_ray"
 CORE = [
-    "settings", "errors", "storage", "images", "augment.keys", "augment.policies",
-    "augment.draws", "augment.stain", "augment.settings", "bundle", "registry", "config",
+    "settings", "errors", "locations", "storage", "images", "inference.files",
+    "augment.keys", "augment.policies",
+    "augment.draws", "augment.stain", "augment.settings", "bundle", "registry",
+    "config",
     "datasets.layouts.catalogue", "datasets.layouts.c_nmc", "datasets.layouts.all_idb",
     "datasets.layouts.folders", "datasets.layouts.manifest",
     "datasets.synthetic", "datasets.prepared", "datasets.groups",

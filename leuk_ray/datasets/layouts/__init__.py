@@ -52,11 +52,14 @@ def read_layout(layout: str, root: Path, options: LayoutOptions = _NONE) -> Cata
     """
     if layout not in LAYOUTS:
         raise UserError(f"layout {layout!r} is not known; choose one of {', '.join(LAYOUTS)}")
-    if layout == "csv" and not root.is_file():
-        raise UserError(f"{root}: there is no such file; give the CSV file that lists the images")
-    if layout != "csv" and not root.is_dir():
-        raise UserError(f"{root}: there is no such folder; give the folder with the images")
-    catalogue = LAYOUTS[layout](root, options)
+    try:
+        if layout == "csv" and not root.is_file():
+            raise UserError(f"{root}: there is no such file; give the CSV file with the images")
+        if layout != "csv" and not root.is_dir():
+            raise UserError(f"{root}: there is no such folder; give the folder with the images")
+        catalogue = LAYOUTS[layout](root, options)
+    except PermissionError as error:
+        raise UserError(f"{error.filename or root}: may not be read by this user") from error
     if not catalogue.rows and not catalogue.rejected:
         raise UserError(f"{root}: holds no image file; give the folder with the images")
     if not catalogue.rows:

@@ -1,0 +1,172 @@
+"""The whole path on s3://, against a real server on this machine."""
+
+import io
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import boto3
+import pyarrow.csv
+import pytest
+from moto.server import ThreadedMotoServer
+from pyarrow import fs
+
+from leuk_ray import cli
+from leuk_ray.bundle import load_bundle
+from leuk_ray.config import load_recipe
+from leuk_ray.datasets.prepare import prepare
+from leuk_ray.datasets.prepared import PreparedDataset
+from leuk_ray.errors import UserError
+from leuk_ray.images import StorageSettings
+from leuk_ray.inference.classifier import Classifier
+from leuk_ray.storage import (
+    directory_by_rename,
+    exists,
+    fetched,
+    list_files,
+    read_bytes,
+    read_json,
+    read_table,
+    refuse_existing,
+    upload,
+    write_bytes,
+)
+from leuk_ray.training.trainer import run_training
+
+BUCKET = "s3://lab"
+SMALL = {
+    "weights": "scratch",
+    "input_size": 32,
+    "epochs": 1,
+    "frozen_norm": "all",
+    "lr": 1e-4,
+}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def server(s3_port: int) -> Iterator[None]:
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=s3_port, verbose=False)
+    server.start()
+    fs.FileSystem.from_uri(f"{BUCKET}?allow_bucket_creation=true")[0].create_dir("lab")
+    yield
+    server.stop()
+
+
+@pytest.fixture
+def leuk_ray(capsys, monkeypatch):
+    """Runs a command as typed, in this process; the values that --json prints."""
+
+    def run(*arguments: object) -> dict:
+        monkeypatch.setattr(sys, "argv", ["leuk-ray", *map(str, arguments), "--json"])
+        cli.main()
+        return json.loads(capsys.readouterr().out)
+
+    return run
+
+
+def settings(**changes: object) -> list[str]:
+    return [f"{key}={value}" for key, value in (SMALL | changes).items()]
+
+
+def test_prepare_split_audit_train_and_predict(cells_folder: Path, tmp_path: Path, leuk_ray):
+    data, run = f"{BUCKET}/cells.dataset", f"{BUCKET}/runs/lite"
+    counts = leuk_ray("prepare", cells_folder, data, "--layout", "c-nmc", "--size", 32)["counts"]
+    assert (counts["files"], counts["rows"]) == (121, 121)
+    local = prepare(cells_folder, tmp_path / "dataset", "c-nmc", StorageSettings(size=32))
+    assert read_json(f"{data}/dataset.json") == local
+    ours, theirs = PreparedDataset.open(data), PreparedDataset.open(tmp_path / "dataset")
+    assert ours.cells.equals(theirs.cells)
+    assert not exists(f"{data}.partial")
+
+    split = leuk_ray("split", data, "--out", f"{BUCKET}/split.parquet")
+    assert len(read_table(f"{BUCKET}/split.parquet")) == 121 - split["left_out"]
+    leuk_ray("audit", data)
+    leuk_ray("audit", data, "--out", f"{BUCKET}/audit")
+    assert read_json(f"{data}/audit.json") == read_json(f"{BUCKET}/audit/audit.json")
+    assert list_files(f"{BUCKET}/audit") == ["audit.html", "audit.json"]
+
+    report = leuk_ray("train", "lite", *settings(), "--data", data, "--out", run)
+    left = list_files(run)
+    for name in ("config.yaml", "split.parquet", "environment.json", "metrics.jsonl"):
+        assert name in left
+    for folder in ("tensorboard/", "checkpoints/epoch_", "report/figures/", "bundle/model"):
+        assert any(name.startswith(folder) for name in left), folder
+    assert read_json(f"{run}/report/report.json") == report
+    with pytest.raises(UserError, match="add --resume"):
+        run_training(load_recipe("lite", settings()), ours, run, workers=1)
+    with pytest.raises(UserError, match="another recipe"):
+        run_training(load_recipe("lite", settings(lr=0.5)), ours, run, workers=1, resume=True)
+    run_training(load_recipe("lite", settings()), ours, run, workers=1, resume=True)
+    assert len(read_bytes(f"{run}/metrics.jsonl").splitlines()) == 1
+    typed = "evaluate", run, "--data", data, "--out", f"{BUCKET}/again", "--no-images"
+    judged = leuk_ray(*typed)
+    auc = (found["metrics"]["test"]["auc"]["value"] for found in (judged, report))
+    assert next(auc) == pytest.approx(next(auc), abs=1e-6)
+
+    images = sorted(cells_folder.glob("training_data/fold_0/all/*.bmp"))[:3]
+    for image in images:
+        write_bytes(f"{BUCKET}/images/more/{image.name}", image.read_bytes())
+    write_bytes(f"{BUCKET}/images/text.bmp", b"a letter")
+    answers = leuk_ray("predict", run, f"{BUCKET}/images", "--out", f"{BUCKET}/answers.csv")
+    table = pyarrow.csv.read_csv(io.BytesIO(read_bytes(f"{BUCKET}/answers.csv"))).to_pylist()
+    with fetched(f"{run}/bundle") as bundle:
+        direct = Classifier.load(bundle).predict([(i.name, i.read_bytes()) for i in images])
+    assert [row["name"] for row in table] == [*(f"more/{i.name}" for i in images), "text.bmp"]
+    for row, answer in zip(table, direct, strict=False):
+        assert row["probability"] == pytest.approx(answer.as_dict()["probability"], abs=1e-6)
+    assert "not_an_image" in table[3]["error"]
+    assert len(answers["predictions"]) == 4
+
+
+def test_a_changed_bundle_is_refused_by_its_address(tmp_path: Path):
+    (tmp_path / "bundle.json").write_text("{}")
+    upload(tmp_path, f"{BUCKET}/broken")
+    with pytest.raises(UserError, match=r"s3://lab/broken/bundle\.json: not understood"):
+        load_bundle(f"{BUCKET}/broken")
+    with pytest.raises(UserError, match="s3://lab/none: is no bundle"):
+        load_bundle(f"{BUCKET}/none")
+
+
+def test_what_fails_or_was_killed_leaves_nothing_and_can_be_run_again(tmp_path: Path):
+    target = f"{BUCKET}/folder"
+
+    def fill(words: str) -> None:
+        with directory_by_rename(target) as folder:
+            assert exists(f"{target}.partial")
+            (folder / "deep").mkdir()
+            (folder / "deep" / "text").write_text(words)
+            (folder / "marker.json").write_text("{}")
+            if words == "fail":
+                upload(folder, target)
+                raise RuntimeError(words)
+
+    with pytest.raises(RuntimeError):
+        fill("fail")
+    assert not exists(target)
+    assert not exists(f"{target}.partial")
+    write_bytes(f"{target}.partial", b"")  # as a killed process leaves it
+    write_bytes(f"{target}/left", b"half")
+    refuse_existing(target, "folder")
+    fill("good")
+    assert list_files(target) == ["deep/text", "marker.json"]
+    assert read_bytes(f"{target}/deep/text") == b"good"
+    with pytest.raises(UserError, match="never overwritten"):
+        refuse_existing(target, "folder")
+
+
+def test_addresses_that_cannot_work_are_told():
+    with pytest.raises(UserError, match=r"s3://nowhere/file: cannot be written .*does not exist"):
+        write_bytes("s3://nowhere/file", b"x")
+    with pytest.raises(UserError, match="no prepared dataset"):
+        PreparedDataset.open("s3://nowhere/dataset")
+    server = "endpoint_override=127.0.0.1:1&scheme=http"
+    with pytest.raises(UserError, match="cannot be re"):
+        PreparedDataset.open(f"s3://lab/dataset?{server}")
+
+
+def test_names_that_lead_out_of_a_folder_are_refused(s3_port: int):
+    client = boto3.client("s3", endpoint_url=f"http://127.0.0.1:{s3_port}")
+    client.put_object(Bucket="lab", Key="bad/../../out", Body=b"x")
+    with pytest.raises(UserError, match="leads out of it"), fetched(f"{BUCKET}/bad"):
+        pass
