@@ -88,41 +88,70 @@ def train_one(cells: Cells, variant: str, seed: int, settings: list[str]) -> dic
     return {
         "variant": variant,
         "seed": seed,
-        "settings": settings,
         "auc": float(roc_auc_score(cells.labels[cells.test], logits)),
-        "epochs": state.epoch,
+        "epochs_done": state.epoch,
         "best_epoch": best[1],
         "validation_auc": state.history[best[1] - 1]["validation_auc"],
         "seconds": round(time.perf_counter() - started, 1),
     }
 
 
-def summarise_rows(rows: list[dict], settings: list[str]) -> list[dict]:
+def missing_rows(rows: list[dict], seeds: int, asked: dict) -> Iterator[dict]:
+    """Train what has no row yet; the comparison that matters first, lest a study be cut short."""
+    done = {(row["variant"], row["seed"]) for row in rows}
+    for variants in (PAIR, OTHERS):
+        for seed in range(seeds):
+            missing = [variant for variant in variants if (variant, seed) not in done]
+            if not missing:
+                continue
+            cells = Cells(seed, asked["train_cells"], asked["size"], asked["best_auc"])
+            settings = [f"epochs={asked['epochs']}", f"input_size={asked['size']}"]
+            for variant in missing:
+                yield asked | train_one(cells, variant, seed, settings)
+
+
+def summarise_rows(rows: list[dict], size: int) -> list[dict]:
     """Mean AUC of each variant, and its paired difference to none with a 95% t interval.
 
-    Of a study that was stopped, each variant speaks of the seeds it has been trained with.
+    Of a study that was stopped, each variant speaks of the seeds it shares with none.
     """
     auc = {(row["variant"], row["seed"]): row["auc"] for row in rows}
     summary = []
     for variant in VARIANTS:
-        seeds = sorted(seed for name, seed in auc if name == variant)
-        network = summarise(load_recipe("lite", [*settings, f"attention={variant}"]).model)
+        seeds = sorted(seed for name, seed in auc if name == variant and (BASE, seed) in auc)
+        if len(seeds) < 2:
+            continue
+        network = summarise(
+            load_recipe("lite", [f"input_size={size}", f"attention={variant}"]).model
+        )
         values = np.asarray([auc[variant, seed] for seed in seeds])
         line = {
             "variant": variant,
             "seeds": seeds,
             "auc_mean": float(values.mean()),
-            "auc_sd": float(values.std(ddof=1)) if len(seeds) > 1 else None,
+            "auc_sd": float(values.std(ddof=1)),
             "parameters": network["parameters"],
             "flops": network["flops"],
         }
-        if variant != BASE and len(seeds) > 1:
+        if variant != BASE:
             gains = values - np.asarray([auc[BASE, seed] for seed in seeds])
             error = stats.sem(gains)
             low, high = stats.t.interval(0.95, len(gains) - 1, gains.mean(), error)
             line |= {"gain": float(gains.mean()), "low": float(low), "high": float(high)}
         summary.append(line)
     return summary
+
+
+def print_table(summary: list[dict], best_auc: float) -> None:
+    print(f"SYNTHETIC cells, signal in the nucleoli, best AUC {best_auc}")
+    print(f"{'variant':18}seeds    AUC     SD    gain  {'95% interval':18}{'params':>11} MFLOPs")
+    for line in summary:
+        row = f"{line['variant']:18}{len(line['seeds']):5}"
+        row += f"{line['auc_mean']:7.3f}{line['auc_sd']:7.3f}"
+        gain = " " * 28
+        if "gain" in line:
+            gain = f"{line['gain']:+8.3f}  {line['low']:+.3f} to {line['high']:+.3f}  "
+        print(f"{row}{gain}{line['parameters']:11,} {line['flops'] / 1e6:.0f}")
 
 
 @click.command()
@@ -135,42 +164,25 @@ def summarise_rows(rows: list[dict], settings: list[str]) -> list[dict]:
 def main(out: Path, seeds: int, train_cells: int, epochs: int, size: int, best_auc: float) -> None:
     """Measure what attention gains on cells whose signal is local."""
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", torch.get_num_threads())))
-    settings = [f"epochs={epochs}", f"input_size={size}"]
     out.mkdir(parents=True, exist_ok=True)
     file = out / "rows.jsonl"
     rows = [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
-    asked = {"settings": settings, "train_cells": train_cells, "best_auc": best_auc}
+    asked = {
+        "train_cells": train_cells, "epochs": epochs, "size": size, "best_auc": best_auc
+    }  # fmt: skip
     if any({key: row[key] for key in asked} != asked for row in rows):
         raise click.UsageError(f"{file} holds rows of other settings; name another --out")
-    done = {(row["variant"], row["seed"]) for row in rows}
-    # The comparison that matters first, so that a study cut short has it.
-    order = [(variants, seed) for variants in (PAIR, OTHERS) for seed in range(seeds)]
-    for variants, seed in order:
-        missing = [variant for variant in variants if (variant, seed) not in done]
-        cells = Cells(seed, train_cells, size, best_auc) if missing else None
-        for variant in missing:
-            assert cells is not None
-            rows.append(train_one(cells, variant, seed, settings) | asked)
+    try:
+        for row in missing_rows(rows, seeds, asked):
+            rows.append(row)
             with file.open("a") as stream:
-                stream.write(json.dumps(rows[-1]) + "\n")
-            print(json.dumps(rows[-1]), flush=True)
-    summary = summarise_rows(rows, settings)
+                stream.write(json.dumps(row) + "\n")
+            print(json.dumps(row), flush=True)
+    except KeyboardInterrupt:
+        print("stopped; what there is:")
+    summary = summarise_rows(rows, size)
     (out / "summary.json").write_text(json.dumps(asked | {"variants": summary}, indent=2) + "\n")
-    print(f"SYNTHETIC cells, signal in the nucleoli, best AUC {best_auc}")
-    print(
-        f"{'variant':18}{'seeds':>5}{'AUC':>7}{'SD':>7}{'gain':>8}  {'95% interval':18}"
-        f"{'params':>11} MFLOPs"
-    )
-    for line in summary:
-        gain = (
-            f"{line['gain']:+8.3f}  {line['low']:+.3f} to {line['high']:+.3f}  "
-            if ("gain" in line)
-            else " " * 28
-        )
-        print(
-            f"{line['variant']:18}{len(line['seeds']):5}{line['auc_mean']:7.3f}{line['auc_sd']:7.3f}{gain}"
-            f"{line['parameters']:11,} {line['flops'] / 1e6:.0f}"
-        )
+    print_table(summary, best_auc)
 
 
 if __name__ == "__main__":
