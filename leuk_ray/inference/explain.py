@@ -25,11 +25,15 @@ class Explanation:
     heat: (size, size) float32 in 0..1, on the storage pixels.
     inside_cell: share of the heat on the cell; None where no black surrounds it, or no heat.
     cell: share of the picture that the cell covers, what chance would give.
+    agreeing: share of the map's evidence, for either class, that speaks for the answer. Where it
+        is small the answer comes from the head's biases, which lie at no place, and the heat,
+        scaled to its largest value, is a remainder that shows nothing.
     """
 
     heat: np.ndarray
     inside_cell: float | None
     cell: float
+    agreeing: float
 
 
 def explain_pixels(classifier: Classifier, pixels: np.ndarray, method: Method) -> list[Explanation]:
@@ -45,12 +49,15 @@ def explain_pixels(classifier: Classifier, pixels: np.ndarray, method: Method) -
     probability = torch.sigmoid(logit / classifier.facts.temperature)
     toward = torch.where(probability >= classifier.facts.threshold, 1.0, -1.0)
     pictures = heat(found.float(), toward, pixels.shape[1]).cpu()
+    agreeing = share_inside(found.abs(), found * toward.view(-1, 1, 1) > 0).nan_to_num().tolist()
     masks = torch.from_numpy(pixels.max(axis=3) > 0)
     shares = share_inside(pictures, masks).tolist()
     covered = masks.float().mean(dim=(1, 2)).tolist()
     return [
-        Explanation(picture, share if cell < 1 and share == share else None, cell)
-        for picture, share, cell in zip(pictures.numpy(), shares, covered, strict=True)
+        Explanation(picture, share if cell < 1 and share == share else None, cell, agrees)
+        for picture, share, cell, agrees in zip(
+            pictures.numpy(), shares, covered, agreeing, strict=True
+        )
     ]
 
 
@@ -70,7 +77,7 @@ def explain_files(
 
     Returns:
         What explanations.json holds: name, label, probability, threshold, method, picture,
-        heat_inside_cell, cell_area; or name and error.
+        heat_inside_cell, cell_area, evidence_for_answer; or name and error.
     """
     items: list[dict] = []
     for number, ((name, data), answer) in enumerate(
@@ -91,6 +98,7 @@ def explain_files(
                 "picture": picture.name,
                 "heat_inside_cell": explained.inside_cell,
                 "cell_area": explained.cell,
+                "evidence_for_answer": explained.agreeing,
             }
         )
     write_json(out / "explanations.json", items)

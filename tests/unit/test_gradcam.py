@@ -213,6 +213,12 @@ def test_the_share_on_rendered_cells_is_that_of_the_pixels_that_are_not_black():
         inside, whole = explained.heat[cell].sum(), explained.heat.sum()
         assert explained.inside_cell == pytest.approx(inside / whole, rel=1e-4)
         assert explained.heat.max() == 1
+        found, logit = evidence(
+            classifier.model, torch.from_numpy(image[None]).permute(0, 3, 1, 2), "hirescam"
+        )
+        agrees = (found > 0) == (logit > 0)
+        expected = (found.abs() * agrees).sum() / found.abs().sum()
+        assert explained.agreeing == pytest.approx(expected.item(), abs=1e-4)
     full = explain_pixels(classifier, np.maximum(pixels, 1), "gradcam")
     assert all(explained.inside_cell is None for explained in full)
 
@@ -242,6 +248,7 @@ def test_the_command_writes_pictures_and_numbers(trained, tmp_path: Path):
     items = json.loads((tmp_path / "why" / "explanations.json").read_text())
     assert json.loads(done.output)["explanations"] == items
     assert items[0]["heat_inside_cell"] > items[0]["cell_area"] > 0
+    assert 0 < items[0]["evidence_for_answer"] <= 1
     assert items[1]["heat_inside_cell"] is None  # no black surrounds it
     assert "not_an_image" in items[2]["error"]
     with Image.open(tmp_path / "why" / items[0]["picture"]) as picture:
