@@ -152,10 +152,9 @@ def explain_text(items: list[dict], out: Location) -> str:
     lines = predict_text({"predictions": items}).split("\n")
     for number, item in enumerate(items):
         if "error" not in item:
-            lines[number] += (
-                f"; {join(out, item['picture'])}, {item['evidence_for_answer']:.0%} of the evidence "
-                "is for this answer"
-            )
+            picture = join(out, item["picture"])
+            share = f"{item['evidence_for_answer']:.0%} of the evidence is for this answer"
+            lines[number] += f"; {picture}, {share}"
             if item["heat_inside_cell"] is not None:
                 lines[number] += (
                     f", {item['heat_inside_cell']:.0%} of the heat in the cell, which covers "
