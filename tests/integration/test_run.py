@@ -246,3 +246,19 @@ def test_a_workers_user_error_reaches_the_user_as_one_line(dataset, tmp_path: Pa
     with pytest.raises(UserError, match=r"is not a number \(cells UID_.*lower lr") as caught:
         run_training(recipe(lr=1e30), dataset, tmp_path / "run", workers=2)
     assert "\n" not in str(caught.value)
+
+
+def test_copies_train_and_test_as_the_paper_literally_has_it(dataset, tmp_path: Path):
+    """Every copy of validation and test is scored once, and the report says LEAKY."""
+    out = tmp_path / "literal"
+    literal = recipe(protocol="paper-literal", copies=90, epochs=1)
+    report = train_and_judge(literal, dataset, out, workers=2)
+    split = pq.read_table(out / "split.parquet")
+    wanted = [(r["uid"], r["copy"], r["role"]) for r in split.to_pylist() if r["role"] != "train"]
+    scored = pq.read_table(out / "report" / "predictions.parquet").to_pylist()
+    assert [(r["uid"], r["copy"], r["role"]) for r in scored] == wanted
+    assert len(wanted) == 36
+    assert report["run"]["leaky"]
+    assert history(out)[0]["train_images"] == 144
+    with pytest.raises(UserError, match="paper-literal tests on augmented copies"):
+        judge(Judged.at(out), dataset, tmp_path / "again")
