@@ -1,0 +1,76 @@
+"""Alerts and dashboard: the expressions parse, and name only metrics that are exported.
+
+Training's metrics are the gauges of training/monitoring.py, which an integration test reads from a
+live Ray; those of Ray itself are read from one in tests/cluster.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import promql_parser
+import pytest
+import yaml
+
+from leuk_ray.training.monitoring import GAUGES, PREFIX
+
+MONITORING = Path(__file__).parents[2] / "cluster" / "monitoring"
+OF_RAY = json.loads((Path(__file__).parents[1] / "metrics_of_ray.json").read_text())
+
+
+def alerts() -> list[dict]:
+    groups = yaml.safe_load((MONITORING / "alerts.yaml").read_text())["groups"]
+    return [rule for group in groups for rule in group["rules"]]
+
+
+def expressions() -> Iterator[str]:
+    yield from (rule["expr"] for rule in alerts())
+    board = json.loads((MONITORING / "grafana.json").read_text())
+    for panel in board["panels"]:
+        for target in panel.get("targets", []):
+            yield target["expr"].replace("$run", ".*")
+
+
+def metrics_in(expression: str) -> set[str]:
+    parsed = promql_parser.parse(expression).prettify()
+    return set(re.findall(r"\bray_\w+", parsed))
+
+
+def test_expressions_parse_and_name_what_is_exported():
+    ours = {f"ray_{PREFIX}{name}" for name in GAUGES}
+    named = set().union(*(metrics_in(expression) for expression in expressions()))
+    assert named - ours - set(OF_RAY) == set()
+    assert ours <= named, "every gauge is shown somewhere"
+
+
+@pytest.mark.parametrize("wrong", ["sum(rate(x[5m])", "sum by run (x)", "rate(x[5 minutes])"])
+def test_an_expression_that_is_wrong_is_caught(wrong: str):
+    with pytest.raises(ValueError, match=r"."):
+        metrics_in(wrong)
+
+
+def test_alerts_say_when_what_and_what_to_do():
+    for rule in alerts():
+        assert set(rule) == {"alert", "expr", "for", "labels", "annotations"}
+        assert set(rule["annotations"]) == {"summary", "action"}
+        assert rule["labels"]["severity"] in ("info", "warning", "critical")
+    assert len({rule["alert"] for rule in alerts()}) == len(alerts())
+
+
+def test_prometheus_reads_the_alerts_and_the_label_that_the_pods_carry():
+    config = yaml.safe_load((MONITORING / "prometheus.yaml").read_text())
+    assert set(config) == {"global", "rule_files", "scrape_configs"}
+    assert all((MONITORING / name).exists() for name in config["rule_files"])
+    cluster = (MONITORING.parent / "kuberay" / "base" / "raycluster.yaml").read_text()
+    assert "leuk-ray/pod: ray" in cluster  # Prometheus writes / and - as _
+    assert "leuk_ray_pod" in (MONITORING / "prometheus.yaml").read_text()
+
+
+def test_the_dashboard_opens_with_what_it_is():
+    board = json.loads((MONITORING / "grafana.json").read_text())
+    assert next(iter(board)) == "description"
+    assert all(word in board["description"] for word in ("What:", "Run:", "Change:"))
+    assert len({panel["id"] for panel in board["panels"]}) == len(board["panels"])
