@@ -10,7 +10,7 @@ import sys
 import click
 
 from leuk_ray import __version__
-from leuk_ray.commands import data, models, runs
+from leuk_ray.commands import cluster, data, models, runs
 from leuk_ray.errors import UserError
 
 _EPILOG = "For research. Not a medical device, not a diagnosis."
@@ -66,6 +66,7 @@ for _command in (
     models.explain,
     models.ensemble,
     models.registry,
+    cluster.submit,
 ):
     cli.add_command(_command)
 

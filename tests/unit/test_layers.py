@@ -42,6 +42,8 @@ DRIVERS = (
     "cli",
     "commands",
     "cluster",
+    "preflight",
+    "submit",
 )
 
 
