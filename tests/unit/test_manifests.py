@@ -266,6 +266,12 @@ def test_serve_config_is_accepted_and_a_typo_is_not():
         assert len(serve_problems(planted)) == 1
 
 
+def test_the_application_takes_its_settings():
+    settings = pytest.importorskip("leuk_ray.serving.settings", reason="serving is not there yet")
+    (application,) = yaml.safe_load((CLUSTER / "serve.yaml").read_text())["applications"]
+    settings.ServeSettings(**application["args"])
+
+
 @pytest.mark.parametrize("overlay", OVERLAYS)
 def test_the_service_serves_what_serve_yaml_says(overlay: str, rendered):
     service = next(item for item in rendered[overlay] if item["kind"] == "RayService")
