@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import os
 from pathlib import Path
 
 import pytest
@@ -32,7 +33,9 @@ def local_ray(s3_port: int):
         patch.setenv("AWS_SECRET_ACCESS_KEY", "nothing")
         patch.setenv("AWS_DEFAULT_REGION", "us-east-1")
         patch.setenv("AWS_EC2_METADATA_DISABLED", "true")
-        cluster.connect(num_workers=3)
+        here = str(Path(__file__).parent)  # what tests hand to workers, workers can import
+    os.environ["PYTHONPATH"] = os.pathsep.join([here, os.environ.get("PYTHONPATH", "")])
+    cluster.connect(num_workers=3)
         yield
         ray.shutdown()
 

@@ -4,19 +4,15 @@ from __future__ import annotations
 
 import errno
 import json
-import sys
 from pathlib import Path
 
 import pytest
 from fsspec.implementations.local import LocalFileSystem
 from pyarrow.fs import FSSpecHandler, PyFileSystem
-from ray import cloudpickle
 
 from leuk_ray.config import load_recipe
 from leuk_ray.errors import UserError
 from leuk_ray.training import trainer
-
-cloudpickle.register_pickle_by_value(sys.modules[__name__])  # workers know no tests
 
 
 class FullDisk(LocalFileSystem):
