@@ -3,11 +3,15 @@
 A perceptual hash alone joins strangers: among stained cells on black, distance 8 would put all
 subjects of C-NMC 2019 into one group. So the hash only proposes pairs, and aligned pixels of
 the cell decide: 0.98 and more is the same picture. Real near duplicates lie above 0.998 and
-the next pair of cells near 0.77.
+the next pair of cells near 0.77. A copy that lost more is no near duplicate by this rule: a
+JPEG of quality 50 correlates at about 0.975 with its original.
 
 Not all pairs are looked at. By the pigeonhole principle two 64-bit hashes at distance 11 or
 less agree in at least one of four 16-bit bands but for 2 bits (multi-index hashing, Norouzi,
-Punjani and Fleet 2012), so a sorted list of each band finds them.
+Punjani and Fleet 2012), so a sorted list of each band finds them. Pixels are compared in the
+order in which thumbnails agree, only for cells that no chain of copies joins yet, and a cell
+that was no copy of the MAX_STRANGERS most alike is compared no more: a set of many copies, or
+of cells that all look alike, costs a fixed number of comparisons a cell.
 """
 
 from __future__ import annotations
@@ -20,6 +24,7 @@ import numpy as np
 import pyarrow as pa
 from PIL import Image, ImageOps
 from scipy import ndimage
+from scipy.cluster.hierarchy import DisjointSet
 
 from leuk_ray.datasets.prepared import PixelReader
 
@@ -28,6 +33,7 @@ NEAR_SCHEMA = pa.schema(
 )
 MAX_DISTANCE = 11
 MIN_CORRELATION = 0.98
+MAX_STRANGERS = 16
 
 _BANDS = 4
 _BAND_BITS = 16
@@ -38,36 +44,50 @@ _MAX_SHIFT = 0.05
 _BLACK = 16  # what a JPEG leaves of black background is darker
 _ROWS_PER_READ = 64
 _PAIRS_PER_CHUNK = 4096
+_LIKELY_PER_CELL = 64  # on average; the most alike are kept
 
 
 def find_near_duplicates(cells: pa.Table, reader: PixelReader) -> pa.Table:
     """Find pairs of cells with different pixels that show the same picture.
 
-    Memory: about 5 kB a cell and 64 images; each image is read once, those of likely pairs
-    again.
+    Memory: about 5 kB a cell, of cells that all look alike 7 kB, and 64 images; each image is
+    read once, those of likely pairs again.
 
     Args:
         cells: columns uid, phash (64 bits in hex) and pixels_sha256, one row a cell.
         reader: reads the pixels of these rows, numbered alike.
 
     Returns:
-        NEAR_SCHEMA ordered by uid_a, uid_b. Cells with identical pixels are not listed; of
-        those the first row speaks for all.
+        NEAR_SCHEMA ordered by uid_a, uid_b. Pairs join all copies of a picture, but not each
+        with each. Cells with identical pixels are not listed; of those the first row speaks
+        for all.
     """
     uids = np.asarray(cells["uid"].to_pylist(), object)
     _, rows = np.unique(np.asarray(cells["pixels_sha256"].to_pylist()), return_index=True)
     rows.sort()
     phash = np.asarray([int(text, 16) for text in cells["phash"].to_pylist()], np.uint64)[rows]
     likely = _likely_pairs(phash, lambda part: reader.read(rows[part]))
+    joined, strangers = DisjointSet(range(len(rows))), np.zeros(len(rows), np.int64)
+
+    def open_question(pair: np.ndarray) -> bool:
+        asked_enough = bool((strangers[pair] >= MAX_STRANGERS).any())
+        return not asked_enough and not joined.connected(*pair.tolist())
+
     found = []
     for chunk in np.array_split(likely, -(-len(likely) // (_ROWS_PER_READ // 2)) or 1):
-        members, place = np.unique(chunk, return_inverse=True)
+        asked = np.asarray([pair for pair in chunk if open_question(pair)], np.int64)
+        members, place = np.unique(asked, return_inverse=True)
         pixels = reader.read(rows[members])
-        for pair, (first, second) in zip(chunk, place.reshape(-1, 2), strict=True):
+        for pair, (first, second) in zip(asked, place.reshape(-1, 2), strict=True):
+            if not open_question(pair):
+                continue
             correlation = aligned_correlation(pixels[first], pixels[second])
             if correlation >= MIN_CORRELATION:
+                joined.merge(*pair.tolist())
                 a, b = sorted(uids[rows[pair]])
                 found.append({"uid_a": a, "uid_b": b, "correlation": correlation})
+            else:
+                strangers[pair] += 1
     found.sort(key=lambda pair: (pair["uid_a"], pair["uid_b"]))
     return pa.Table.from_pylist(found, schema=NEAR_SCHEMA)
 
@@ -136,7 +156,7 @@ def _parts(count: np.ndarray) -> Iterator[np.ndarray]:
 
 
 def _likely_pairs(phash: np.ndarray, read: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
-    """Candidates whose thumbnails agree: (m, 2) int64, ordered."""
+    """Candidates whose thumbnails agree: (m, 2) int64, the most alike first."""
     thumbs = np.concatenate(
         [
             np.stack([_thumb(image) for image in read(part)])
@@ -145,15 +165,19 @@ def _likely_pairs(phash: np.ndarray, read: Callable[[np.ndarray], np.ndarray]) -
             )
         ]
     )
-    likely = [np.empty((0, 2), np.int64)]
+    likely, alike = np.empty((0, 2), np.int64), np.empty(0)
     for pairs in candidate_pairs(phash):
         for start in range(0, len(pairs), _PAIRS_PER_CHUNK):
             chunk = pairs[start : start + _PAIRS_PER_CHUNK]
             first, second = thumbs[chunk[:, 0]], thumbs[chunk[:, 1]]
             agree = _correlations(first, second, (first > _BLACK) | (second > _BLACK))
-            likely.append(chunk[agree >= _MIN_THUMB_CORRELATION])
-    pairs = np.concatenate(likely)
-    return pairs[np.lexsort((pairs[:, 1], pairs[:, 0]))]
+            keep = agree >= _MIN_THUMB_CORRELATION
+            likely = np.concatenate([likely, chunk[keep]])
+            alike = np.concatenate([alike, agree[keep]])
+            if len(likely) > 2 * _LIKELY_PER_CELL * len(phash):
+                best = np.argsort(-alike, kind="stable")[: _LIKELY_PER_CELL * len(phash)]
+                likely, alike = likely[best], alike[best]
+    return likely[np.lexsort((likely[:, 1], likely[:, 0], -alike))]
 
 
 def _thumb(image: np.ndarray) -> np.ndarray:

@@ -10,8 +10,10 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from leuk_ray import images
+from leuk_ray.datasets import near_duplicates
 from leuk_ray.datasets.near_duplicates import (
     MAX_DISTANCE,
+    MAX_STRANGERS,
     MIN_CORRELATION,
     aligned_correlation,
     candidate_pairs,
@@ -75,6 +77,45 @@ def test_planted_copies_are_found_and_strangers_are_not(cells, storage: StorageS
     pictures = cells | {name: picture for name, (_, picture) in planted.items()}
     expected = sorted((original, name) for name, (original, _) in planted.items())
     assert find(pictures, storage) == expected
+
+
+def test_many_copies_of_one_picture_cost_one_comparison_each(cells, monkeypatch):
+    picture = next(iter(cells.values()))
+    copies = {f"copy{quality:03}": jpeg(picture, quality) for quality in range(74, 98, 2)}
+    compared = []
+
+    def counted(first: np.ndarray, second: np.ndarray) -> float:
+        compared.append(1)
+        return aligned_correlation(first, second)
+
+    monkeypatch.setattr(near_duplicates, "aligned_correlation", counted)
+    found = find(copies, StorageSettings(size=64))
+    assert len(found) == len(compared) == len(copies) - 1, "a chain, not each with each"
+    joined = {"copy074"}
+    for _ in copies:
+        joined |= {uid for pair in found if joined & set(pair) for uid in pair}
+    assert joined == set(copies)
+
+
+def test_cells_that_only_look_alike_are_compared_a_bounded_number_of_times(monkeypatch):
+    generator = np.random.default_rng(0)
+    coarse = generator.integers(60, 200, (8, 8, 3), np.uint8)
+    smooth = np.asarray(Image.fromarray(coarse).resize((64, 64)), np.int64)
+    noisy = {
+        f"cell{n:03}": np.clip(smooth + generator.normal(0, 20, smooth.shape), 0, 255).astype(
+            np.uint8
+        )
+        for n in range(40)
+    }
+    compared = []
+
+    def counted(first: np.ndarray, second: np.ndarray) -> float:
+        compared.append(1)
+        return aligned_correlation(first, second)
+
+    monkeypatch.setattr(near_duplicates, "aligned_correlation", counted)
+    assert find(noisy, StorageSettings(size=64, crop="full")) == []
+    assert 40 < len(compared) <= 40 * MAX_STRANGERS < 40 * 39 // 2
 
 
 def test_identical_pixels_are_left_to_the_groups(cells):
