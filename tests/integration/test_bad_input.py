@@ -256,7 +256,7 @@ def test_one_class_and_one_subject_are_prepared_audited_and_not_split(
         assert "one patient decides" in said
     for typed in (
         ("split", target, "--out", tmp_path / "split.parquet"),
-        ("train", "lite", "weights=scratch", "--data", target, "--out", tmp_path / "run"),
+        ("train", "lite", "--data", target, "--out", tmp_path / "run"),
     ):
         assert refusal in refused(capsys, monkeypatch, *typed)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["cells", "dataset"]

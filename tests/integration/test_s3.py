@@ -39,7 +39,7 @@ SMALL = {
     "weights": "scratch",
     "input_size": 32,
     "epochs": 1,
-    "frozen_norm": "all",
+    "frozen_norm": "none",
     "lr": 1e-4,
 }
 
