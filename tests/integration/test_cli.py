@@ -51,7 +51,7 @@ def test_split_and_audit(dataset: PreparedDataset, tmp_path: Path):
         (["prepare", ".", "d", "--layout", "csv", "--columns", "x"], "write OURS=ITS"),
         (["synth", "x", "--layout", "all-idb", "--cells", "90", "--subjects", "3"], "fields"),
         (["crop", "nowhere.jpg", "--centroids", "a.xyc", "--out", "x"], "nowhere.jpg"),
-        (["predict", "nowhere", "pyproject.toml"], "no bundle"),
+        (["predict", "nowhere", "pyproject.toml"], "neither a bundle nor a run"),
         (["synth", "x", "--cells", "1", "--subjects", "5"], "cells"),
         (["evaluate", "nowhere", "--data", "d", "--out", "x"], "neither a bundle nor a run"),
         (["frobnicate"], "frobnicate"),
