@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import socket
 import os
+import socket
 from pathlib import Path
 
 import pytest
@@ -33,9 +33,9 @@ def local_ray(s3_port: int):
         patch.setenv("AWS_SECRET_ACCESS_KEY", "nothing")
         patch.setenv("AWS_DEFAULT_REGION", "us-east-1")
         patch.setenv("AWS_EC2_METADATA_DISABLED", "true")
-        here = str(Path(__file__).parent)  # what tests hand to workers, workers can import
-    os.environ["PYTHONPATH"] = os.pathsep.join([here, os.environ.get("PYTHONPATH", "")])
-    cluster.connect(num_workers=3)
+        here = Path(__file__).parent  # what tests hand to workers, workers can import
+        patch.setenv("PYTHONPATH", str(here), prepend=os.pathsep)
+        cluster.connect(num_workers=3)
         yield
         ray.shutdown()
 
