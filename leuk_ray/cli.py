@@ -10,7 +10,7 @@ import sys
 import click
 
 from leuk_ray import __version__
-from leuk_ray.commands import cluster, data, models, runs
+from leuk_ray.commands import cluster, data, models, runs, tuning
 from leuk_ray.errors import UserError
 
 _EPILOG = "For research. Not a medical device, not a diagnosis."
@@ -62,6 +62,7 @@ for _command in (
     models.weights,
     runs.train,
     runs.evaluate,
+    tuning.tune,
     models.predict,
     models.explain,
     models.ensemble,

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from importlib import resources
 from pathlib import Path
+from typing import Any
 
 import yaml
 from pydantic import ValidationError, model_validator
@@ -105,14 +106,41 @@ def load_recipe(name: str, overrides: Iterable[str] = ()) -> Recipe:
     try:
         return Recipe(**values)
     except ValidationError as error:
-        raise UserError(f"recipe {name}: {_first_problem(error)}") from error
+        raise UserError(f"recipe {name}: {first_problem(error)}") from error
+
+
+def with_values(recipe: Recipe, values: Mapping[str, Any]) -> Recipe:
+    """The recipe with other values of some settings, by full path (`training.lr`).
+
+    Raises:
+        UserError: a value out of range, or one that does not apply to the network.
+    """
+    changed = recipe.model_dump(mode="json")
+    for key, value in values.items():
+        *sections, name = key.split(".")
+        target = changed
+        for section in sections:
+            target = target[section]
+        target[name] = value
+    try:
+        return Recipe(**changed)
+    except ValidationError as error:
+        raise UserError(f"recipe {recipe.name}: {first_problem(error)}") from error
+
+
+def value_at(recipe: Recipe, key: str) -> Any:
+    """The plain value of a setting by its full path; None where it does not apply."""
+    value: Any = recipe.model_dump(mode="json")
+    for part in key.split("."):
+        value = value.get(part) if isinstance(value, dict) else None
+    return value
 
 
 def _override(values: dict, override: str) -> None:
     key, separator, text = override.partition("=")
     if not separator:
         raise UserError(f"override {override!r}: write key=value")
-    path = _resolve(key)
+    path = setting_path(key)
     target = values
     for part in path[:-1]:
         target = target.setdefault(part, {})
@@ -123,8 +151,12 @@ def _override(values: dict, override: str) -> None:
     target[path[-1]] = value  # `1e-3` is text to YAML 1.1; the typed setting makes it a number
 
 
-def _resolve(key: str) -> list[str]:
-    """The full path of a key that may leave out its section."""
+def setting_path(key: str) -> list[str]:
+    """The full path of a recipe's key that may leave out its section.
+
+    Raises:
+        UserError: no such setting, or several sections have one.
+    """
     paths = dict.fromkeys(_all_keys(Recipe))
     if key in paths:
         return key.split(".")
@@ -147,7 +179,8 @@ def _all_keys(settings: type[Settings], prefix: str = "") -> Iterable[str]:
             yield f"{prefix}{name}"
 
 
-def _first_problem(error: ValidationError) -> str:
+def first_problem(error: ValidationError) -> str:
+    """A validation error in one line: where, what, and what was given."""
     problem = error.errors()[0]
     where = ".".join(str(part) for part in problem["loc"])
     others = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""

@@ -133,6 +133,19 @@ def report_text(report: dict, directory: Location) -> str:
     return f"{report['sentence']}\nReport: {join(directory, 'report.html')}"
 
 
+def tune_text(report: dict, out: Path) -> str:
+    """After `tune`."""
+    bundles = min(report["sweep"]["top"], len(report["standings"]))
+    return "\n".join(
+        [
+            report["sentence"],
+            f"Test, once, for the winner: {report['winner']['test']}",
+            f"Report: {out / 'report' / 'report.html'}",
+            f"Best bundles: {out / 'top'}/1 to {bundles}",
+        ]
+    )
+
+
 def predict_text(values: dict) -> str:
     """After `predict`."""
     lines = []

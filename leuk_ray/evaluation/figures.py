@@ -42,7 +42,7 @@ class Stamp:
 
 def confusion_figure(counts: Confusion, stamp: Stamp) -> Figure:
     """Truth by call: cells, and the share of each row."""
-    figure = _figure(4.6, 3.7, stamp)
+    figure = stamped_figure(4.6, 3.7, stamp)
     axes = figure.add_subplot()
     cells = np.array([[counts.tp, counts.fn], [counts.fp, counts.tn]])
     totals = cells.sum(axis=1)
@@ -75,7 +75,7 @@ def roc_figure(
     from sklearn.metrics import roc_curve
 
     false_positive, true_positive, _ = roc_curve(label, probability, drop_intermediate=False)
-    figure = _figure(4.6, 4.4, stamp)
+    figure = stamped_figure(4.6, 4.4, stamp)
     axes = figure.add_subplot()
     axes.plot([0, 1], [0, 1], color=GRID, linewidth=1)
     axes.plot(false_positive, true_positive, color=INK, linewidth=1.8, label=area)
@@ -96,7 +96,7 @@ def precision_recall_figure(
     from sklearn.metrics import precision_recall_curve
 
     precision, recall, _ = precision_recall_curve(label, probability)
-    figure = _figure(4.6, 4.4, stamp)
+    figure = stamped_figure(4.6, 4.4, stamp)
     axes = figure.add_subplot()
     prevalence = float(label.mean())
     axes.axhline(prevalence, color=TRAIN, linewidth=1, linestyle=(0, (2, 2)))
@@ -118,7 +118,7 @@ def calibration_figure(
 ) -> Figure:
     """Observed share of ALL against the stated probability, over how often each is stated."""
     cells, mean_probability, observed = calibration_bins(label, probability)
-    figure = _figure(4.6, 5.9, stamp)
+    figure = stamped_figure(4.6, 5.9, stamp)
     upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1.3))
     upper.plot([0, 1], [0, 1], color=GRID, linewidth=1)
     filled = cells > 0
@@ -141,7 +141,7 @@ def calibration_figure(
     lower.set_xlabel("probability of ALL (dashed: threshold)")
     lower.set_ylabel("cells")
     figure.legend(loc="outside upper center", ncols=2, frameon=False, fontsize=9)
-    _plain(lower)
+    plain_axes(lower)
     return figure
 
 
@@ -162,7 +162,7 @@ def training_figure(
         ("area under ROC", ("train_auc", "validation_auc")),
         ("learning rate", ("lr",)),
     )
-    figure = _figure(7.6, 5.2, stamp)
+    figure = stamped_figure(7.6, 5.2, stamp)
     for index, (title, keys) in enumerate(panels, start=1):
         axes = figure.add_subplot(2, 2, index)
         axes.set_title(title, size=10, loc="left")
@@ -195,7 +195,7 @@ def training_figure(
         axes.set_xlim(min(epochs) - 0.5, max(epochs) + 0.5)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
         axes.set_xlabel("epoch", size=9)
-        _plain(axes)
+        plain_axes(axes)
     return figure
 
 
@@ -215,7 +215,7 @@ def subject_figure(
     # Drawn from the bottom up: healthy, mixed, ALL, each by mean probability.
     rank = {"healthy": 0, "mixed": 1, "ALL": 2}
     shown = sorted(worst, key=lambda row: (rank[row["label"]], row["mean_probability"]))
-    figure = _figure(7.6, 1.3 + 0.22 * len(shown), stamp)
+    figure = stamped_figure(7.6, 1.3 + 0.22 * len(shown), stamp)
     axes = figure.add_subplot()
     names = np.asarray(subject, dtype=object)
     jitter = np.random.default_rng(0).uniform(-0.28, 0.28, label.size)
@@ -238,7 +238,7 @@ def subject_figure(
     axes.set_title("one dot a cell" if len(shown) == len(rows) else some, size=9, loc="left")
     handles = [axes.scatter([], [], s=18, c=COLORS[name], label=name) for name in CLASSES[::-1]]
     figure.legend(handles=handles, loc="outside upper center", ncols=2, frameon=False, fontsize=9)
-    _plain(axes)
+    plain_axes(axes)
     axes.tick_params(axis="y", length=0)
     axes.grid(axis="y", color=GRID, linewidth=0.5)
     axes.set_axisbelow(True)
@@ -258,7 +258,7 @@ def contact_sheet(
     """
     columns = min(4, len(images))
     rows = -(-len(images) // 4)
-    figure = _figure(1.9 * columns, 2.3 * rows + 0.2, stamp)
+    figure = stamped_figure(1.9 * columns, 2.3 * rows + 0.2, stamp)
     for index, (image, (uid, probability, truth)) in enumerate(zip(images, captions, strict=True)):
         axes = figure.add_subplot(rows, columns, index + 1)
         axes.imshow(image)
@@ -270,7 +270,7 @@ def contact_sheet(
     return figure
 
 
-def _figure(width: float, height: float, stamp: Stamp) -> Figure:
+def stamped_figure(width: float, height: float, stamp: Stamp) -> Figure:
     """An empty figure of width x height inches with its stamp in a strip at the bottom."""
     from matplotlib.figure import Figure
     from matplotlib.layout_engine import ConstrainedLayoutEngine
@@ -285,7 +285,8 @@ def _figure(width: float, height: float, stamp: Stamp) -> Figure:
     return figure
 
 
-def _plain(axes: Axes) -> None:
+def plain_axes(axes: Axes) -> None:
+    """No frame above and to the right, small ticks."""
     axes.spines[["top", "right"]].set_visible(False)
     axes.tick_params(labelsize=9)
 
@@ -296,7 +297,7 @@ def _unit_square(axes: Axes) -> None:
     axes.set_aspect("equal", adjustable="box")
     axes.grid(color=GRID, linewidth=0.5)
     axes.set_axisbelow(True)
-    _plain(axes)
+    plain_axes(axes)
 
 
 def _fitted(name: str, width: int, lines: int) -> str:

@@ -1,1 +1,1 @@
-"""A run, from a recipe to a judged bundle."""
+"""Runs: one from a recipe to a judged bundle, many side by side, and the table of all."""

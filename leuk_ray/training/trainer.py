@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 import ray.train
 import torch
-from ray.train import Checkpoint, CheckpointConfig, RunConfig, ScalingConfig
+from ray.train import Checkpoint, CheckpointConfig, RunConfig, ScalingConfig, UserCallback
 from ray.train.torch import TorchTrainer, get_device, prepare_model
 from safetensors.torch import load_model
 from torch import nn
@@ -74,6 +75,7 @@ def run_training(
     gpus: bool = False,
     resume: bool = False,
     mlflow: str | None = None,
+    callbacks: Sequence[UserCallback] = (),
 ) -> Trained:
     """Train a recipe on a dataset; Ray must be initialised.
 
@@ -84,6 +86,7 @@ def run_training(
         gpus: one GPU a worker.
         resume: go on with the run that lies in `out`.
         mlflow: an MLflow server or store that also gets the metrics.
+        callbacks: of Ray Train, called in its controller.
 
     Raises:
         UserError: what cannot work is refused before any worker starts.
@@ -123,6 +126,7 @@ def run_training(
                 checkpoint_config=CheckpointConfig(
                     num_to_keep=recipe.training.keep, checkpoint_score_attribute="selection"
                 ),
+                callbacks=list(callbacks),
             ),
         )
         try:

@@ -1,0 +1,44 @@
+"""Commands on sweeps."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from leuk_ray.commands.base import ADDRESS, PATH, command
+
+
+@click.command(
+    epilog="Example: leuk-ray tune tune_configs/quick.yaml --data cnmc.dataset --out sweeps/quick"
+)
+@click.argument("sweep", metavar="SWEEP.yaml")
+@click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
+@click.option("--data", required=True, help="A prepared dataset.")
+@click.option("--out", type=PATH, required=True, help="Folder of the sweep.")
+@click.option("--resume", is_flag=True, help="Go on with the sweep in --out.")
+@ADDRESS
+@command
+def tune(
+    sweep: str,
+    overrides: tuple[str, ...],
+    data: str,
+    out: Path,
+    resume: bool,
+    address: str | None,
+) -> tuple[dict, str]:
+    """Search settings of a recipe; leave the best bundles, and judge the winner once."""
+    from leuk_ray.tuning.settings import load_sweep
+
+    settings = load_sweep(sweep, overrides)
+
+    from leuk_ray import cluster
+    from leuk_ray.datasets.prepared import PreparedDataset
+    from leuk_ray.texts import tune_text
+    from leuk_ray.tuning.sweep import run_sweep
+
+    dataset = PreparedDataset.open(data)
+    workers = settings.resources.workers
+    cluster.connect(address, workers if workers > 1 else 0)
+    values = run_sweep(settings, dataset, out, resume=resume)
+    return values, tune_text(values, out)

@@ -1,0 +1,83 @@
+"""The folder of a run that trains in one process: its record, and the best bundle so far."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+from torch import nn
+
+from leuk_ray.bundle import BundleFacts, load_bundle, read_facts, write_bundle
+from leuk_ray.config import Recipe
+from leuk_ray.datasets.prepared import PreparedDataset
+from leuk_ray.training.record import start_record
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """config.yaml  split.parquet  environment.json  metrics.jsonl  steps.jsonl  bundle/
+
+    The bundle holds the best epoch so far, so that a run stopped at any time has one.
+    """
+
+    path: Path
+    recipe: Recipe
+    dataset: PreparedDataset
+
+    def start(self, split: pa.Table) -> None:
+        """Make the folder; what an unfinished run left there is removed."""
+        shutil.rmtree(self.path, ignore_errors=True)
+        start_record(self.recipe, self.dataset, self.path, split)
+
+    def write_history(self, history: list[dict[str, Any]]) -> None:
+        """Replace metrics.jsonl, one line an epoch."""
+        partial = self.path / "metrics.jsonl.partial"
+        partial.write_text("".join(json.dumps(line) + "\n" for line in history))
+        partial.replace(self.path / "metrics.jsonl")
+
+    @property
+    def best(self) -> dict[str, Any]:
+        """Metrics of the epoch in the bundle; empty where there is none."""
+        path = self.path / "bundle"
+        return read_facts(path).metrics if (path / "bundle.json").exists() else {}
+
+    def keep(self, metrics: dict[str, Any], stopped: str, model: nn.Module) -> None:
+        """Write the bundle of an epoch that is the best so far; `stopped` as in TrainingState."""
+        facts = BundleFacts(
+            model=self.recipe.model,
+            storage=self.dataset.storage,
+            synthetic=self.dataset.synthetic,
+            protocol=self.recipe.split.protocol,
+            dataset_fingerprint=self.dataset.facts["fingerprint"],
+            recipe=self.recipe.name,
+            seed=self.recipe.seed,
+            metrics={
+                key: value
+                for key, value in metrics.items()
+                if key in ("epoch", "selection") or key.startswith("validation")
+            }
+            | {"stopped": stopped},
+        )
+        write_bundle(self.path / "bundle", facts, model)
+
+    def end(self, stopped: str) -> nn.Module:
+        """Write into the bundle why the run ended, and return its network."""
+        bundle = load_bundle(self.path / "bundle")
+        self.keep(bundle.facts.metrics, stopped, bundle.model)
+        return bundle.model
+
+
+def read_history(path: Path) -> list[dict[str, Any]]:
+    """The epochs in a run's folder; none before the first has ended."""
+    file = path / "metrics.jsonl"
+    return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
+
+
+def read_steps(path: Path) -> list[dict[str, Any]]:
+    """The steps by which a population's member took over others' weights."""
+    file = path / "steps.jsonl"
+    return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []

@@ -1,0 +1,106 @@
+"""The record of a run, and the append-only table of all runs of an experiment or a sweep.
+
+One JSON object a line. A line is written in one call and flushed to disk, so a killed
+process leaves at most a torn last line, which readers pass over and the next writer cuts off.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any, Literal
+
+from leuk_ray.errors import UserError
+
+Status = Literal["finished", "stopped", "failed"]
+
+
+@dataclass(frozen=True)
+class RunRecord:
+    """What became of a run.
+
+    name: of the run's folder, one of a kind in its table.
+    status: `finished`; `stopped` early by a scheduler; `failed`, for the reason given.
+    recipe: the recipe's name.
+    overrides: settings in which the run differs from the recipe, by full path.
+    seed: of the training.
+    reason: why the run ended, in words.
+    metrics: of the epoch whose weights the bundle holds.
+    curve: an epoch each, what the best checkpoint is largest in (`loop.selection`).
+    seconds: from the start of the training to its end.
+    bundle: whether the run left a bundle; it may have been removed to save space since.
+    lineage: what the run came from: dataset and split fingerprints; for a population's member
+        also the steps by which it took another's weights.
+    """
+
+    name: str
+    status: Status
+    recipe: str
+    overrides: dict[str, Any]
+    seed: int
+    reason: str
+    metrics: dict[str, Any]
+    curve: list[float]
+    seconds: float
+    bundle: bool
+    lineage: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def score(self) -> float | None:
+        """What runs are compared by, larger is better; None without a trained epoch."""
+        return self.metrics.get("selection")
+
+    @property
+    def done(self) -> bool:
+        """Whether a resumed table leaves the run as it is; a failed one is tried again."""
+        return self.status != "failed"
+
+
+class RunTable:
+    """Records of runs in a file; of two with one name the later holds."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def append(self, record: RunRecord) -> None:
+        """Add a record; it is on disk when this returns."""
+        line = (json.dumps(asdict(record), allow_nan=False, sort_keys=True) + "\n").encode()
+        descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o644)
+        try:
+            os.ftruncate(descriptor, _whole(os.pread(descriptor, os.fstat(descriptor).st_size, 0)))
+            os.lseek(descriptor, 0, os.SEEK_END)
+            os.write(descriptor, line)
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+    def records(self) -> dict[str, RunRecord]:
+        """All records by name, in the order of their first appearance.
+
+        Raises:
+            UserError: a whole line is not a record.
+        """
+        if not self.path.exists():
+            return {}
+        data = self.path.read_bytes()
+        known = {item.name for item in fields(RunRecord)}
+        found: dict[str, RunRecord] = {}
+        for number, line in enumerate(data[: _whole(data)].splitlines(), 1):
+            try:
+                values = json.loads(line)
+                if set(values) != known:
+                    raise ValueError(f"has other fields than {', '.join(sorted(known))}")
+                record = RunRecord(**values)
+            except (ValueError, TypeError) as error:
+                raise UserError(
+                    f"{self.path}, line {number}: is no record of a run ({error}); remove the line"
+                ) from error
+            found[record.name] = record
+        return found
+
+
+def _whole(data: bytes) -> int:
+    """Bytes up to the end of the last whole line."""
+    return data.rfind(b"\n") + 1

@@ -1,0 +1,238 @@
+"""One run inside the executor.
+
+A run of one worker trains in the executor's own process, which lives on for the next run and
+so saves the imports; a run of several workers is a run of Ray Train.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import torch
+from ray import tune
+from ray.tune.integration.ray_train import TuneReportCallback
+
+from leuk_ray.bundle import read_facts
+from leuk_ray.config import Recipe, value_at
+from leuk_ray.datasets.feeds import Feed, ReaderFeed, ResidentFeed, fits_on_device
+from leuk_ray.datasets.plan import check_batches
+from leuk_ray.datasets.prepared import PreparedDataset
+from leuk_ray.datasets.splits import rows_with_role
+from leuk_ray.errors import UserError
+from leuk_ray.judge import Judged, report_on
+from leuk_ray.models.zoo import build
+from leuk_ray.runs.folder import RunFolder, read_history
+from leuk_ray.runs.placement import Resources
+from leuk_ray.runs.spec import RunSpec, split_key
+from leuk_ray.training.cells import TrainingCells
+from leuk_ray.training.learner import Learner
+from leuk_ray.training.loop import train
+from leuk_ray.training.state import TrainingState
+from leuk_ray.training.trainer import run_training
+from leuk_ray.training.validation import score_rows
+
+Save = Callable[[Path], None]
+Report = Callable[[dict[str, Any], Save], None]
+
+
+@dataclass(frozen=True)
+class Shared:
+    """What all runs of an executor have in common; sent to each process once.
+
+    root: holds a folder a run. splits: by `split_key`, computed once.
+    side_by_side: runs that may share a node's memory.
+    judged: also score validation and test with the best epoch, and write report/.
+    checkpoints: runs may take over each other's weights, so each epoch is saved with Tune.
+    """
+
+    root: Path
+    dataset: PreparedDataset
+    splits: dict[str, pa.Table]
+    resources: Resources
+    side_by_side: int
+    judged: bool
+    checkpoints: bool
+
+    def split(self, recipe: Recipe) -> pa.Table:
+        """The split that a recipe asks for."""
+        return self.splits[split_key(recipe)]
+
+
+def run_trial(config: dict[str, Any], shared: Shared) -> None:
+    """What the executor runs for one proposal; a failure is reported, not raised.
+
+    The process can then take the next run, where it would be started anew after an error.
+    """
+    spec = RunSpec(config["run"], Recipe(**config["recipe"]), config["overrides"])
+    try:
+        if shared.resources.workers > 1:
+            _train_on_ray_train(spec, shared)
+            return
+        report, checkpoint = _reporter(shared.checkpoints), tune.get_checkpoint()
+        if checkpoint is None:
+            train_in_process(spec, shared, report)
+            return
+        with checkpoint.as_directory() as start:
+            train_in_process(spec, shared, report, Path(start))
+    except Exception as error:
+        tune.report({"failure": reason(error)})
+    finally:
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()  # the next run's process is this one
+
+
+def reason(error: BaseException) -> str:
+    """Why a run failed, in one line."""
+    if isinstance(error, UserError):
+        return str(error)
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return f"out of memory: lower training.batch_size or model.input_size ({_line(error)})"
+    return f"{type(error).__name__}: {_line(error)}"
+
+
+def _line(error: BaseException) -> str:
+    return " ".join(str(error).split())[:300]
+
+
+def _reporter(checkpoints: bool) -> Report:
+    """Reports to Tune, with a checkpoint where runs take over each other's weights."""
+
+    def report(metrics: dict[str, Any], save: Save) -> None:
+        told = {key: metrics[key] for key in ("epoch", "selection", "ended")}
+        if not checkpoints:
+            tune.report(told)
+            return
+        with tempfile.TemporaryDirectory() as directory:
+            save(Path(directory))
+            tune.report(told, checkpoint=tune.Checkpoint.from_directory(directory))
+
+    return report
+
+
+def _train_on_ray_train(spec: RunSpec, shared: Shared) -> None:
+    """A run of several workers; one that was killed goes on from its last checkpoint."""
+    recipe, path = spec.resolved, shared.root / spec.name
+    trained = run_training(
+        recipe,
+        shared.dataset,
+        path,
+        workers=shared.resources.workers,
+        gpus=bool(shared.resources.gpus),
+        resume=True,
+        callbacks=[TuneReportCallback()],
+    )
+    if shared.judged:
+        shutil.rmtree(path / "report", ignore_errors=True)
+        judged = Judged(trained.bundle, path)
+        out = path / "report"
+        report_on(judged, shared.dataset, trained.rows, trained.logits, out, show_images=False)
+    last = read_history(path)[-1]
+    ended = read_facts(trained.bundle).metrics["stopped"]
+    tune.report({"epoch": last["epoch"], "selection": last["selection"], "ended": ended})
+
+
+def train_in_process(
+    spec: RunSpec,
+    shared: Shared,
+    report: Report,
+    start: Path | None = None,
+) -> None:
+    """Train a run in this process into `shared.root / spec.name`.
+
+    Args:
+        spec: the run.
+        shared: dataset, splits and place.
+        report: called after every epoch with its metrics and a way to save a checkpoint; may
+            end the run by raising.
+        start: a checkpoint to go on from, its own or another run's (population-based training).
+    """
+    recipe = spec.resolved
+    split = shared.split(recipe)
+    folder = RunFolder(shared.root / spec.name, recipe, shared.dataset)
+    if start is None:
+        folder.start(split)
+    cells, settings = TrainingCells.of(shared.dataset.cells, split), recipe.training
+    check_batches(
+        len(cells.train),
+        cells.labels[cells.train],
+        settings.balance,
+        settings.batch_size,
+        1,
+        settings.accumulate,
+    )
+    torch.set_num_threads(max(1, int(shared.resources.cpus)))
+    device = torch.device("cuda" if shared.resources.gpus else "cpu")
+    torch.manual_seed(recipe.seed)
+    core = build(recipe.model, load_weights=True).to(device)
+    learner = Learner(core, settings, recipe.augment.fill)
+    state = TrainingState() if start is None else _take_over(spec, folder, start, learner)
+    best = folder.best.get("selection", -np.inf)
+
+    def reported(metrics: dict[str, Any], save: Save) -> None:
+        nonlocal best
+        folder.write_history(state.history)
+        if metrics["selection"] > best:
+            best = metrics["selection"]
+            folder.keep(metrics, state.stopped, learner.scored)
+
+        def save_with_origin(directory: Path) -> None:
+            save(directory)
+            origin = {"run": spec.name, "recipe": recipe.model_dump(mode="json")}
+            (directory / "origin.json").write_text(json.dumps(origin))
+
+        report(metrics | {"ended": state.stopped}, save_with_origin)
+
+    if state.stopped:  # it took over weights whose training had ended
+        reported(state.history[-1], lambda directory: state.save(directory, learner))
+    feed, validation_feed = _feeds(shared, cells, device)
+    train(learner, state, cells, feed, validation_feed, recipe.augment, recipe.seed, reported)
+    model = folder.end(state.stopped)
+    if shared.judged:
+        rows = rows_with_role(shared.dataset.cells, split, ("validation", "test"))
+        reader = ReaderFeed(shared.dataset.reader(), device)
+        rows, logits = score_rows(model.to(device), rows, reader, settings.batch_size)
+        judged = Judged(folder.path / "bundle", folder.path)
+        report_on(judged, shared.dataset, rows, logits, folder.path / "report", show_images=False)
+
+
+def _feeds(shared: Shared, cells: TrainingCells, device: torch.device) -> tuple[Feed, Feed]:
+    """Read in this process, and kept on the device after the first epoch where they fit."""
+    feed, size = ReaderFeed(shared.dataset.reader(), device), shared.dataset.storage.size
+    num_rows = len(cells.train) + len(cells.validation)
+    if not fits_on_device(num_rows, size, device, shared.side_by_side):
+        return feed, feed
+    return (
+        ResidentFeed(feed, cells.train, size, device),
+        ResidentFeed(feed, cells.validation, size, device),
+    )
+
+
+def _take_over(spec: RunSpec, folder: RunFolder, start: Path, learner: Learner) -> TrainingState:
+    """Go on from a checkpoint with this run's settings, and write down whose it was.
+
+    The optimizer keeps its moments and takes this run's settings; what the schedule did to the
+    learning rate so far holds.
+    """
+    groups = learner.optimizer.param_groups
+    wanted = [{k: v for k, v in group.items() if k != "params"} for group in groups]
+    state = TrainingState.load(start, learner)
+    for group, settings in zip(learner.optimizer.param_groups, wanted, strict=True):
+        group.update(settings)
+    origin = json.loads((start / "origin.json").read_text())
+    if origin["run"] != spec.name:
+        recipe = Recipe(**origin["recipe"])
+        changed = {
+            key: [value_at(recipe, key), value_at(folder.recipe, key)] for key in spec.overrides
+        }
+        step = {"epoch": state.epoch, "from": origin["run"], "changed": changed}
+        with (folder.path / "steps.jsonl").open("a") as file:
+            file.write(json.dumps(step) + "\n")
+    return state

@@ -1,0 +1,208 @@
+"""The report of a sweep: report.json, report.html that stands alone, runs.csv, figures."""
+
+from __future__ import annotations
+
+import base64
+import csv
+import json
+import math
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from leuk_ray.config import with_values
+from leuk_ray.datasets.prepared import PreparedDataset
+from leuk_ray.datasets.splits import is_leaky
+from leuk_ray.evaluation.figures import Stamp
+from leuk_ray.models.summary import summarise
+from leuk_ray.runs.table import RunRecord
+from leuk_ray.storage import directory_by_rename, read_json, write_json
+from leuk_ray.tuning import figures
+from leuk_ray.tuning.importance import importance
+from leuk_ray.tuning.settings import SweepSettings
+from leuk_ray.tuning.standings import Standing, configuration, verdict
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+SCHEMA_VERSION = 1
+MAX_NETWORKS = 20
+DOTS_PER_INCH = 150
+_MAP = ("training.lr", "training.batch_size")
+
+
+def write_sweep_report(
+    out: Path,
+    sweep: SweepSettings,
+    dataset: PreparedDataset,
+    records: Mapping[str, RunRecord],
+    standings: Sequence[Standing],
+) -> dict[str, Any]:
+    """Write `out/report`, replacing an earlier one; `out/winner` has been judged.
+
+    Returns:
+        What report.json holds.
+    """
+    protocol = sweep.base().split.protocol
+    stamp = Stamp(dataset.synthetic, is_leaky(protocol))
+    judged = read_json(str(out / "winner" / "report.json"))
+    runs = sorted(records.values(), key=lambda record: record.name)
+    weights = importance(sweep.search, runs)
+    content: dict[str, Any] = {
+        "schema_version": SCHEMA_VERSION,
+        "sweep": sweep.model_dump(mode="json"),
+        "synthetic": dataset.synthetic,
+        "best_auc": dataset.facts.get("best_auc"),
+        "leaky": stamp.leaky,
+        "protocol": protocol,
+        "dataset_fingerprint": dataset.facts["fingerprint"],
+        "counts": _counts(runs),
+        "standings": _rows(sweep, standings, runs),
+        "verdict": verdict(list(standings)),
+        "winner": {"run": standings[0].best, "test": judged["sentence"]},
+        "importance": weights,
+        "runs": [asdict(record) for record in runs],
+    }
+    content["sentence"] = _sentence(content)
+    drawn = _draw(sweep, list(records.values()), weights, stamp)
+    content["figures"] = {name: f"figures/{name}.png" for name in drawn}
+    with directory_by_rename(out / "report") as partial:
+        (partial / "figures").mkdir()
+        for name, figure in drawn.items():
+            figure.savefig(partial / "figures" / f"{name}.png", dpi=DOTS_PER_INCH)
+        write_json(partial / "report.json", content)
+        _write_csv(partial / "runs.csv", sweep, runs)
+        (partial / "report.html").write_text(_page(content, partial), encoding="utf-8")
+    return content
+
+
+def _counts(runs: Sequence[RunRecord]) -> dict[str, int]:
+    of_status = {s: sum(r.status == s for r in runs) for s in ("finished", "stopped", "failed")}
+    configurations = len({configuration(record.overrides) for record in runs})
+    epochs = sum(len(record.curve) for record in runs)
+    return {"configurations": configurations, "runs": len(runs), "epochs": epochs} | of_status
+
+
+def _rows(
+    sweep: SweepSettings, standings: Sequence[Standing], runs: Sequence[RunRecord]
+) -> list[dict[str, Any]]:
+    """The configurations with what they cost: parameters, FLOPs, images a second."""
+    base, costs = sweep.base(), {}
+    rows = []
+    for place, standing in enumerate(standings, 1):
+        recipe = with_values(base, standing.overrides)
+        network = recipe.model.model_dump_json()
+        if network not in costs and len(costs) < MAX_NETWORKS:
+            summary = summarise(recipe.model)
+            costs[network] = {key: summary[key] for key in ("parameters", "flops")}
+        rates = [
+            record.metrics["images_per_second"]
+            for record in runs
+            if configuration(record.overrides) == configuration(standing.overrides)
+            and "images_per_second" in record.metrics
+        ]
+        rows.append(
+            {
+                "place": place,
+                "overrides": standing.overrides,
+                "mean": figures.shown(standing.mean, sweep.metric),
+                "spread": standing.spread,
+                "interval": _shown_interval(standing.interval, sweep.metric),
+                "seeds": sorted(standing.scores),
+                "run": standing.best,
+                "network": recipe.model.title,
+                "images_per_second": statistics.median(rates) if rates else None,
+                **costs.get(network, {"parameters": None, "flops": None}),
+            }
+        )
+    return rows
+
+
+def _shown_interval(interval: tuple[float, float] | None, metric: str) -> list[float] | None:
+    return None if interval is None else sorted(figures.shown(end, metric) for end in interval)
+
+
+def _sentence(content: Mapping[str, Any]) -> str:
+    counts, winner = content["counts"], content["standings"][0]
+    settings = ", ".join(f"{key} {_value(value)}" for key, value in winner["overrides"].items())
+    over = f"mean of {len(winner['seeds'])} seeds" if len(winner["seeds"]) > 1 else "one seed"
+    return (
+        f"{'LEAKY: ' if content['leaky'] else ''}"
+        f"Of {counts['configurations']} configurations in {counts['runs']} runs "
+        f"({counts['stopped']} stopped early, {counts['failed']} failed), {settings} is best by "
+        f"{figures.words(content['sweep']['metric'])}: {winner['mean']:.4f} ({over}). "
+        f"{content['verdict']}"
+    )
+
+
+def _draw(
+    sweep: SweepSettings,
+    records: Sequence[RunRecord],
+    weights: Mapping[str, float] | None,
+    stamp: Stamp,
+) -> dict[str, Figure]:
+    """The figures there is something to draw for, by file name; runs in the order they ended."""
+    drawn = {
+        "best_so_far": figures.best_so_far_figure(records, sweep.metric, stamp),
+        "curves": figures.curves_figure(records, sweep.metric, stamp),
+        "parallel": figures.parallel_figure(records, sweep.search, sweep.metric, stamp),
+    }
+    numeric = [key for key, value in sweep.search.items() if figures.is_numeric(value)]
+    pair = _MAP if set(_MAP) <= set(numeric) else tuple(numeric[:2])
+    if len(pair) == 2:
+        across, up = ((key, sweep.search[key]) for key in pair)
+        drawn["map"] = figures.map_figure(records, across, up, sweep.metric, stamp)
+    if weights:
+        drawn["importance"] = figures.importance_figure(weights, stamp)
+    return drawn
+
+
+def _write_csv(path: Path, sweep: SweepSettings, runs: Sequence[RunRecord]) -> None:
+    with path.open("w", newline="") as file:
+        writer = csv.writer(file)
+        keys = list(sweep.search)
+        writer.writerow(
+            ["run", "status", *keys, "seed", sweep.metric, "epochs", "seconds", "reason"]
+        )
+        for run in runs:
+            score = "" if run.score is None else figures.shown(run.score, sweep.metric)
+            values = [_value(run.overrides[key]) for key in keys]
+            tail = [run.seed, score, len(run.curve), run.seconds, run.reason]
+            writer.writerow([run.name, run.status, *values, *tail])
+
+
+def _page(content: Mapping[str, Any], directory: Path) -> str:
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["value"] = _value
+    embedded = {
+        name: base64.b64encode((directory / path).read_bytes()).decode()
+        for name, path in content["figures"].items()
+    }
+    metric = content["sweep"]["metric"]
+    return environment.get_template("report.html.j2").render(
+        **content,
+        embedded=embedded,
+        metric=figures.words(metric),
+        score=lambda run: (
+            "n/a"
+            if "selection" not in run["metrics"]
+            else f"{figures.shown(run['metrics']['selection'], metric):.4f}"
+        ),
+    )
+
+
+def _value(value: Any) -> str:
+    """A setting's value for people."""
+    if isinstance(value, float) and math.isfinite(value):
+        return f"{value:.4g}"
+    return value if isinstance(value, str) else json.dumps(value)

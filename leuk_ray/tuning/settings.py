@@ -1,0 +1,264 @@
+"""Settings of a sweep, read from a commented YAML file."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import AfterValidator, Field, ValidationError, model_validator
+
+from leuk_ray.config import (
+    Recipe,
+    first_problem,
+    load_recipe,
+    setting_path,
+    value_at,
+    with_values,
+)
+from leuk_ray.errors import UserError
+from leuk_ray.runs.placement import Resources
+from leuk_ray.settings import Settings
+from leuk_ray.training.settings import Selection
+
+Value = bool | int | float | str | tuple[int | float | str, ...] | None
+
+# One split judges all configurations, the seeds are the sweep's own, and so is the metric.
+_NOT_SEARCHED = {
+    "name": "the sweep names its runs",
+    "seed": "list seeds under `seeds`",
+    "training.select": "name it as `metric`",
+}
+
+
+def _ordered(bounds: tuple[float, float]) -> tuple[float, float]:
+    if bounds[0] >= bounds[1]:
+        raise ValueError(f"the lower bound {bounds[0]:g} must lie below the upper, {bounds[1]:g}")
+    return bounds
+
+
+def _positive(bounds: tuple[float, float]) -> tuple[float, float]:
+    if bounds[0] <= 0:
+        raise ValueError(f"a logarithmic range starts above 0, not at {bounds[0]:g}")
+    return bounds
+
+
+Bounds = Annotated[tuple[float, float], AfterValidator(_ordered)]
+
+
+class Dimension(Settings):
+    """Where one setting is searched: exactly one of these.
+
+    choice: one of these values.
+    uniform, log_uniform: a number between two, both included; evenly, or evenly in its
+        logarithm.
+    integer: a whole number between two, both included.
+    """
+
+    choice: tuple[Value, ...] | None = Field(default=None, min_length=1)
+    uniform: Bounds | None = None
+    log_uniform: Annotated[Bounds, AfterValidator(_positive)] | None = None
+    integer: tuple[int, int] | None = None
+
+    @model_validator(mode="after")
+    def _one_kind(self) -> Dimension:
+        if len(self.model_fields_set) != 1 or None in self._given().values():
+            raise ValueError("give one of choice, uniform, log_uniform, integer")
+        if self.integer is not None and self.integer[0] >= self.integer[1]:
+            raise ValueError("integer: the lower bound must lie below the upper")
+        return self
+
+    def _given(self) -> dict[str, Any]:
+        return {name: getattr(self, name) for name in self.model_fields_set}
+
+    @property
+    def extremes(self) -> list[Any]:
+        """Plain values that are valid if all are: every choice, or both bounds."""
+        (values,) = self._given().values()
+        return [_plain(value) for value in values]
+
+    def covers(self, value: Any) -> bool:
+        """Whether a plain value lies in here."""
+        if self.choice is not None:
+            return value in self.extremes
+        low, high = self.extremes
+        return value is not None and low <= value <= high
+
+
+class Scheduler(Settings):
+    """Which runs end early, and which go on with another's weights.
+
+    kind: `none`; `asha`, at epochs grace, grace * reduction, ... only the best 1/reduction go
+        on (Li et al. 2020); `median`, a run ends whose best lies below the median of the
+        others' means (Golovin et al. 2017); `pbt`, every `interval` epochs the worst quarter
+        take weights and changed settings of the best quarter (Jaderberg et al. 2017).
+    grace: epochs every run gets.
+    """
+
+    kind: Literal["none", "asha", "median", "pbt"] = "none"
+    grace: int = Field(default=1, ge=1)
+    reduction: int = Field(default=3, ge=2)
+    interval: int = Field(default=1, ge=1)
+
+
+class SweepSettings(Settings):
+    """A sweep: which settings of a recipe are searched, how, and how many runs it may take.
+
+    recipe: a shipped recipe or a YAML file. overrides: settings that all runs share.
+    search: recipe key -> where to look; a key may leave out its section.
+    searcher: `grid` runs every combination of choices; `random` draws; `optuna` draws where
+        earlier runs did well (TPE), and tries the recipe itself first.
+    trials: configurations to try; of a grid, all, so it is not given.
+    metric: what the best checkpoint, the best run and the winner are best in, on validation.
+    seeds: the first trains all configurations; the best `finalists` are then trained with
+        the others, to their end, and the winner has the best mean.
+    top: bundles to keep.
+    """
+
+    name: str
+    recipe: str
+    overrides: dict[str, Value] = Field(default_factory=dict)
+    search: dict[str, Dimension] = Field(min_length=1)
+    searcher: Literal["random", "grid", "optuna"] = "random"
+    scheduler: Scheduler = Scheduler()
+    trials: int | None = Field(default=None, ge=1)
+    metric: Selection = "validation_auc"
+    seeds: tuple[int, ...] = Field(default=(0,), min_length=1)
+    finalists: int = Field(default=3, ge=1)
+    top: int = Field(default=3, ge=1)
+    resources: Resources = Resources()
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> SweepSettings:
+        if self.searcher == "grid":
+            ranges = [key for key, dimension in self.search.items() if dimension.choice is None]
+            if ranges:
+                raise ValueError(f"search.{ranges[0]}: a grid needs `choice`, or searcher: random")
+            if self.trials is not None:
+                raise ValueError("trials: a grid runs all combinations; leave trials out")
+        elif self.trials is None:
+            raise ValueError(f"trials: say how many configurations {self.searcher} may try")
+        if len(set(self.seeds)) < len(self.seeds):
+            raise ValueError("seeds: each once")
+        if self.scheduler.kind == "pbt":
+            self._check_population()
+        return self
+
+    def _check_population(self) -> None:
+        if self.searcher == "grid" or (self.trials or 0) < 4:
+            raise ValueError("scheduler pbt: needs a population of 4 trials or more, not a grid")
+        if len(self.seeds) > 1 or self.resources.workers > 1:
+            raise ValueError("scheduler pbt: takes one seed and runs of one worker")
+
+    def base(self) -> Recipe:
+        """The recipe that all runs start from."""
+        values = {key: _plain(value) for key, value in self.overrides.items()}
+        fixed = {"seed": self.seeds[0], "training.select": self.metric}
+        return with_values(load_recipe(self.recipe), values | fixed)
+
+
+def load_sweep(path: str, overrides: Iterable[str] = ()) -> SweepSettings:
+    """Read a sweep and apply `key=value` overrides; every searched value is tried on the recipe.
+
+    Args:
+        path: of a YAML file.
+        overrides: of the sweep's settings (`trials=20`, `resources.cpus=2`), else of the recipe
+            (`epochs=3`).
+
+    Returns:
+        The sweep, its keys by full path (`training.lr`).
+
+    Raises:
+        UserError: no such file or setting, an empty search space, or a value that the recipe
+            does not take.
+    """
+    values = _read(path)
+    for override in overrides:
+        _override(values, override)
+    for part in ("search", "overrides"):
+        if isinstance(values.get(part), dict):
+            values[part] = {".".join(setting_path(k)): v for k, v in values[part].items()}
+    if isinstance(values.get("scheduler"), str):
+        values["scheduler"] = {"kind": values["scheduler"]}
+    values.setdefault("name", Path(path).stem)
+    try:
+        sweep = SweepSettings(**values)
+    except ValidationError as error:
+        raise UserError(f"sweep {path}: {first_problem(error)}") from error
+    _check_keys(path, sweep)
+    return sweep.model_copy(update={"search": _typed(path, sweep)})
+
+
+def _read(path: str) -> dict[str, Any]:
+    file = Path(path)
+    if file.suffix not in (".yaml", ".yml") or not file.is_file():
+        raise UserError(f"sweep {path}: no such .yaml file; see tune_configs/")
+    try:
+        values = yaml.safe_load(file.read_text())
+    except yaml.YAMLError as error:
+        raise UserError(f"sweep {path}: is not valid YAML ({error})") from error
+    if not isinstance(values, dict):
+        raise UserError(f"sweep {path}: must be a mapping of settings")
+    return values
+
+
+def _override(values: dict[str, Any], override: str) -> None:
+    key, separator, text = override.partition("=")
+    if not separator:
+        raise UserError(f"override {override!r}: write key=value")
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise UserError(f"override {override!r}: the value is not valid YAML") from error
+    first, _, rest = key.partition(".")
+    if first not in SweepSettings.model_fields:
+        first, rest = "overrides", ".".join(setting_path(key))
+    if not rest:
+        values[first] = value
+    elif isinstance(values.setdefault(first, {}), dict):
+        values[first][rest] = value
+    else:
+        values[first] = {"kind": values[first], rest: value}  # `scheduler: asha`
+
+
+def _check_keys(path: str, sweep: SweepSettings) -> None:
+    for key in [*sweep.search, *sweep.overrides]:
+        if key in _NOT_SEARCHED:
+            raise UserError(f"sweep {path}: {key}: {_NOT_SEARCHED[key]}")
+    for key in sweep.search:
+        if key.startswith("split."):
+            raise UserError(
+                f"sweep {path}: search.{key}: configurations are compared on one split; "
+                "set it under overrides"
+            )
+        if sweep.scheduler.kind == "pbt" and not _changes_midway(key):
+            raise UserError(
+                f"sweep {path}: search.{key}: cannot change while a network trains; pbt searches "
+                "training and augment settings, without optimizer, epochs and frozen_norm"
+            )
+
+
+def _typed(path: str, sweep: SweepSettings) -> dict[str, Dimension]:
+    """The search space with its choices as the recipe takes them (`1e-3` is text to YAML 1.1)."""
+    base, typed = sweep.base(), {}
+    for key, dimension in sweep.search.items():
+        try:
+            values = [value_at(with_values(base, {key: v}), key) for v in dimension.extremes]
+        except UserError as error:
+            raise UserError(f"sweep {path}: search.{key}: {error}") from error
+        typed[key] = dimension if dimension.choice is None else Dimension(choice=tuple(values))
+    return typed
+
+
+def _changes_midway(key: str) -> bool:
+    section, _, name = key.partition(".")
+    return section in ("training", "augment") and name not in (
+        "optimizer",
+        "epochs",
+        "frozen_norm",
+    )
+
+
+def _plain(value: Value) -> Any:
+    return list(value) if isinstance(value, tuple) else value

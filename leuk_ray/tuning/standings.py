@@ -1,0 +1,110 @@
+"""Who stands where: configurations by their mean over seeds, and what is told apart by noise."""
+
+from __future__ import annotations
+
+import json
+import statistics
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from scipy.stats import t as student
+
+from leuk_ray.runs.table import RunRecord
+
+CONFIDENCE = 0.95
+
+
+@dataclass(frozen=True)
+class Standing:
+    """A configuration and its runs.
+
+    overrides: in what it differs from the recipe, without the seed.
+    scores: seed -> score on validation, larger is better.
+    best: name of its best run.
+    """
+
+    overrides: dict[str, Any]
+    scores: dict[int, float]
+    best: str
+
+    @property
+    def mean(self) -> float:
+        """Over the seeds."""
+        return statistics.mean(self.scores.values())
+
+    @property
+    def spread(self) -> float | None:
+        """Standard deviation over the seeds; None for one seed."""
+        return statistics.stdev(self.scores.values()) if len(self.scores) > 1 else None
+
+    @property
+    def interval(self) -> tuple[float, float] | None:
+        """95% t interval of the mean over seeds; None for one seed."""
+        return mean_interval(list(self.scores.values()))
+
+
+def configuration(overrides: dict[str, Any]) -> str:
+    """Equal for runs that differ in nothing but the seed."""
+    rest = {key: value for key, value in overrides.items() if key != "seed"}
+    return json.dumps(rest, sort_keys=True)
+
+
+def rank(records: Iterable[RunRecord], num_seeds: int) -> list[Standing]:
+    """Configurations, best first: those trained with all seeds by mean, then the others."""
+    runs: dict[str, list[RunRecord]] = {}
+    for record in records:
+        if record.status != "failed" and record.bundle and record.score is not None:
+            runs.setdefault(configuration(record.overrides), []).append(record)
+    standings = []
+    for key, members in runs.items():
+        scores = {member.seed: member.score or 0.0 for member in members}
+        best = max(members, key=lambda member: member.score or 0.0)
+        standings.append(Standing(json.loads(key), scores, best.name))
+    return sorted(standings, key=lambda s: (-min(len(s.scores), num_seeds), -s.mean, s.best))
+
+
+def mean_interval(values: list[float]) -> tuple[float, float] | None:
+    """95% t interval of a mean; None for fewer than two values."""
+    if len(values) < 2:
+        return None
+    mean = statistics.mean(values)
+    half = (
+        float(student.ppf((1 + CONFIDENCE) / 2, len(values) - 1))
+        * statistics.stdev(values)
+        / len(values) ** 0.5
+    )
+    return mean - half, mean + half
+
+
+def lead(first: Standing, other: Standing) -> tuple[float, float] | None:
+    """95% interval of how far `first` leads, paired by seed; None below two common seeds."""
+    seeds = sorted(first.scores.keys() & other.scores.keys())
+    return mean_interval([first.scores[seed] - other.scores[seed] for seed in seeds])
+
+
+def verdict(standings: list[Standing]) -> str:
+    """Whether the winner's lead is more than noise, in one sentence."""
+    if len(standings) < 2:
+        return "Only one configuration was trained to a result, so there is nothing to compare."
+    first = standings[0]
+    leads = {other.best: lead(first, other) for other in standings[1:]}
+    compared = {name: interval for name, interval in leads.items() if interval is not None}
+    if not compared and len(first.scores) == 1:
+        return (
+            "One seed: the spread between seeds is unknown, so no lead can be told from noise. "
+            "List several under seeds."
+        )
+    if not compared:
+        return "No other configuration was trained with the same seeds; raise finalists."
+    level = [name for name, (low, _) in compared.items() if low <= 0]
+    if level:
+        return (
+            f"Within noise: over {len(first.scores)} seeds the lead of run {first.best} cannot be "
+            f"told from zero against {', '.join(level)} (95% paired t interval); take them as one."
+        )
+    low, high = next(iter(compared.values()))
+    return (
+        f"Run {first.best} leads the next configuration by {low:.4f} to {high:.4f} "
+        f"(95% paired t interval over {len(first.scores)} seeds)."
+    )

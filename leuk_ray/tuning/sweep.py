@@ -1,0 +1,188 @@
+"""A sweep from its settings to the best bundles, judged once on the test cells.
+
+sweep.yaml  environment.json  runs.jsonl  runs/NAME/  tensorboard/  top/1..k/  winner/  report/
+"""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from leuk_ray.config import with_values
+from leuk_ray.datasets.prepared import PreparedDataset
+from leuk_ray.datasets.splits import rows_with_role
+from leuk_ray.environment import environment
+from leuk_ray.errors import UserError
+from leuk_ray.judge import Judged, judge
+from leuk_ray.models.zoo import build
+from leuk_ray.progress import note
+from leuk_ray.runs.executor import Executor, FixedList
+from leuk_ray.runs.spec import RunSpec, split_key
+from leuk_ray.runs.table import RunRecord, RunTable
+from leuk_ray.storage import directory_by_rename, read_json, refuse_existing, write_json
+from leuk_ray.tuning.hparams import write_hparams
+from leuk_ray.tuning.report import write_sweep_report
+from leuk_ray.tuning.schedulers import make_scheduler
+from leuk_ray.tuning.searchers import Tpe, listed, run_name
+from leuk_ray.tuning.settings import SweepSettings
+from leuk_ray.tuning.standings import Standing, configuration, rank
+
+
+def run_sweep(
+    sweep: SweepSettings, dataset: PreparedDataset, out: Path, *, resume: bool = False
+) -> dict[str, Any]:
+    """Search, train the finalists with the other seeds, judge the winner, write the report.
+
+    Ray must be initialised. Runs that have ended are never repeated; a failed one is tried
+    again with --resume, save by `optuna`, which has learnt from the failure.
+
+    Args:
+        sweep: its settings.
+        dataset: what all runs train on.
+        out: folder of the sweep; on a cluster, on storage that all nodes see.
+        resume: go on with the sweep that lies there.
+
+    Returns:
+        The content of report/report.json.
+
+    Raises:
+        UserError: what cannot work, before any run starts; or all runs failed.
+    """
+    out = out.absolute()
+    resuming = _check_folder(sweep, dataset, out, resume)
+    executor = Executor(
+        out,
+        dataset,
+        sweep.resources,
+        [sweep.base()],
+        judged=False,
+        on_record=lambda record: _after(record, sweep, out),
+    )
+    _check_metric(sweep, executor, dataset)
+    _check_networks(sweep)
+    if not resuming:
+        out.mkdir(parents=True)
+        made_with = environment() | {"dataset": dataset.facts["fingerprint"]}
+        write_json(out / "environment.json", made_with)
+        (out / "sweep.yaml").write_text(_text(sweep))
+    _search(sweep, executor)
+    _finals(sweep, executor)
+    standings = rank(executor.table.records().values(), len(sweep.seeds))
+    if not standings:
+        raise UserError(_all_failed(out, executor.table))
+    _keep_top(standings[: sweep.top], out)
+    winner = standings[0]
+    run = out / "runs" / winner.best
+    if not (out / "winner" / "report.json").exists():
+        note("tune: the winner meets the test cells, once")
+        judged = Judged(run / "bundle", run)
+        roles = ("validation", "test")
+        judge(judged, dataset, out / "winner", roles=roles, show_images=False)
+    return write_sweep_report(out, sweep, dataset, executor.table.records(), standings)
+
+
+def _search(sweep: SweepSettings, executor: Executor) -> None:
+    """Train configurations with the first seed."""
+    records = executor.table.records()
+    told = [record for name, record in records.items() if name.isdigit()]
+    specs = listed(sweep)
+    if specs is None:
+        proposer, left = Tpe(sweep, told), (sweep.trials or 0) - len(told)
+    else:
+        specs = [spec for spec in specs if not _is_done(records, spec.name)]
+        proposer, left = FixedList(specs), len(specs)
+    if left > 0:
+        told = [record for record in told if record.done]
+        population = sweep.scheduler.kind == "pbt"
+        scheduler = make_scheduler(sweep, told)
+        executor.run(proposer, "tune", left, scheduler, checkpoints=population)
+
+
+def _finals(sweep: SweepSettings, executor: Executor) -> None:
+    """Train the best configurations with the other seeds, each to its end."""
+    records = executor.table.records()
+    searched = [record for name, record in records.items() if name.isdigit()]
+    base = sweep.base()
+    specs = [
+        RunSpec(run_name(int(standing.best), seed), base, standing.overrides | {"seed": seed})
+        for standing in rank(searched, 1)[: sweep.finalists]
+        for seed in sweep.seeds[1:]
+    ]
+    specs = [spec for spec in specs if not _is_done(records, spec.name)]
+    if specs:
+        executor.run(FixedList(specs), "finals", len(specs))
+
+
+def _is_done(records: dict[str, RunRecord], name: str) -> bool:
+    return name in records and records[name].done
+
+
+def _after(record: RunRecord, sweep: SweepSettings, out: Path) -> None:
+    """Log a run for TensorBoard, and remove the weights that no place among the best needs."""
+    write_hparams(out / "tensorboard", record)
+    records = RunTable(out / "runs.jsonl").records()
+    standings = rank(records.values(), len(sweep.seeds))[: max(sweep.top, sweep.finalists)]
+    kept = {configuration(standing.overrides) for standing in standings}
+    for other in records.values():
+        if configuration(other.overrides) not in kept:
+            for part in ("bundle", "checkpoints"):
+                shutil.rmtree(out / "runs" / other.name / part, ignore_errors=True)
+
+
+def _keep_top(standings: list[Standing], out: Path) -> None:
+    with directory_by_rename(out / "top") as partial:
+        for place, standing in enumerate(standings, 1):
+            shutil.copytree(out / "runs" / standing.best / "bundle", partial / str(place))
+
+
+def _check_folder(sweep: SweepSettings, dataset: PreparedDataset, out: Path, resume: bool) -> bool:
+    """Whether there is a sweep to go on with; refuses another's folder."""
+    if not resume:
+        refuse_existing(out, "sweep (add --resume to go on with it)")
+        return False
+    if not out.exists():
+        return False
+    if not (out / "sweep.yaml").exists():
+        raise UserError(f"{out}: is no sweep (no sweep.yaml); nothing to resume")
+    if (out / "sweep.yaml").read_text() != _text(sweep):
+        raise UserError(f"{out}: was started with other settings, see sweep.yaml there")
+    if read_json(str(out / "environment.json"))["dataset"] != dataset.facts["fingerprint"]:
+        raise UserError(f"{out}: was started on another dataset; give the same --data")
+    return True
+
+
+def _check_metric(sweep: SweepSettings, executor: Executor, dataset: PreparedDataset) -> None:
+    split = executor.splits[split_key(sweep.base())]
+    rows = rows_with_role(dataset.cells, split, ("validation",))
+    labels = {dataset.cells["label"][row].as_py() for row in rows.tolist()}
+    if sweep.metric == "validation_auc" and len(labels) < 2:
+        raise UserError(
+            "metric validation_auc: is not reported, as validation holds one class only; take "
+            "metric=validation_loss, or another split"
+        )
+
+
+def _check_networks(sweep: SweepSettings) -> None:
+    """A network that cannot be built shows here and not in a run."""
+    base = sweep.base()
+    networks = [base.model]
+    for key, dimension in sweep.search.items():
+        if key.startswith("model."):
+            networks += [with_values(base, {key: value}).model for value in dimension.extremes]
+    seen: set[str] = set()
+    for model in networks:
+        if model.model_dump_json() not in seen:
+            seen.add(model.model_dump_json())
+            build(model, load_weights=model.weights not in ("imagenet", "scratch"))
+
+
+def _all_failed(out: Path, table: RunTable) -> str:
+    reasons = sorted({record.reason for record in table.records().values()})
+    return f"{out}: no run came to a result: {'; '.join(reasons[:3])}"
+
+
+def _text(sweep: SweepSettings) -> str:
+    return yaml.safe_dump(sweep.model_dump(mode="json"), sort_keys=False)
