@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-demo lint format clean
+.PHONY: help setup demo test test-demo test-tune lint format clean
 
 help:
 	@sed -n 's/^# //p' Makefile
@@ -33,6 +33,10 @@ test: setup
 # On demand, about 10 minutes: the demo, and its bundle on 4,000 fresh cells.
 test-demo: setup
 	$(BIN)/pytest tests/demo
+
+# On demand, about 6 minutes: a sweep killed and resumed, a population, runs of two workers.
+test-tune: setup
+	$(BIN)/pytest tests/tune
 
 lint: setup
 	$(BIN)/ruff check .

@@ -1,15 +1,19 @@
 """Sweeps on Ray: every run recorded, failures contained, the best bundled and judged once."""
 
 import json
-import os
 from pathlib import Path
 
 import pytest
 import yaml
 
+from leuk_ray.datasets.splits import split_cells
 from leuk_ray.errors import UserError
 from leuk_ray.inference.classifier import Classifier
+from leuk_ray.runs.folder import read_history, read_steps
+from leuk_ray.runs.placement import Resources
+from leuk_ray.runs.spec import RunSpec, split_key
 from leuk_ray.runs.table import RunTable
+from leuk_ray.runs.trial import Shared, train_in_process
 from leuk_ray.tuning.settings import load_sweep
 from leuk_ray.tuning.sweep import run_sweep
 
@@ -102,3 +106,42 @@ def test_a_finished_sweep_resumed_repeats_nothing(grid, dataset):
     repeated = [json.loads(line)["name"] for line in after[len(before) :].splitlines()]
     assert repeated == ["002"], "only the failed run is tried again"
     assert again["winner"] == report["winner"]
+
+
+def test_a_run_takes_over_anothers_weights_moments_and_place_in_time(dataset, tmp_path: Path):
+    recipe = sweep(tmp_path, search={"lr": {"choice": [1e-3]}}, searcher="grid").base()
+    shared = Shared(
+        root=tmp_path,
+        dataset=dataset,
+        splits={split_key(recipe): split_cells(dataset.cells, recipe.split)},
+        resources=Resources(),
+        side_by_side=1,
+        judged=False,
+        checkpoints=True,
+    )
+    kept = tmp_path / "checkpoint"
+
+    def keep_the_first(metrics, save):
+        if metrics["epoch"] == 1:
+            kept.mkdir()
+            save(kept)
+
+    def history(name: str) -> list[dict]:
+        measured = ("seconds", "images_per_second", "data_wait_seconds")
+        return [
+            {key: value for key, value in line.items() if key not in measured}
+            for line in read_history(tmp_path / name)
+        ]
+
+    winner = RunSpec("winner", recipe, {"training.lr": 1e-3})
+    train_in_process(winner, shared, keep_the_first)
+    for name, rate in (("same", 1e-3), ("changed", 5e-4)):
+        (tmp_path / name).mkdir()
+        loser = RunSpec(name, recipe, {"training.lr": rate})
+        train_in_process(loser, shared, lambda metrics, save: None, kept)
+        assert history(name)[0] == history("winner")[0]
+        step = {"epoch": 1, "from": "winner", "changed": {"training.lr": [1e-3, rate]}}
+        assert read_steps(tmp_path / name) == [step]
+    assert history("same") == history("winner"), "as if it had been the winner from the start"
+    assert history("changed")[1]["lr"] == pytest.approx(5e-4)
+    assert history("changed")[1]["train_loss"] != history("winner")[1]["train_loss"]

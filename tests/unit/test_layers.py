@@ -39,6 +39,7 @@ DRIVERS = (
     "judge",
     "prediction",
     "demo",
+    "tuning",
     "cli",
     "commands",
     "cluster",
@@ -69,9 +70,10 @@ def test_core_imports_no_driver(name: str):
     assert not [module for module in imported if module.startswith(above)]
 
 
-def test_settings_import_without_torch():
+def test_settings_import_without_torch_and_ray():
     """A misspelt setting is told at once, not after ten seconds of imports."""
-    code = "import sys; sys.modules['torch'] = None; import leuk_ray.config"
+    without = "import sys; sys.modules['torch'] = sys.modules['ray'] = None"
+    code = f"{without}; import leuk_ray.config, leuk_ray.tuning.settings"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
 

@@ -1,0 +1,111 @@
+"""The table of runs and the arithmetic of placing them."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from pydantic import ValidationError
+
+from leuk_ray.errors import UserError
+from leuk_ray.runs.placement import Resources, place
+from leuk_ray.runs.table import RunRecord, RunTable
+
+RECORD = RunRecord(
+    name="000",
+    status="finished",
+    recipe="lite",
+    overrides={"training.lr": 1e-3, "model.filters": [4, 8, 8]},
+    seed=0,
+    reason="all 2 epochs done",
+    metrics={"selection": 0.8},
+    curve=[0.7, 0.8],
+    seconds=3.5,
+    bundle=True,
+    lineage={"dataset": "abc"},
+)
+
+
+def test_what_is_appended_is_read_again(tmp_path: Path):
+    table = RunTable(tmp_path / "runs.jsonl")
+    assert table.records() == {}
+    other = replace(RECORD, name="001", status="failed", metrics={}, curve=[])
+    table.append(RECORD)
+    table.append(other)
+    assert table.records() == {"000": RECORD, "001": other}
+    assert RECORD.done
+    assert RECORD.score == 0.8
+    assert not other.done
+    assert other.score is None
+
+
+def test_of_two_records_with_one_name_the_later_holds(tmp_path: Path):
+    table = RunTable(tmp_path / "runs.jsonl")
+    for status in ("failed", "finished"):
+        table.append(replace(RECORD, status=status))
+    assert table.records()["000"].status == "finished"
+
+
+@pytest.mark.parametrize("torn", ['{"name": "001", "sta', "\0\0\0", "{"])
+def test_a_torn_last_line_is_passed_over_and_cut_off_by_the_next_writer(tmp_path: Path, torn: str):
+    table = RunTable(tmp_path / "runs.jsonl")
+    table.append(RECORD)
+    with table.path.open("a") as file:
+        file.write(torn)
+    assert list(table.records()) == ["000"]
+    table.append(replace(RECORD, name="001"))
+    assert list(table.records()) == ["000", "001"]
+
+
+@pytest.mark.parametrize("line", ["{}", "[1]", '{"name": "000"}', "no JSON"])
+def test_a_whole_line_that_is_no_record_is_named(tmp_path: Path, line: str):
+    table = RunTable(tmp_path / "runs.jsonl")
+    table.append(RECORD)
+    with table.path.open("a") as file:
+        file.write(line + "\n")
+    with pytest.raises(UserError, match="line 2: is no record of a run"):
+        table.records()
+
+
+NODE = {"CPU": 4.0, "GPU": 1.0}
+
+
+@pytest.mark.parametrize(
+    ("resources", "nodes", "fit"),
+    [
+        ({}, [NODE], 4),
+        ({"cpus": 0.5}, [{"CPU": 2.0}], 4),
+        ({"cpus": 0.1}, [{"CPU": 1.0}], 10),  # ten tenths, whatever binary fractions say
+        ({"gpus": 0.25}, [NODE], 4),
+        ({"cpus": 0.5, "gpus": 0.25}, [NODE, NODE], 8),
+        ({"cpus": 3}, [NODE, NODE], 2),
+        ({"side_by_side": 3}, [NODE], 3),
+        ({"side_by_side": 30}, [NODE], 4),
+        ({"workers": 2}, [{"CPU": 3.0}], 1),  # 2 for workers, 1 for Ray Data
+        ({"workers": 2}, [NODE, NODE], 3),  # 7 CPUs hold 3 pairs
+        ({"workers": 2, "gpus": 1}, [NODE, NODE], 1),
+        ({}, [{"memory": 1.0}, NODE], 4),  # a head node without CPUs
+    ],
+)
+def test_how_many_runs_go_side_by_side(resources: dict, nodes: list, fit: int):
+    placement = place(Resources(**resources), nodes)
+    assert placement.side_by_side == fit
+    assert placement.text.endswith(f"{fit} side by side")
+
+
+@pytest.mark.parametrize(
+    ("resources", "nodes", "words"),
+    [
+        ({"cpus": 3}, [{"CPU": 2.0}, {"CPU": 2.0}], r"takes 3 CPUs; .* 2 nodes with 4 CPUs"),
+        ({"gpus": 0.5}, [{"CPU": 8.0}], r"0.5 GPUs; .* 8 CPUs and 0 GPUs"),
+        ({"workers": 2}, [{"CPU": 2.0}], r"2 workers of 1 CPUs, 1 CPU kept for Ray Data"),
+        ({}, [], r"0 nodes with 0 CPUs"),
+    ],
+)
+def test_what_can_never_be_placed_is_refused_with_the_arithmetic(resources, nodes, words):
+    with pytest.raises(UserError, match=words):
+        place(Resources(**resources), nodes)
+
+
+def test_several_workers_take_whole_resources():
+    with pytest.raises(ValidationError, match="parts are for runs of one worker"):
+        Resources(workers=2, cpus=0.5)

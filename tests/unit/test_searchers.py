@@ -1,0 +1,163 @@
+"""Searchers and standings, without Ray."""
+
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from test_runs import RECORD
+
+from leuk_ray.tuning.importance import importance
+from leuk_ray.tuning.searchers import Tpe, draws, grid, listed
+from leuk_ray.tuning.settings import Dimension, SweepSettings, load_sweep
+from leuk_ray.tuning.standings import mean_interval, rank, verdict
+
+SEARCH = {
+    "training.lr": {"log_uniform": [1e-5, 1e-1]},
+    "model.hidden": {"integer": [16, 64]},
+    "model.attention": {"choice": ["none", "multi"]},
+}
+
+
+@pytest.fixture
+def sweep(tmp_path: Path):
+    def make(**changes) -> SweepSettings:
+        values = {"recipe": "lite", "search": SEARCH, "trials": 30} | changes
+        (tmp_path / "x.yaml").write_text(yaml.safe_dump(values))
+        return load_sweep(str(tmp_path / "x.yaml"))
+
+    return make
+
+
+def record(number: int, score: float, seed: int = 0, **overrides):
+    return replace(
+        RECORD,
+        name=f"{number:03d}" + (f"-seed{seed}" if seed else ""),
+        overrides=overrides | ({"seed": seed} if seed else {}),
+        seed=seed,
+        metrics={"selection": score},
+    )
+
+
+def test_a_grid_is_every_combination_once():
+    search = {"a": Dimension(choice=(1, 2)), "b": Dimension(choice=("x", "y", "z"))}
+    points = grid(search)
+    assert len({tuple(point.items()) for point in points}) == 6
+    assert points[:3] == [{"a": 1, "b": b} for b in ("x", "y", "z")]
+
+
+def test_draws_repeat_fill_their_ranges_evenly_and_more_only_add():
+    search = {key: Dimension(**value) for key, value in SEARCH.items()}
+    points = draws(search, 2000, seed=1)
+    assert points[:20] == draws(search, 20, seed=1)
+    assert points[:20] != draws(search, 20, seed=2)
+    logs = np.log10([point["training.lr"] for point in points])
+    # Uniform on [-5, -1]: the mean of 2,000 has an SD of 4 / sqrt(12 * 2000) = 0.026.
+    assert logs.mean() == pytest.approx(-3, abs=0.1)
+    assert logs.min() > -5
+    assert logs.max() < -1
+    hidden = {point["model.hidden"] for point in points}
+    assert hidden == set(range(16, 65)), "both bounds are included"
+    share = np.mean([point["model.attention"] == "multi" for point in points])
+    assert share == pytest.approx(0.5, abs=0.05)
+
+
+def test_listed_runs_are_known_beforehand(sweep):
+    specs = listed(sweep(trials=3))
+    assert [spec.name for spec in specs] == ["000", "001", "002"]
+    assert specs == listed(sweep(trials=3))
+    assert specs == listed(sweep(trials=5))[:3]
+    assert listed(sweep(searcher="optuna")) is None
+
+
+def optimum(overrides: dict) -> float:
+    """Best at lr 1e-3 and attention multi."""
+    return -abs(math.log10(overrides["training.lr"]) + 3) - (overrides["model.attention"] == "none")
+
+
+def run(searcher: Tpe, most: int | None = None) -> list:
+    done = []
+    while (most is None or len(done) < most) and (spec := searcher.propose()) is not None:
+        done.append(
+            replace(
+                RECORD,
+                name=spec.name,
+                overrides=spec.overrides,
+                metrics={"selection": optimum(spec.overrides)},
+            )
+        )
+        searcher.tell(done[-1])
+    return done
+
+
+def test_tpe_starts_from_the_recipe_and_then_looks_where_runs_did_well(sweep):
+    settings = sweep(searcher="optuna")
+    done = run(Tpe(settings))
+    assert len(done) == 30
+    first = done[0].overrides
+    assert first["training.lr"] == settings.base().training.lr
+    assert first["model.attention"] == settings.base().model.attention
+    assert 16 <= first["model.hidden"] <= 64, "the recipe's 256 lies outside, so it is drawn"
+    early = np.mean([optimum(r.overrides) for r in done[1:6]])
+    late = np.mean([optimum(r.overrides) for r in done[-10:]])
+    assert late > early + 0.5
+
+
+def test_tpe_goes_on_from_told_runs_and_repeats_none(sweep):
+    settings = sweep(searcher="optuna", trials=12)
+    told = run(Tpe(settings), most=7)
+    failed = replace(told[3], status="failed", metrics={})
+    rest = run(Tpe(settings, [*told[:3], failed, *told[4:]]))
+    assert [r.name for r in rest] == ["007", "008", "009", "010", "011"]
+    points = [str(r.overrides) for r in [*told, *rest]]
+    assert len(set(points)) == 12
+
+
+def test_the_mean_over_seeds_decides_and_a_failed_run_does_not_count():
+    records = [
+        record(0, 0.90, lr=1), record(0, 0.70, seed=1, lr=1),
+        record(1, 0.85, lr=2), record(1, 0.84, seed=1, lr=2),
+        record(2, 0.99, lr=3),  # one seed: after those that met both
+        replace(record(3, 1.0, lr=4), status="failed"),
+        replace(record(4, 1.0, lr=5), bundle=False),
+    ]  # fmt: skip
+    standings = rank(records, num_seeds=2)
+    assert [s.overrides["lr"] for s in standings] == [2, 1, 3]
+    assert standings[0].mean == pytest.approx(0.845)
+    assert standings[0].best == "001"
+    assert standings[2].spread is None
+
+
+def test_the_interval_of_a_mean_is_students():
+    low, high = mean_interval([1.0, 2.0, 3.0])
+    # t(0.975, 2) = 4.302653, SD 1, sqrt(3)
+    assert (low, high) == pytest.approx((2 - 4.302653 / 3**0.5, 2 + 4.302653 / 3**0.5), abs=1e-6)
+    assert mean_interval([1.0]) is None
+
+
+def test_a_lead_within_noise_is_called_one():
+    noisy = [record(n, score, seed=s, lr=n) for n, scores in
+             enumerate([(0.80, 0.90, 0.85), (0.84, 0.82, 0.86)]) for s, score in enumerate(scores)]  # fmt: skip
+    assert "Within noise" in verdict(rank(noisy, 3))
+    clear = [record(n, score, seed=s, lr=n) for n, scores in
+             enumerate([(0.90, 0.91, 0.90), (0.70, 0.71, 0.71)]) for s, score in enumerate(scores)]  # fmt: skip
+    assert "Run 000-seed1 leads the next configuration by 0.1" in verdict(rank(clear, 3))
+    single = [record(0, 0.9, lr=1), record(1, 0.8, lr=2)]
+    assert "One seed" in verdict(rank(single, 1))
+    assert "nothing to compare" in verdict(rank(single[:1], 1))
+
+
+def test_importance_finds_the_setting_that_matters():
+    generator = np.random.default_rng(0)
+    search = {"a": Dimension(uniform=(0, 1)), "b": Dimension(choice=("x", "y"))}
+    runs = []
+    for number in range(40):
+        a, b = float(generator.uniform()), ("x", "y")[number % 2]
+        runs.append(record(number, a, a=a, b=b))
+    shares = importance(search, runs)
+    assert shares is not None
+    assert next(iter(shares)) == "a"
+    assert shares["a"] > 0.9
+    assert importance(search, runs[:7]) is None
