@@ -35,6 +35,7 @@ from leuk_ray.runs.trial import Shared, run_trial
 
 _QUIET_TUNE = {
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # the table and the run's folder say it all
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",  # Ctrl-C ends the command and not this search alone
     "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",  # a failed run reports no metric
 }
 
@@ -55,11 +56,11 @@ class FixedList:
     """Runs known beforehand, in order."""
 
     def __init__(self, specs: Iterable[RunSpec]) -> None:
-        self._specs = iter(list(specs))
+        self.specs = iter(specs)
 
     def propose(self) -> RunSpec | None:
         """See Proposer."""
-        return next(self._specs, None)
+        return next(self.specs, None)
 
     def tell(self, record: RunRecord) -> None:
         """See Proposer."""
@@ -127,6 +128,20 @@ class Executor:
         with bar(title, "run") as progress:
             recorder = _Recorder(self, names, lambda done: progress(done, total))
             self._fit(names, recorder, scheduler, checkpoints)
+
+    def run_all(
+        self,
+        specs: Iterable[RunSpec],
+        title: str,
+        scheduler: TrialScheduler | None = None,
+        checkpoints: bool = False,
+    ) -> None:
+        """Do the runs of a list that the table has not as done; see `run`."""
+        records = self.table.records()
+        done = {name for name, record in records.items() if record.done}
+        pending = [spec for spec in specs if spec.name not in done]
+        if pending:
+            self.run(FixedList(pending), title, len(pending), scheduler, checkpoints)
 
     def _fit(
         self,

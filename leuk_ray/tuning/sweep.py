@@ -19,7 +19,7 @@ from leuk_ray.errors import UserError
 from leuk_ray.judge import Judged, judge
 from leuk_ray.models.zoo import build
 from leuk_ray.progress import note
-from leuk_ray.runs.executor import Executor, FixedList
+from leuk_ray.runs.executor import Executor
 from leuk_ray.runs.spec import RunSpec, split_key
 from leuk_ray.runs.table import RunRecord, RunTable
 from leuk_ray.storage import directory_by_rename, read_json, refuse_existing, write_json
@@ -86,38 +86,28 @@ def run_sweep(
 
 def _search(sweep: SweepSettings, executor: Executor) -> None:
     """Train configurations with the first seed."""
-    records = executor.table.records()
-    told = [record for name, record in records.items() if name.isdigit()]
+    told = [record for record in executor.table.records().values() if record.name.isdigit()]
+    scheduler = make_scheduler(sweep, [record for record in told if record.done])
+    population = sweep.scheduler.kind == "pbt"
     specs = listed(sweep)
-    if specs is None:
-        proposer, left = Tpe(sweep, told), (sweep.trials or 0) - len(told)
-    else:
-        specs = [spec for spec in specs if not _is_done(records, spec.name)]
-        proposer, left = FixedList(specs), len(specs)
+    if specs is not None:
+        executor.run_all(specs, "tune", scheduler, checkpoints=population)
+        return
+    left = (sweep.trials or 0) - len(told)
     if left > 0:
-        told = [record for record in told if record.done]
-        population = sweep.scheduler.kind == "pbt"
-        scheduler = make_scheduler(sweep, told)
-        executor.run(proposer, "tune", left, scheduler, checkpoints=population)
+        executor.run(Tpe(sweep, told), "tune", left, scheduler, checkpoints=population)
 
 
 def _finals(sweep: SweepSettings, executor: Executor) -> None:
     """Train the best configurations with the other seeds, each to its end."""
-    records = executor.table.records()
-    searched = [record for name, record in records.items() if name.isdigit()]
+    searched = [record for record in executor.table.records().values() if record.name.isdigit()]
     base = sweep.base()
     specs = [
         RunSpec(run_name(int(standing.best), seed), base, standing.overrides | {"seed": seed})
         for standing in rank(searched, 1)[: sweep.finalists]
         for seed in sweep.seeds[1:]
     ]
-    specs = [spec for spec in specs if not _is_done(records, spec.name)]
-    if specs:
-        executor.run(FixedList(specs), "finals", len(specs))
-
-
-def _is_done(records: dict[str, RunRecord], name: str) -> bool:
-    return name in records and records[name].done
+    executor.run_all(specs, "finals")
 
 
 def _after(record: RunRecord, sweep: SweepSettings, out: Path) -> None:

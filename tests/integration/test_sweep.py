@@ -116,7 +116,7 @@ def test_a_run_takes_over_anothers_weights_moments_and_place_in_time(dataset, tm
         splits={split_key(recipe): split_cells(dataset.cells, recipe.split)},
         resources=Resources(),
         side_by_side=1,
-        judged=False,
+        judged=True,
         checkpoints=True,
     )
     kept = tmp_path / "checkpoint"
@@ -142,6 +142,9 @@ def test_a_run_takes_over_anothers_weights_moments_and_place_in_time(dataset, tm
         assert history(name)[0] == history("winner")[0]
         step = {"epoch": 1, "from": "winner", "changed": {"training.lr": [1e-3, rate]}}
         assert read_steps(tmp_path / name) == [step]
+    report = json.loads((tmp_path / "winner" / "report" / "report.json").read_text())
+    assert report["run"]["stopping"]["reason"] == "all 3 epochs done"
+    assert report["metrics"]["test"]["cells"] > 0
     assert history("same") == history("winner"), "as if it had been the winner from the start"
     assert history("changed")[1]["lr"] == pytest.approx(5e-4)
     assert history("changed")[1]["train_loss"] != history("winner")[1]["train_loss"]

@@ -137,12 +137,19 @@ def test_the_interval_of_a_mean_is_students():
     assert mean_interval([1.0]) is None
 
 
+def over_seeds(*scores: tuple[float, ...]) -> list:
+    """A record for each configuration and seed."""
+    return [
+        record(number, score, seed=seed, lr=number)
+        for number, row in enumerate(scores)
+        for seed, score in enumerate(row)
+    ]
+
+
 def test_a_lead_within_noise_is_called_one():
-    noisy = [record(n, score, seed=s, lr=n) for n, scores in
-             enumerate([(0.80, 0.90, 0.85), (0.84, 0.82, 0.86)]) for s, score in enumerate(scores)]  # fmt: skip
+    noisy = over_seeds((0.80, 0.90, 0.85), (0.84, 0.82, 0.86))
     assert "Within noise" in verdict(rank(noisy, 3))
-    clear = [record(n, score, seed=s, lr=n) for n, scores in
-             enumerate([(0.90, 0.91, 0.90), (0.70, 0.71, 0.71)]) for s, score in enumerate(scores)]  # fmt: skip
+    clear = over_seeds((0.90, 0.91, 0.90), (0.70, 0.71, 0.71))
     assert "Run 000-seed1 leads the next configuration by 0.1" in verdict(rank(clear, 3))
     single = [record(0, 0.9, lr=1), record(1, 0.8, lr=2)]
     assert "One seed" in verdict(rank(single, 1))

@@ -93,7 +93,7 @@ def test_what_cannot_work_is_refused_in_one_line(tmp_path: Path, changes: dict, 
 
 
 def test_a_file_that_is_not_there_or_no_yaml_is_named(tmp_path: Path):
-    with pytest.raises(UserError, match="no such .yaml file"):
+    with pytest.raises(UserError, match=r"no such .yaml file"):
         load_sweep(str(tmp_path / "none.yaml"))
     (tmp_path / "bad.yaml").write_text("search: [")
     with pytest.raises(UserError, match="is not valid YAML"):
