@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import statistics
-import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, Protocol
@@ -20,15 +18,16 @@ import ray
 from ray import tune
 from ray.tune.schedulers import TrialScheduler
 from ray.tune.search.searcher import Searcher
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from typing_extensions import override
 
-from leuk_ray.bundle import read_facts
 from leuk_ray.config import Recipe
-from leuk_ray.datasets.prepared import PreparedDataset, fingerprint
+from leuk_ray.datasets.prepared import PreparedDataset
 from leuk_ray.datasets.splits import split_cells
+from leuk_ray.errors import UserError
 from leuk_ray.progress import bar, note
-from leuk_ray.runs.folder import read_history, read_steps
 from leuk_ray.runs.placement import Resources, place
+from leuk_ray.runs.recorder import Recorder
 from leuk_ray.runs.spec import RunSpec, split_key
 from leuk_ray.runs.table import RunRecord, RunTable
 from leuk_ray.runs.trial import Shared, run_trial
@@ -123,11 +122,32 @@ class Executor:
             scheduler: ends or changes runs early; None lets all run to their end.
             checkpoints: the scheduler hands weights from run to run.
         """
+        _check_shared(self.root)
         note(f"{title}: {self.placement.text}")
+        shared = Shared(
+            root=self.root / "runs",
+            dataset=self.dataset,
+            splits=self.splits,
+            resources=self.resources,
+            side_by_side=self.placement.side_by_side,
+            judged=self.judged,
+            checkpoints=checkpoints,
+        )
         names = _Names(proposer)
+        num_done = 0
+
+        def ended(record: RunRecord) -> None:
+            nonlocal num_done
+            num_done += 1
+            self.table.append(record)
+            note(f"  {_line(record)}")
+            progress(num_done, total)
+            proposer.tell(record)
+            self.on_record(record)
+
         with bar(title, "run") as progress:
-            recorder = _Recorder(self, names, lambda done: progress(done, total))
-            self._fit(names, recorder, scheduler, checkpoints)
+            progress(0, total)
+            self._fit(shared, names, Recorder(shared, names.specs, ended), scheduler)
 
     def run_all(
         self,
@@ -145,22 +165,13 @@ class Executor:
 
     def _fit(
         self,
+        shared: Shared,
         names: _Names,
-        recorder: _Recorder,
+        recorder: Recorder,
         scheduler: TrialScheduler | None,
-        checkpoints: bool,
     ) -> None:
         for name, value in _QUIET_TUNE.items():
             os.environ.setdefault(name, value)
-        shared = Shared(
-            root=self.root / "runs",
-            dataset=self.dataset,
-            splits=self.splits,
-            resources=self.resources,
-            side_by_side=self.placement.side_by_side,
-            judged=self.judged,
-            checkpoints=checkpoints,
-        )
         one_process = self.resources.workers == 1
         scratch = self.root / "tune"  # Tune's own records and a population's checkpoints
         shutil.rmtree(scratch, ignore_errors=True)
@@ -175,8 +186,6 @@ class Executor:
         tune.Tuner(
             trainable,
             tune_config=tune.TuneConfig(
-                metric="selection",
-                mode="max",
                 search_alg=names,
                 scheduler=scheduler,
                 num_samples=-1,
@@ -220,7 +229,7 @@ class _Names(Searcher):
     def on_trial_complete(
         self, trial_id: str, result: dict | None = None, error: bool = False
     ) -> None:
-        """The recorder tells the proposer, who wants the record."""
+        """The proposer is told the record."""
 
     @override
     def save(self, checkpoint_path: str) -> None:
@@ -231,82 +240,26 @@ class _Names(Searcher):
         """See save."""
 
 
-class _Recorder(tune.Callback):
-    """Makes a record of every trial that ends."""
+def _line(record: RunRecord) -> str:
+    score = "" if record.score is None else f", {record.score:.4f}"
+    did = f"{len(record.curve)} epochs in {record.seconds:.0f} s{score}"
+    return f"{record.name}: {record.status}, {did}; {record.reason}"
 
-    def __init__(self, executor: Executor, names: _Names, progress: Callable[[int], None]) -> None:
-        self.executor = executor
-        self.names = names
-        self.progress = progress
-        self.started: dict[str, float] = {}
-        self.num_done = 0
 
-    @override
-    def on_trial_start(self, iteration: int, trials: list, trial: Any, **info: Any) -> None:
-        """Start the clock; a trial that was paused goes on with its own."""
-        self.started.setdefault(trial.trial_id, time.monotonic())
-
-    @override
-    def on_trial_complete(self, iteration: int, trials: list, trial: Any, **info: Any) -> None:
-        """Record a trial that ended by itself or was stopped."""
-        result = trial.last_result or {}
-        if "failure" in result:
-            self._record(trial, "failed", result["failure"])
-        elif result.get("ended"):
-            self._record(trial, "finished", result["ended"])
-        else:
-            reason = f"stopped after epoch {result.get('epoch', 0)}: others did better"
-            self._record(trial, "stopped", reason)
-
-    @override
-    def on_trial_error(self, iteration: int, trials: list, trial: Any, **info: Any) -> None:
-        """Record a trial whose process died."""
-        lines = str(trial.get_error() or "the process died").strip().splitlines()
-        self._record(trial, "failed", f"the process died: {lines[-1]}")
-
-    def _record(self, trial: Any, status: Any, reason: str) -> None:
-        executor, spec = self.executor, self.names.specs[trial.trial_id]
-        spec = RunSpec(spec.name, spec.recipe, trial.config["overrides"])  # a population's change
-        recipe = spec.resolved
-        path = executor.root / "runs" / spec.name
-        history = read_history(path)
-        record = RunRecord(
-            name=spec.name,
-            status=status,
-            recipe=recipe.name,
-            overrides=spec.overrides,
-            seed=recipe.seed,
-            reason=reason,
-            metrics=_best(path, history),
-            curve=[line["selection"] for line in history],
-            seconds=round(time.monotonic() - self.started.get(trial.trial_id, time.monotonic()), 1),
-            bundle=(path / "bundle" / "bundle.json").exists(),
-            lineage={
-                "dataset": executor.dataset.facts["fingerprint"],
-                "split": split_fingerprint(executor.splits[split_key(recipe)]),
-                "steps": read_steps(path),
-            },
+def _check_shared(root: Path) -> None:
+    """Refuse a folder that some node does not see, before a run is lost there."""
+    here = ray.get_runtime_context().get_node_id()
+    others = [node for node in ray.nodes() if node["Alive"] and node["NodeID"] != here]
+    exists = ray.remote(num_cpus=0)(Path.exists)
+    asked = {
+        node["NodeManagerHostname"]: exists.options(
+            scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
+        ).remote(root)
+        for node in others
+    }
+    blind = [name for name, answer in asked.items() if not ray.get(answer)]
+    if blind:
+        raise UserError(
+            f"{root}: is not seen by {', '.join(blind)}; name a folder on storage that all nodes "
+            "share"
         )
-        executor.table.append(record)
-        self.num_done += 1
-        score = "" if record.score is None else f", {record.score:.4f}"
-        epochs = f"{len(record.curve)} epochs, {record.seconds:.0f} s{score}"
-        note(f"  {record.name}: {status}, {epochs}; {reason}")
-        self.progress(self.num_done)
-        self.names.proposer.tell(record)
-        executor.on_record(record)
-
-
-def _best(path: Path, history: list[dict[str, Any]]) -> dict[str, Any]:
-    """Metrics of the epoch in the bundle; without one, of the best epoch."""
-    if (path / "bundle" / "bundle.json").exists():
-        best = read_facts(path / "bundle").metrics
-        rates = [line["images_per_second"] for line in history]
-        return best | {"images_per_second": statistics.median(rates)}
-    return max(history, key=lambda line: line["selection"], default={})
-
-
-def split_fingerprint(split: pa.Table) -> str:
-    """sha256 over who has which role: the same for the same split."""
-    uids, roles = split["uid"].to_pylist(), split["role"].to_pylist()
-    return fingerprint([f"{uid} {role}" for uid, role in zip(uids, roles, strict=True)])

@@ -7,6 +7,7 @@ so saves the imports; a run of several workers is a run of Ray Train.
 from __future__ import annotations
 
 import json
+import math
 import shutil
 import tempfile
 from collections.abc import Callable
@@ -14,7 +15,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import torch
 from ray import tune
@@ -120,6 +120,8 @@ def _reporter(checkpoints: bool) -> Report:
 def _train_on_ray_train(spec: RunSpec, shared: Shared) -> None:
     """A run of several workers; one that was killed goes on from its last checkpoint."""
     recipe, path = spec.resolved, shared.root / spec.name
+    if not (path / "config.yaml").exists():
+        shutil.rmtree(path, ignore_errors=True)  # killed before it was a run
     trained = run_training(
         recipe,
         shared.dataset,
@@ -174,10 +176,15 @@ def train_in_process(
     core = build(recipe.model, load_weights=True).to(device)
     learner = Learner(core, settings, recipe.augment.fill)
     state = TrainingState() if start is None else _take_over(spec, folder, start, learner)
-    best = folder.best.get("selection", -np.inf)
+    best = folder.best.get("selection", -math.inf)
 
     def reported(metrics: dict[str, Any], save: Save) -> None:
         nonlocal best
+        if not math.isfinite(metrics["selection"]):
+            raise UserError(
+                f"training.lr: {settings.select} of epoch {metrics['epoch']} is not a number; "
+                "lower lr"
+            )
         folder.write_history(state.history)
         if metrics["selection"] > best:
             best = metrics["selection"]

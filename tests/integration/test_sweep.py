@@ -108,6 +108,18 @@ def test_a_finished_sweep_resumed_repeats_nothing(grid, dataset):
     assert again["winner"] == report["winner"]
 
 
+def test_what_is_no_sweep_or_another_one_is_not_resumed(grid, dataset, tmp_path: Path):
+    out, _ = grid
+    settings = load_sweep(str(out.parent / "small.yaml"))
+    (tmp_path / "notes.txt").write_text("mine")
+    with pytest.raises(UserError, match="is no sweep"):
+        run_sweep(settings, dataset, tmp_path, resume=True)
+    other = load_sweep(str(out.parent / "small.yaml"), ["epochs=4"])
+    with pytest.raises(UserError, match="other settings"):
+        run_sweep(other, dataset, out, resume=True)
+    assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
+
+
 def test_a_run_takes_over_anothers_weights_moments_and_place_in_time(dataset, tmp_path: Path):
     recipe = sweep(tmp_path, search={"lr": {"choice": [1e-3]}}, searcher="grid").base()
     shared = Shared(
