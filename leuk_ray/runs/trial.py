@@ -11,6 +11,7 @@ import math
 import shutil
 import tempfile
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,8 @@ from ray.tune.integration.ray_train import TuneReportCallback
 
 from leuk_ray.bundle import read_facts
 from leuk_ray.config import Recipe, value_at
-from leuk_ray.datasets.feeds import Feed, ReaderFeed, ResidentFeed, fits_on_device
+from leuk_ray.datasets.feeds import Feed, ReaderFeed, ResidentFeed, device_shortage
+from leuk_ray.datasets.host_cache import CacheError, open_host_cache
 from leuk_ray.datasets.plan import check_batches
 from leuk_ray.datasets.prepared import PreparedDataset
 from leuk_ray.datasets.splits import rows_with_role
@@ -211,15 +213,17 @@ def train_in_process(
 
 
 def _feeds(shared: Shared, cells: TrainingCells, device: torch.device) -> tuple[Feed, Feed]:
-    """Read in this process, and kept on the device after the first epoch where they fit."""
+    """As `feeds.make_feeds`, but read in this process: no CPU is left for Ray Data's tasks."""
     feed, size = ReaderFeed(shared.dataset.reader(), device), shared.dataset.storage.size
     num_rows = len(cells.train) + len(cells.validation)
-    if not fits_on_device(num_rows, size, device, shared.side_by_side):
-        return feed, feed
-    return (
-        ResidentFeed(feed, cells.train, size, device),
-        ResidentFeed(feed, cells.validation, size, device),
-    )
+    if not device_shortage(num_rows, size, device, shared.side_by_side):
+        return (
+            ResidentFeed(feed, cells.train, size, device),
+            ResidentFeed(feed, cells.validation, size, device),
+        )
+    with suppress(CacheError):  # no room there either: every epoch reads the dataset
+        feed = ReaderFeed(open_host_cache(shared.dataset), device)
+    return feed, feed
 
 
 def _take_over(spec: RunSpec, folder: RunFolder, start: Path, learner: Learner) -> TrainingState:
