@@ -142,6 +142,8 @@ def tune_text(report: dict, out: Path) -> str:
             f"Test, once, for the winner: {report['winner']['test']}",
             f"Report: {out / 'report' / 'report.html'}",
             f"Best bundles: {out / 'top'}/1 to {bundles}",
+            f"Keep one:      leuk-ray models add {out / 'top' / '1'} NAME --registry DIR "
+            f"--sweep {out}",
         ]
     )
 
