@@ -90,11 +90,12 @@ class Recorder(tune.Callback):
 
 def _best(path: Path, history: list[dict[str, Any]]) -> dict[str, Any]:
     """Metrics of the epoch in the bundle; without one, of the best epoch."""
-    if (path / "bundle" / "bundle.json").exists():
-        best = read_facts(path / "bundle").metrics
-        rates = [line["images_per_second"] for line in history]
-        return best | {"images_per_second": statistics.median(rates)}
-    return max(history, key=lambda line: line["selection"], default={})
+    if not (path / "bundle" / "bundle.json").exists():
+        return max(history, key=lambda line: line["selection"], default={})
+    kept = read_facts(path / "bundle").metrics
+    (selection,) = (line["selection"] for line in history if line["epoch"] == kept["epoch"])
+    rate = statistics.median(line["images_per_second"] for line in history)
+    return {"selection": selection} | kept | {"images_per_second": rate}
 
 
 def split_fingerprint(split: pa.Table) -> str:
