@@ -246,4 +246,5 @@ def _take_over(spec: RunSpec, folder: RunFolder, start: Path, learner: Learner) 
         step = {"epoch": state.epoch, "from": origin["run"], "changed": changed}
         with (folder.path / "steps.jsonl").open("a") as file:
             file.write(json.dumps(step) + "\n")
+        (folder.path / "config.yaml").write_text(folder.recipe.to_yaml())
     return state

@@ -1,15 +1,17 @@
 """Sweeps on Ray: every run recorded, failures contained, the best bundled and judged once."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import yaml
 
+from leuk_ray.config import load_recipe
 from leuk_ray.datasets.splits import split_cells
 from leuk_ray.errors import UserError
 from leuk_ray.inference.classifier import Classifier
-from leuk_ray.runs.folder import read_history, read_steps
+from leuk_ray.runs.folder import RunFolder, read_history, read_steps
 from leuk_ray.runs.placement import Resources
 from leuk_ray.runs.spec import RunSpec, split_key
 from leuk_ray.runs.table import RunTable
@@ -148,12 +150,13 @@ def test_a_run_takes_over_anothers_weights_moments_and_place_in_time(dataset, tm
     winner = RunSpec("winner", recipe, {"training.lr": 1e-3})
     train_in_process(winner, shared, keep_the_first)
     for name, rate in (("same", 1e-3), ("changed", 5e-4)):
-        (tmp_path / name).mkdir()
         loser = RunSpec(name, recipe, {"training.lr": rate})
-        train_in_process(loser, shared, lambda metrics, save: None, kept)
+        RunFolder(tmp_path / name, recipe, dataset).start(shared.split(recipe))
+        train_in_process(loser, replace(shared, judged=False), lambda metrics, save: None, kept)
         assert history(name)[0] == history("winner")[0]
         step = {"epoch": 1, "from": "winner", "changed": {"training.lr": [1e-3, rate]}}
         assert read_steps(tmp_path / name) == [step]
+        assert load_recipe(str(tmp_path / name / "config.yaml")).training.lr == rate
     report = json.loads((tmp_path / "winner" / "report" / "report.json").read_text())
     assert report["run"]["stopping"]["reason"] == "all 3 epochs done"
     assert report["metrics"]["test"]["cells"] > 0
