@@ -112,10 +112,14 @@ def map_figure(
         edgecolor=INK,
         linewidth=0.5,
     )
-    axes.set_xscale("log" if is_logarithmic(across[1]) else "linear")
-    axes.set_yscale("log" if is_logarithmic(up[1]) else "linear")
     axes.set_xlabel(across[0])
     axes.set_ylabel(up[0])
+    for axis, (_, dimension) in ((axes.xaxis, across), (axes.yaxis, up)):
+        set_scale = axes.set_xscale if axis is axes.xaxis else axes.set_yscale
+        set_scale("log" if is_logarithmic(dimension) else "linear")
+        if dimension.choice is not None:
+            axis.set_ticks(dimension.extremes, [f"{mark:g}" for mark in dimension.extremes])
+            axis.set_ticks([], minor=True)
     figure.colorbar(points, label=words(metric))
     axes.grid(color=GRID, linewidth=0.5)
     axes.set_axisbelow(True)
@@ -152,12 +156,12 @@ def is_numeric(dimension: Dimension) -> bool:
 
 
 def is_logarithmic(dimension: Dimension) -> bool:
-    """Whether values belong on a logarithmic axis: so drawn, or chosen over a decade or more."""
+    """Whether values belong on a logarithmic axis: so drawn, or chosen fourfold apart."""
     if dimension.log_uniform is not None:
         return True
     values = dimension.extremes
     chosen = dimension.choice is not None and is_numeric(dimension) and min(values) > 0
-    return chosen and max(values) >= 8 * min(values)
+    return chosen and max(values) >= 4 * min(values)
 
 
 def _places(values: list[Any], dimension: Dimension) -> tuple[np.ndarray, dict[float, str]]:

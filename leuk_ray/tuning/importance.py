@@ -40,4 +40,5 @@ def importance(
                 distributions=distributions,
             )
         )
-    return get_param_importances(study, evaluator=FanovaImportanceEvaluator(seed=0))
+    shares = get_param_importances(study, evaluator=FanovaImportanceEvaluator(seed=0))
+    return {key: float(share) for key, share in shares.items()}
