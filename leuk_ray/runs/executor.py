@@ -33,6 +33,7 @@ from leuk_ray.runs.table import RunRecord, RunTable
 from leuk_ray.runs.trial import Shared, run_trial
 
 _QUIET_TUNE = {
+    "RAY_AIR_NEW_OUTPUT": "0",  # which prints on stdout, whatever verbosity is asked for
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # the table and the run's folder say it all
     "TUNE_DISABLE_SIGINT_HANDLER": "1",  # Ctrl-C ends the command and not this search alone
     "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",  # a failed run reports no metric
