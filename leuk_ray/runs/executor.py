@@ -213,6 +213,10 @@ class _Names(Searcher):
         self.proposer = proposer
         self.specs: dict[str, RunSpec] = {}
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Nothing: Tune pickles its searcher to restore from, and we never do."""
+        return {}
+
     @override
     def suggest(self, trial_id: str) -> Any:
         """See Searcher."""

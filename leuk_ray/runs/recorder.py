@@ -37,6 +37,10 @@ class Recorder(tune.Callback):
         self.started: dict[str, float] = {}
         self.splits = {key: split_fingerprint(split) for key, split in shared.splits.items()}
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Nothing: Tune pickles its callbacks to restore from, and we never do."""
+        return {}
+
     @override
     def on_trial_start(self, iteration: int, trials: list, trial: Any, **info: Any) -> None:
         """Start the clock; a trial that was paused goes on with its own."""
