@@ -27,7 +27,7 @@ from leuk_ray.datasets.feeds import Feed, ReaderFeed, ResidentFeed, device_short
 from leuk_ray.datasets.host_cache import CacheError, open_host_cache
 from leuk_ray.datasets.plan import check_batches
 from leuk_ray.datasets.prepared import PreparedDataset
-from leuk_ray.datasets.splits import rows_with_role
+from leuk_ray.datasets.splits import copies_with_role, rows_with_role
 from leuk_ray.errors import UserError
 from leuk_ray.judge import Judged, report_on
 from leuk_ray.models.zoo import build
@@ -38,8 +38,8 @@ from leuk_ray.training.cells import TrainingCells
 from leuk_ray.training.learner import Learner
 from leuk_ray.training.loop import train
 from leuk_ray.training.state import TrainingState
-from leuk_ray.training.trainer import run_training
-from leuk_ray.training.validation import score_rows
+from leuk_ray.training.trainer import JUDGED, run_training
+from leuk_ray.training.validation import Redraw, score_rows
 
 Save = Callable[[Path], None]
 Report = Callable[[dict[str, Any], Save], None]
@@ -135,9 +135,15 @@ def _train_on_ray_train(spec: RunSpec, shared: Shared) -> None:
     )
     if shared.judged:
         shutil.rmtree(path / "report", ignore_errors=True)
-        judged = Judged(trained.bundle, path)
-        out = path / "report"
-        report_on(judged, shared.dataset, trained.rows, trained.logits, out, show_images=False)
+        report_on(
+            Judged(trained.bundle, path),
+            shared.dataset,
+            trained.rows,
+            trained.logits,
+            path / "report",
+            copies=trained.copies,
+            show_images=False,
+        )
     last = read_history(path)[-1]
     ended = read_facts(trained.bundle).metrics["stopped"]
     tune.report({"epoch": last["epoch"], "selection": last["selection"], "ended": ended})
@@ -205,11 +211,20 @@ def train_in_process(
     train(learner, state, cells, feed, validation_feed, recipe.augment, recipe.seed, reported)
     model = folder.end(state.stopped)
     if shared.judged:
-        rows = rows_with_role(shared.dataset.cells, split, ("validation", "test"))
+        rows = rows_with_role(shared.dataset.cells, split, JUDGED)
+        copies = copies_with_role(split, JUDGED)
+        redraw = Redraw.of(recipe.augment, recipe.seed, cells, rows, copies)
         reader = ReaderFeed(shared.dataset.reader(), device)
-        rows, logits = score_rows(model.to(device), rows, reader, settings.batch_size)
-        judged = Judged(folder.path / "bundle", folder.path)
-        report_on(judged, shared.dataset, rows, logits, folder.path / "report", show_images=False)
+        logits = score_rows(model.to(device), rows, reader, settings.batch_size, redraw)
+        report_on(
+            Judged(folder.path / "bundle", folder.path),
+            shared.dataset,
+            rows,
+            logits,
+            folder.path / "report",
+            copies=copies,
+            show_images=False,
+        )
 
 
 def _feeds(shared: Shared, cells: TrainingCells, device: torch.device) -> tuple[Feed, Feed]:
