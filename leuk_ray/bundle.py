@@ -3,6 +3,8 @@
     model.safetensors   weights and buffers
     bundle.json         architecture by name, preprocessing, decision, origin, sha256 of files
     MODEL_CARD.md       for people
+    model.onnx          the same network for ONNX Runtime, where it was exported
+    scope.safetensors   where the training cells' embeddings lie, where it was calibrated
 
 An ensemble holds bundles under members/NAME/ instead of weights, and the rule of their vote.
 Loading checks every hash, builds the architecture from a closed list, and needs no network.
@@ -11,18 +13,21 @@ Loading checks every hash, builds the architecture from a closed list, and needs
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Self
 
-from pydantic import Field, StringConstraints, ValidationError
+from pydantic import Field, StringConstraints, ValidationError, model_validator
 from safetensors import SafetensorError
 from safetensors.torch import load_model, save_model
 from torch import nn
 
 from leuk_ray.errors import UserError
 from leuk_ray.images import StorageSettings
+from leuk_ray.inference.scope import SCOPE_FILE, ScopeSettings
 from leuk_ray.locations import Location, join, name_of, parent
 from leuk_ray.models.ensemble import Ensemble, Member, Rule
 from leuk_ray.models.settings import ModelSettings
@@ -40,7 +45,9 @@ from leuk_ray.storage import (
 )
 
 SCHEMA_VERSION = 1
+ONNX_FILE = "model.onnx"
 _CARD = "MODEL_CARD.md"
+_OPTIONAL = (ONNX_FILE, SCOPE_FILE)
 
 MemberName = Annotated[str, StringConstraints(pattern=r"^[^./\\][^/\\]*$")]
 
@@ -50,6 +57,8 @@ class Facts(Settings):
 
     temperature: divides the log-odds before the sigmoid.
     threshold: probability from which on a cell is called ALL.
+    abstain_band: probabilities between its ends get no answer; it holds the threshold.
+    scope: what pictures the network can judge.
     """
 
     schema_version: int = SCHEMA_VERSION
@@ -57,6 +66,8 @@ class Facts(Settings):
     classes: tuple[str, str] = ("healthy", "ALL")
     temperature: float = Field(default=1.0, gt=0)
     threshold: float = Field(default=0.5, ge=0, le=1)
+    abstain_band: tuple[float, float] | None = None
+    scope: ScopeSettings | None = None
     synthetic: bool
     protocol: str
     dataset_fingerprint: str
@@ -64,6 +75,13 @@ class Facts(Settings):
     seed: int
     metrics: dict[str, Any] = Field(default_factory=dict)
     files: dict[str, str] = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _band_holds_threshold(self) -> Self:
+        band = self.abstain_band
+        if band is not None and not 0 <= band[0] <= self.threshold <= band[1] <= 1:
+            raise ValueError(f"abstain_band {band} must hold the threshold {self.threshold:g}")
+        return self
 
 
 class BundleFacts(Facts):
@@ -81,11 +99,20 @@ class EnsembleFacts(Facts):
 
 @dataclass(frozen=True)
 class Bundle:
-    """A verified bundle: its facts and its network in eval mode on the CPU."""
+    """A verified bundle: its facts, and its network in eval mode on the CPU, loaded when used.
+
+    folder: its files on this machine; of an object store a copy, which goes with the bundle.
+    """
 
     path: Location
     facts: Facts
-    model: nn.Module
+    folder: Path
+    _copy: ExitStack = field(repr=False, compare=False)
+
+    @cached_property
+    def model(self) -> nn.Module:
+        """The network."""
+        return _load_network(self)
 
 
 def write_bundle(target: Location, facts: BundleFacts, model: nn.Module) -> None:
@@ -140,36 +167,78 @@ def write_ensemble(target: Location, paths: Sequence[Location], rule: Rule) -> E
     return facts
 
 
+def derive_bundle(
+    source: Bundle,
+    target: Location,
+    *,
+    changes: Mapping[str, Any] | None = None,
+    add: Mapping[str, Callable[[Path], None]] | None = None,
+) -> None:
+    """Copy a bundle with other facts or more files; an existing target is replaced in one step.
+
+    Args:
+        source: the bundle, opened.
+        target: folder of the copy.
+        changes: facts to replace, by name.
+        add: what writes a file, by the file's name.
+    """
+    facts = source.facts.model_copy(update=dict(changes or {}))
+    kept = _file_names(source.facts)
+    with directory_by_rename(target) as partial:
+        if isinstance(facts, EnsembleFacts):
+            shutil.copytree(source.folder / "members", partial / "members")
+        for name in kept:
+            shutil.copyfile(source.folder / name, partial / name)
+        for name, write in (add or {}).items():
+            write(partial / name)
+        _complete(partial, facts, sorted({*kept, *(add or {})}))
+
+
 def load_bundle(path: Location) -> Bundle:
-    """Verify and load a bundle, of one network or an ensemble.
+    """Verify a bundle, of one network or an ensemble, and load its network.
 
     Raises:
         UserError: no bundle there, a file missing or changed, an unknown architecture, or
             weights of another one.
     """
-    read_facts(path)  # before a folder that is none is fetched
-    with fetched(path) as folder:
-        return replace(_load(folder), path=path)
+    bundle = open_bundle(path)
+    _ = bundle.model
+    return bundle
 
 
-def _load(path: Path) -> Bundle:
-    facts = read_facts(path)
+def open_bundle(path: Location) -> Bundle:
+    """Verify a bundle without building its network; raises UserError as `load_bundle` does."""
+    facts = read_facts(path)  # before a folder that is none is fetched
+    with ExitStack() as stack:
+        folder = stack.enter_context(fetched(path))
+        verify_files(folder, facts.files, [*_file_names(facts), _CARD])
+        return Bundle(path, facts, folder, stack.pop_all())
+
+
+def _file_names(facts: Facts) -> list[str]:
+    """The files that belong to a bundle, apart from its card; no other name is ever read."""
+    names = [name for name in _OPTIONAL if name in facts.files]
     if isinstance(facts, EnsembleFacts):
-        names = [f"members/{name}/bundle.json" for name in facts.members]
-        verify_files(path, facts.files, [*names, _CARD])
-        loaded = [_load(path / "members" / name) for name in facts.members]
+        return [*names, *(f"members/{name}/bundle.json" for name in facts.members)]
+    return [*names, "model.safetensors"]
+
+
+def _load_network(bundle: Bundle) -> nn.Module:
+    facts = bundle.facts
+    if isinstance(facts, EnsembleFacts):
+        loaded = [load_bundle(bundle.folder / "members" / name) for name in facts.members]
         members = [Member(b.model, b.facts.temperature, b.facts.threshold) for b in loaded]
-        return Bundle(path, facts, Ensemble(members, facts.rule).eval())
-    verify_files(path, facts.files, ["model.safetensors", _CARD])
+        return Ensemble(members, facts.rule).eval()
+    assert isinstance(facts, BundleFacts)
     model = build(facts.model, load_weights=False)
     try:
-        load_model(model, path / "model.safetensors")
+        load_model(model, bundle.folder / "model.safetensors")
     except (RuntimeError, SafetensorError) as error:
         raise UserError(
-            f"{path}/model.safetensors: holds another network than bundle.json names; "
+            f"{bundle.path}/model.safetensors: holds another network than bundle.json names; "
             "get the bundle anew"
         ) from error
-    return Bundle(path, facts, model.eval())
+    return model.eval()
 
 
 def find_bundle(path: Location) -> Location:

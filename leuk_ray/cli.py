@@ -10,7 +10,7 @@ import sys
 import click
 
 from leuk_ray import __version__
-from leuk_ray.commands import cluster, data, models, runs, tuning
+from leuk_ray.commands import cluster, data, models, runs, serving, tuning
 from leuk_ray.errors import UserError
 
 _EPILOG = "For research. Not a medical device, not a diagnosis."
@@ -68,6 +68,7 @@ for _command in (
     models.ensemble,
     models.registry,
     cluster.submit,
+    serving.export,
 ):
     cli.add_command(_command)
 

@@ -155,9 +155,10 @@ def predict_text(values: dict) -> str:
         if "error" in item:
             lines.append(f"{item['name']}: not scored, {item['error']}")
         else:
+            why = f" ({', '.join(item['reasons'])})" if item["reasons"] else ""
             lines.append(
-                f"{item['name']}: {item['label']}, probability of ALL {item['probability']:.3f} "
-                f"(threshold {item['threshold']:g})"
+                f"{item['name']}: {item['label']}{why}, probability of ALL "
+                f"{item['probability']:.3f} (threshold {item['threshold']:g})"
             )
     return "\n".join(lines)
 
@@ -207,6 +208,16 @@ def model_text(values: dict) -> str:
         alias = f" as {event['alias']}" if event["alias"] else ""
         lines.append(f"  {event['time']}  {event['action']} {event['version']}{alias}")
     return "\n".join(lines)
+
+
+def export_text(values: dict) -> str:
+    """After `export`."""
+    if not values["onnx"]:
+        return f"{values['bundle']}"
+    return (
+        f"{values['bundle']}: with model.onnx, whose probabilities differ from PyTorch's by "
+        f"{values['max_difference']:.1e} at most"
+    )
 
 
 def demo_text(values: dict) -> str:

@@ -1,19 +1,34 @@
-"""The one scoring path: image bytes or storage pixels to an answer."""
+"""The one scoring path: image bytes or storage pixels to an answer.
+
+`read`, `score` and `answer` are its three steps; `predict` and the HTTP service both go
+through them, the service with the cells of several requests in one `score`.
+"""
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from functools import cached_property
+from typing import Any
 
 import numpy as np
 import torch
+from torch import nn
 
 from leuk_ray import images
-from leuk_ray.bundle import Bundle, Facts, load_bundle
+from leuk_ray.bundle import Bundle, Facts, open_bundle
 from leuk_ray.images import BadImageError
 from leuk_ray.inference.calibration import probability
-from leuk_ray.inference.engines import score_images
+from leuk_ray.inference.decide import decide
+from leuk_ray.inference.engines import EngineName, make_engine
+from leuk_ray.inference.scope import (
+    OUT_OF_SCOPE,
+    SCOPE_FILE,
+    Neighbourhood,
+    measure,
+    pixel_reasons,
+)
 from leuk_ray.locations import Location
 
 
@@ -22,27 +37,39 @@ class Scores:
     """Scores of N cells.
 
     logit: (N,) float64, log-odds of ALL. probability: (N,) float64, calibrated.
-    embedding: (N, D) float32.
+    embedding: (N, D) float32. far: (N,) bool, the embedding lies outside the scope.
     """
 
     logit: np.ndarray
     probability: np.ndarray
     embedding: np.ndarray
+    far: np.ndarray
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A decoded image: its storage pixels, and why they cannot be judged, if so."""
+
+    name: str
+    sha256: str
+    pixels: np.ndarray
+    reasons: tuple[str, ...]
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """The answer for one image."""
+    """The answer for one image; `reasons` say why the label is `abstain`."""
 
     name: str
     label: str
     probability: float
     threshold: float
+    reasons: tuple[str, ...]
     sha256: str
 
-    def as_dict(self) -> dict[str, str | float]:
+    def as_dict(self) -> dict[str, Any]:
         """Plain values, for JSON."""
-        return asdict(self)
+        return asdict(self) | {"reasons": list(self.reasons)}
 
 
 @dataclass(frozen=True)
@@ -60,41 +87,62 @@ class Failure:
 class Classifier:
     """A bundle's network on a device, with the bundle's preprocessing and decision."""
 
-    def __init__(self, bundle: Bundle, device: str = "cpu") -> None:
+    def __init__(self, bundle: Bundle, device: str = "cpu", engine: EngineName = "auto") -> None:
+        self.bundle = bundle
         self.facts: Facts = bundle.facts
         self.device = torch.device(device)
-        self.model = bundle.model.to(self.device)
+        self.engine = make_engine(bundle, self.device, engine)
+        self.neighbourhood = None
+        if SCOPE_FILE in self.facts.files:
+            self.neighbourhood = Neighbourhood.load(bundle.folder / SCOPE_FILE)
 
     @classmethod
-    def load(cls, path: Location, device: str = "cpu") -> Classifier:
-        """Load a verified bundle; raises UserError as `load_bundle` does."""
-        return cls(load_bundle(path), device)
+    def load(cls, path: Location, device: str = "cpu", engine: EngineName = "auto") -> Classifier:
+        """Load a verified bundle; raises UserError as `load_bundle` and `make_engine` do."""
+        return cls(open_bundle(path), device, engine)
+
+    @cached_property
+    def model(self) -> nn.Module:
+        """The PyTorch network, which explanations need whatever the engine."""
+        return self.bundle.model.to(self.device)
+
+    def read(self, name: str, data: bytes) -> Cell:
+        """Decode one image file and look at its pixels; raises BadImageError."""
+        pixels = images.read(data, self.facts.storage)
+        reasons = pixel_reasons(measure(pixels), self.facts.scope)
+        return Cell(name, hashlib.sha256(data).hexdigest(), pixels, tuple(reasons))
 
     def score(self, pixels: np.ndarray) -> Scores:
         """Score storage pixels, (N, size, size, 3) uint8."""
-        batch = torch.from_numpy(pixels).to(self.device).permute(0, 3, 1, 2)
-        logit, embedding = score_images(self.model, batch)
-        logits = logit.cpu().numpy()
-        calibrated = probability(logits, self.facts.temperature)
-        return Scores(logits, calibrated, embedding.cpu().numpy())
+        logit, embedding = self.engine(pixels)
+        far = np.zeros(len(logit), bool)
+        scope = self.facts.scope
+        if self.neighbourhood is not None and scope is not None and scope.distance is not None:
+            far = self.neighbourhood.distance(embedding) > scope.distance
+        return Scores(logit, probability(logit, self.facts.temperature), embedding, far)
+
+    def answer(self, cell: Cell, scores: Scores, index: int) -> Prediction:
+        """The answer for a cell that is number `index` of the scores."""
+        p_all = float(scores.probability[index])
+        reasons = cell.reasons
+        if scores.far[index] and not reasons:
+            reasons = (OUT_OF_SCOPE,)
+        decision = decide(p_all, reasons, self.facts)
+        return Prediction(
+            cell.name, decision.label, p_all, self.facts.threshold, decision.reasons, cell.sha256
+        )
 
     def predict(self, files: Sequence[tuple[str, bytes]]) -> list[Prediction | Failure]:
         """Answer for named image files; a bad one is an item, not an error."""
-        answers: list[Prediction | Failure | None] = []
-        good: list[np.ndarray] = []
+        read: list[Cell | Failure] = []
         for name, data in files:
             try:
-                good.append(images.read(data, self.facts.storage))
-                answers.append(None)
+                read.append(self.read(name, data))
             except BadImageError as error:
-                answers.append(Failure(name, str(error)))
-        probabilities = iter(self.score(np.stack(good)).probability if good else ())
-        return [
-            answer or self._decide(name, data, float(next(probabilities)))
-            for answer, (name, data) in zip(answers, files, strict=True)
-        ]
-
-    def _decide(self, name: str, data: bytes, p_all: float) -> Prediction:
-        label = self.facts.classes[int(p_all >= self.facts.threshold)]
-        digest = hashlib.sha256(data).hexdigest()
-        return Prediction(name, label, p_all, self.facts.threshold, digest)
+                read.append(Failure(name, str(error)))
+        cells = [item for item in read if isinstance(item, Cell)]
+        if not cells:
+            return [item for item in read if isinstance(item, Failure)]
+        scores = self.score(np.stack([cell.pixels for cell in cells]))
+        answers = iter([self.answer(cell, scores, i) for i, cell in enumerate(cells)])
+        return [item if isinstance(item, Failure) else next(answers) for item in read]

@@ -2,10 +2,28 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+import numpy as np
 import torch
 from torch import Tensor, nn
 
+from leuk_ray.bundle import ONNX_FILE, Bundle
+from leuk_ray.errors import UserError
 from leuk_ray.models.zoo import positive_logit
+
+EngineName = Literal["auto", "pytorch", "onnx"]
+
+
+class Engine(Protocol):
+    """Scores storage pixels. `name` is told to who asks."""
+
+    name: str
+
+    def __call__(self, pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """(N, size, size, 3) uint8 -> log-odds of ALL (N,) float64, embedding (N, D) float32."""
+        ...
 
 
 @torch.inference_mode()
@@ -24,3 +42,64 @@ def score_images(model: nn.Module, images: Tensor) -> tuple[Tensor, Tensor]:
     assert not model.training, "score in eval mode"
     logits, embedding = model(images)
     return positive_logit(logits.double()), embedding.float()
+
+
+class PyTorchEngine:
+    """The network itself, on any device."""
+
+    name = "pytorch"
+
+    def __init__(self, model: nn.Module, device: torch.device) -> None:
+        self.model = model.to(device)
+        self.device = device
+
+    def __call__(self, pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """See `Engine`."""
+        batch = torch.from_numpy(pixels).to(self.device).permute(0, 3, 1, 2)
+        logit, embedding = score_images(self.model, batch)
+        return logit.cpu().numpy(), embedding.cpu().numpy()
+
+
+class OnnxEngine:
+    """The bundle's graph on the CPU under ONNX Runtime, with as many threads as PyTorch has."""
+
+    name = "onnx"
+
+    def __init__(self, path: Path) -> None:
+        import onnxruntime
+
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = torch.get_num_threads()
+        # Threads that wait in a busy loop take the cores from decoding.
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        self.session = onnxruntime.InferenceSession(
+            str(path), options, providers=["CPUExecutionProvider"]
+        )
+
+    def __call__(self, pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """See `Engine`."""
+        outputs: Any = self.session.run(["logits", "embedding"], {"pixels": pixels})
+        logits, embedding = outputs
+        return positive_logit(torch.from_numpy(logits).double()).numpy(), embedding
+
+
+def make_engine(bundle: Bundle, device: torch.device, name: EngineName = "auto") -> Engine:
+    """The engine of a bundle.
+
+    Args:
+        bundle: an opened bundle.
+        device: where to run.
+        name: `auto` takes ONNX Runtime on the CPU where the bundle has a graph, else PyTorch.
+
+    Raises:
+        UserError: `onnx` for a bundle without a graph, or on another device than the CPU.
+    """
+    exported = ONNX_FILE in bundle.facts.files
+    if name == "onnx" and not (exported and device.type == "cpu"):
+        raise UserError(
+            f"{bundle.path}: ONNX Runtime needs a bundle with {ONNX_FILE}, and the CPU; make one "
+            "with `leuk-ray export BUNDLE NEW --onnx`"
+        )
+    if name == "onnx" or (name == "auto" and exported and device.type == "cpu"):
+        return OnnxEngine(bundle.folder / ONNX_FILE)
+    return PyTorchEngine(bundle.model, device)

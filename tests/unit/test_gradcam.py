@@ -13,7 +13,7 @@ from click.testing import CliRunner
 from PIL import Image
 from scipy.stats import spearmanr
 
-from leuk_ray.bundle import Bundle, BundleFacts, write_bundle
+from leuk_ray.bundle import BundleFacts, write_bundle
 from leuk_ray.cli import cli
 from leuk_ray.datasets.synthetic import SyntheticSpec, draw_cells, render
 from leuk_ray.errors import UserError
@@ -195,7 +195,7 @@ def test_a_backbone_without_a_map_is_refused():
         evidence(model, noise(1, 224), "gradcam")
 
 
-def test_the_share_on_rendered_cells_is_that_of_the_pixels_that_are_not_black():
+def test_the_share_on_rendered_cells_is_that_of_the_pixels_that_are_not_black(tmp_path: Path):
     """Where it lies is the network's affair: an untrained one proves the count, no more."""
     pixels = np.stack([render(c)[75:375:4, 75:375:4] for c in draw_cells(SyntheticSpec(4, 4))])
     settings = ModelSettings(**SE, weights="scratch")
@@ -203,7 +203,8 @@ def test_the_share_on_rendered_cells_is_that_of_the_pixels_that_are_not_black():
         model=settings, storage=StorageSettings(size=75), synthetic=True, recipe="se", seed=0,
         protocol="subject-disjoint", dataset_fingerprint="0" * 64,
     )  # fmt: skip
-    classifier = Classifier(Bundle(Path(), facts, network(**SE)))
+    write_bundle(tmp_path / "bundle", facts, network(**SE))
+    classifier = Classifier.load(tmp_path / "bundle")
     for image, explained in zip(
         pixels, explain_pixels(classifier, pixels, "hirescam"), strict=True
     ):

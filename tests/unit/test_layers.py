@@ -25,7 +25,8 @@ CORE = [
     "models.zoo", "models.weights", "models.network", "models.se_cnn", "models.alexnet",
     "models.summary", "models.ensemble", "inference.gradcam", "inference.explain",
     "augment.gallery",
-    "inference.engines", "inference.classifier",
+    "inference.engines", "inference.classifier", "inference.scope", "inference.decide",
+    "inference.onnx_export",
     "evaluation.metrics", "evaluation.subjects", "evaluation.formats",
     "evaluation.intervals", "evaluation.figures", "evaluation.report",
     "training.settings", "training.loop", "training.plateau", "training.state",
@@ -35,6 +36,7 @@ CORE = [
 DRIVERS = (
     "training.trainer",
     "training.record",
+    "serving",
     "runs",
     "judge",
     "prediction",

@@ -1,0 +1,37 @@
+"""From a probability and the scope's verdict to an answer: ALL, healthy, or none."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from leuk_ray.bundle import Facts
+
+ABSTAIN = "abstain"
+NEAR_THRESHOLD = "near_threshold"
+
+
+@dataclass(frozen=True)
+class Decision:
+    """label: `ALL`, `healthy` or `abstain`. reasons: why none of the first two, else empty."""
+
+    label: str
+    reasons: tuple[str, ...]
+
+
+def decide(probability: float, out_of_scope: Sequence[str], facts: Facts) -> Decision:
+    """Answer for one cell.
+
+    Args:
+        probability: calibrated probability of ALL.
+        out_of_scope: reasons why the picture is none that the network can judge.
+        facts: threshold, and the abstain band: between its ends no answer is given.
+    """
+    reasons = list(out_of_scope)
+    if facts.abstain_band is not None:
+        low, high = facts.abstain_band
+        if low < probability < high:
+            reasons.append(NEAR_THRESHOLD)
+    if reasons:
+        return Decision(ABSTAIN, tuple(reasons))
+    return Decision(facts.classes[int(probability >= facts.threshold)], ())

@@ -1,0 +1,113 @@
+"""A bundle's network as an ONNX graph, kept only where it gives the same probabilities."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from leuk_ray.bundle import ONNX_FILE, Bundle, derive_bundle, load_bundle
+from leuk_ray.datasets.synthetic import SyntheticSpec, draw_cells, render
+from leuk_ray.errors import UserError
+from leuk_ray.images import StorageSettings, to_storage
+from leuk_ray.inference.calibration import probability
+from leuk_ray.inference.engines import OnnxEngine, PyTorchEngine
+from leuk_ray.locations import Location
+
+TOLERANCE = 1e-4  # of a probability
+_BATCH_SIZES = (1, 3, 8)  # the graph is traced with 2
+
+
+class _Graph(nn.Module):
+    """Pixels as `images.read` gives them to logits and embedding."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
+        return self.model(pixels.permute(0, 3, 1, 2))
+
+
+def export_bundle(source: Location, target: Location, *, onnx: bool) -> dict:
+    """Copy a bundle to `target`, with its graph as model.onnx if wanted.
+
+    The graph's input is `pixels`, (N, size, size, 3) uint8 storage pixels; its outputs are
+    `logits` (N, 1 or 2) and `embedding` (N, D). N is free.
+
+    Returns:
+        bundle, onnx, max_difference of probability (None without a graph).
+
+    Raises:
+        UserError: the network cannot be exported, or ONNX Runtime's probabilities differ
+            from PyTorch's by more than TOLERANCE on rendered cells or noise.
+    """
+    bundle = load_bundle(source)
+    found: list[float] = []
+
+    def add(graph: Path) -> None:
+        _write_graph(bundle, graph)
+        found.append(_difference(bundle, graph))
+
+    derive_bundle(bundle, target, add={ONNX_FILE: add} if onnx else {})
+    return {
+        "bundle": str(target),
+        "onnx": onnx,
+        "max_difference": found[0] if onnx else None,
+    }
+
+
+def _write_graph(bundle: Bundle, path: Path) -> None:
+    size = bundle.facts.storage.size
+    example = torch.zeros(2, size, size, 3, dtype=torch.uint8)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            logging.getLogger("onnxscript").setLevel(logging.ERROR)
+            program = torch.onnx.export(
+                _Graph(bundle.model).eval(),
+                (example,),
+                dynamo=True,
+                input_names=["pixels"],
+                output_names=["logits", "embedding"],
+                dynamic_shapes={"pixels": {0: torch.export.Dim("n")}},
+                verbose=False,
+            )
+    except torch.onnx.errors.OnnxExporterError as error:
+        raise UserError(
+            f"{bundle.path}: cannot be written as ONNX ({str(error).splitlines()[0]}); serve it "
+            "with PyTorch"
+        ) from error
+    assert program is not None
+    program.save(str(path), external_data=False)
+
+
+def _difference(bundle: Bundle, graph: Path) -> float:
+    """Largest difference of probability between the two engines."""
+    exported, original = OnnxEngine(graph), PyTorchEngine(bundle.model, torch.device("cpu"))
+    temperature = bundle.facts.temperature
+    worst = 0.0
+    for pixels in _trials(bundle.facts.storage):
+        ours = probability(exported(pixels)[0], temperature)
+        theirs = probability(original(pixels)[0], temperature)
+        worst = max(worst, float(np.abs(ours - theirs).max()))
+    if not worst <= TOLERANCE:
+        raise UserError(
+            f"{bundle.path}: the ONNX graph's probabilities differ by {worst:.1e} from PyTorch's, "
+            f"the limit is {TOLERANCE:g}; serve it with PyTorch"
+        )
+    return worst
+
+
+def _trials(storage: StorageSettings) -> list[np.ndarray]:
+    """Batches of rendered cells, of noise, and of one colour, (N, size, size, 3) uint8."""
+    generator = np.random.default_rng(0)
+    cells = draw_cells(SyntheticSpec(cells=max(_BATCH_SIZES), subjects=2))
+    rendered = np.stack([to_storage(render(cell), storage) for cell in cells])
+    noise = generator.integers(0, 256, rendered.shape, np.uint8)
+    flat = np.stack([np.full_like(rendered[0], value) for value in (0, 128, 255)])
+    return [batch[:num] for num in _BATCH_SIZES for batch in (rendered, noise)] + [flat]

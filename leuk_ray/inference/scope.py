@@ -1,0 +1,230 @@
+"""Is this a picture that the network can judge? Pixels and embedding against the training cells.
+
+Without statistics in the bundle only what is wrong anywhere is told: blank, blurred beyond
+use, several parts on black. With them, a picture must look like a training cell: shape,
+sharpness, colour, and the embedding's distance to the training cells' (Lee et al. 2018), with
+a covariance of few directions and one variance for the rest (Tipping and Bishop 1999).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from safetensors.numpy import load_file, save_file
+from scipy import ndimage
+from scipy.spatial import ConvexHull
+
+from leuk_ray.settings import Settings
+
+SCOPE_FILE = "scope.safetensors"
+BLANK, BLURRED = "blank", "blurred"
+NOT_A_SINGLE_CELL, OUT_OF_SCOPE = "not_a_single_cell", "out_of_scope"
+REASONS = (BLANK, BLURRED, NOT_A_SINGLE_CELL, OUT_OF_SCOPE)
+
+_BLACK = 16  # JPEG blurs black backgrounds up to about this; a power of two
+_SHAPE_SIDE = 150  # outlines are measured on at most twice as many pixels
+_EMPTY, _FLAT = 0.01, 1.5  # share of the picture; grey levels
+_MAX_DIRECTIONS, _VARIANCE = 32, 0.9
+_QUANTILE, _MARGIN = 0.005, 0.15
+_FOLDS, _SLACK = 5, 1.25
+
+Range = tuple[float | None, float | None]
+# What a value below and above its range means.
+_MEANING: dict[str, tuple[str, str]] = {
+    "covered": (NOT_A_SINGLE_CELL, NOT_A_SINGLE_CELL),
+    "border": (NOT_A_SINGLE_CELL, NOT_A_SINGLE_CELL),
+    "second_part": (NOT_A_SINGLE_CELL, NOT_A_SINGLE_CELL),
+    "solidity": (NOT_A_SINGLE_CELL, NOT_A_SINGLE_CELL),
+    "elongation": (NOT_A_SINGLE_CELL, NOT_A_SINGLE_CELL),
+    "straight": (NOT_A_SINGLE_CELL, NOT_A_SINGLE_CELL),
+    "contrast": (BLURRED, OUT_OF_SCOPE),
+    "sharpness": (BLURRED, OUT_OF_SCOPE),
+    "red": (OUT_OF_SCOPE, OUT_OF_SCOPE),
+    "green": (OUT_OF_SCOPE, OUT_OF_SCOPE),
+}
+FEATURES = tuple(_MEANING)
+_RATIOS = ("elongation", "contrast", "sharpness")  # vary by factors
+_ANYWHERE: dict[str, Range] = {
+    "second_part": (None, 0.25),
+    "sharpness": (0.02, None),
+}
+
+
+class ScopeSettings(Settings):
+    """Of the training cells, in bundle.json.
+
+    ranges: of each of FEATURES, its lowest and highest accepted value.
+    distance: largest accepted distance of the embedding; None leaves it unmeasured.
+    """
+
+    ranges: dict[str, Range]
+    distance: float | None = None
+
+
+class Neighbourhood:
+    """Where the training cells' embeddings lie.
+
+    mean: (D,). directions: (K, D), orthonormal. variances: (K,) along them; rest: of each
+    other direction.
+    """
+
+    def __init__(
+        self, mean: np.ndarray, directions: np.ndarray, variances: np.ndarray, rest: float
+    ) -> None:
+        self.mean, self.directions, self.variances, self.rest = mean, directions, variances, rest
+
+    @classmethod
+    def fit(cls, embedding: np.ndarray) -> Neighbourhood:
+        """From the training cells' embeddings, (N, D), N >= 2."""
+        embedding = embedding.astype(np.float64)
+        mean = embedding.mean(axis=0)
+        _, singular, rows = np.linalg.svd(embedding - mean, full_matrices=False)
+        variances = singular**2 / (len(embedding) - 1)
+        share = np.cumsum(variances) / max(variances.sum(), 1e-30)
+        wanted = int(np.searchsorted(share, _VARIANCE)) + 1
+        num = max(1, min(wanted, _MAX_DIRECTIONS, len(embedding) // 10))
+        rest = variances[num:].sum() / max(embedding.shape[1] - num, 1)
+        floor = max(1e-6 * variances[0], 1e-12)
+        return cls(mean, rows[:num], np.maximum(variances[:num], floor), float(max(rest, floor)))
+
+    def distance(self, embedding: np.ndarray) -> np.ndarray:
+        """Mahalanobis distance per root of D: (N, D) -> (N,), about 1 for training cells."""
+        centred = embedding.astype(np.float64) - self.mean
+        along = centred @ self.directions.T
+        left = np.maximum((centred**2).sum(axis=1) - (along**2).sum(axis=1), 0)
+        squared = (along**2 / self.variances).sum(axis=1) + left / self.rest
+        return np.sqrt(squared / embedding.shape[1])
+
+    def save(self, path: Path) -> None:
+        """Write as safetensors."""
+        tensors = {"mean": self.mean, "directions": self.directions, "variances": self.variances}
+        tensors["rest"] = np.asarray([self.rest])
+        save_file({name: np.ascontiguousarray(value) for name, value in tensors.items()}, path)
+
+    @classmethod
+    def load(cls, path: Path) -> Neighbourhood:
+        """Read what `save` wrote."""
+        read = load_file(path)
+        return cls(read["mean"], read["directions"], read["variances"], float(read["rest"][0]))
+
+
+def measure(pixels: np.ndarray) -> dict[str, float]:
+    """FEATURES of storage pixels, (S, S, 3) uint8.
+
+    covered: share of the picture that is not black. border: the same of its outermost pixels.
+    second_part: area of the second largest connected part as a share of the largest's.
+    solidity: area of the largest part in that of its convex hull. elongation: ratio of its
+    axes. straight: longest side of that hull over the root of its area, 0.2 for a disc and 1.6
+    for half of one. contrast: standard deviation of green, 0..255, inside the part.
+    sharpness: standard deviation of green's Laplacian over `contrast`. red, green: shares in
+    the mean colour. A black picture has `covered` alone, and a contrast of 0.
+    """
+    # A byte has a bit of 16 or higher where it is 16 or more.
+    mask = (pixels[:, :, 0] | pixels[:, :, 1] | pixels[:, :, 2]) >= _BLACK
+    covered = float(mask.mean())
+    if covered < _EMPTY:
+        return {"covered": covered, "contrast": 0.0}
+    border = np.concatenate([mask[0], mask[-1], mask[:, 0], mask[:, -1]]).mean()
+    step = max(1, mask.shape[0] // _SHAPE_SIDE)
+    coarse = mask[::step, ::step]
+    colour = pixels[::step, ::step][coarse].sum(axis=0, dtype=np.float64)
+    red, green = colour[:2] / max(colour.sum(), 1)
+    shape = _shape(coarse)
+    texture = _texture(np.ascontiguousarray(pixels[:, :, 1]), mask)
+    values = (covered, border, *shape, *texture, red, green)
+    return {name: float(value) for name, value in zip(FEATURES, values, strict=True)}
+
+
+def pixel_reasons(features: dict[str, float], settings: ScopeSettings | None) -> list[str]:
+    """Why a picture with these features cannot be judged, most telling first; empty if it can."""
+    if features["covered"] < _EMPTY or features["contrast"] < _FLAT:
+        return [BLANK]
+    ranges = _ANYWHERE if settings is None else settings.ranges
+    found: set[str] = set()
+    for name, (low, high) in ranges.items():
+        below, above = _MEANING[name]
+        if low is not None and features[name] < low:
+            found.add(below)
+        if high is not None and features[name] > high:
+            found.add(above)
+    return [reason for reason in REASONS if reason in found]
+
+
+def fit_scope(
+    features: Sequence[dict[str, float]], embedding: np.ndarray, groups: Sequence[str]
+) -> tuple[ScopeSettings, Neighbourhood]:
+    """Scope of a network from its training cells.
+
+    The ranges hold all but the outermost cells, and a margin; the distance is the largest but
+    for one in a hundred among cells of groups left out of the fit, with slack, because the
+    network has seen the training cells and knows them better than any others.
+
+    Args:
+        features: of N cells, from `measure`; at least 20.
+        embedding: (N, D) of the same cells.
+        groups: (N,) what must not be parted.
+    """
+    ranges: dict[str, Range] = {}
+    for name in FEATURES:
+        values = np.asarray([cell[name] for cell in features if name in cell])
+        scaled = np.log(np.maximum(values, 1e-6)) if name in _RATIOS else values
+        low, high = np.quantile(scaled, [_QUANTILE, 1 - _QUANTILE])
+        margin = _MARGIN * (high - low) + 1e-3
+        ends = np.asarray([low - margin, high + margin])
+        low, high = (np.exp(ends) if name in _RATIOS else ends).tolist()
+        ranges[name] = (low, high)
+    _, numbers = np.unique(np.asarray(groups), return_inverse=True)
+    outside = [
+        Neighbourhood.fit(embedding[numbers % _FOLDS != fold]).distance(
+            embedding[numbers % _FOLDS == fold]
+        )
+        for fold in range(_FOLDS)
+        if 2 <= (numbers % _FOLDS != fold).sum() < len(numbers)
+    ]
+    neighbourhood = Neighbourhood.fit(embedding)
+    distances = np.concatenate(outside) if outside else neighbourhood.distance(embedding)
+    distance = _SLACK * float(np.quantile(distances, 0.99))
+    return ScopeSettings(ranges=ranges, distance=distance), neighbourhood
+
+
+def _texture(channel: np.ndarray, mask: np.ndarray) -> tuple[float, float]:
+    inner = np.zeros_like(mask)
+    inner[3:-3, 3:-3] = (
+        mask[3:-3, 3:-3] & mask[:-6, 3:-3] & mask[6:, 3:-3] & mask[3:-3, :-6] & mask[3:-3, 6:]
+    )
+    if not inner.any():
+        inner = mask
+    values = channel.astype(np.int16)
+    laplacian = np.zeros_like(values)
+    laplacian[1:-1, 1:-1] = (
+        values[:-2, 1:-1] + values[2:, 1:-1] + values[1:-1, :-2] + values[1:-1, 2:]
+        - 4 * values[1:-1, 1:-1]
+    )  # fmt: skip
+    contrast = float(values[inner].std())
+    return contrast, float(laplacian[inner].std()) / max(contrast, 1e-6)
+
+
+def _shape(mask: np.ndarray) -> tuple[float, float, float, float]:
+    """second_part, solidity, elongation, straight: see `measure`."""
+    labels, _ = ndimage.label(mask)  # pyright: ignore[reportGeneralTypeIssues]
+    areas = np.bincount(labels.ravel(), minlength=2)
+    areas[0] = 0
+    largest = int(areas.argmax())
+    area = int(areas[largest])
+    if area < 3:  # specks
+        return 0.0, 1.0, 1.0, 0.0
+    second = np.partition(areas, -2)[-2] / area
+    rows, columns = np.nonzero(labels == largest)  # rows ascend
+    first = np.flatnonzero(np.diff(rows, prepend=-1))
+    last = np.append(first[1:], len(rows)) - 1
+    ends = np.stack([rows, columns], axis=1)[np.concatenate([first, last])]
+    corners = np.concatenate([ends + offset for offset in ((0, 0), (0, 1), (1, 0), (1, 1))])
+    hull = ConvexHull(corners)
+    outline = corners[hull.vertices]
+    sides = np.hypot(*(outline - np.roll(outline, 1, axis=0)).T)
+    straight = sides.max() / np.sqrt(hull.volume)  # in a plane, `volume` is the area
+    small, large = np.linalg.eigvalsh(np.cov(np.stack([rows, columns])))
+    elongation = np.sqrt((large + 1 / 12) / (small + 1 / 12))  # 1/12: a pixel has a width
+    return float(second), area / float(hull.volume), float(elongation), float(straight)
