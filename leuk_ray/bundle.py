@@ -134,7 +134,7 @@ def write_ensemble(target: Location, paths: Sequence[Location], rule: Rule) -> E
         UserError: fewer than two, a member that is an ensemble or broken, or members that
             want different storage pixels.
     """
-    members = {_member_name(path): load_bundle(path) for path in paths}
+    members = {member_name(path): load_bundle(path) for path in paths}
     if len(members) < 2 or len(members) < len(paths):
         raise UserError(f"{target}: an ensemble needs two bundles or more, all of different names")
     for member in members.values():
@@ -269,7 +269,7 @@ def _complete(partial: Path, facts: Facts, names: list[str]) -> None:
     write_json(partial / "bundle.json", complete.model_dump(mode="json"))
 
 
-def _member_name(path: Location) -> str:
+def member_name(path: Location) -> str:
     """`runs/lite/bundle` is called lite."""
     place = path.resolve() if isinstance(path, Path) else path
     return name_of(parent(place) if name_of(place) == "bundle" else place)

@@ -69,6 +69,7 @@ for _command in (
     models.registry,
     cluster.submit,
     serving.export,
+    serving.serve,
 ):
     cli.add_command(_command)
 

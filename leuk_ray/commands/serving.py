@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from leuk_ray.commands.base import LOCATION, command
+from leuk_ray.commands.base import ADDRESS, LOCATION, PATH, command
 
 if TYPE_CHECKING:
     from leuk_ray.locations import Location
@@ -30,3 +31,30 @@ def export(source: Location, bundle: Location, onnx: bool) -> tuple[dict, str]:
 
     values = export_bundle(found, bundle, onnx=onnx)
     return values, export_text(values)
+
+
+@click.command(epilog="Example: leuk-ray serve runs/lite")
+@click.argument("source", metavar="BUNDLE_OR_REGISTRY", type=PATH)
+@click.option("--host", default="127.0.0.1", show_default=True, help="Others need --api-keys.")
+@click.option("--port", default=8000, show_default=True, type=click.IntRange(1, 65535))
+@click.option("--api-keys", type=PATH, metavar="FILE", help="Lines of NAME SHA256_OF_KEY.")
+@click.option("--replicas", default=1, show_default=True, type=click.IntRange(1))
+@click.option("--gpus", is_flag=True, help="One GPU a replica.")
+@ADDRESS
+@command
+def serve(
+    source: Path,
+    host: str,
+    port: int,
+    api_keys: Path | None,
+    replicas: int,
+    gpus: bool,
+    address: str | None,
+) -> tuple[dict, str]:
+    """Answer over HTTP until stopped: a page, /v1/predict, and /docs."""
+    from leuk_ray.serving.local import serve_until_stopped
+
+    values = serve_until_stopped(
+        source, host, port, api_keys=api_keys, replicas=replicas, gpus=gpus, address=address
+    )
+    return values, f"{values['url']}: stopped"

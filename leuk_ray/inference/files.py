@@ -20,6 +20,7 @@ ANSWERS_SCHEMA = pa.schema(
         ("label", pa.string()),
         ("probability", pa.float64()),
         ("threshold", pa.float64()),
+        ("reasons", pa.string()),
         ("sha256", pa.string()),
         ("error", pa.string()),
     ]
@@ -71,8 +72,14 @@ def answer_files(
 
 
 def write_answers(out: Location, answers: Sequence[Prediction | Failure]) -> None:
-    """Write ANSWERS_SCHEMA, one row an answer, as CSV or Parquet by the ending of the name."""
-    table = pa.Table.from_pylist([item.as_dict() for item in answers], schema=ANSWERS_SCHEMA)
+    """Write ANSWERS_SCHEMA, one row an answer, as CSV or Parquet by the ending of the name.
+
+    Several reasons stand in one text, parted by spaces.
+    """
+    rows = [item.as_dict() for item in answers]
+    for row in rows:
+        row["reasons"] = " ".join(row["reasons"]) if "reasons" in row else None
+    table = pa.Table.from_pylist(rows, schema=ANSWERS_SCHEMA)
     if name_of(out).endswith(".csv"):
         stream = pa.BufferOutputStream()
         pacsv.write_csv(table, stream)

@@ -1,0 +1,247 @@
+"""What stands before the models: keys, limits, and the access log."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import hmac
+import json
+import logging
+import re
+import time
+import uuid
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from leuk_ray.errors import UserError
+from leuk_ray.serving.problems import Problem
+from leuk_ray.serving.settings import Limits
+
+# What tells nothing and costs nothing is open to who has no key.
+OPEN_PATHS = frozenset({
+    "/", "/healthz", "/readyz", "/docs", "/openapi.json", "/v2/health/live", "/v2/health/ready",
+})  # fmt: skip
+_CHECK_SECONDS = 1.0
+_CLOSE = {"Connection": "close"}  # what is left of the body is not read
+_REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
+_KEY_LINE = re.compile(r"(?P<name>\S+)\s+(?P<digest>[0-9a-f]{64})")
+
+access_log = logging.getLogger("leuk_ray.access")
+logger = logging.getLogger(__name__)
+
+
+class ApiKeys:
+    """Keys by the SHA-256 of each, from a file that may change while it is used.
+
+    Each line is `NAME SHA256`, in hexadecimal; `#` begins a comment.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._keys = read_keys(path)
+        self._stamp = self._seen()
+        self._checked = time.monotonic()
+
+    def owner(self, key: str) -> str | None:
+        """The name of a key's owner; None for no key of ours. Takes as long for any key."""
+        self._reload()
+        digest = hashlib.sha256(key.encode()).hexdigest()
+        found = None
+        for name, known in self._keys.items():
+            if hmac.compare_digest(digest, known):
+                found = name
+        return found
+
+    def _reload(self) -> None:
+        if time.monotonic() - self._checked < _CHECK_SECONDS:
+            return
+        self._checked = time.monotonic()
+        try:
+            stamp = self._seen()
+            if stamp != self._stamp:
+                self._keys, self._stamp = read_keys(self.path), stamp
+        except (OSError, UserError) as error:
+            logger.error("keys unchanged: %s", error)
+
+    def _seen(self) -> tuple[int, int, int]:
+        status = self.path.stat()  # a mounted secret changes by another inode
+        return status.st_ino, status.st_mtime_ns, status.st_size
+
+
+def read_keys(path: Path) -> dict[str, str]:
+    """SHA-256 of keys by their owner.
+
+    Raises:
+        UserError: no such file, a line that is not `NAME SHA256`, or no key in it.
+    """
+    try:
+        lines = path.read_text().splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: cannot be read as a file of keys ({error})") from error
+    keys: dict[str, str] = {}
+    for number, line in enumerate(lines, 1):
+        text = line.partition("#")[0].strip()
+        if not text:
+            continue
+        match = _KEY_LINE.fullmatch(text)
+        if match is None or match["name"] in keys:
+            raise UserError(
+                f"{path}, line {number}: write `NAME SHA256` with the key's SHA-256 in lower case "
+                "hexadecimal, each name once"
+            )
+        keys[match["name"]] = match["digest"]
+    if not keys:
+        raise UserError(f"{path}: holds no key; write `NAME SHA256`, a line each")
+    return keys
+
+
+class Guard:
+    """ASGI middleware: request id, key, admission, size, time, access log.
+
+    A request that is refused never reaches the application. Log lines name neither files nor
+    query, and hold nothing of an image.
+    """
+
+    def __init__(
+        self,
+        app: ASGIApp,
+        *,
+        limits: Limits,
+        keys: ApiKeys | None,
+        rejected: Callable[[str], None],
+        finished: Callable[[str, int, float], None],
+    ) -> None:
+        """Guard `app`.
+
+        Args:
+            app: the application.
+            limits: of a request.
+            keys: None answers everybody.
+            rejected: told the reason of each refusal made here.
+            finished: told (path, status, seconds) of each request.
+        """
+        self.app = app
+        self.limits = limits
+        self.keys = keys
+        self.rejected = rejected
+        self.finished = finished
+        self.in_flight = 0
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Handle one request."""
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        await _Request(self, scope, receive, send).run()
+
+
+class _Request:
+    """One request on its way through the guard."""
+
+    def __init__(self, guard: Guard, scope: Scope, receive: Receive, send: Send) -> None:
+        self.guard, self.scope, self._receive, self._send = guard, scope, receive, send
+        self.headers = Headers(scope=scope)
+        given = self.headers.get("x-request-id", "")
+        self.id = given if _REQUEST_ID.fullmatch(given) else str(uuid.uuid4())
+        self.started = time.monotonic()
+        self.owner: str | None = None
+        self.bytes_in = 0
+        self.complete = False
+        self.status = 0
+
+    async def run(self) -> None:
+        """Refuse or pass on, then log."""
+        guard = self.guard
+        admitted = False
+        try:
+            self._authenticate()
+            self._check_length()
+            if self.scope["path"] not in OPEN_PATHS:
+                if guard.in_flight >= guard.limits.in_flight:
+                    raise Problem(
+                        503, "overload", "too many requests at once", headers={"Retry-After": "1"}
+                    )
+                guard.in_flight += 1
+                admitted = True
+            await guard.app(self.scope, self.receive, self.send)
+        except Problem as problem:
+            guard.rejected(problem.reason)
+            if self.status == 0:
+                await problem.response()(self.scope, self._receive, self.send)
+        except Exception:
+            logger.exception("request %s failed", self.id)
+            guard.rejected("internal")
+            if self.status == 0:
+                problem = Problem(500, "internal", f"this is our fault; tell us {self.id}")
+                await problem.response()(self.scope, self._receive, self.send)
+        finally:
+            guard.in_flight -= admitted
+            self._log()
+
+    async def receive(self) -> Message:
+        """The next message, unless the body grows too large or comes too slowly."""
+        if self.complete:
+            return await self._receive()
+        limits = self.guard.limits
+        left = limits.receive_seconds - (time.monotonic() - self.started)
+        try:
+            message = await asyncio.wait_for(self._receive(), max(left, 0.0))
+        except TimeoutError as error:
+            detail = f"the request was not there after {limits.receive_seconds:g} s"
+            raise Problem(408, "slow", detail, headers=_CLOSE) from error
+        self.complete = not message.get("more_body", False)
+        self.bytes_in += len(message.get("body", b""))
+        if self.bytes_in > limits.body_bytes:
+            raise self._too_large()
+        return message
+
+    async def send(self, message: Message) -> None:
+        """Send on, with the request's id and headers that keep browsers careful."""
+        if message["type"] == "http.response.start":
+            self.status = message["status"]
+            headers = MutableHeaders(scope=message)
+            headers["X-Request-ID"] = self.id
+            headers["X-Content-Type-Options"] = "nosniff"
+            headers.setdefault("Cache-Control", "no-store")
+        await self._send(message)
+
+    def _authenticate(self) -> None:
+        if self.guard.keys is None or self.scope["path"] in OPEN_PATHS:
+            return
+        key = self.headers.get("x-api-key")
+        if key is None:
+            raise Problem(401, "no_key", "send a key as X-API-Key")
+        self.owner = self.guard.keys.owner(key)
+        if self.owner is None:
+            raise Problem(401, "wrong_key", "this key is not known")
+
+    def _check_length(self) -> None:
+        length = self.headers.get("content-length", "0")
+        if not (length.isascii() and length.isdecimal()):
+            raise Problem(400, "length", "Content-Length is no number")
+        if int(length) > self.guard.limits.body_bytes:
+            raise self._too_large()
+
+    def _too_large(self) -> Problem:
+        limit = self.guard.limits.body_bytes
+        return Problem(413, "too_large", f"a request may have {limit} bytes", headers=_CLOSE)
+
+    def _log(self) -> None:
+        seconds = time.monotonic() - self.started
+        path = self.scope["path"]
+        self.guard.finished(path, self.status, seconds)
+        line = {
+            "time": datetime.now(UTC).isoformat(timespec="milliseconds"),
+            "request_id": self.id,
+            "method": self.scope["method"],
+            "path": path[:200],
+            "status": self.status,
+            "ms": round(1000 * seconds, 1),
+            "bytes": self.bytes_in,
+            "key": self.owner,
+        }
+        access_log.info(json.dumps(line))

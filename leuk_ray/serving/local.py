@@ -1,0 +1,130 @@
+"""`leuk-ray serve`: the application on this machine's Ray or a cluster, until it is stopped."""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import signal
+import socket
+import threading
+from pathlib import Path
+from types import FrameType
+
+import ray
+
+from leuk_ray import cluster
+from leuk_ray.errors import UserError
+from leuk_ray.progress import note
+
+APPLICATION = "leuk_ray"
+
+
+def serve_until_stopped(
+    source: Path,
+    host: str,
+    port: int,
+    *,
+    api_keys: Path | None,
+    replicas: int = 1,
+    gpus: bool = False,
+    address: str | None = None,
+) -> dict:
+    """Serve until SIGINT or SIGTERM, then let the requests in flight end.
+
+    Raises:
+        UserError: a host that others reach but no keys, a port in use, no bundle, or too few
+            CPUs or GPUs.
+    """
+    private = _is_loopback(host) and not _reaches_out(address)
+    if api_keys is None and not private:
+        raise UserError(
+            f"--host {host}: others can reach it, so keys are required: add --api-keys FILE with "
+            "lines of NAME SHA256_OF_KEY"
+        )
+    if not _reaches_out(address):
+        _check_port(host, port)
+
+    from leuk_ray.serving.app import build
+
+    cpus = 1.0 if gpus else max(1, (os.cpu_count() or 1) // replicas)
+    application = build(
+        {
+            "bundle": str(source),
+            "api_keys": str(api_keys) if api_keys else None,
+            "anonymous": private,
+            "replicas": replicas,
+            "num_cpus": cpus,
+            "num_gpus": 1.0 if gpus else 0.0,
+        }
+    )
+    cluster.connect(address, num_workers=1)
+    _check_resources(replicas, cpus, gpus)
+
+    from ray import serve
+
+    serve.start(http_options={"host": host, "port": port}, logging_config={"log_level": "WARNING"})
+    note("serve: starting replicas and warming them up")
+    stopped = threading.Event()
+    _stop_on_signals(stopped)
+    try:
+        serve.run(application, name=APPLICATION, route_prefix="/")
+        url = f"http://{f'[{host}]' if ':' in host else host}:{port}"
+        note(f"serve: {url} (a page; {url}/docs for programs). For research, not a diagnosis.")
+        stopped.wait()
+        note("serve: stopping")
+    finally:
+        serve.delete(APPLICATION)
+        if not _reaches_out(address):
+            serve.shutdown()
+            ray.shutdown()
+    return {"url": url, "bundle": str(source)}
+
+
+def _is_loopback(host: str) -> bool:
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def _reaches_out(address: str | None) -> bool:
+    """Whether the proxy listens elsewhere: on a cluster's nodes, or HAProxy on every address."""
+    on_cluster = bool(address or os.environ.get("RAY_ADDRESS"))
+    return on_cluster or os.environ.get("RAY_SERVE_ENABLE_HA_PROXY") == "1"
+
+
+def _check_port(host: str, port: int) -> None:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            raise UserError(
+                f"--host {host} --port {port}: cannot be listened on ({error.strerror}); choose "
+                "another"
+            ) from error
+
+
+def _check_resources(replicas: int, cpus: float, gpus: bool) -> None:
+    have = ray.cluster_resources()
+    if replicas * cpus > have.get("CPU", 0):
+        raise UserError(
+            f"--replicas {replicas}: needs {replicas * cpus:g} CPUs, the cluster has "
+            f"{have.get('CPU', 0):g}; ask for fewer"
+        )
+    if gpus and replicas > have.get("GPU", 0):
+        raise UserError(
+            f"--gpus: {replicas} replicas need {replicas} GPUs, the cluster has "
+            f"{have.get('GPU', 0):g}; ask for fewer, or leave --gpus out"
+        )
+
+
+def _stop_on_signals(stopped: threading.Event) -> None:
+    def stop(_number: int, _frame: FrameType | None) -> None:
+        stopped.set()
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, stop)

@@ -1,0 +1,49 @@
+"""Metrics of the service, in Ray's Prometheus endpoint."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ray.serve.metrics import Counter, Histogram
+
+from leuk_ray.inference.classifier import Prediction
+
+_ROUTES = ("/v1/predict", "/v2/models")
+_SECONDS = [0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10]
+_SIZES = [1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0]
+
+
+def _tags(*names: str) -> Any:
+    return names  # Ray types them as a tuple of one
+
+
+class Metrics:
+    """What a replica counts. Labels come from closed lists, never from a request."""
+
+    def __init__(self) -> None:
+        self._requests = Histogram(
+            "leuk_ray_request_seconds", "Time to answer.", _SECONDS, _tags("path", "status")
+        )
+        self._batches = Histogram("leuk_ray_batch_size", "Images a forward pass.", _SIZES)
+        self._answers = Counter("leuk_ray_answers", "Images answered.", _tags("model", "label"))
+        self._abstained = Counter("leuk_ray_abstained", "Reasons to abstain.", _tags("reason"))
+        self._rejected = Counter("leuk_ray_rejected", "What was refused.", _tags("reason"))
+
+    def request(self, path: str, status: int, seconds: float) -> None:
+        """A finished request."""
+        known = next((route for route in _ROUTES if path.startswith(route)), "other")
+        self._requests.observe(seconds, {"path": known, "status": str(status)})
+
+    def batch(self, size: int) -> None:
+        """A forward pass."""
+        self._batches.observe(size)
+
+    def answer(self, model: str, prediction: Prediction) -> None:
+        """An answered image."""
+        self._answers.inc(1, {"model": model, "label": prediction.label})
+        for reason in prediction.reasons:
+            self._abstained.inc(1, {"reason": reason})
+
+    def rejected(self, reason: str) -> None:
+        """A refused request or image."""
+        self._rejected.inc(1, {"reason": reason})

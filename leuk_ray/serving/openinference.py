@@ -1,0 +1,228 @@
+"""The Open Inference Protocol, version 2, over HTTP, with its binary tensors.
+
+Input `image` BYTES [N]: encoded image files (in JSON: base64). Outputs `probability` FP32 [N]
+and `label` BYTES [N]. One bad image refuses the request: tensors have no place for errors.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import json
+import struct
+from typing import Any
+
+import numpy as np
+from fastapi import APIRouter, Request
+from fastapi.responses import JSONResponse, Response
+
+from leuk_ray import __version__
+from leuk_ray.images import BadImageError
+from leuk_ray.inference.classifier import Cell
+from leuk_ray.serving.models import Models, Runner
+from leuk_ray.serving.problems import Problem
+from leuk_ray.serving.settings import Limits
+
+_LENGTH_HEADER = "Inference-Header-Content-Length"
+_INPUTS = [{"name": "image", "datatype": "BYTES", "shape": [-1]}]
+_OUTPUTS = [
+    {"name": "probability", "datatype": "FP32", "shape": [-1]},
+    {"name": "label", "datatype": "BYTES", "shape": [-1]},
+]
+_EXAMPLE = {"name": "image", "shape": [1], "datatype": "BYTES", "data": ["iVBORw0K..."]}
+_JSON_BODY = {
+    "requestBody": {
+        "required": True,
+        "content": {
+            "application/json": {
+                "schema": {"type": "object"},
+                "example": {
+                    "inputs": [
+                        {
+                            "name": "image",
+                            "shape": [1],
+                            "datatype": "BYTES",
+                            "data": ["iVBORw0K..."],
+                        }
+                    ]
+                },
+            }
+        },
+    }
+}
+
+
+def router(models: Models, limits: Limits) -> APIRouter:
+    """The routes under /v2."""
+    routes = APIRouter(prefix="/v2", tags=["open inference protocol"])
+
+    @routes.get("")
+    async def server() -> dict[str, Any]:
+        return {"name": "leuk_ray", "version": __version__, "extensions": ["binary_tensor_data"]}
+
+    @routes.get("/health/live")
+    async def live() -> dict[str, bool]:
+        return {"live": True}
+
+    @routes.get("/health/ready")
+    async def ready() -> dict[str, bool]:
+        await models.check()
+        return {"ready": True}
+
+    @routes.get("/models/{name}")
+    @routes.get("/models/{name}/versions/{version}")
+    async def metadata(name: str, version: str | None = None) -> dict[str, Any]:
+        runner = await models.get(_reference(name, version))
+        versions, _ = models.source.versions(runner.info.name)
+        return {
+            "name": runner.info.name,
+            "versions": versions,
+            "platform": f"leuk_ray_{runner.info.engine}",
+            "inputs": _INPUTS,
+            "outputs": _OUTPUTS,
+        }
+
+    @routes.get("/models/{name}/ready")
+    @routes.get("/models/{name}/versions/{version}/ready")
+    async def model_ready(name: str, version: str | None = None) -> dict[str, Any]:
+        runner = await models.get(_reference(name, version))
+        await runner.check()
+        return {"name": runner.info.name, "ready": True}
+
+    @routes.post("/models/{name}/infer", openapi_extra=_JSON_BODY)
+    @routes.post("/models/{name}/versions/{version}/infer", openapi_extra=_JSON_BODY)
+    async def infer(request: Request, name: str, version: str | None = None) -> Response:
+        runner = await models.get(_reference(name, version))
+        document, binary = _split(await request.body(), request.headers.get(_LENGTH_HEADER))
+        files = _images(document, binary)
+        if not 1 <= len(files) <= limits.files:
+            raise Problem(400, "inputs", f"`image` must hold 1 to {limits.files} files")
+        read = await runner.read([(str(number), data) for number, data in enumerate(files)])
+        cells = [item for item in read if isinstance(item, Cell)]
+        for number, item in enumerate(read):
+            if isinstance(item, BadImageError):
+                raise Problem(400, "no_good_image", f"image {number}: {item}")
+        answers = await runner.answer(cells)
+        values = {
+            "probability": np.asarray([answer.probability for answer in answers], np.float32),
+            "label": [answer.label for answer in answers],
+        }
+        return _respond(runner, document, values)
+
+    return routes
+
+
+def _reference(name: str, version: str | None) -> str:
+    return name if version is None else f"{name}@{version}"
+
+
+def _split(body: bytes, header_length: str | None) -> tuple[dict[str, Any], bytes]:
+    """The JSON part and the binary part of a request."""
+    length = len(body)
+    if header_length is not None:
+        if not (header_length.isascii() and header_length.isdecimal()):
+            raise Problem(400, "inputs", f"{_LENGTH_HEADER} is no number")
+        length = int(header_length)
+    if length > len(body):
+        raise Problem(400, "inputs", f"{_LENGTH_HEADER} is more than the body")
+    try:
+        document = json.loads(body[:length])
+    except (ValueError, RecursionError) as error:
+        raise Problem(400, "inputs", "the request is no JSON") from error
+    if not isinstance(document, dict):
+        raise Problem(400, "inputs", "the request is no JSON object")
+    return document, body[length:]
+
+
+def _images(document: dict[str, Any], binary: bytes) -> list[bytes]:
+    """The encoded files of the tensor `image`."""
+    inputs = document.get("inputs")
+    tensor = inputs[0] if isinstance(inputs, list) and len(inputs) == 1 else None
+    if not isinstance(tensor, dict) or (tensor.get("name"), tensor.get("datatype")) != (
+        "image",
+        "BYTES",
+    ):
+        raise Problem(400, "inputs", "give one input, `image`, of datatype BYTES")
+    size = _parameters(tensor).get("binary_data_size")
+    if size is None:
+        files = _from_json(tensor.get("data"))
+    elif isinstance(size, int) and size == len(binary):
+        files = _from_binary(binary)
+    else:
+        raise Problem(400, "inputs", "binary_data_size is not the size of what follows the JSON")
+    if tensor.get("shape") not in ([len(files)], [len(files), 1]):
+        raise Problem(400, "inputs", f"`image` holds {len(files)} files, its shape says otherwise")
+    return files
+
+
+def _from_json(data: Any) -> list[bytes]:
+    if not isinstance(data, list) or not all(isinstance(item, str) for item in data):
+        raise Problem(400, "inputs", "`data` must be a list of base64 strings")
+    try:
+        return [base64.b64decode(item, validate=True) for item in data]
+    except (binascii.Error, ValueError) as error:
+        raise Problem(400, "inputs", "`data` must be a list of base64 strings") from error
+
+
+def _from_binary(binary: bytes) -> list[bytes]:
+    """Each element is preceded by its length as a little-endian uint32."""
+    files: list[bytes] = []
+    start = 0
+    while start < len(binary):
+        if start + 4 > len(binary):
+            raise Problem(400, "inputs", "the binary tensor ends within a length")
+        (length,) = struct.unpack_from("<I", binary, start)
+        start += 4
+        if start + length > len(binary):
+            raise Problem(400, "inputs", "the binary tensor ends within an element")
+        files.append(binary[start : start + length])
+        start += length
+    return files
+
+
+def _respond(runner: Runner, document: dict[str, Any], values: dict[str, Any]) -> Response:
+    """The wanted outputs, as JSON or as binary tensors after it."""
+    wanted = document.get("outputs") or [{"name": output["name"]} for output in _OUTPUTS]
+    if not isinstance(wanted, list) or not all(isinstance(item, dict) for item in wanted):
+        raise Problem(400, "outputs", "`outputs` must be a list of objects")
+    binary_by_default = _parameters(document).get("binary_data_output", False)
+    outputs: list[dict[str, Any]] = []
+    tail = b""
+    for item in wanted:
+        known = next((o for o in _OUTPUTS if o["name"] == item.get("name")), None)
+        if known is None:
+            raise Problem(400, "outputs", f"there is no output {str(item.get('name'))[:100]!r}")
+        value = values[known["name"]]
+        output: dict[str, Any] = {**known, "shape": [len(value)]}
+        if _parameters(item).get("binary_data", binary_by_default):
+            data = _to_binary(value)
+            output["parameters"] = {"binary_data_size": len(data)}
+            tail += data
+        else:
+            output["data"] = value.tolist() if isinstance(value, np.ndarray) else value
+        outputs.append(output)
+    answer = {
+        "model_name": runner.info.name,
+        "model_version": runner.info.version,
+        "outputs": outputs,
+        "parameters": {"fingerprint": runner.info.fingerprint},
+    }
+    if isinstance(document.get("id"), str):
+        answer["id"] = document["id"][:200]
+    if not tail:
+        return JSONResponse(answer)
+    head = json.dumps(answer).encode()
+    headers = {_LENGTH_HEADER: str(len(head))}
+    return Response(head + tail, media_type="application/octet-stream", headers=headers)
+
+
+def _to_binary(value: np.ndarray | list[str]) -> bytes:
+    if isinstance(value, np.ndarray):
+        return value.astype("<f4").tobytes()
+    encoded = [text.encode() for text in value]
+    return b"".join(struct.pack("<I", len(text)) + text for text in encoded)
+
+
+def _parameters(of: dict[str, Any]) -> dict[str, Any]:
+    found = of.get("parameters", {})
+    return found if isinstance(found, dict) else {}

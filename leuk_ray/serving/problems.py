@@ -1,0 +1,51 @@
+"""Errors as application/problem+json (RFC 9457)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from http import HTTPStatus
+from typing import Any
+
+from fastapi.responses import JSONResponse
+
+MEDIA_TYPE = "application/problem+json"
+
+
+class Problem(Exception):  # noqa: N818 (the RFC's word)
+    """What is wrong with a request, for its sender.
+
+    reason: a short code, also counted. detail: one sentence. headers: of the response.
+    members: more members of the document, such as `errors`, one for each image.
+    """
+
+    def __init__(
+        self,
+        status: int,
+        reason: str,
+        detail: str,
+        *,
+        headers: Mapping[str, str] | None = None,
+        **members: Any,
+    ) -> None:
+        super().__init__(detail)
+        self.status = status
+        self.reason = reason
+        self.detail = detail
+        self.headers = dict(headers or {})
+        self.members = members
+
+    def response(self) -> JSONResponse:
+        """The HTTP response.
+
+        `error` repeats the detail, as the Open Inference Protocol wants errors told.
+        """
+        document = {
+            "type": "about:blank",
+            "title": HTTPStatus(self.status).phrase,
+            "status": self.status,
+            "detail": self.detail,
+            "reason": self.reason,
+            "error": self.detail,
+            **self.members,
+        }
+        return JSONResponse(document, self.status, self.headers, MEDIA_TYPE)

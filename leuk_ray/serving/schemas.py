@@ -1,0 +1,130 @@
+"""What the HTTP interface says, typed; the OpenAPI document is made from it."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, Field
+
+_EXAMPLE_PREDICTION = {
+    "name": "cell.png",
+    "label": "ALL",
+    "probability": 0.934,
+    "threshold": 0.5,
+    "reasons": [],
+    "sha256": "9f2c" + 60 * "0",
+}
+
+
+class ModelInfo(BaseModel):
+    """Which model answered. fingerprint: SHA-256 of its bundle.json, which names every file."""
+
+    name: str
+    version: str
+    fingerprint: str
+    engine: str
+
+
+class PredictionOut(BaseModel):
+    """The answer for one image.
+
+    label: `abstain` where the picture cannot be judged or the probability lies in the abstain
+    band; `reasons` say why. explanation: the cell with its heat, a PNG as a data URL.
+    """
+
+    model_config = {"json_schema_extra": {"examples": [_EXAMPLE_PREDICTION]}}
+
+    name: str
+    label: Literal["ALL", "healthy", "abstain"]
+    probability: Annotated[float, Field(ge=0, le=1, description="calibrated, of ALL")]
+    threshold: Annotated[float, Field(ge=0, le=1)]
+    reasons: list[str]
+    sha256: str
+    explanation: str | None = None
+
+
+class FailureOut(BaseModel):
+    """An image that could not be read, and why."""
+
+    name: str
+    error: str
+
+
+class SubjectOut(BaseModel):
+    """The images of a request as cells of one subject.
+
+    answered: cells called ALL or healthy. called_all: of these, called ALL, with their share
+    and its 95% Clopper-Pearson interval; null without an answered cell.
+    """
+
+    subject: str
+    cells: int
+    answered: int
+    called_all: int
+    share: float | None
+    low: float | None
+    high: float | None
+
+
+class PredictOut(BaseModel):
+    """The answer to a request."""
+
+    model: ModelInfo
+    predictions: list[PredictionOut | FailureOut]
+    subject: SubjectOut | None = None
+
+
+class ModelOut(BaseModel):
+    """A model that can be asked for.
+
+    versions: that exist. aliases: what each means now. input: storage pixels the network gets.
+    """
+
+    name: str
+    versions: list[str]
+    aliases: dict[str, str]
+    classes: tuple[str, str]
+    threshold: float
+    abstain_band: tuple[float, float] | None
+    crop: str
+    size: int
+    synthetic: bool
+    scope: bool
+    info: ModelInfo
+
+
+class ModelsOut(BaseModel):
+    """All models that can be asked for, and the one that answers where none is named."""
+
+    default: str | None
+    models: list[ModelOut]
+
+
+class ProblemOut(BaseModel):
+    """RFC 9457. errors: name and error of each image, where they are at fault."""
+
+    type: str
+    title: str
+    status: int
+    detail: str
+    reason: str
+    error: str
+    errors: list[dict[str, str]] | None = None
+
+
+PROBLEMS: dict[int | str, dict[str, Any]] = {
+    status: {
+        "description": text,
+        "content": {"application/problem+json": {"schema": ProblemOut.model_json_schema()}},
+    }
+    for status, text in {
+        400: "the request cannot be read",
+        401: "the key is missing or wrong",
+        404: "no such model",
+        408: "the request came too slowly",
+        413: "the request or an image is too large",
+        415: "no image in it",
+        422: "no image that can be used",
+        503: "too much to do: come back after Retry-After seconds",
+    }.items()
+}

@@ -1,0 +1,64 @@
+"""Settings of the service; also the arguments of `app.build` in a Serve config."""
+
+from __future__ import annotations
+
+from typing import Self
+
+from pydantic import Field, model_validator
+
+from leuk_ray.inference.engines import EngineName
+from leuk_ray.settings import Settings
+
+
+class Limits(Settings):
+    """What a request may ask for.
+
+    body_bytes: of a whole request; an image has its own limits, in `images`. files: in one.
+    receive_seconds: until its last byte is there. in_flight: requests that a replica works
+    on at once; above it, 503. subject_length: characters.
+    """
+
+    body_bytes: int = Field(default=64 * 2**20, ge=1)
+    files: int = Field(default=64, ge=1)
+    receive_seconds: float = Field(default=30.0, gt=0)
+    in_flight: int = Field(default=64, ge=1)
+    subject_length: int = Field(default=200, ge=1)
+
+
+class ServeSettings(Settings):
+    """What is served, how, and to whom.
+
+    bundle: a bundle, a run with one, or a registry; every node must see it at this path.
+    api_keys: file of `NAME SHA256_OF_KEY` lines, read again when it changes.
+    anonymous: answer without keys; meant for a loopback address only.
+    engine, num_cpus, num_gpus: of each replica; with a GPU it runs PyTorch.
+    replicas, max_replicas: autoscaled between them where they differ.
+    max_batch_size, batch_wait_seconds: images in one forward pass, and how long the first waits.
+    max_models: of a registry, held in memory by each replica.
+    """
+
+    bundle: str
+    api_keys: str | None = None
+    anonymous: bool = False
+    engine: EngineName = "auto"
+    num_cpus: float = Field(default=1.0, gt=0)
+    num_gpus: float = Field(default=0.0, ge=0)
+    replicas: int = Field(default=1, ge=1)
+    max_replicas: int | None = Field(default=None, ge=1)
+    max_batch_size: int = Field(default=8, ge=1, le=256)
+    batch_wait_seconds: float = Field(default=0.0, ge=0, le=1)
+    max_models: int = Field(default=4, ge=1)
+    limits: Limits = Limits()
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.api_keys is None and not self.anonymous:
+            raise ValueError("api_keys: name a file of keys, or set anonymous for loopback alone")
+        if self.max_replicas is not None and self.max_replicas < self.replicas:
+            raise ValueError(f"max_replicas {self.max_replicas} is less than replicas")
+        return self
+
+    @property
+    def device(self) -> str:
+        """Where a replica runs its network."""
+        return "cuda" if self.num_gpus else "cpu"

@@ -1,0 +1,107 @@
+"""Where models come from: one bundle, or a registry of them. References become folders here."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from leuk_ray.bundle import find_bundle, member_name, read_facts
+from leuk_ray.errors import UserError
+from leuk_ray.registry import Registry
+from leuk_ray.storage import sha256
+
+
+@dataclass(frozen=True)
+class Found:
+    """A bundle that a reference means now."""
+
+    name: str
+    version: str
+    path: Path
+
+
+class Source(Protocol):
+    """Names, and what they mean."""
+
+    def names(self) -> list[str]:
+        """Names that can be asked for."""
+        ...
+
+    def default(self) -> str | None:
+        """What answers where no model is named; None where one must be."""
+        ...
+
+    def versions(self, name: str) -> tuple[list[str], dict[str, str]]:
+        """Versions of a name, and its aliases with the version of each."""
+        ...
+
+    def resolve(self, reference: str) -> Found:
+        """The bundle of NAME, NAME@VERSION or NAME@ALIAS; raises UserError if there is none."""
+        ...
+
+
+class _OneBundle:
+    """A bundle under the name of its folder; its version begins its fingerprint."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.name = member_name(path)
+        self.version = sha256(path / "bundle.json")[:12]
+
+    def names(self) -> list[str]:
+        return [self.name]
+
+    def default(self) -> str:
+        return self.name
+
+    def versions(self, name: str) -> tuple[list[str], dict[str, str]]:
+        return [self.resolve(name).version], {}
+
+    def resolve(self, reference: str) -> Found:
+        if reference not in (self.name, f"{self.name}@{self.version}"):
+            known = f"{self.name}@{self.version}"
+            raise UserError(f"{reference}: there is no such model, only {known}")
+        return Found(self.name, self.version, self.path)
+
+
+class _FromRegistry:
+    """The models of a registry; NAME alone means its champion."""
+
+    def __init__(self, path: Path) -> None:
+        self.registry = Registry(path)
+
+    def names(self) -> list[str]:
+        return [model.name for model in self.registry.list() if "champion" in model.aliases]
+
+    def default(self) -> str | None:
+        names = self.names()
+        return names[0] if len(names) == 1 else None
+
+    def versions(self, name: str) -> tuple[list[str], dict[str, str]]:
+        model = self.registry.show(name)
+        aliases = {alias: str(version) for alias, version in model.aliases.items()}
+        return [str(version.number) for version in model.versions], aliases
+
+    def resolve(self, reference: str) -> Found:
+        path = self.registry.resolve(reference)
+        return Found(reference.partition("@")[0], path.name, path)
+
+
+def open_source(path: Path) -> Source:
+    """What lies at a path.
+
+    Raises:
+        UserError: neither a bundle, nor a run with one, nor a registry with a champion.
+    """
+    if any(path.glob("*/registry.json")):
+        source = _FromRegistry(path)
+        if not source.names():
+            raise UserError(f"{path}: no model has a champion; promote one: models promote")
+        return source
+    try:
+        bundle = find_bundle(path)
+    except UserError as error:
+        raise UserError(f"{path}: is neither a bundle, a run with one, nor a registry") from error
+    read_facts(bundle)
+    return _OneBundle(bundle)

@@ -1,0 +1,189 @@
+"""Keys, limits and the access log, without a model."""
+
+import asyncio
+import hashlib
+import json
+import logging
+import time
+from pathlib import Path
+
+import pytest
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse
+from starlette.routing import Route
+from starlette.testclient import TestClient
+
+from leuk_ray.errors import UserError
+from leuk_ray.serving import guard as guard_module
+from leuk_ray.serving.guard import ApiKeys, Guard, read_keys
+from leuk_ray.serving.problems import Problem
+from leuk_ray.serving.settings import Limits
+
+
+def line(name: str, key: str) -> str:
+    return f"{name} {hashlib.sha256(key.encode()).hexdigest()}\n"
+
+
+class Served:
+    """An application that echoes the size of a body, behind a guard."""
+
+    def __init__(self, keys: ApiKeys | None = None, **limits) -> None:
+        self.reasons: list[str] = []
+        self.finished: list[tuple[str, int]] = []
+
+        async def echo(request: Request) -> PlainTextResponse:
+            if "wait" in request.query_params:
+                await asyncio.sleep(0.3)
+            return PlainTextResponse(str(len(await request.body())))
+
+        async def fail(request: Request) -> PlainTextResponse:
+            raise ZeroDivisionError
+
+        app = Starlette(
+            routes=[
+                Route("/v1/predict", echo, methods=["POST"]),
+                Route("/healthz", echo),
+                Route("/fail", fail),
+            ],
+            exception_handlers={Problem: lambda request, problem: problem.response()},
+        )
+        app.add_middleware(
+            Guard, limits=Limits(**limits), keys=keys, rejected=self.reasons.append,
+            finished=lambda path, status, seconds: self.finished.append((path, status)),
+        )  # fmt: skip
+        self.app = app
+        self.client = TestClient(app)
+
+    def post(self, body: bytes = b"", **headers: str):
+        return self.client.post("/v1/predict", content=body, headers=headers)
+
+
+@pytest.fixture
+def keys(tmp_path: Path) -> ApiKeys:
+    path = tmp_path / "keys"
+    path.write_text("# who may ask\n" + line("lab", "secret") + line("clinic", "other"))
+    return ApiKeys(path)
+
+
+def test_only_known_keys_are_answered_and_health_is_open(keys: ApiKeys):
+    served = Served(keys)
+    assert served.post().status_code == 401
+    refused = served.post(**{"X-API-Key": "Secret"})
+    assert refused.status_code == 401
+    assert refused.headers["content-type"] == "application/problem+json"
+    assert refused.json()["reason"] == "wrong_key"
+    assert served.post(**{"X-API-Key": "secret"}).status_code == 200
+    assert served.client.get("/healthz").status_code == 200
+    assert served.reasons == ["no_key", "wrong_key"]
+
+
+def test_keys_are_read_again_when_their_file_changes(keys: ApiKeys, monkeypatch):
+    monkeypatch.setattr(guard_module, "_CHECK_SECONDS", 0)
+    assert keys.owner("secret") == "lab"
+    keys.path.write_text(line("lab", "rotated"))
+    assert keys.owner("secret") is None
+    assert keys.owner("rotated") == "lab"
+    keys.path.write_text("nonsense")
+    assert keys.owner("rotated") == "lab", "a broken file changes nothing"
+    keys.path.unlink()
+    assert keys.owner("rotated") == "lab"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "holds no key"),
+        ("lab secret", "line 1"),
+        (line("lab", "a") + line("lab", "b"), "line 2"),
+        (line("lab", "a").upper(), "line 1"),
+    ],
+)
+def test_a_file_that_is_none_of_keys_is_refused(text: str, message: str, tmp_path: Path):
+    (tmp_path / "keys").write_text(text)
+    with pytest.raises(UserError, match=message):
+        read_keys(tmp_path / "keys")
+    with pytest.raises(UserError, match="cannot be read"):
+        read_keys(tmp_path / "nowhere")
+
+
+def test_a_body_that_is_too_large_is_refused_by_its_header_and_by_its_bytes():
+    served = Served(body_bytes=1000)
+    assert served.post(b"x" * 1000).text == "1000"
+    assert served.post(b"x" * 1001).status_code == 413
+
+    def chunks():
+        for _ in range(100):
+            yield b"x" * 100
+
+    streamed = served.client.post("/v1/predict", content=chunks())
+    assert streamed.status_code == 413
+    assert streamed.json()["detail"] == "a request may have 1000 bytes"
+    assert served.post(b"", **{"Content-Length": "-5"}).status_code == 400
+
+
+def test_a_slow_sender_is_told_and_let_go():
+    served = Served(receive_seconds=0.2)
+    sent: list[dict] = []
+
+    async def receive():
+        await asyncio.sleep(0.15)
+        return {"type": "http.request", "body": b"x", "more_body": True}
+
+    async def send(message):
+        sent.append(message)
+
+    scope = {
+        "type": "http", "method": "POST", "path": "/v1/predict", "headers": [],
+        "query_string": b"", "raw_path": b"/v1/predict", "root_path": "", "scheme": "http",
+        "http_version": "1.1", "server": ("test", 80), "client": ("test", 1),
+    }  # fmt: skip
+    started = time.monotonic()
+    asyncio.run(served.app(scope, receive, send))
+    assert time.monotonic() - started < 2
+    assert sent[0]["status"] == 408
+    assert (b"connection", b"close") in sent[0]["headers"]
+
+
+def test_more_requests_than_allowed_are_told_to_come_back():
+    served = Served(in_flight=2)
+
+    async def ask():
+        import httpx2
+
+        transport = httpx2.ASGITransport(served.app)
+        async with httpx2.AsyncClient(transport=transport, base_url="http://test") as client:
+            return await asyncio.gather(*(client.post("/v1/predict?wait=1") for _ in range(5)))
+
+    answers = asyncio.run(ask())
+    assert sorted(answer.status_code for answer in answers) == [200, 200, 503, 503, 503]
+    refused = next(answer for answer in answers if answer.status_code == 503)
+    assert refused.headers["retry-after"] == "1"
+    assert served.post().status_code == 200, "and there is room again"
+
+
+def test_the_log_has_the_request_and_nothing_of_its_content(caplog, monkeypatch):
+    monkeypatch.setattr(guard_module.access_log, "propagate", True)
+    served = Served()
+    with caplog.at_level(logging.INFO, "leuk_ray.access"):
+        answer = served.client.post(
+            "/v1/predict?name=patient7", content=b"secret pixels", headers={"X-Request-ID": "abc-1"}
+        )
+        served.client.post("/v1/predict", headers={"X-Request-ID": "two\twords"})
+    first, second = (json.loads(record.message) for record in caplog.records)
+    assert answer.headers["x-request-id"] == first["request_id"] == "abc-1"
+    assert (first["method"], first["path"], first["status"], first["bytes"]) == (
+        "POST", "/v1/predict", 200, 13,
+    )  # fmt: skip
+    assert "patient7" not in caplog.text
+    assert "secret" not in caplog.text
+    assert len(second["request_id"]) == 36, "an id that is none is replaced"
+    assert served.finished == [("/v1/predict", 200)] * 2
+
+
+def test_our_own_failure_is_a_problem_without_a_traceback():
+    served = Served()
+    answer = TestClient(served.app, raise_server_exceptions=False).get("/fail")
+    assert answer.status_code == 500
+    assert answer.json()["reason"] == "internal"
+    assert "ZeroDivisionError" not in answer.text

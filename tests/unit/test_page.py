@@ -1,0 +1,136 @@
+"""The page at /, in a headless Chromium, on the application without Ray."""
+
+from __future__ import annotations
+
+import threading
+import time
+from pathlib import Path
+
+import pytest
+import uvicorn
+
+from leuk_ray.inference.classifier import Classifier, Prediction
+from leuk_ray.serving.api import create_api
+from leuk_ray.serving.models import Models
+from leuk_ray.serving.monitoring import Metrics
+from leuk_ray.serving.settings import Limits, ServeSettings
+from tests.chromium import Page, find_chromium, open_page
+from tests.serving_bundles import alone, cells, encode, write_small_bundle
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory) -> Path:
+    path = tmp_path_factory.mktemp("page") / "small"
+    return write_small_bundle(path, abstain_band=(0.498, 0.5))
+
+
+@pytest.fixture(scope="module")
+def url(bundle: Path):
+    metrics = Metrics()
+    models = Models(ServeSettings(bundle=str(bundle), anonymous=True), metrics, alone)
+    config = uvicorn.Config(
+        create_api(models, Limits(), None, metrics), port=0, log_level="warning"
+    )
+    server = uvicorn.Server(config)
+    thread = threading.Thread(target=server.run, daemon=True)
+    thread.start()
+    while not server.started:
+        assert thread.is_alive()
+        time.sleep(0.05)
+    yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
+    server.should_exit = True
+    thread.join(timeout=10)
+
+
+@pytest.fixture(scope="module")
+def page(url: str, tmp_path_factory):
+    command = find_chromium()
+    if command is None:
+        pytest.skip("no chromium on this machine: install Debian's package to test the page")
+    with open_page(command, url, tmp_path_factory.mktemp("chromium") / "profile") as page:
+        yield page
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory) -> list[Path]:
+    folder = tmp_path_factory.mktemp("files")
+    written = []
+    for number, pixels in enumerate(cells(3)):
+        written.append(folder / f"cell{number}.png")
+        written[-1].write_bytes(encode(pixels))
+    (folder / "=formula.png").write_text("no image")
+    return [*written, folder / "=formula.png"]
+
+
+@pytest.fixture(scope="module")
+def answered(page: Page, files: list[Path]) -> Page:
+    page.evaluate("document.querySelector('#subject').value = 'S-17'")
+    page.choose_files("#files", files)
+    page.wait_for("document.querySelectorAll('#cells article').length === 4", 60)
+    return page
+
+
+def test_dropped_cells_are_shown_with_label_heat_and_probability(
+    answered: Page, files: list[Path], bundle: Path
+):
+    expected = Classifier.load(bundle).predict([(f.name, f.read_bytes()) for f in files[:3]])
+    cards = answered.evaluate(
+        "[...document.querySelectorAll('#cells article')].map((card) => ({text: card.innerText,"
+        " pictures: [...card.querySelectorAll('img')].map((img) => img.naturalWidth)}))"
+    )
+    words = {"ALL": "Leukemic blast", "healthy": "Healthy cell", "abstain": "No answer"}
+    for card, answer in zip(cards[:3], expected, strict=True):
+        assert isinstance(answer, Prediction)
+        assert words[answer.label] in card["text"]
+        assert f"{answer.probability:.3f}" in card["text"]
+        assert len(card["pictures"]) == 2
+        assert all(width > 0 for width in card["pictures"]), "cell and heat are drawn"
+    assert "Not an image to judge" in cards[3]["text"]
+    assert "4 images done, 1 could not be read" in answered.evaluate("$('status').textContent")
+    assert answered.errors == []
+
+
+def test_the_page_says_what_it_is_not(answered: Page):
+    text = answered.evaluate("document.body.innerText")
+    assert "Not a medical device" in text
+    assert "synthetic" in text
+    assert "says nothing about whether a person has leukemia" in text.replace("\n", " ")
+
+
+def test_the_table_can_be_saved_and_no_cell_of_it_is_a_formula(answered: Page):
+    lines = answered.evaluate("csv()").strip().split("\r\n")
+    assert len(lines) == 5
+    assert lines[0].startswith('"name","label","probability"')
+    assert '"cell0.png"' in lines[1]
+    assert '"S-17"' in lines[1]
+    assert lines[4].startswith('"\'=formula.png"')
+
+
+def test_the_report_prints_the_subject_and_leaves_the_controls_out(answered: Page):
+    assert answered.evaluate("$('title').textContent") == "Answers for subject S-17"
+    answered.call("Emulation.setEmulatedMedia", media="print")
+    assert answered.evaluate("$('drop').offsetParent === null")
+    assert answered.evaluate("$('cells').offsetParent !== null")
+    answered.call("Emulation.setEmulatedMedia", media="")
+    assert answered.pdf().startswith(b"%PDF")
+
+
+def test_it_fits_a_phone(answered: Page):
+    answered.resize(360, 740)
+    assert answered.evaluate("document.documentElement.scrollWidth") <= 360
+    answered.resize(1100, 900)
+
+
+def test_the_keyboard_reaches_every_control(answered: Page):
+    answered.evaluate("document.activeElement.blur()")
+    reached = []
+    for _ in range(9):
+        answered.press("Tab")
+        reached.append(answered.evaluate("document.activeElement.id"))
+    assert {"files", "subject", "explain", "clear", "csv", "print"} <= set(reached)
+
+
+def test_nothing_comes_from_elsewhere(answered: Page, url: str):
+    names = answered.evaluate("performance.getEntriesByType('resource').map((entry) => entry.name)")
+    assert names
+    assert all(name.startswith((url, "data:", "blob:")) for name in names), names
