@@ -68,6 +68,7 @@ for _command in (
     models.ensemble,
     models.registry,
     cluster.submit,
+    serving.calibrate,
     serving.export,
     serving.serve,
 ):

@@ -86,7 +86,7 @@ def judge(
         UserError: another dataset than the run's, nothing to judge, or `out` exists.
     """
     refuse_existing(out, "report")
-    split = _split(judged, read_facts(judged.bundle), dataset)
+    split = split_of(judged, read_facts(judged.bundle), dataset)
     if copies_with_role(split, roles) is not None:
         raise UserError(
             f"{judged.run}: paper-literal tests on augmented copies, which training scores; read "
@@ -120,7 +120,7 @@ def report_on(
         copies: (N,) under `paper-literal`, which copy of the row was scored.
     """
     facts = read_facts(judged.bundle)
-    split = _split(judged, facts, dataset)
+    split = split_of(judged, facts, dataset)
     cells = dataset.cells.take(pa.array(rows))
     columns = ["uid", "subject", "group", "label"]
     if copies is not None:
@@ -161,7 +161,12 @@ def _roles(split: pa.Table, cells: pa.Table) -> pa.Array:
     return pa.array([role_of[key] for key in wanted])
 
 
-def _split(judged: Judged, facts: Facts, dataset: PreparedDataset) -> pa.Table:
+def split_of(judged: Judged, facts: Facts, dataset: PreparedDataset) -> pa.Table:
+    """The run's split; for a bare bundle every labelled, kept cell as `test`.
+
+    Raises:
+        UserError: another dataset than the run's.
+    """
     if judged.run is None:
         cells = eligible(dataset.cells)
         role = pa.array(["test"] * len(cells))

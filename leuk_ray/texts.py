@@ -210,6 +210,16 @@ def model_text(values: dict) -> str:
     return "\n".join(lines)
 
 
+def calibrate_text(values: dict) -> str:
+    """After `calibrate`."""
+    band = values["abstain_band"]
+    told = f"no answer between {band[0]:.3f} and {band[1]:.3f}" if band else "no abstain band"
+    return (
+        f"{values['bundle']}: temperature {values['temperature']:.3f} and {told}, from "
+        f"{values['cells']} cells; scope from {values['scope_cells']}"
+    )
+
+
 def export_text(values: dict) -> str:
     """After `export`."""
     if not values["onnx"]:

@@ -33,6 +33,36 @@ def export(source: Location, bundle: Location, onnx: bool) -> tuple[dict, str]:
     return values, export_text(values)
 
 
+@click.command(epilog="Example: leuk-ray calibrate runs/lite --data my.dataset --out lite.bundle")
+@click.argument("judged", metavar="RUN_OR_BUNDLE", type=PATH)
+@click.option("--data", required=True, help="The run's dataset; for a bundle, any prepared one.")
+@click.option("--out", "bundle", type=PATH, required=True, help="Folder of the new bundle.")
+@click.option(
+    "--abstain",
+    default=0.05,
+    show_default=True,
+    type=click.FloatRange(0, 0.9),
+    help="Share of cells, those closest to the threshold, that get no answer.",
+)
+@command
+def calibrate(judged: Path, data: str, bundle: Path, abstain: float) -> tuple[dict, str]:
+    """Copy a bundle with probabilities that fit, an abstain band, and what it can judge."""
+    from leuk_ray.datasets.prepared import PreparedDataset
+    from leuk_ray.storage import refuse_existing
+    from leuk_ray.texts import calibrate_text
+
+    refuse_existing(bundle, "bundle")
+    dataset = PreparedDataset.open(data)
+
+    from leuk_ray.calibrate import calibrate as run
+    from leuk_ray.judge import Judged
+    from leuk_ray.progress import bar
+
+    with bar("calibrate: scoring", "cell") as progress:
+        values = run(Judged.at(judged), dataset, bundle, abstain_share=abstain, progress=progress)
+    return values, calibrate_text(values)
+
+
 @click.command(epilog="Example: leuk-ray serve runs/lite")
 @click.argument("source", metavar="BUNDLE_OR_REGISTRY", type=PATH)
 @click.option("--host", default="127.0.0.1", show_default=True, help="Others need --api-keys.")

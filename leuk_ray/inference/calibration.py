@@ -1,11 +1,49 @@
-"""From log-odds to calibrated probabilities."""
+"""From log-odds to calibrated probabilities, and where they are too close to call."""
 
 from __future__ import annotations
 
 import numpy as np
-from scipy.special import expit
+from scipy.optimize import minimize_scalar
+from scipy.special import expit, logit
+
+_LOG_RANGE = (np.log(0.05), np.log(20.0))
 
 
 def probability(logits: np.ndarray, temperature: float) -> np.ndarray:
     """Probability of ALL: sigmoid(logit / temperature) (Guo et al. 2017), (N,) float64."""
     return expit(np.asarray(logits, np.float64) / temperature)
+
+
+def fit_temperature(logits: np.ndarray, labels: np.ndarray) -> float:
+    """The temperature with the smallest mean negative log-likelihood, in 0.05..20.
+
+    Args:
+        logits: (N,) log-odds of ALL of cells that did not train.
+        labels: (N,) 1 for ALL, 0 for healthy.
+    """
+    signed = np.where(labels == 1, logits, -logits).astype(np.float64)
+
+    def loss(log_temperature: float) -> float:
+        return float(np.logaddexp(0, -signed / np.exp(log_temperature)).mean())
+
+    found = minimize_scalar(loss, bounds=_LOG_RANGE, method="bounded")
+    return float(np.exp(found.x))
+
+
+def abstain_band(
+    probabilities: np.ndarray, threshold: float, share: float
+) -> tuple[float, float] | None:
+    """The band around the threshold that leaves a share of cells without an answer.
+
+    It is symmetric in log-odds around the threshold's.
+
+    Args:
+        probabilities: (N,) calibrated, of cells that did not train.
+        threshold: from which on a cell is called ALL, inside 0..1.
+        share: of the cells to leave unanswered, 0..1; 0 gives no band.
+    """
+    if share == 0:
+        return None
+    centre = float(logit(threshold))
+    width = float(np.quantile(np.abs(logit(probabilities) - centre), share))
+    return float(expit(centre - width)), float(expit(centre + width))

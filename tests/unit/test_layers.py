@@ -39,6 +39,7 @@ DRIVERS = (
     "serving",
     "runs",
     "judge",
+    "calibrate",
     "prediction",
     "demo",
     "tuning",

@@ -1,0 +1,117 @@
+"""Calibrating a bundle: temperature and abstain band on cells that did not train it, scope on
+those that did."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from leuk_ray.bundle import derive_bundle, open_bundle
+from leuk_ray.datasets.prepared import PreparedDataset
+from leuk_ray.datasets.splits import rows_with_role
+from leuk_ray.errors import UserError
+from leuk_ray.inference.calibration import abstain_band, fit_temperature, probability
+from leuk_ray.inference.classifier import Classifier
+from leuk_ray.inference.scope import SCOPE_FILE, fit_scope, measure
+from leuk_ray.judge import Judged, split_of
+
+MIN_CELLS = 20
+_BATCH = 16
+
+
+def calibrate(
+    judged: Judged,
+    dataset: PreparedDataset,
+    target: Path,
+    *,
+    abstain_share: float = 0.05,
+    max_cells: int = 2000,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> dict:
+    """Write a calibrated copy of a bundle.
+
+    Args:
+        judged: with a run, its validation cells calibrate and its training cells are the
+            scope; a bare bundle takes all labelled, kept cells for both.
+        dataset: the run's dataset, or another one for a bare bundle.
+        target: folder of the copy.
+        abstain_share: of the calibrating cells, how many stay without an answer because
+            they are the closest to the threshold.
+        max_cells: at most so many are looked at for each of the two.
+        progress: called with (cells scored, cells in all).
+
+    Returns:
+        bundle, cells, temperature, abstain_band, scope_cells.
+
+    Raises:
+        UserError: too few cells, one class alone, or another dataset than the run's.
+    """
+    bundle = open_bundle(judged.bundle)
+    split = split_of(judged, bundle.facts, dataset)
+    trained, held = ("test", "test") if judged.run is None else ("train", "validation")
+    rows = {
+        "scope": _some(rows_with_role(dataset.cells, split, (trained,)), max_cells),
+        "decision": _some(rows_with_role(dataset.cells, split, (held,)), max_cells),
+    }
+    for what, chosen in rows.items():
+        if len(chosen) < MIN_CELLS:
+            raise UserError(
+                f"{dataset.location}: has {len(chosen)} cells for the {what}, {MIN_CELLS} are "
+                "needed; calibrate on more"
+            )
+    labels = dataset.cells["label"].to_numpy()[rows["decision"]]
+    if len(set(labels.tolist())) < 2:
+        raise UserError(f"{dataset.location}: the cells to calibrate on are all of one class")
+    classifier = Classifier(bundle)
+    total = sum(len(chosen) for chosen in rows.values())
+    logits, _, _ = _score(classifier, dataset, rows["decision"], lambda n: progress(n, total))
+    done = len(rows["decision"])
+    _, embedding, features = _score(
+        classifier, dataset, rows["scope"], lambda n: progress(done + n, total)
+    )
+    temperature = fit_temperature(logits, labels)
+    threshold = bundle.facts.threshold
+    band = abstain_band(probability(logits, temperature), threshold, abstain_share)
+    groups = [dataset.cells["group"][row].as_py() for row in rows["scope"].tolist()]
+    scope, neighbourhood = fit_scope(features, embedding, groups)
+    derive_bundle(
+        bundle,
+        target,
+        changes={"temperature": temperature, "abstain_band": band, "scope": scope},
+        add={SCOPE_FILE: neighbourhood.save},
+    )
+    return {
+        "bundle": str(target),
+        "cells": len(logits),
+        "temperature": temperature,
+        "abstain_band": list(band) if band else None,
+        "scope_cells": len(embedding),
+    }
+
+
+def _some(rows: np.ndarray, most: int) -> np.ndarray:
+    """All rows, or evenly spaced ones."""
+    if len(rows) <= most:
+        return rows
+    return rows[np.linspace(0, len(rows) - 1, most).astype(np.int64)]
+
+
+def _score(
+    classifier: Classifier,
+    dataset: PreparedDataset,
+    rows: np.ndarray,
+    progress: Callable[[int], None],
+) -> tuple[np.ndarray, np.ndarray, list[dict[str, float]]]:
+    """Log-odds, embedding and pixel features of rows."""
+    reader = dataset.reader()
+    logits, embeddings, features = [], [], []
+    for start in range(0, len(rows), _BATCH):
+        pixels = reader.read(rows[start : start + _BATCH])
+        scores = classifier.score(pixels)
+        logits.append(scores.logit)
+        embeddings.append(scores.embedding)
+        features += [measure(cell) for cell in pixels]
+        progress(start + len(pixels))
+    return np.concatenate(logits), np.concatenate(embeddings), features
