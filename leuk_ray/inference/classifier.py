@@ -37,22 +37,25 @@ class Scores:
     """Scores of N cells.
 
     logit: (N,) float64, log-odds of ALL. probability: (N,) float64, calibrated.
-    embedding: (N, D) float32. far: (N,) bool, the embedding lies outside the scope.
+    embedding: (N, D) float32. distance: (N,) of it to the training cells'; None unless the
+    bundle knows them.
     """
 
     logit: np.ndarray
     probability: np.ndarray
     embedding: np.ndarray
-    far: np.ndarray
+    distance: np.ndarray | None
 
 
 @dataclass(frozen=True)
 class Cell:
-    """A decoded image: its storage pixels, and why they cannot be judged, if so."""
+    """A decoded image: its storage pixels, what `scope.measure` says of them, and why they
+    cannot be judged, if so."""
 
     name: str
     sha256: str
     pixels: np.ndarray
+    features: dict[str, float]
     reasons: tuple[str, ...]
 
 
@@ -109,28 +112,33 @@ class Classifier:
     def read(self, name: str, data: bytes) -> Cell:
         """Decode one image file and look at its pixels; raises BadImageError."""
         pixels = images.read(data, self.facts.storage)
-        reasons = pixel_reasons(measure(pixels), self.facts.scope)
-        return Cell(name, hashlib.sha256(data).hexdigest(), pixels, tuple(reasons))
+        features = measure(pixels)
+        reasons = tuple(pixel_reasons(features, self.facts.scope))
+        return Cell(name, hashlib.sha256(data).hexdigest(), pixels, features, reasons)
 
     def score(self, pixels: np.ndarray) -> Scores:
         """Score storage pixels, (N, size, size, 3) uint8."""
         logit, embedding = self.engine(pixels)
-        far = np.zeros(len(logit), bool)
-        scope = self.facts.scope
-        if self.neighbourhood is not None and scope is not None and scope.distance is not None:
-            far = self.neighbourhood.distance(embedding) > scope.distance
-        return Scores(logit, probability(logit, self.facts.temperature), embedding, far)
+        known = self.neighbourhood
+        distance = None if known is None else known.distance(embedding)
+        return Scores(logit, probability(logit, self.facts.temperature), embedding, distance)
 
     def answer(self, cell: Cell, scores: Scores, index: int) -> Prediction:
         """The answer for a cell that is number `index` of the scores."""
         p_all = float(scores.probability[index])
         reasons = cell.reasons
-        if scores.far[index] and not reasons:
+        if not reasons and self._is_far(scores, index):
             reasons = (OUT_OF_SCOPE,)
         decision = decide(p_all, reasons, self.facts)
         return Prediction(
             cell.name, decision.label, p_all, self.facts.threshold, decision.reasons, cell.sha256
         )
+
+    def _is_far(self, scores: Scores, index: int) -> bool:
+        scope = self.facts.scope
+        if scores.distance is None or scope is None or scope.distance is None:
+            return False
+        return bool(scores.distance[index] > scope.distance)
 
     def predict(self, files: Sequence[tuple[str, bytes]]) -> list[Prediction | Failure]:
         """Answer for named image files; a bad one is an item, not an error."""

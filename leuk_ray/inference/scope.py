@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+from pydantic import Field
 from safetensors.numpy import load_file, save_file
 from scipy import ndimage
 from scipy.spatial import ConvexHull
@@ -57,10 +58,13 @@ class ScopeSettings(Settings):
 
     ranges: of each of FEATURES, its lowest and highest accepted value.
     distance: largest accepted distance of the embedding; None leaves it unmeasured.
+    typical: mean and standard deviation of each feature, and of the `distance` of cells of
+        groups that did not take part in its fit; what drift is measured from.
     """
 
     ranges: dict[str, Range]
     distance: float | None = None
+    typical: dict[str, tuple[float, float]] = Field(default_factory=dict)
 
 
 class Neighbourhood:
@@ -167,8 +171,10 @@ def fit_scope(
         groups: (N,) what must not be parted.
     """
     ranges: dict[str, Range] = {}
+    typical: dict[str, tuple[float, float]] = {}
     for name in FEATURES:
         values = np.asarray([cell[name] for cell in features if name in cell])
+        typical[name] = (float(values.mean()), float(values.std()))
         scaled = np.log(np.maximum(values, 1e-6)) if name in _RATIOS else values
         low, high = np.quantile(scaled, [_QUANTILE, 1 - _QUANTILE])
         margin = _MARGIN * (high - low) + 1e-3
@@ -186,7 +192,8 @@ def fit_scope(
     neighbourhood = Neighbourhood.fit(embedding)
     distances = np.concatenate(outside) if outside else neighbourhood.distance(embedding)
     distance = _SLACK * float(np.quantile(distances, 0.99))
-    return ScopeSettings(ranges=ranges, distance=distance), neighbourhood
+    typical["distance"] = (float(distances.mean()), float(distances.std()))
+    return ScopeSettings(ranges=ranges, distance=distance, typical=typical), neighbourhood
 
 
 def _texture(channel: np.ndarray, mask: np.ndarray) -> tuple[float, float]:

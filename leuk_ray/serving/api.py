@@ -25,6 +25,7 @@ from leuk_ray.serving.monitoring import Metrics
 from leuk_ray.serving.problems import Problem
 from leuk_ray.serving.schemas import (
     PROBLEMS,
+    DriftOut,
     ModelOut,
     ModelsOut,
     PredictOut,
@@ -229,7 +230,7 @@ async def _explain(runner: Runner, cells: list[Cell]) -> list[str]:
 
 
 def _describe(models: Models, runner: Runner) -> ModelOut:
-    facts = runner.classifier.facts
+    facts, shift = runner.classifier.facts, runner.shift
     versions, aliases = models.source.versions(runner.info.name)
     return ModelOut(
         name=runner.info.name,
@@ -242,5 +243,6 @@ def _describe(models: Models, runner: Runner) -> ModelOut:
         size=facts.storage.size,
         synthetic=facts.synthetic,
         scope=facts.scope is not None,
+        drift=shift and DriftOut(name=shift.name, effect=shift.effect, alarm=shift.alarm),
         info=runner.info,
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import io
+import logging
 import os
 import time
 from collections import OrderedDict
@@ -21,6 +22,7 @@ from leuk_ray.errors import UserError
 from leuk_ray.images import BadImageError
 from leuk_ray.inference.classifier import Cell, Classifier, Prediction, Scores
 from leuk_ray.inference.explain import explain_pixels, overlay
+from leuk_ray.serving.drift import Drift, Shift
 from leuk_ray.serving.monitoring import Metrics
 from leuk_ray.serving.problems import Problem
 from leuk_ray.serving.schemas import ModelInfo
@@ -38,6 +40,8 @@ Batched = Callable[
     [Callable[[list[np.ndarray]], Awaitable[list[Scored]]]],
     Callable[[np.ndarray], Awaitable[Scored]],
 ]
+
+logger = logging.getLogger(__name__)
 
 _RESOLVE_SECONDS = 1.0
 _MAX_REFERENCES = 1000
@@ -73,6 +77,14 @@ class Runner:
         self._forward = _Pool(1, "forward")
         self._explaining = _Pool(1, "explain")
         self._score = batched(self._score_batch)
+        scope = self.classifier.facts.scope
+        self._drift = Drift(scope.typical if scope else {})
+        self._alarmed = False
+
+    @property
+    def shift(self) -> Shift | None:
+        """How far the latest pictures have strayed from the training cells."""
+        return self._drift.shift()
 
     def warm_up(self) -> None:
         """Run the network at every batch size."""
@@ -99,8 +111,10 @@ class Runner:
             self.classifier.answer(cell, scores, index)
             for cell, (scores, index) in zip(cells, scored, strict=True)
         ]
-        for answer in answers:
+        for cell, answer, (scores, index) in zip(cells, answers, scored, strict=True):
             self.metrics.answer(self.info.name, answer)
+            far = {} if scores.distance is None else {"distance": float(scores.distance[index])}
+            self._watch(cell.features | far)
         return answers
 
     async def explain(self, cells: Sequence[Cell]) -> list[str]:
@@ -110,6 +124,19 @@ class Runner:
             UserError: the network has no map.
         """
         return await self._explaining.run(self._explain, list(cells))
+
+    def _watch(self, features: dict[str, float]) -> None:
+        self._drift.add(features)
+        shift = self.shift
+        if shift is None:
+            return
+        self.metrics.drift(self.info.name, shift)
+        if shift.alarm and not self._alarmed:
+            logger.warning(
+                "%s: drift: %s of the latest pictures is %.1f deviations off the training cells'",
+                self.info.name, shift.name, shift.effect,
+            )  # fmt: skip
+        self._alarmed = shift.alarm
 
     async def _score_batch(self, pixels: list[np.ndarray]) -> list[Scored]:
         self.metrics.batch(len(pixels))

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from ray.serve.metrics import Counter, Histogram
+from ray.serve.metrics import Counter, Gauge, Histogram
 
 from leuk_ray.inference.classifier import Prediction
+from leuk_ray.serving.drift import Shift
 
 _ROUTES = ("/v1/predict", "/v2/models")
 _SECONDS = [0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10]
@@ -27,6 +28,9 @@ class Metrics:
         self._batches = Histogram("leuk_ray_batch_size", "Images a forward pass.", _SIZES)
         self._answers = Counter("leuk_ray_answers", "Images answered.", _tags("model", "label"))
         self._abstained = Counter("leuk_ray_abstained", "Reasons to abstain.", _tags("reason"))
+        self._drift = Gauge(
+            "leuk_ray_drift", "Largest shift, in deviations.", _tags("model", "feature")
+        )
         self._rejected = Counter("leuk_ray_rejected", "What was refused.", _tags("reason"))
 
     def request(self, path: str, status: int, seconds: float) -> None:
@@ -43,6 +47,10 @@ class Metrics:
         self._answers.inc(1, {"model": model, "label": prediction.label})
         for reason in prediction.reasons:
             self._abstained.inc(1, {"reason": reason})
+
+    def drift(self, model: str, shift: Shift) -> None:
+        """How far the pictures that come have strayed."""
+        self._drift.set(shift.effect, {"model": model, "feature": shift.name})
 
     def rejected(self, reason: str) -> None:
         """A refused request or image."""

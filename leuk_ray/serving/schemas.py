@@ -74,10 +74,20 @@ class PredictOut(BaseModel):
     subject: SubjectOut | None = None
 
 
+class DriftOut(BaseModel):
+    """What of the latest pictures strays most from the training cells, in their deviations."""
+
+    name: str
+    effect: float
+    alarm: bool
+
+
 class ModelOut(BaseModel):
     """A model that can be asked for.
 
-    versions: that exist. aliases: what each means now. input: storage pixels the network gets.
+    versions: that exist. aliases: what each means now. crop, size: of the storage pixels.
+    scope: whether it knows its limits. drift: of the latest pictures that this replica saw;
+    null before there are enough.
     """
 
     name: str
@@ -90,6 +100,7 @@ class ModelOut(BaseModel):
     size: int
     synthetic: bool
     scope: bool
+    drift: DriftOut | None
     info: ModelInfo
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from leuk_ray.bundle import find_bundle, member_name, read_facts
+from leuk_ray.bundle import find_bundle, member_name, open_bundle
 from leuk_ray.errors import UserError
 from leuk_ray.registry import Registry
 from leuk_ray.storage import sha256
@@ -89,11 +89,19 @@ class _FromRegistry:
 
 
 def open_source(path: Path) -> Source:
-    """What lies at a path.
+    """What lies at a path; every bundle that answers for a bare name is verified.
 
     Raises:
-        UserError: neither a bundle, nor a run with one, nor a registry with a champion.
+        UserError: neither a bundle, nor a run with one, nor a registry with a champion; or a
+            bundle that is not what was written.
     """
+    source = _find(path)
+    for name in source.names():
+        open_bundle(source.resolve(name).path)
+    return source
+
+
+def _find(path: Path) -> Source:
     if any(path.glob("*/registry.json")):
         source = _FromRegistry(path)
         if not source.names():
@@ -103,5 +111,4 @@ def open_source(path: Path) -> Source:
         bundle = find_bundle(path)
     except UserError as error:
         raise UserError(f"{path}: is neither a bundle, a run with one, nor a registry") from error
-    read_facts(bundle)
     return _OneBundle(bundle)
