@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-demo test-tune lint format clean
+.PHONY: help setup demo test test-demo test-tune test-load lint format clean
 
 help:
 	@sed -n 's/^# //p' Makefile
@@ -37,6 +37,10 @@ test-demo: setup
 # On demand, about 6 minutes: a sweep killed and resumed, a population, runs of two workers.
 test-tune: setup
 	$(BIN)/pytest tests/tune
+
+# On demand, about 15 minutes: replicas killed, a promotion, overload.
+test-load: setup
+	$(BIN)/pytest -s tests/load
 
 lint: setup
 	$(BIN)/ruff check .

@@ -4,7 +4,6 @@ those that did."""
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
 
@@ -16,6 +15,7 @@ from leuk_ray.inference.calibration import abstain_band, fit_temperature, probab
 from leuk_ray.inference.classifier import Classifier
 from leuk_ray.inference.scope import SCOPE_FILE, fit_scope, measure
 from leuk_ray.judge import Judged, split_of
+from leuk_ray.locations import Location
 
 MIN_CELLS = 20
 _BATCH = 16
@@ -24,7 +24,7 @@ _BATCH = 16
 def calibrate(
     judged: Judged,
     dataset: PreparedDataset,
-    target: Path,
+    target: Location,
     *,
     abstain_share: float = 0.05,
     max_cells: int = 2000,

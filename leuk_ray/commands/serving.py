@@ -34,9 +34,14 @@ def export(source: Location, bundle: Location, onnx: bool) -> tuple[dict, str]:
 
 
 @click.command(epilog="Example: leuk-ray calibrate runs/lite --data my.dataset --out lite.bundle")
-@click.argument("judged", metavar="RUN_OR_BUNDLE", type=PATH)
-@click.option("--data", required=True, help="The run's dataset; for a bundle, any prepared one.")
-@click.option("--out", "bundle", type=PATH, required=True, help="Folder of the new bundle.")
+@click.argument("judged", metavar="RUN_OR_BUNDLE", type=LOCATION)
+@click.option(
+    "--data",
+    required=True,
+    type=LOCATION,
+    help="The run's dataset; for a bundle, any prepared one.",
+)
+@click.option("--out", "bundle", type=LOCATION, required=True, help="Folder of the new bundle.")
 @click.option(
     "--abstain",
     default=0.05,
@@ -45,7 +50,9 @@ def export(source: Location, bundle: Location, onnx: bool) -> tuple[dict, str]:
     help="Share of cells, those closest to the threshold, that get no answer.",
 )
 @command
-def calibrate(judged: Path, data: str, bundle: Path, abstain: float) -> tuple[dict, str]:
+def calibrate(
+    judged: Location, data: Location, bundle: Location, abstain: float
+) -> tuple[dict, str]:
     """Copy a bundle with probabilities that fit, an abstain band, and what it can judge."""
     from leuk_ray.datasets.prepared import PreparedDataset
     from leuk_ray.storage import refuse_existing
@@ -64,7 +71,7 @@ def calibrate(judged: Path, data: str, bundle: Path, abstain: float) -> tuple[di
 
 
 @click.command(epilog="Example: leuk-ray serve runs/lite")
-@click.argument("source", metavar="BUNDLE_OR_REGISTRY", type=PATH)
+@click.argument("source", metavar="BUNDLE_OR_REGISTRY", type=LOCATION)
 @click.option("--host", default="127.0.0.1", show_default=True, help="Others need --api-keys.")
 @click.option("--port", default=8000, show_default=True, type=click.IntRange(1, 65535))
 @click.option("--api-keys", type=PATH, metavar="FILE", help="Lines of NAME SHA256_OF_KEY.")
@@ -73,7 +80,7 @@ def calibrate(judged: Path, data: str, bundle: Path, abstain: float) -> tuple[di
 @ADDRESS
 @command
 def serve(
-    source: Path,
+    source: Location,
     host: str,
     port: int,
     api_keys: Path | None,

@@ -76,9 +76,11 @@ def write_answers(out: Location, answers: Sequence[Prediction | Failure]) -> Non
 
     Several reasons stand in one text, parted by spaces.
     """
-    rows = [item.as_dict() for item in answers]
-    for row in rows:
-        row["reasons"] = " ".join(row["reasons"]) if "reasons" in row else None
+    rows = [
+        item.as_dict()
+        | {"reasons": " ".join(item.reasons) if isinstance(item, Prediction) else None}
+        for item in answers
+    ]
     table = pa.Table.from_pylist(rows, schema=ANSWERS_SCHEMA)
     if name_of(out).endswith(".csv"):
         stream = pa.BufferOutputStream()

@@ -19,6 +19,7 @@ from ray import serve
 from ray.serve import Application
 
 from leuk_ray.errors import UserError
+from leuk_ray.locations import parse
 from leuk_ray.serving.api import create_api
 from leuk_ray.serving.guard import ApiKeys, access_log, read_keys
 from leuk_ray.serving.models import Models
@@ -74,8 +75,10 @@ def build(args: dict[str, Any]) -> Application:
         where = ".".join(str(part) for part in first["loc"])
         message = first["msg"].removeprefix("Value error, ")
         raise UserError(f"serve: {where + ': ' if where else ''}{message}") from error
-    settings = settings.model_copy(update={"bundle": str(Path(settings.bundle).absolute())})
-    open_source(Path(settings.bundle))
+    bundle = parse(settings.bundle)
+    open_source(bundle)
+    place = bundle.absolute() if isinstance(bundle, Path) else bundle
+    settings = settings.model_copy(update={"bundle": str(place)})
     if settings.api_keys:
         settings = settings.model_copy(update={"api_keys": str(Path(settings.api_keys).absolute())})
         read_keys(Path(settings.api_keys or ""))

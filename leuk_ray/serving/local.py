@@ -14,13 +14,14 @@ import ray
 
 from leuk_ray import cluster
 from leuk_ray.errors import UserError
+from leuk_ray.locations import Location
 from leuk_ray.progress import note
 
 APPLICATION = "leuk_ray"
 
 
 def serve_until_stopped(
-    source: Path,
+    source: Location,
     host: str,
     port: int,
     *,

@@ -12,7 +12,6 @@ from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from pathlib import Path
 from typing import ParamSpec, TypeVar
 
 import numpy as np
@@ -22,13 +21,13 @@ from leuk_ray.errors import UserError
 from leuk_ray.images import BadImageError
 from leuk_ray.inference.classifier import Cell, Classifier, Prediction, Scores
 from leuk_ray.inference.explain import explain_pixels, overlay
+from leuk_ray.locations import Location, parse
 from leuk_ray.serving.drift import Drift, Shift
 from leuk_ray.serving.monitoring import Metrics
 from leuk_ray.serving.problems import Problem
 from leuk_ray.serving.schemas import ModelInfo
 from leuk_ray.serving.settings import ServeSettings
-from leuk_ray.serving.sources import Found, open_source
-from leuk_ray.storage import sha256
+from leuk_ray.serving.sources import Found, fingerprint, open_source
 
 Named = tuple[str, bytes]
 P = ParamSpec("P")
@@ -68,7 +67,7 @@ class Runner:
         self.info = ModelInfo(
             name=found.name,
             version=found.version,
-            fingerprint=sha256(found.path / "bundle.json"),
+            fingerprint=fingerprint(found.path),
             engine=self.classifier.engine.name,
         )
         self.max_batch_size = settings.max_batch_size
@@ -171,10 +170,10 @@ class Models:
 
     def __init__(self, settings: ServeSettings, metrics: Metrics, batched: Batched) -> None:
         self.settings, self.metrics, self.batched = settings, metrics, batched
-        self.source = open_source(Path(settings.bundle))
-        self._loaded: OrderedDict[Path, Runner] = OrderedDict()
-        self._loading: dict[Path, asyncio.Task[Runner]] = {}
-        self._answering: dict[str, Path] = {}
+        self.source = open_source(parse(settings.bundle))
+        self._loaded: OrderedDict[Location, Runner] = OrderedDict()
+        self._loading: dict[Location, asyncio.Task[Runner]] = {}
+        self._answering: dict[str, Location] = {}
         self._resolved: dict[str, tuple[float, Found]] = {}
 
     async def start(self) -> None:

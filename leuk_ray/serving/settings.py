@@ -28,7 +28,8 @@ class Limits(Settings):
 class ServeSettings(Settings):
     """What is served, how, and to whom.
 
-    bundle: a bundle, a run with one, or a registry; every node must see it at this path.
+    bundle: a bundle, a run with one, or a registry; a path that every node sees, or s3://, gs://
+        for the first two.
     api_keys: file of `NAME SHA256_OF_KEY` lines, read again when it changes.
     anonymous: answer without keys; meant for a loopback address only.
     engine, num_cpus, num_gpus: of each replica; with a GPU it runs PyTorch.

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
 from leuk_ray.bundle import find_bundle, member_name, open_bundle
 from leuk_ray.errors import UserError
+from leuk_ray.locations import Location, join
 from leuk_ray.registry import Registry
-from leuk_ray.storage import sha256
+from leuk_ray.storage import read_bytes
 
 
 @dataclass(frozen=True)
@@ -18,7 +20,7 @@ class Found:
 
     name: str
     version: str
-    path: Path
+    path: Location
 
 
 class Source(Protocol):
@@ -44,10 +46,10 @@ class Source(Protocol):
 class _OneBundle:
     """A bundle under the name of its folder; its version begins its fingerprint."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Location) -> None:
         self.path = path
         self.name = member_name(path)
-        self.version = sha256(path / "bundle.json")[:12]
+        self.version = fingerprint(path)[:12]
 
     def names(self) -> list[str]:
         return [self.name]
@@ -88,7 +90,12 @@ class _FromRegistry:
         return Found(reference.partition("@")[0], path.name, path)
 
 
-def open_source(path: Path) -> Source:
+def fingerprint(bundle: Location) -> str:
+    """SHA-256 of a bundle's bundle.json, which holds those of its other files."""
+    return hashlib.sha256(read_bytes(join(bundle, "bundle.json"))).hexdigest()
+
+
+def open_source(path: Location) -> Source:
     """What lies at a path; every bundle that answers for a bare name is verified.
 
     Raises:
@@ -101,8 +108,8 @@ def open_source(path: Path) -> Source:
     return source
 
 
-def _find(path: Path) -> Source:
-    if any(path.glob("*/registry.json")):
+def _find(path: Location) -> Source:
+    if isinstance(path, Path) and any(path.glob("*/registry.json")):
         source = _FromRegistry(path)
         if not source.names():
             raise UserError(f"{path}: no model has a champion; promote one: models promote")

@@ -1,0 +1,198 @@
+"""Throughput and latency of the service beside plain FastAPI and LitServe, in one run.
+
+    python benchmarks/serve.py --bundle lite.bundle [--seconds 10] [--out serve.json]
+
+Every server gets the same bundle, decoder and engine, and the same requests: one image of
+450 x 450 pixels as PNG a request, from 1 and from 16 clients on the same machine. LitServe is
+left out, and the table says so, where it is not installed (pip install litserve).
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import io
+import json
+import multiprocessing
+import os
+import socket
+import statistics
+import subprocess
+import sys
+import threading
+import time
+from contextlib import ExitStack
+from pathlib import Path
+
+import requests
+from PIL import Image
+
+from leuk_ray.datasets.synthetic import SyntheticSpec, draw_cells, render
+
+CLIENTS = (1, 16)
+START_SECONDS = 180
+SERVERS = ("fastapi", "leuk_ray", "litserve")
+
+
+def serve_fastapi(bundle: str, port: int) -> None:
+    """A route that decodes and scores in the thread pool: what one writes without Ray."""
+    import torch
+    import uvicorn
+    from fastapi import FastAPI, Request
+    from starlette.concurrency import run_in_threadpool
+
+    from leuk_ray.inference.classifier import Classifier
+
+    torch.set_num_threads(os.cpu_count() or 1)
+    classifier = Classifier.load(Path(bundle))
+    app = FastAPI()
+
+    @app.get("/healthz")
+    async def healthz() -> dict:
+        return {}
+
+    @app.post("/v1/predict")
+    async def predict(request: Request) -> dict:
+        data = await request.body()
+        (answer,) = await run_in_threadpool(classifier.predict, [("image", data)])
+        return {"predictions": [answer.as_dict()]}
+
+    uvicorn.run(app, port=port, log_level="warning")
+
+
+def serve_litserve(bundle: str, port: int) -> None:
+    """LitServe with batches of up to 8."""
+    import litserve
+    import numpy as np
+    import torch
+    from fastapi import Request
+
+    from leuk_ray.inference.classifier import Classifier
+
+    class Api(litserve.LitAPI):
+        def setup(self, device: str) -> None:  # noqa: ARG002 (LitServe names it)
+            torch.set_num_threads(os.cpu_count() or 1)
+            self.classifier = Classifier.load(Path(bundle))
+
+        async def decode_request(self, request: Request):
+            return self.classifier.read("image", await request.body())
+
+        def batch(self, inputs: list):
+            return inputs
+
+        def predict(self, cells: list):
+            scores = self.classifier.score(np.stack([cell.pixels for cell in cells]))
+            return [self.classifier.answer(cell, scores, i) for i, cell in enumerate(cells)]
+
+        def unbatch(self, output: list):
+            return output
+
+        def encode_response(self, output):
+            return {"predictions": [output.as_dict()]}
+
+    api = Api(max_batch_size=8, batch_timeout=0.005, api_path="/v1/predict")
+    server = litserve.LitServer(api, accelerator="cpu", healthcheck_path="/healthz")
+    server.run(port=port, log_level="warning", generate_client_file=False)
+
+
+def serve_leuk_ray(bundle: str, port: int) -> None:
+    """`leuk-ray serve`."""
+    command = [sys.executable, "-m", "leuk_ray.cli", "serve", bundle, "--port", str(port)]
+    os.execv(sys.executable, command)
+
+
+def measure(url: str, data: bytes, clients: int, seconds: float) -> dict:
+    """Answered requests a second, and latency in ms, after a warm-up."""
+    seconds_of: list[float] = []
+    end = time.monotonic() + seconds
+
+    def ask() -> None:
+        with requests.Session() as session:
+            while time.monotonic() < end:
+                started = time.monotonic()
+                answer = session.post(f"{url}/v1/predict", data=data, timeout=60)
+                answer.raise_for_status()
+                seconds_of.append(time.monotonic() - started)
+
+    threads = [threading.Thread(target=ask) for _ in range(clients)]
+    started = time.monotonic()
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    ordered = sorted(seconds_of)
+    return {
+        "clients": clients,
+        "requests_per_second": len(ordered) / (time.monotonic() - started),
+        "median_ms": 1000 * statistics.median(ordered),
+        "p95_ms": 1000 * ordered[int(0.95 * (len(ordered) - 1))],
+    }
+
+
+def run(name: str, bundle: str, data: bytes, seconds: float) -> list[dict]:
+    """Start one server, load it, stop it."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    command = [sys.executable, __file__, "--bundle", bundle, "--child", name, "--port", str(port)]
+    url = f"http://127.0.0.1:{port}"
+    with ExitStack() as stack:
+        log = stack.enter_context(Path(os.devnull).open("w"))
+        process = subprocess.Popen(command, stdout=log, stderr=log)
+        stack.callback(process.wait, 60)
+        stack.callback(process.terminate)
+        wait_until_up(url, data, process)
+        measure(url, data, 4, min(seconds, 3))
+        return [{"server": name} | measure(url, data, n, seconds) for n in CLIENTS]
+
+
+def wait_until_up(url: str, data: bytes, process: subprocess.Popen) -> None:
+    end = time.monotonic() + START_SECONDS
+    while time.monotonic() < end:
+        assert process.poll() is None, "the server ended"
+        try:
+            if requests.post(f"{url}/v1/predict", data=data, timeout=10).ok:
+                return
+        except requests.ConnectionError:
+            pass
+        time.sleep(0.5)
+    raise AssertionError("the server does not answer")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--bundle", required=True)
+    parser.add_argument("--seconds", type=float, default=10)
+    parser.add_argument("--out", type=Path)
+    parser.add_argument("--child", choices=SERVERS, help=argparse.SUPPRESS)
+    parser.add_argument("--port", type=int, help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.child:
+        multiprocessing.set_start_method("spawn", force=True)
+        globals()[f"serve_{arguments.child}"](arguments.bundle, arguments.port)
+        return
+    cell = render(draw_cells(SyntheticSpec(cells=2, subjects=2))[0])
+    out = io.BytesIO()
+    Image.fromarray(cell).save(out, "PNG")
+    rows: list[dict] = []
+    for name in SERVERS:
+        if name == "litserve" and importlib.util.find_spec("litserve") is None:
+            print("litserve: not installed, left out")
+            continue
+        rows += run(name, arguments.bundle, out.getvalue(), arguments.seconds)
+    base = {
+        row["clients"]: row["requests_per_second"] for row in rows if row["server"] == "fastapi"
+    }
+    print(f"{'server':10} {'clients':>7} {'req/s':>8} {'of fastapi':>10} {'median':>9} {'p95':>9}")
+    for row in rows:
+        row["of_fastapi"] = row["requests_per_second"] / base[row["clients"]]
+        print(
+            f"{row['server']:10} {row['clients']:7} {row['requests_per_second']:8.1f} "
+            f"{row['of_fastapi']:10.2f} {row['median_ms']:6.1f} ms {row['p95_ms']:6.1f} ms"
+        )
+    if arguments.out:
+        arguments.out.write_text(json.dumps(rows, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()

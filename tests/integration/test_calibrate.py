@@ -1,0 +1,47 @@
+"""A calibrated bundle answers most cells like those it was made from, and no other pictures."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from leuk_ray.bundle import open_bundle
+from leuk_ray.calibrate import calibrate
+from leuk_ray.errors import UserError
+from leuk_ray.images import StorageSettings
+from leuk_ray.inference.classifier import Classifier, Prediction
+from leuk_ray.judge import Judged
+from tests.serving_bundles import cells, encode, write_small_bundle
+
+
+def test_cells_alike_are_answered_and_others_are_not(dataset, tmp_path: Path):
+    storage = StorageSettings(size=64, crop="center")
+    bundle = write_small_bundle(tmp_path / "plain", storage=storage)
+    values = calibrate(Judged.at(bundle), dataset, tmp_path / "new", abstain_share=0.1)
+    assert values["cells"] == values["scope_cells"] == 121
+    facts = open_bundle(tmp_path / "new").facts
+    assert facts.temperature == values["temperature"] != 1
+    assert set(facts.files) == {"model.safetensors", "MODEL_CARD.md", "scope.safetensors"}
+    classifier = Classifier.load(tmp_path / "new")
+    alike = classifier.predict([(str(i), encode(p)) for i, p in enumerate(cells(40, seed=11))])
+    in_scope = [
+        answer
+        for answer in alike
+        if isinstance(answer, Prediction) and set(answer.reasons) <= {"near_threshold"}
+    ]
+    assert len(in_scope) >= 36
+    other = [
+        np.random.default_rng(0).integers(0, 256, (300, 300, 3), np.uint8),
+        np.full((300, 300, 3), 180, np.uint8),
+        np.tile(cells(1)[0][::2, ::2], (2, 2, 1)),
+        cells(1)[0][:, :, [1, 2, 0]],
+    ]
+    answers = classifier.predict([(str(i), encode(pixels)) for i, pixels in enumerate(other)])
+    assert [answer.as_dict()["label"] for answer in answers] == ["abstain"] * 4
+
+
+def test_another_dataset_than_the_runs_is_refused(dataset, tmp_path: Path):
+    write_small_bundle(tmp_path / "run" / "bundle")
+    with pytest.raises(UserError, match="is not the dataset of"):
+        calibrate(Judged.at(tmp_path / "run"), dataset, tmp_path / "new")
+    assert not (tmp_path / "new").exists()
