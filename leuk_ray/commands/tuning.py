@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
-from leuk_ray.commands.base import ADDRESS, PATH, command
+from leuk_ray.commands.base import ADDRESS, LOCATION, command
+from leuk_ray.errors import UserError
+
+if TYPE_CHECKING:
+    from leuk_ray.locations import Location
 
 
 @click.command(
@@ -15,7 +20,7 @@ from leuk_ray.commands.base import ADDRESS, PATH, command
 @click.argument("sweep", metavar="SWEEP.yaml")
 @click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
 @click.option("--data", required=True, help="A prepared dataset.")
-@click.option("--out", type=PATH, required=True, help="Folder of the sweep.")
+@click.option("--out", type=LOCATION, required=True, help="Folder of the sweep, local or shared.")
 @click.option("--resume", is_flag=True, help="Go on with the sweep in --out.")
 @ADDRESS
 @command
@@ -23,13 +28,15 @@ def tune(
     sweep: str,
     overrides: tuple[str, ...],
     data: str,
-    out: Path,
+    out: Location,
     resume: bool,
     address: str | None,
 ) -> tuple[dict, str]:
     """Search settings of a recipe; leave the best bundles, and judge the winner once."""
     from leuk_ray.tuning.settings import load_sweep
 
+    if not isinstance(out, Path):
+        raise UserError(f"{out}: a sweep's table is appended to; give a local or shared folder")
     settings = load_sweep(sweep, overrides)
 
     from leuk_ray import cluster

@@ -174,6 +174,8 @@ class Executor:
         for name, value in _QUIET_TUNE.items():
             os.environ.setdefault(name, value)
         one_process = self.resources.workers == 1
+        # A population is known from the start and time-shares what there is.
+        population = {"spec": tune.grid_search(names.all())} if shared.checkpoints else None
         scratch = self.root / "tune"  # Tune's own records and a population's checkpoints
         shutil.rmtree(scratch, ignore_errors=True)
         trainable = tune.with_resources(
@@ -186,13 +188,14 @@ class Executor:
         )
         tune.Tuner(
             trainable,
+            param_space=population,
             tune_config=tune.TuneConfig(
-                search_alg=names,
+                search_alg=None if population else names,
                 scheduler=scheduler,
-                num_samples=-1,
-                max_concurrent_trials=self.placement.side_by_side,
+                num_samples=1 if population else -1,
+                max_concurrent_trials=None if population else self.placement.side_by_side,
                 reuse_actors=one_process,
-                trial_dirname_creator=lambda trial: trial.config["run"],
+                trial_dirname_creator=lambda trial: trial.config["spec"]["run"],
             ),
             run_config=tune.RunConfig(
                 storage_path=str(scratch),
@@ -206,7 +209,7 @@ class Executor:
 
 
 class _Names(Searcher):
-    """Hands a proposer's runs to Tune, and remembers which trial is which run."""
+    """Hands a proposer's runs to Tune, and remembers them by name."""
 
     def __init__(self, proposer: Proposer) -> None:
         super().__init__(metric="selection", mode="max")
@@ -220,15 +223,23 @@ class _Names(Searcher):
     @override
     def suggest(self, trial_id: str) -> Any:
         """See Searcher."""
+        return self._next() or Searcher.FINISHED
+
+    def all(self) -> list[dict[str, Any]]:
+        """Every run that is proposed, at once, for a grid."""
+        return [config["spec"] for config in iter(self._next, None)]
+
+    def _next(self) -> dict[str, Any] | None:
         spec = self.proposer.propose()
         if spec is None:
-            return Searcher.FINISHED
-        self.specs[trial_id] = spec
-        return {
+            return None
+        self.specs[spec.name] = spec
+        config = {
             "run": spec.name,
             "recipe": spec.recipe.model_dump(mode="json"),
             "overrides": spec.overrides,
         }
+        return {"spec": config}
 
     @override
     def on_trial_complete(

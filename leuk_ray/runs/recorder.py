@@ -30,7 +30,7 @@ class Recorder(tune.Callback):
         specs: Mapping[str, RunSpec],
         on_record: Callable[[RunRecord], None],
     ) -> None:
-        """Args: what runs share; trial id -> its run, filled as runs are proposed; a listener."""
+        """Args: what runs share; name -> run, filled as runs are proposed; a listener."""
         self.shared = shared
         self.specs = specs
         self.on_record = on_record
@@ -65,8 +65,8 @@ class Recorder(tune.Callback):
         self._record(trial, "failed", f"the process died: {lines[-1]}")
 
     def _record(self, trial: Any, status: Status, reason: str) -> None:
-        given = self.specs[trial.trial_id]
-        overrides = trial.config["overrides"]  # a population changes them
+        given = self.specs[trial.config["spec"]["run"]]
+        overrides = trial.config["spec"]["overrides"]  # a population changes them
         recipe = RunSpec(given.name, given.recipe, overrides).resolved
         path = self.shared.root / given.name
         history = [line for line in read_history(path) if math.isfinite(line["selection"])]

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import torch
 from ray import tune
@@ -73,7 +74,8 @@ def run_trial(config: dict[str, Any], shared: Shared) -> None:
 
     The process can then take the next run, where it would be started anew after an error.
     """
-    spec = RunSpec(config["run"], Recipe(**config["recipe"]), config["overrides"])
+    given = config["spec"]
+    spec = RunSpec(given["run"], Recipe(**given["recipe"]), given["overrides"])
     try:
         if shared.resources.workers > 1:
             _train_on_ray_train(spec, shared)
@@ -134,18 +136,9 @@ def _train_on_ray_train(spec: RunSpec, shared: Shared) -> None:
         callbacks=[TuneReportCallback()],
     )
     if shared.judged:
-        shutil.rmtree(path / "report", ignore_errors=True)
-        report_on(
-            Judged(trained.bundle, path),
-            shared.dataset,
-            trained.rows,
-            trained.logits,
-            path / "report",
-            copies=trained.copies,
-            show_images=False,
-        )
+        _report(path, shared.dataset, trained.rows, trained.logits, trained.copies)
     last = read_history(path)[-1]
-    ended = read_facts(trained.bundle).metrics["stopped"]
+    ended = read_facts(path / "bundle").metrics["stopped"]
     tune.report({"epoch": last["epoch"], "selection": last["selection"], "ended": ended})
 
 
@@ -213,18 +206,23 @@ def train_in_process(
     if shared.judged:
         rows = rows_with_role(shared.dataset.cells, split, JUDGED)
         copies = copies_with_role(split, JUDGED)
-        redraw = Redraw.of(recipe.augment, recipe.seed, cells, rows, copies)
         reader = ReaderFeed(shared.dataset.reader(), device)
+        redraw = Redraw.of(recipe.augment, recipe.seed, cells, rows, copies)
         logits = score_rows(model.to(device), rows, reader, settings.batch_size, redraw)
-        report_on(
-            Judged(folder.path / "bundle", folder.path),
-            shared.dataset,
-            rows,
-            logits,
-            folder.path / "report",
-            copies=copies,
-            show_images=False,
-        )
+        _report(folder.path, shared.dataset, rows, logits, copies)
+
+
+def _report(
+    run: Path,
+    dataset: PreparedDataset,
+    rows: np.ndarray,
+    logits: np.ndarray,
+    copies: np.ndarray | None,
+) -> None:
+    """Judge a run's bundle by its scores, into `run/report`; a resumed run is judged again."""
+    shutil.rmtree(run / "report", ignore_errors=True)
+    judged = Judged(run / "bundle", run)
+    report_on(judged, dataset, rows, logits, run / "report", copies=copies, show_images=False)
 
 
 def _feeds(shared: Shared, cells: TrainingCells, device: torch.device) -> tuple[Feed, Feed]:

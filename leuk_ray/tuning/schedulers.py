@@ -36,6 +36,7 @@ def make_scheduler(sweep: SweepSettings, told: Iterable[RunRecord] = ()) -> Tria
             max_t=epochs,
             grace_period=min(settings.grace, epochs),
             reduction_factor=settings.reduction,
+            stop_last_trials=False,  # a run that reached its last epoch has its end to tell
         )
         for record in told:
             _replay(asha, record)
@@ -51,7 +52,7 @@ def make_scheduler(sweep: SweepSettings, told: Iterable[RunRecord] = ()) -> Tria
             mode="max",
             perturbation_interval=settings.interval,
             hyperparam_mutations={
-                "overrides": {key: _domain(value) for key, value in sweep.search.items()}
+                "spec": {"overrides": {k: _domain(value) for k, value in sweep.search.items()}}
             },
             custom_explore_fn=lambda config: _into_bounds(config, sweep.search),
             require_attrs=False,  # a failed run reports none
@@ -84,10 +85,10 @@ def _domain(dimension: Dimension) -> Any:
 
 def _into_bounds(config: dict[str, Any], search: dict[str, Dimension]) -> dict[str, Any]:
     """Perturbed values as plain numbers within their range: factors know no bounds."""
-    overrides = dict(config["overrides"])
+    overrides = dict(config["spec"]["overrides"])
     for key, dimension in search.items():
         if dimension.choice is None:
             low, high = dimension.extremes
             value = min(max(float(overrides[key]), low), high)
             overrides[key] = round(value) if dimension.integer is not None else value
-    return config | {"overrides": overrides}
+    return config | {"spec": config["spec"] | {"overrides": overrides}}

@@ -223,6 +223,11 @@ def _override(values: dict[str, Any], override: str) -> None:
 
 
 def _check_keys(path: str, sweep: SweepSettings) -> None:
+    if sweep.base().split.protocol == "paper-literal":
+        raise UserError(
+            f"sweep {path}: paper-literal tests on augmented copies; a sweep's winner is judged on "
+            "cells as they are: set protocol to image-random or one that parts subjects"
+        )
     for key in [*sweep.search, *sweep.overrides]:
         if key in _NOT_SEARCHED:
             raise UserError(f"sweep {path}: {key}: {_NOT_SEARCHED[key]}")

@@ -39,10 +39,20 @@ def test_asha_compares_with_the_runs_of_an_earlier_process(tmp_path, selection, 
         assert (decision == TrialScheduler.CONTINUE) == expected
 
 
+def test_asha_lets_a_run_that_reached_its_last_epoch_end_by_itself(tmp_path: Path):
+    told = [replace(RECORD, name=f"{n:03d}") for n in range(6)]
+    scheduler, trial = make_scheduler(sweep(tmp_path), told), SimpleNamespace(trial_id="new")
+    scheduler.on_trial_add(None, trial)
+    for epoch in (1, 2, 3):
+        result = {"epoch": epoch, "selection": 0.95}
+        assert scheduler.on_trial_result(None, trial, result) == TrialScheduler.CONTINUE
+
+
 def test_what_a_population_changes_stays_in_its_range(tmp_path: Path):
     search = sweep(tmp_path).search
     changed = {"training.lr": 0.012, "model.hidden": 13.6, "other": 1}
-    config = _into_bounds({"run": "000", "overrides": changed}, search)
+    config = _into_bounds({"spec": {"run": "000", "overrides": changed}}, search)["spec"]
+    assert config["run"] == "000"
     assert config["overrides"] == {"training.lr": 0.01, "model.hidden": 16, "other": 1}
     assert isinstance(config["overrides"]["model.hidden"], int)
     assert make_scheduler(sweep(tmp_path, scheduler="none")) is None

@@ -83,6 +83,7 @@ def test_overrides_reach_the_sweep_or_else_the_recipe(tmp_path: Path):
             {"scheduler": "pbt", "search": {"attention": {"choice": ["none", "multi"]}}},
             "cannot change while a network trains",
         ),
+        ({"overrides": {"protocol": "paper-literal"}}, "tests on augmented copies"),
         ({"recipe": "lit"}, "did you mean lite"),
     ],
 )
