@@ -87,7 +87,7 @@ def _mlflow() -> ModuleType:
     try:
         import mlflow
     except ImportError as error:
-        raise UserError("--mlflow: is not installed; pip install 'leuk_ray[mlflow]'") from error
+        raise UserError("--mlflow: is not installed; pip install mlflow-skinny") from error
     return mlflow
 
 

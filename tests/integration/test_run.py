@@ -26,6 +26,7 @@ from leuk_ray.models.zoo import build
 from leuk_ray.prediction import score_rows
 from leuk_ray.runs.run import train_and_judge
 from leuk_ray.training.cells import TrainingCells
+from leuk_ray.training.dry_run import dry_run
 from leuk_ray.training.learner import Learner
 from leuk_ray.training.loop import train
 from leuk_ray.training.state import TrainingState
@@ -127,6 +128,28 @@ def test_what_cannot_work_is_refused_before_anything_is_written(dataset, tmp_pat
         run_training(recipe(batch_size=2), dataset, tmp_path / "run", workers=2)
     with pytest.raises(UserError, match=r"timm .* has none"):
         run_training(recipe(backbone="nonsense"), dataset, tmp_path / "run", workers=1)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_dry_run_reckons_what_the_plan_says(dataset):
+    values = dry_run(recipe(ema_decay=0.9), dataset, workers=2)
+    split = split_cells(dataset.cells, recipe().split)
+    train_rows = rows_with_role(dataset.cells, split, ("train",))
+    labels = np.asarray(dataset.cells["label"].to_pylist())[train_rows]
+    uses = 2 * max(np.bincount(labels))  # lite balances the classes
+    assert values["uses_per_epoch"] == uses
+    assert values["steps_per_epoch"] == -(-uses // 16)
+    assert values["cells"]["train"] == len(train_rows)
+    # Weights twice (trained and averaged), Adamax's two moments, and a little beside them.
+    assert values["bytes"]["checkpoint"] == pytest.approx(4 * 4 * values["parameters"], rel=0.1)
+    assert 0 < values["seconds"]["step"] < values["seconds"]["epoch"] < values["seconds"]["run"]
+
+
+def test_what_only_a_gpu_can_do_is_refused_without_one(dataset, tmp_path: Path):
+    for setting in ("sync_batchnorm=true", "precision=fp16"):
+        name, _, value = setting.partition("=")
+        with pytest.raises(UserError, match="add --gpus"):
+            run_training(recipe(**{name: value}), dataset, tmp_path / "run", workers=1)
     assert not (tmp_path / "run").exists()
 
 

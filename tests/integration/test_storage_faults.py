@@ -27,7 +27,8 @@ class FullDisk(LocalFileSystem):
 
 
 def test_a_full_disk_at_a_checkpoint_keeps_the_last_good_one(dataset, tmp_path: Path, monkeypatch):
-    recipe = load_recipe("lite", ["input_size=64", "epochs=3", "frozen_norm=all", "lr=1e-4"])
+    settings = ["input_size=64", "epochs=4", "frozen_norm=all", "lr=1e-3", "keep=2"]
+    recipe = load_recipe("lite", settings)
     out = tmp_path / "run"
     healthy = trainer.filesystem
     full = PyFileSystem(FSSpecHandler(FullDisk()))
@@ -43,6 +44,10 @@ def test_a_full_disk_at_a_checkpoint_keeps_the_last_good_one(dataset, tmp_path: 
     monkeypatch.setattr(trainer, "filesystem", healthy)
     trainer.run_training(recipe, dataset, out, workers=2, resume=True)
     lines = (out / "metrics.jsonl").read_text().splitlines()
-    assert [json.loads(line)["epoch"] for line in lines] == [1, 2, 3]
+    history = [json.loads(line) for line in lines]
+    assert [epoch["epoch"] for epoch in history] == [1, 2, 3, 4]
     assert lines[0] == told[0], "the resumed run went on from the first epoch's checkpoint"
     assert (out / "bundle" / "bundle.json").exists()
+    best = sorted(history, key=lambda epoch: epoch["selection"])[-2:]
+    kept = {f"epoch_{epoch['epoch']:04d}" for epoch in [*best, history[-1]]}
+    assert {p.name for p in (out / "checkpoints").iterdir() if p.is_dir()} == kept
