@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-demo test-tune test-load lint format clean
+.PHONY: help setup demo test test-demo test-tune test-load test-faults lint format clean
 
 help:
 	@sed -n 's/^# //p' Makefile
@@ -41,6 +41,10 @@ test-tune: setup
 # On demand, about 15 minutes: replicas killed, a promotion, overload.
 test-load: setup
 	$(BIN)/pytest -s tests/load
+
+# On demand, about 6 minutes: workers, drivers and nodes are killed in the middle of a run.
+test-faults: setup
+	$(BIN)/pytest tests/faults
 
 lint: setup
 	$(BIN)/ruff check .

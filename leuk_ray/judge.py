@@ -28,6 +28,7 @@ from leuk_ray.locations import Location, join
 from leuk_ray.prediction import score_rows
 from leuk_ray.progress import note
 from leuk_ray.storage import read_bytes, read_json, read_table, refuse_existing, write_table
+from leuk_ray.training.attempts import interruptions
 
 _COUNTS = (
     "files",
@@ -188,6 +189,7 @@ def _facts(judged: Judged, facts: Facts, dataset: PreparedDataset, split: pa.Tab
     else:
         config = yaml.safe_load(read_bytes(join(judged.run, "config.yaml")))
         notes += batch_norm_notes(config["training"], history)
+        notes += interruption_notes(interruptions(judged.run))
         if isinstance(facts, BundleFacts):  # a report tells no path of this machine
             config["model"]["weights"] = facts.model.weights
     stopping = {"epochs": len(history), "best_epoch": facts.metrics.get("epoch")} if history else {}
@@ -226,6 +228,16 @@ def batch_norm_notes(training: dict, history: list[dict]) -> list[str]:
             "taken once an epoch."
         )
     return notes
+
+
+def interruption_notes(items: list[dict]) -> list[str]:
+    """What was lost during the run, and that it went on."""
+    return [
+        f"Interrupted at {item['time']} after {item['epochs_done']} epochs: worker "
+        f"{', '.join(map(str, item['lost_workers']))} was lost. The run went on from its last "
+        "checkpoint."
+        for item in items
+    ]
 
 
 def _environment(judged: Judged) -> dict:

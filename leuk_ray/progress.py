@@ -55,8 +55,11 @@ class _Board:
 def training_bar(epochs: int) -> Iterator[Any]:
     """Show a training run's progress; yields the board's handle for the workers."""
     import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-    board: Any = ray.remote(num_cpus=0)(_Board).remote()
+    # On this node: a node that is lost takes its actors with it.
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    board: Any = ray.remote(num_cpus=0)(_Board).options(scheduling_strategy=here).remote()
     done = threading.Event()
     layout = "{desc}{percentage:3.0f}%|{bar}| {elapsed}<{remaining}{postfix}"
     with tqdm(
@@ -89,6 +92,7 @@ def _show(line: tqdm, update: dict[str, Any]) -> None:
         "images_per_second": "{:.0f} images/s",
         "validation_loss": "val loss {:.3f}",
         "validation_auc": "val AUC {:.3f}",
+        "lagging": "held up by {}",
     }
     shown = [text.format(update[key]) for key, text in texts.items() if update.get(key) is not None]
     line.set_postfix_str(", ".join(shown), refresh=False)

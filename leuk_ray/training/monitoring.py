@@ -2,7 +2,8 @@
 
 Every metric carries the tags run, rank and node, and is exported by Ray with the prefix `ray_`.
 In data-parallel training all workers' steps last equally long, since each waits for the last one's
-gradients; what tells them apart is the time until a worker's own forward pass is done.
+gradients; what tells them apart is the time until a worker's own forward pass is done. A step here
+is one pass forward and backward: with `accumulate`, an update has several.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ GAUGES = {
     "slowest": "1 on the worker whose own part of a step took longest in the last epoch.",
 }
 _PUBLISH_SECONDS = 2.0
+_LAGS = 1.5
 
 
 @dataclass
@@ -52,6 +54,11 @@ class Slowest:
     node: str
     seconds: float
     median: float
+
+    @property
+    def lags(self) -> bool:
+        """Whether the others would be much faster without it."""
+        return self.seconds > _LAGS * self.median
 
     def __str__(self) -> str:
         return (
@@ -79,10 +86,18 @@ class Monitor:
         self.recent = Times()
         self.asked = 0.0
 
-    def watch(self, feed: Feed, core: nn.Module) -> Feed:
-        """The same feed, with its deliveries and the forward passes of `core` timed."""
-        core.register_forward_hook(lambda module, *_: self._forward_done(module))
+    def watch(self, feed: Feed) -> Feed:
+        """The same feed, with its deliveries timed."""
         return _WatchedFeed(feed, self)
+
+    def time(self, model: nn.Module) -> nn.Module:
+        """The same model, with its forward passes timed; one that exchanges no gradients as is.
+
+        A lone worker waits for no one, and a hook would become part of its compiled graph.
+        """
+        if collective.world_size() > 1:
+            model.register_forward_hook(lambda *_: self._add(own=time.perf_counter() - self.asked))
+        return model
 
     def epoch_done(self, num_epochs: int, loss: float) -> Slowest:
         """Publish an epoch; who was slowest in it. All workers must call."""
@@ -97,10 +112,6 @@ class Monitor:
         self._publish()
         self.epoch = Times()
         return slowest
-
-    def _forward_done(self, module: nn.Module) -> None:
-        if module.training:
-            self._add(own=time.perf_counter() - self.asked)
 
     def _add(self, **sums: float) -> None:
         for times in (self.epoch, self.recent):
@@ -136,7 +147,8 @@ class _WatchedFeed:
             wait = time.perf_counter() - asked
             yield images
             wall = time.perf_counter() - asked
-            monitor._add(steps=1, images=len(images), wait=wait, wall=wall)
+            alone = wall if collective.world_size() == 1 else 0.0
+            monitor._add(steps=1, images=len(images), wait=wait, wall=wall, own=alone)
             if monitor.recent.wall > _PUBLISH_SECONDS:
                 monitor._publish()
 

@@ -24,6 +24,7 @@ from leuk_ray.environment import environment
 from leuk_ray.errors import UserError
 from leuk_ray.locations import Location, join
 from leuk_ray.storage import fetched, make_folder, read_json, upload, write_bytes, write_json
+from leuk_ray.training.monitoring import Monitor
 from leuk_ray.training.state import TrainingState
 from leuk_ray.training.tracking import MlflowRun
 
@@ -59,9 +60,15 @@ class Reporter:
     """
 
     def __init__(
-        self, run: Location, state: TrainingState, board: Any | None, mlflow: MlflowRun | None
+        self,
+        run: Location,
+        state: TrainingState,
+        board: Any | None,
+        mlflow: MlflowRun | None,
+        monitor: Monitor,
     ) -> None:
         self.run = run
+        self.monitor = monitor
         self.state = state
         self.board = board
         self.mlflow = mlflow
@@ -78,6 +85,7 @@ class Reporter:
 
     def __call__(self, metrics: dict, save: Callable[[Path], None]) -> None:
         """An epoch is done. All workers must call."""
+        slowest = self.monitor.epoch_done(metrics["epoch"], metrics["train_loss"])
         if self.board is None or self.events is None:
             ray.train.report({})
             return
@@ -91,7 +99,8 @@ class Reporter:
             upload(self.folder, join(self.run, "tensorboard"))
         if self.mlflow is not None:
             self.mlflow.log(metrics)
-        self.board.put.remote(metrics | {"batches": 1, "of": 1})
+        lagging = str(slowest) if slowest.lags else None
+        self.board.put.remote(metrics | {"batches": 1, "of": 1, "lagging": lagging})
         directory = tempfile.mkdtemp(prefix="leuk-ray-checkpoint-")  # Ray removes it when uploaded
         save(Path(directory))
         ray.train.report(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import platform
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +14,7 @@ import pyarrow as pa
 import ray.train
 import torch
 from ray.train import Checkpoint, CheckpointConfig, RunConfig, ScalingConfig, UserCallback
-from ray.train.torch import TorchTrainer, get_device, prepare_model
+from ray.train.torch import get_device, prepare_model
 from safetensors.torch import load_model
 from torch import nn
 
@@ -30,9 +31,11 @@ from leuk_ray.models.zoo import build
 from leuk_ray.progress import training_bar
 from leuk_ray.storage import exists, read_table, refuse_existing
 from leuk_ray.training import collective
+from leuk_ray.training.attempts import fit
 from leuk_ray.training.cells import TrainingCells
 from leuk_ray.training.learner import Learner, make_optimizer
 from leuk_ray.training.loop import train
+from leuk_ray.training.monitoring import Monitor
 from leuk_ray.training.record import Reporter, check_same_run, start_record
 from leuk_ray.training.state import TrainingState
 from leuk_ray.training.tracking import MlflowRun
@@ -106,38 +109,36 @@ def run_training(
     judged, copies = rows_with_role(dataset.cells, split, JUDGED), copies_with_role(split, JUDGED)
     tracked = MlflowRun.of(mlflow, out, recipe) if mlflow else None
     with training_bar(recipe.training.epochs) as board:
-        trainer = TorchTrainer(
-            train_worker,
-            train_loop_config={
-                "recipe": recipe,
-                "dataset": dataset,
-                "cells": cells,
-                "judged": judged,
-                "judged_copies": copies,
-                "run": out,
-                "board": board,
-                "mlflow": tracked,
-            },
-            scaling_config=ScalingConfig(num_workers=workers, use_gpu=gpus),
-            run_config=RunConfig(
-                storage_path=path,
-                storage_filesystem=files,
-                name="checkpoints",
-                checkpoint_config=CheckpointConfig(
-                    num_to_keep=recipe.training.keep, checkpoint_score_attribute="selection"
-                ),
-                callbacks=list(callbacks),
-            ),
-        )
         try:
-            result = trainer.fit()
+            ended = fit(
+                train_worker,
+                {
+                    "recipe": recipe,
+                    "dataset": dataset,
+                    "cells": cells,
+                    "judged": judged,
+                    "judged_copies": copies,
+                    "run": out,
+                    "board": board,
+                    "mlflow": tracked,
+                },
+                ScalingConfig(num_workers=workers, use_gpu=gpus),
+                RunConfig(
+                    storage_path=path,
+                    storage_filesystem=files,
+                    name="checkpoints",
+                    checkpoint_config=CheckpointConfig(
+                        num_to_keep=recipe.training.keep, checkpoint_score_attribute="selection"
+                    ),
+                    callbacks=list(callbacks),
+                ),
+            )
         except ray.train.TrainingFailedError as error:
             if tracked:
                 tracked.end("FAILED")
             raise _cause(error, out) from error
     if tracked:
         tracked.end("FINISHED")
-    ended = result.return_value
     assert isinstance(ended, _Ended)
     bundle = _make_bundle(recipe, dataset, out, ended)
     return Trained(bundle, judged, ended.logits, copies)
@@ -182,7 +183,13 @@ def train_worker(config: dict[str, Any]) -> _Ended:
     assert isinstance(device, torch.device)
     torch.manual_seed(recipe.seed)
     core = build(recipe.model, load_weights=True).to(device)
-    learner = Learner(core, recipe.training, recipe.augment.fill, _distributed)
+    monitor = Monitor(str(config["run"]).rpartition("/")[2], platform.node(), device)
+    learner = Learner(
+        core,
+        recipe.training,
+        recipe.augment.fill,
+        lambda module: monitor.time(_distributed(module)),
+    )
     state = TrainingState()
     if checkpoint := ray.train.get_checkpoint():
         with checkpoint.as_directory() as directory:
@@ -199,12 +206,12 @@ def train_worker(config: dict[str, Any]) -> _Ended:
         workers_on_node=on_node,
     )
     board = config["board"] if rank == 0 else None
-    reporter = Reporter(config["run"], state, board, config["mlflow"])
+    reporter = Reporter(config["run"], state, board, config["mlflow"], monitor)
     state = train(
         learner,
         state,
         config["cells"],
-        feed,
+        monitor.watch(feed),
         validation_feed,
         recipe.augment,
         recipe.seed,

@@ -33,13 +33,11 @@ def worker(run: str, wait: float, work: float) -> tuple:
             time.sleep(work)
             return images.float().mean()
 
-    monitor, core = Monitor(run, "node-a", torch.device("cpu")), SlowNetwork().train()
-    feed = monitor.watch(SlowFeed(), core)
+    monitor = Monitor(run, "node-a", torch.device("cpu"))
+    feed, network = monitor.watch(SlowFeed()), monitor.time(SlowNetwork())
     for epoch in range(2):
         for images in feed.deliver([np.arange(8), np.arange(6)]):
-            core(images)
-        core.eval()(torch.zeros(1))  # validation is no step
-        core.train()
+            network(images)
         epoch_times = monitor.epoch
         slowest = monitor.epoch_done(epoch + 1, 0.5)
     time.sleep(12)  # an export interval is 10 s; the gauges go when the process ends
@@ -80,6 +78,6 @@ def test_every_gauge_is_exported_with_what_was_measured():
     assert values["device_memory_bytes"] > 2**20
     assert (values["epoch"], values["loss"], values["slowest"]) == (2, 0.5, 1)
     times, slowest = ray.get(reference)
-    assert (times.steps, times.images) == (2, 14), "an epoch counts its own steps, no validation"
+    assert (times.steps, times.images) == (2, 14), "an epoch counts its own steps"
     assert times.own == pytest.approx(2 * slowest.seconds)
     assert "worker 0 on node-a" in str(slowest)

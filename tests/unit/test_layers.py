@@ -37,6 +37,7 @@ DRIVERS = (
     "training.trainer",
     "training.record",
     "serving",
+    "training.attempts",
     "runs",
     "judge",
     "calibrate",

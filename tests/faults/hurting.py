@@ -1,0 +1,60 @@
+"""A small dataset, the run left alone, and ways to hurt another one."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from ray.util.state import list_actors
+
+from leuk_ray.config import load_recipe
+from leuk_ray.datasets.prepare import prepare
+from leuk_ray.datasets.prepared import PreparedDataset
+from leuk_ray.datasets.synthetic import SyntheticSpec, write_c_nmc
+from leuk_ray.images import StorageSettings
+
+SETTINGS = ["weights=scratch", "input_size=64", "epochs=4", "frozen_norm=none", "lr=1e-4"]
+
+
+def recipe():
+    return load_recipe("lite", SETTINGS)
+
+
+def make_dataset(folder: Path) -> PreparedDataset:
+    write_c_nmc(folder / "cells", SyntheticSpec(cells=121, subjects=18, seed=3))
+    prepare(folder / "cells", folder / "dataset", "c-nmc", StorageSettings(size=64))
+    return PreparedDataset.open(str(folder / "dataset"))
+
+
+def history(run: Path) -> list[dict]:
+    file = run / "metrics.jsonl"
+    return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
+
+
+def results(run: Path) -> list[tuple[float, float]]:
+    """What must be equal to the last bit: losses of every epoch."""
+    return [(line["train_loss"], line["validation_loss"]) for line in history(run)]
+
+
+def train_workers() -> list:
+    """The live training workers, with pid and node_id."""
+    actors = list_actors(filters=[("state", "=", "ALIVE")], limit=1000)
+    return [actor for actor in actors if actor.class_name == "RayTrainWorker"]
+
+
+def after_epoch(run: Path, epoch: int, hurt: Callable[[], None]) -> threading.Thread:
+    """Call `hurt` in the middle of the epoch that follows `epoch`."""
+
+    def watch() -> None:
+        deadline = time.monotonic() + 200
+        while len(history(run)) < epoch and time.monotonic() < deadline:
+            time.sleep(0.05)
+        time.sleep(0.3)
+        hurt()
+
+    thread = threading.Thread(target=watch, daemon=True)
+    thread.start()
+    return thread
