@@ -107,14 +107,15 @@ from resource import RUSAGE_SELF, getrusage
 from leuk_ray.datasets import host_cache
 from leuk_ray.datasets.prepared import PreparedDataset
 host_cache._WRITE_BYTES = 2**20
-dataset = PreparedDataset.open({dataset.location!r})
+dataset = PreparedDataset.open(Path({str(dataset.location)!r}))
 dataset.reader().read(__import__("numpy").arange(8))
 before = getrusage(RUSAGE_SELF).ru_maxrss
 host_cache.open_host_cache(dataset, Path({str(folder)!r}))
 print(getrusage(RUSAGE_SELF).ru_maxrss - before)
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
-    assert int(done.stdout) < 16 * 1024, done.stderr  # kB
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout) < 16 * 1024  # kB
 
 
 def test_of_two_processes_one_writes_and_both_read(numbered_dataset, folder):
