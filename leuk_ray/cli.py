@@ -22,7 +22,7 @@ _EPILOG = "For research. Not a medical device, not a diagnosis."
 )
 @click.version_option(__version__)
 def cli() -> None:
-    """Train and judge leukemia cell classifiers on Ray.
+    """Train, search, judge and serve leukemia cell classifiers on Ray.
 
     \b
     Try it:       leuk-ray demo --out demo

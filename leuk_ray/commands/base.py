@@ -11,7 +11,7 @@ from typing import Any
 import click
 
 ADDRESS = click.option(
-    "--address", help="Ray cluster to join; RAYADDRESS by default, else Ray starts here."
+    "--address", help="Ray cluster to join; RAY_ADDRESS by default, else Ray starts here."
 )
 PATH = click.Path(path_type=Path)
 
