@@ -11,7 +11,7 @@ from leuk_ray.bundle import derive_bundle, open_bundle
 from leuk_ray.datasets.prepared import PreparedDataset
 from leuk_ray.datasets.splits import rows_with_role
 from leuk_ray.errors import UserError
-from leuk_ray.inference.calibration import abstain_band, fit_temperature, probability
+from leuk_ray.inference.calibration import abstain_band, fit_temperature
 from leuk_ray.inference.classifier import Classifier
 from leuk_ray.inference.scope import SCOPE_FILE, fit_scope, measure
 from leuk_ray.judge import Judged, split_of
@@ -73,7 +73,7 @@ def calibrate(
     )
     temperature = fit_temperature(logits, labels)
     threshold = bundle.facts.threshold
-    band = abstain_band(probability(logits, temperature), threshold, abstain_share)
+    band = abstain_band(logits, temperature, threshold, abstain_share)
     groups = [dataset.cells["group"][row].as_py() for row in rows["scope"].tolist()]
     scope, neighbourhood = fit_scope(features, embedding, groups)
     derive_bundle(

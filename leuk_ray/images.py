@@ -69,11 +69,12 @@ def decode(data: bytes) -> np.ndarray:
     width, height = image.size
     if width * height > MAX_PIXELS:
         raise BadImageError("too_large", f"{width} x {height}, the limit is {MAX_PIXELS} pixels")
-    if getattr(image, "n_frames", 1) != 1:
-        raise BadImageError("several_frames", "an animation or several pages; give one image")
     if image.mode not in ("RGB", "L", "P", "RGBA", "1"):
         raise BadImageError("pixel_type", f"mode {image.mode}; give 8-bit RGB or greyscale")
     try:
+        # n_frames would walk through every page of a TIFF.
+        if getattr(image, "is_animated", False):
+            raise BadImageError("several_frames", "an animation or several pages; give one image")
         image.load()
         image = ImageOps.exif_transpose(image)
         if "A" in image.getbands() or "transparency" in image.info:
@@ -100,6 +101,9 @@ def to_storage(pixels: np.ndarray, settings: StorageSettings) -> np.ndarray:
 
     Returns:
         (size, size, 3) uint8, C-contiguous.
+
+    Raises:
+        BadImageError: what is not black is too long and thin for a square around it.
     """
     if settings.crop == "center":
         pixels = _center(pixels)
@@ -155,6 +159,8 @@ def _tight(pixels: np.ndarray) -> np.ndarray:
     rows, columns = np.flatnonzero(cell.any(axis=1)), np.flatnonzero(cell.any(axis=0))
     top, bottom, left, right = rows[0], rows[-1] + 1, columns[0], columns[-1] + 1
     side = int(np.ceil(1.1 * max(bottom - top, right - left)))
+    if side * side > 2 * MAX_PIXELS:
+        raise BadImageError("too_large", "far longer than wide; give one cell")
     square = np.zeros((side, side, 3), np.uint8)
     y, x = (side - (bottom - top)) // 2, (side - (right - left)) // 2
     square[y : y + bottom - top, x : x + right - left] = pixels[top:bottom, left:right]

@@ -30,6 +30,7 @@ from leuk_ray.storage import directory_by_rename, fetched, read_json, sha256, wr
 CHAMPION = "champion"
 SCHEMA_VERSION = 1
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+_NUMBER = re.compile(r"[1-9][0-9]{0,8}")
 _ALIAS = re.compile(r"[a-z][a-z0-9_-]{0,31}")
 
 
@@ -168,7 +169,7 @@ class Registry:
         """
         name, _, wanted = reference.partition("@")
         model = self.show(name)
-        if wanted.isdecimal():
+        if _NUMBER.fullmatch(wanted):
             return self._verified(model, int(wanted))
         alias = wanted or CHAMPION
         if alias not in model.aliases:
@@ -200,7 +201,9 @@ class Registry:
         return tuple(self.show(name) for name in sorted(self._names()))
 
     def _names(self) -> Iterator[str]:
-        return (file.parent.name for file in self.path.glob("*/registry.json"))
+        """Folders that can be a model; one that somebody copied beside them may be none."""
+        names = (file.parent.name for file in self.path.glob("*/registry.json"))
+        return (name for name in names if _NAME.fullmatch(name))
 
     def _folder(self, name: str, number: int) -> Path:
         return self.path / name / "versions" / str(number)
@@ -221,7 +224,7 @@ class Registry:
     def _read(self, name: str) -> Model | None:
         file = self.path / name / "registry.json"
         try:
-            return Model(**read_json(str(file)))
+            return Model(**read_json(str(file)) | {"name": name})  # the folder's, whatever it says
         except (FileNotFoundError, NotADirectoryError):
             return None
         except (ValidationError, TypeError) as error:

@@ -31,19 +31,22 @@ def fit_temperature(logits: np.ndarray, labels: np.ndarray) -> float:
 
 
 def abstain_band(
-    probabilities: np.ndarray, threshold: float, share: float
+    logits: np.ndarray, temperature: float, threshold: float, share: float
 ) -> tuple[float, float] | None:
     """The band around the threshold that leaves a share of cells without an answer.
 
-    It is symmetric in log-odds around the threshold's.
+    It is symmetric in log-odds around the threshold's. Cells are ranked in log-odds too:
+    probabilities of sure ones round to 0 or 1.
 
     Args:
-        probabilities: (N,) calibrated, of cells that did not train.
+        logits: (N,) log-odds of ALL of cells that did not train.
+        temperature: divides them.
         threshold: from which on a cell is called ALL, inside 0..1.
         share: of the cells to leave unanswered, 0..1; 0 gives no band.
     """
     if share == 0:
         return None
     centre = float(logit(threshold))
-    width = float(np.quantile(np.abs(logit(probabilities) - centre), share))
+    calibrated = np.asarray(logits, np.float64) / temperature
+    width = float(np.quantile(np.abs(calibrated - centre), share))
     return float(expit(centre - width)), float(expit(centre + width))

@@ -124,7 +124,11 @@ class Classifier:
         return Scores(logit, probability(logit, self.facts.temperature), embedding, distance)
 
     def answer(self, cell: Cell, scores: Scores, index: int) -> Prediction:
-        """The answer for a cell that is number `index` of the scores."""
+        """The answer for a cell that is number `index` of the scores.
+
+        Raises:
+            RuntimeError: the network gave no number.
+        """
         p_all = float(scores.probability[index])
         reasons = cell.reasons
         if not reasons and self._is_far(scores, index):
@@ -133,6 +137,12 @@ class Classifier:
         return Prediction(
             cell.name, decision.label, p_all, self.facts.threshold, decision.reasons, cell.sha256
         )
+
+    def _try_answer(self, cell: Cell, scores: Scores, index: int) -> Prediction | Failure:
+        try:
+            return self.answer(cell, scores, index)
+        except RuntimeError as error:
+            return Failure(cell.name, str(error))
 
     def _is_far(self, scores: Scores, index: int) -> bool:
         scope = self.facts.scope
@@ -152,5 +162,5 @@ class Classifier:
         if not cells:
             return [item for item in read if isinstance(item, Failure)]
         scores = self.score(np.stack([cell.pixels for cell in cells]))
-        answers = iter([self.answer(cell, scores, i) for i, cell in enumerate(cells)])
+        answers = iter([self._try_answer(cell, scores, i) for i, cell in enumerate(cells)])
         return [item if isinstance(item, Failure) else next(answers) for item in read]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -26,7 +27,12 @@ def decide(probability: float, out_of_scope: Sequence[str], facts: Facts) -> Dec
         probability: calibrated probability of ALL.
         out_of_scope: reasons why the picture is none that the network can judge.
         facts: threshold, and the abstain band: between its ends no answer is given.
+
+    Raises:
+        RuntimeError: the probability is no number.
     """
+    if not math.isfinite(probability):
+        raise RuntimeError("the network gives no number")
     reasons = list(out_of_scope)
     if facts.abstain_band is not None:
         low, high = facts.abstain_band

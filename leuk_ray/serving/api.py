@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from importlib import resources
 from typing import Annotated, Any
 
@@ -13,6 +14,7 @@ from starlette.datastructures import UploadFile
 from starlette.exceptions import HTTPException
 
 from leuk_ray import __version__
+from leuk_ray.bundle import read_facts
 from leuk_ray.errors import UserError
 from leuk_ray.evaluation.intervals import clopper_pearson
 from leuk_ray.images import BadImageError
@@ -26,12 +28,16 @@ from leuk_ray.serving.problems import Problem
 from leuk_ray.serving.schemas import (
     PROBLEMS,
     DriftOut,
+    ModelInfo,
     ModelOut,
     ModelsOut,
     PredictOut,
     SubjectOut,
 )
 from leuk_ray.serving.settings import Limits
+from leuk_ray.serving.sources import fingerprint
+
+logger = logging.getLogger(__name__)
 
 _NAME_LENGTH = 200
 _DESCRIPTION = """Tells leukemic blasts (ALL) from healthy cells, one stained cell an image.
@@ -101,7 +107,8 @@ def create_api(models: Models, limits: Limits, keys: ApiKeys | None, metrics: Me
     async def list_models() -> ModelsOut:
         """Models that can be asked for, and what each expects."""
         names = await asyncio.to_thread(models.source.names)
-        listed = [_describe(models, await models.get(name)) for name in names]
+        described = [await asyncio.to_thread(_describe, models, name) for name in names]
+        listed = [model for model in described if model is not None]
         return ModelsOut(default=models.source.default(), models=listed)
 
     @api.post(
@@ -229,11 +236,20 @@ async def _explain(runner: Runner, cells: list[Cell]) -> list[str]:
         raise Problem(422, "no_explanation", str(error)) from error
 
 
-def _describe(models: Models, runner: Runner) -> ModelOut:
-    facts, shift = runner.classifier.facts, runner.shift
-    versions, aliases = models.source.versions(runner.info.name)
+def _describe(models: Models, name: str) -> ModelOut | None:
+    """A model, loaded or not; None, and a line in the log, for a broken one."""
+    try:
+        found = models.source.resolve(name)
+        facts = read_facts(found.path)
+        versions, aliases = models.source.versions(name)
+        digest = fingerprint(found.path)
+    except UserError as error:
+        logger.error("%s is not listed: %s", name, error)
+        return None
+    runner = models.loaded(found)
+    shift = runner and runner.shift
     return ModelOut(
-        name=runner.info.name,
+        name=name,
         versions=versions,
         aliases=aliases,
         classes=facts.classes,
@@ -244,5 +260,10 @@ def _describe(models: Models, runner: Runner) -> ModelOut:
         synthetic=facts.synthetic,
         scope=facts.scope is not None,
         drift=shift and DriftOut(name=shift.name, effect=shift.effect, alarm=shift.alarm),
-        info=runner.info,
+        info=ModelInfo(
+            name=name,
+            version=found.version,
+            fingerprint=digest,
+            engine=runner and runner.classifier.engine.name,
+        ),
     )

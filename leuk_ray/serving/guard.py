@@ -150,6 +150,7 @@ class _Request:
         self.started = time.monotonic()
         self.owner: str | None = None
         self.bytes_in = 0
+        self.receiving: float | None = None
         self.complete = False
         self.status = 0
 
@@ -187,7 +188,9 @@ class _Request:
         if self.complete:
             return await self._receive()
         limits = self.guard.limits
-        left = limits.receive_seconds - (time.monotonic() - self.started)
+        # Not from the request's start: a handler may wait for its model before it reads.
+        self.receiving = self.receiving or time.monotonic()
+        left = limits.receive_seconds - (time.monotonic() - self.receiving)
         try:
             message = await asyncio.wait_for(self._receive(), max(left, 0.0))
         except TimeoutError as error:
@@ -221,7 +224,7 @@ class _Request:
 
     def _check_length(self) -> None:
         length = self.headers.get("content-length", "0")
-        if not (length.isascii() and length.isdecimal()):
+        if not re.fullmatch(r"[0-9]{1,18}", length):
             raise Problem(400, "length", "Content-Length is no number")
         if int(length) > self.guard.limits.body_bytes:
             raise self._too_large()

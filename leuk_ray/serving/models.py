@@ -43,6 +43,7 @@ Batched = Callable[
 logger = logging.getLogger(__name__)
 
 _RESOLVE_SECONDS = 1.0
+_CHECK_SECONDS = 1.0
 _MAX_REFERENCES = 1000
 
 
@@ -74,7 +75,6 @@ class Runner:
         self.metrics = metrics
         self._decoding = _Pool(os.cpu_count() or 1, "decode")
         self._forward = _Pool(1, "forward")
-        self._explaining = _Pool(1, "explain")
         self._score = batched(self._score_batch)
         scope = self.classifier.facts.scope
         self._drift = Drift(scope.typical if scope else {})
@@ -119,10 +119,21 @@ class Runner:
     async def explain(self, cells: Sequence[Cell]) -> list[str]:
         """Each cell with its Grad-CAM heat, a PNG as a data URL.
 
+        It takes turns with the scoring passes, whose features its hook would replace.
+
         Raises:
             UserError: the network has no map.
         """
-        return await self._explaining.run(self._explain, list(cells))
+        pictures: list[str] = []
+        for start in range(0, len(cells), self.max_batch_size):
+            pixels = np.stack([cell.pixels for cell in cells[start : start + self.max_batch_size]])
+            explained = await self._forward.run(explain_pixels, self.classifier, pixels, "gradcam")
+            drawn = (
+                self._decoding.run(_picture, *pair)
+                for pair in zip(pixels, (e.heat for e in explained), strict=True)
+            )
+            pictures += await asyncio.gather(*drawn)
+        return pictures
 
     def _watch(self, features: dict[str, float]) -> None:
         self._drift.add(features)
@@ -149,15 +160,11 @@ class Runner:
             self.metrics.rejected(error.reason)
             return error
 
-    def _explain(self, cells: list[Cell]) -> list[str]:
-        pixels = np.stack([cell.pixels for cell in cells])
-        explained = explain_pixels(self.classifier, pixels, "gradcam")
-        return [_data_url(overlay(p, e.heat)) for p, e in zip(pixels, explained, strict=True)]
 
-
-def _data_url(pixels: np.ndarray) -> str:
+def _picture(pixels: np.ndarray, heat: np.ndarray) -> str:
+    """A cell with its heat, a PNG as a data URL."""
     out = io.BytesIO()
-    Image.fromarray(pixels).save(out, "PNG")
+    Image.fromarray(overlay(pixels, heat)).save(out, "PNG")
     return "data:image/png;base64," + base64.b64encode(out.getvalue()).decode()
 
 
@@ -173,6 +180,9 @@ class Models:
         self.source = open_source(parse(settings.bundle))
         self._loaded: OrderedDict[Location, Runner] = OrderedDict()
         self._loading: dict[Location, asyncio.Task[Runner]] = {}
+        self._one_load = asyncio.Lock()
+        self._checking: asyncio.Task[None] | None = None
+        self._checked = -_CHECK_SECONDS
         self._answering: dict[str, Location] = {}
         self._resolved: dict[str, tuple[float, Found]] = {}
 
@@ -182,9 +192,20 @@ class Models:
             await self.get(name)
 
     async def check(self) -> None:
-        """Run every loaded network once."""
-        for runner in list(self._loaded.values()):
-            await runner.check()
+        """Run every loaded network once; callers share a run, and for a second its success.
+
+        Raises:
+            RuntimeError: a network gives no number.
+        """
+        if time.monotonic() - self._checked < _CHECK_SECONDS:
+            return
+        if self._checking is None or self._checking.done():
+            self._checking = asyncio.create_task(self._check())
+        await asyncio.shield(self._checking)
+
+    def loaded(self, found: Found) -> Runner | None:
+        """The runner of a bundle, if it is in memory."""
+        return self._loaded.get(found.path)
 
     async def get(self, reference: str | None) -> Runner:
         """The runner of NAME, NAME@VERSION or NAME@ALIAS.
@@ -220,7 +241,8 @@ class Models:
         try:
             found = self.source.resolve(reference)
         except UserError as error:
-            raise Problem(404, "no_model", str(error)) from error
+            logger.info("no model: %r", str(error))
+            raise Problem(404, "no_model", "no such model here; see /v1/models") from error
         if len(self._resolved) >= _MAX_REFERENCES:
             self._resolved.clear()
         self._resolved[reference] = (now, found)
@@ -232,11 +254,19 @@ class Models:
             runner.warm_up()
             return runner
 
-        try:
-            runner = await asyncio.to_thread(load)
-        except UserError as error:
-            raise Problem(503, "broken_model", str(error)) from error
-        self._loaded[found.path] = runner
-        while len(self._loaded) > self.settings.max_models:
-            self._loaded.popitem(last=False)
+        reference = f"{found.name}@{found.version}"
+        async with self._one_load:
+            try:
+                runner = await asyncio.to_thread(load)
+            except UserError as error:
+                logger.error("%s: %s", reference, error)
+                raise Problem(503, "broken_model", f"{reference} cannot be loaded") from error
+            self._loaded[found.path] = runner
+            while len(self._loaded) > self.settings.max_models:
+                self._loaded.popitem(last=False)
         return runner
+
+    async def _check(self) -> None:
+        for runner in list(self._loaded.values()):
+            await runner.check()
+        self._checked = time.monotonic()

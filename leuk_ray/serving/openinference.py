@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import binascii
 import json
+import re
 import struct
 from typing import Any
 
@@ -120,7 +121,7 @@ def _split(body: bytes, header_length: str | None) -> tuple[dict[str, Any], byte
     """The JSON part and the binary part of a request."""
     length = len(body)
     if header_length is not None:
-        if not (header_length.isascii() and header_length.isdecimal()):
+        if not re.fullmatch(r"[0-9]{1,18}", header_length):
             raise Problem(400, "inputs", f"{_LENGTH_HEADER} is no number")
         length = int(header_length)
     if length > len(body):
@@ -185,6 +186,8 @@ def _respond(runner: Runner, document: dict[str, Any], values: dict[str, Any]) -
     wanted = document.get("outputs") or [{"name": output["name"]} for output in _OUTPUTS]
     if not isinstance(wanted, list) or not all(isinstance(item, dict) for item in wanted):
         raise Problem(400, "outputs", "`outputs` must be a list of objects")
+    if len(wanted) > len(_OUTPUTS):
+        raise Problem(400, "outputs", f"there are only {len(_OUTPUTS)} outputs; name each once")
     binary_by_default = _parameters(document).get("binary_data_output", False)
     outputs: list[dict[str, Any]] = []
     tail = b""

@@ -17,12 +17,15 @@ _EXAMPLE_PREDICTION = {
 
 
 class ModelInfo(BaseModel):
-    """Which model answered. fingerprint: SHA-256 of its bundle.json, which names every file."""
+    """Which model answered. fingerprint: SHA-256 of its bundle.json, which names every file.
+
+    engine: null in a list, for a model that is not loaded.
+    """
 
     name: str
     version: str
     fingerprint: str
-    engine: str
+    engine: str | None
 
 
 class PredictionOut(BaseModel):
@@ -87,7 +90,7 @@ class ModelOut(BaseModel):
 
     versions: that exist. aliases: what each means now. crop, size: of the storage pixels.
     scope: whether it knows its limits. drift: of the latest pictures that this replica saw;
-    null before there are enough.
+    null before there are enough, or where it is not loaded.
     """
 
     name: str

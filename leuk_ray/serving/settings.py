@@ -14,8 +14,8 @@ class Limits(Settings):
     """What a request may ask for.
 
     body_bytes: of a whole request; an image has its own limits, in `images`. files: in one.
-    receive_seconds: until its last byte is there. in_flight: requests that a replica works
-    on at once; above it, 503. subject_length: characters.
+    receive_seconds: from when its body is first asked for until the last byte is there.
+    in_flight: requests that a replica works on at once; above it, 503. subject_length: characters.
     """
 
     body_bytes: int = Field(default=64 * 2**20, ge=1)

@@ -21,8 +21,9 @@ def test_a_separable_set_gives_a_finite_temperature():
 @pytest.mark.parametrize("threshold", [0.3, 0.5, 0.8])
 @pytest.mark.parametrize("share", [0.05, 0.3])
 def test_the_band_holds_the_wanted_share_and_the_threshold(threshold: float, share: float):
-    probabilities = probability(np.random.default_rng(1).normal(0, 2, 4000), 1.0)
-    band = abstain_band(probabilities, threshold, share)
+    logits = np.random.default_rng(1).normal(0, 2, 4000)
+    probabilities = probability(logits, 1.5)
+    band = abstain_band(logits, 1.5, threshold, share)
     assert band is not None
     low, high = band
     assert low < threshold < high
@@ -31,4 +32,11 @@ def test_the_band_holds_the_wanted_share_and_the_threshold(threshold: float, sha
 
 
 def test_no_share_is_no_band():
-    assert abstain_band(np.array([0.1, 0.9]), 0.5, 0) is None
+    assert abstain_band(np.array([-1.0, 1.0]), 1.0, 0.5, 0) is None
+
+
+def test_cells_whose_probability_rounds_to_one_still_have_an_order():
+    logits = np.array([-900.0, -800.0, 1.0, 2.0, 800.0, 900.0])  # sigmoid: 0 or 1 but for two
+    assert abstain_band(logits, 1.0, 0.5, 0.2) == pytest.approx(tuple(expit([-2.0, 2.0])))
+    for share in (0.5, 1.0):
+        assert abstain_band(logits, 1.0, 0.5, share) == (0.0, 1.0)

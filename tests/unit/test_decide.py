@@ -40,3 +40,10 @@ def test_what_is_out_of_scope_is_not_answered_however_sure_the_network():
 def test_a_band_that_does_not_hold_the_threshold_is_refused(band):
     with pytest.raises(ValidationError, match="hold the threshold"):
         facts(abstain_band=band)
+
+
+@pytest.mark.parametrize("probability", [float("nan"), float("inf")])
+def test_what_is_no_number_is_no_answer(probability: float):
+    for reasons in ([], ["blurred"]):
+        with pytest.raises(RuntimeError, match="gives no number"):
+            decide(probability, reasons, facts())

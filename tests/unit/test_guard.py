@@ -119,7 +119,8 @@ def test_a_body_that_is_too_large_is_refused_by_its_header_and_by_its_bytes():
     streamed = served.client.post("/v1/predict", content=chunks())
     assert streamed.status_code == 413
     assert streamed.json()["detail"] == "a request may have 1000 bytes"
-    assert served.post(b"", **{"Content-Length": "-5"}).status_code == 400
+    for length in ("-5", "1" * 5000):
+        assert served.post(b"", **{"Content-Length": length}).status_code == 400
 
 
 def test_a_slow_sender_is_told_and_let_go():
@@ -143,6 +144,12 @@ def test_a_slow_sender_is_told_and_let_go():
     assert time.monotonic() - started < 2
     assert sent[0]["status"] == 408
     assert (b"connection", b"close") in sent[0]["headers"]
+
+
+def test_a_handler_that_waits_before_it_reads_costs_the_sender_no_time():
+    served = Served(receive_seconds=0.2)
+    answer = served.client.post("/v1/predict?wait=1", content=b"x" * 10)
+    assert (answer.status_code, answer.text) == (200, "10")
 
 
 def test_more_requests_than_allowed_are_told_to_come_back():

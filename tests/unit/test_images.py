@@ -1,4 +1,5 @@
 import io
+import struct
 
 import numpy as np
 import pytest
@@ -60,9 +61,18 @@ def test_exif_orientation_is_applied():
     assert images.decode(encode(wide, "JPEG", exif=exif)).shape == (450, 200, 3)
 
 
-def animation() -> bytes:
+def animation(kind: str) -> bytes:
     frames = [Image.fromarray(cell(64, r)) for r in (10, 20)]
-    return encode(frames[0], "TIFF", save_all=True, append_images=frames[1:])
+    return encode(frames[0], kind, save_all=True, append_images=frames[1:])
+
+
+def broken_pages() -> bytes:
+    """A TIFF whose first page says that the next begins inside the header."""
+    data = bytearray(encode(Image.fromarray(cell(64)), "TIFF"))
+    (first,) = struct.unpack_from("<I", data, 4)
+    (num_tags,) = struct.unpack_from("<H", data, first)
+    struct.pack_into("<I", data, first + 2 + 12 * num_tags, 3)
+    return bytes(data)
 
 
 @pytest.mark.parametrize(
@@ -76,7 +86,10 @@ def animation() -> bytes:
         (encode(Image.new("CMYK", (8, 8)), "JPEG"), "pixel_type"),
         (encode(Image.new("I;16", (8, 8))), "pixel_type"),
         (encode(Image.new("RGBA", (8, 8), (9, 9, 9, 100))), "transparent"),
-        (animation(), "several_frames"),
+        (animation("TIFF"), "several_frames"),
+        (animation("PNG"), "several_frames"),
+        (animation("WEBP"), "several_frames"),
+        (broken_pages(), "several_frames"),
         (encode(Image.new("1", (30_000, 30_000))), "too_large"),
         (bytes(images.MAX_BYTES + 1), "too_large"),
     ],
@@ -87,3 +100,10 @@ def test_unusable_bytes_are_named(data: bytes, reason: str):
         images.decode(data)
     assert caught.value.reason == reason
     assert caught.value.detail
+
+
+def test_a_long_thin_picture_makes_no_huge_square():
+    data = encode(Image.new("L", (100_000, 320), 200))
+    with pytest.raises(BadImageError, match="far longer than wide") as caught:
+        images.read(data, StorageSettings(crop="tight"))
+    assert caught.value.reason == "too_large"

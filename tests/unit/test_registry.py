@@ -138,11 +138,25 @@ def test_what_is_not_there_is_said_in_one_line(registry: Registry, bundle: Path)
         registry.resolve("cells@0")
     with pytest.raises(UserError, match="alias '7'"):
         registry.promote("cells", 1, alias="7")  # would look like a version
-    with pytest.raises(UserError, match="no such version or alias"):
-        registry.resolve("cells@../../etc")
+    for wanted in ("../../etc", "01", "\u0661", "\u00b2", "1" * 5000, "1\n"):
+        with pytest.raises(UserError, match="no such version or alias"):
+            registry.resolve(f"cells@{wanted}")
     (registry.path / "cells" / "registry.json").write_text('{"versions": 1}')
     with pytest.raises(UserError, match="not understood"):
         registry.resolve("cells@1")
+
+
+def test_a_copied_folder_is_a_model_by_its_own_name_or_none(registry: Registry, bundle: Path):
+    registry.add(bundle, "cells")
+    registry.promote("cells", 1)
+    for name in ("cells (copy)", "second"):
+        shutil.copytree(registry.path / "cells", registry.path / name)
+    assert [model.name for model in registry.list()] == ["cells", "second"]
+    registry.add(bundle, "second")
+    assert len(registry.show("second").versions) == 2
+    assert len(registry.show("cells").versions) == 1
+    with pytest.raises(UserError, match="it holds cells, second"):
+        registry.resolve("others")
 
 
 def add_often(registry: Registry, bundle: Path, times: int) -> None:
