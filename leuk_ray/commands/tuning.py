@@ -46,6 +46,6 @@ def tune(
 
     dataset = PreparedDataset.open(data)
     workers = settings.resources.workers
-    cluster.connect(address, workers if workers > 1 else 0)
+    cluster.connect(address, workers + 1 if workers > 1 else 0)
     values = run_sweep(settings, dataset, out, resume=resume)
     return values, tune_text(values, out)

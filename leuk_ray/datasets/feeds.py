@@ -191,7 +191,8 @@ def make_feeds(
     ahead = _ROWS_PER_TASK if window == "all" else max(_ROWS_PER_TASK, window // world_size)
     stream = StreamFeed(reader, device, ahead)
     if cache in ("auto", "device"):
-        shortage = device_shortage(len(train) + len(validation), size, device, workers_on_node)
+        sharing = 1 if device.type == "cuda" else workers_on_node  # a GPU each, but one memory
+        shortage = device_shortage(len(train) + len(validation), size, device, sharing)
         if not shortage:
             return (
                 ResidentFeed(stream, train, size, device),
@@ -210,15 +211,19 @@ def make_feeds(
     return stream, stream
 
 
-def device_shortage(num_rows: int, size: int, device: torch.device, workers_on_node: int) -> str:
-    """Why half of the free device memory cannot hold `num_rows` images a worker; "" if it can.
+def device_shortage(num_rows: int, size: int, device: torch.device, sharing: int) -> str:
+    """Why half of the free memory cannot hold `num_rows` images a worker; "" if it can.
 
-    On the CPU the workers of a node share its memory.
+    Args:
+        num_rows: of each worker.
+        size: of the images.
+        device: whose memory; of the CPU, this node's.
+        sharing: workers that keep their rows in that memory.
     """
     if device.type == "cuda":
-        (free, _), sharing = torch.cuda.mem_get_info(device), 1
+        free, _ = torch.cuda.mem_get_info(device)
     else:
-        free, sharing = psutil.virtual_memory().available, workers_on_node
+        free = psutil.virtual_memory().available
     needed = num_rows * size * size * 3 * sharing
     if needed < free // 2:
         return ""

@@ -26,7 +26,7 @@ from leuk_ray.datasets.prepared import PreparedDataset
 from leuk_ray.datasets.splits import split_cells
 from leuk_ray.errors import UserError
 from leuk_ray.progress import bar, note
-from leuk_ray.runs.placement import Resources, place
+from leuk_ray.runs.placement import DRIVER_CPUS, Resources, place
 from leuk_ray.runs.recorder import Recorder
 from leuk_ray.runs.spec import RunSpec, split_key
 from leuk_ray.runs.table import RunRecord, RunTable
@@ -183,7 +183,7 @@ class Executor:
             tune.PlacementGroupFactory(
                 [{"CPU": self.resources.cpus, "GPU": self.resources.gpus}]
                 if one_process
-                else [{"CPU": 0.01}]  # Ray Train holds what its workers need
+                else [{"CPU": DRIVER_CPUS}]  # Ray Train holds what its workers need
             ),
         )
         tune.Tuner(
@@ -202,7 +202,8 @@ class Executor:
                 name="trials",
                 verbose=0,
                 callbacks=[recorder],
-                checkpoint_config=tune.CheckpointConfig(num_to_keep=2),
+                # All: the loser of a population may come late for a winner's checkpoint.
+                checkpoint_config=tune.CheckpointConfig(num_to_keep=None),
             ),
         ).fit()
         shutil.rmtree(scratch, ignore_errors=True)

@@ -11,6 +11,7 @@ from pydantic import Field, model_validator
 from leuk_ray.errors import UserError
 from leuk_ray.settings import Settings
 
+DRIVER_CPUS = 0.01  # of a run of several workers: its own process only waits for them
 _SLACK = 1e-6  # 0.1 is no binary fraction: ten of them are to fit into one CPU
 
 
@@ -72,8 +73,9 @@ def place(resources: Resources, nodes: Sequence[dict[str, float]]) -> Placement:
         fit, kept = sum(slots), ""
     else:
         # Ray Data reads for these workers on a CPU that none of them holds, or all wait for ever.
-        fit = max(0, min(sum(slots), math.floor(cpus) - 1)) // resources.workers
-        kept = ", 1 CPU kept for Ray Data"
+        by_cpu = math.floor((cpus - 1) / (resources.workers + DRIVER_CPUS) + _SLACK)
+        fit = max(0, min(sum(slots) // resources.workers, by_cpu))
+        kept = f", {DRIVER_CPUS:g} CPUs a run for its driver, 1 CPU kept for Ray Data"
     if fit < 1:
         raise UserError(
             f"resources: one run takes {resources.text}{kept}; the cluster has {have}, room for "

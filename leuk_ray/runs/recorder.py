@@ -93,13 +93,18 @@ class Recorder(tune.Callback):
 
 
 def _best(path: Path, history: list[dict[str, Any]]) -> dict[str, Any]:
-    """Metrics of the epoch in the bundle; without one, of the best epoch."""
+    """Metrics of the epoch in the bundle; without one, of the best epoch.
+
+    Empty where the history does not tell of that epoch, as after a death between two files.
+    """
     if not (path / "bundle" / "bundle.json").exists():
         return max(history, key=lambda line: line["selection"], default={})
     kept = read_facts(path / "bundle").metrics
-    (selection,) = (line["selection"] for line in history if line["epoch"] == kept["epoch"])
+    told = [line["selection"] for line in history if line["epoch"] == kept["epoch"]]
+    if not told:
+        return {}
     rate = statistics.median(line["images_per_second"] for line in history)
-    return {"selection": selection} | kept | {"images_per_second": rate}
+    return {"selection": told[0]} | kept | {"images_per_second": rate}
 
 
 def split_fingerprint(split: pa.Table) -> str:

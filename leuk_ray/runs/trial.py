@@ -38,6 +38,7 @@ from leuk_ray.runs.spec import RunSpec, split_key
 from leuk_ray.training.cells import TrainingCells
 from leuk_ray.training.learner import Learner
 from leuk_ray.training.loop import train
+from leuk_ray.training.record import check_same_run
 from leuk_ray.training.state import TrainingState
 from leuk_ray.training.trainer import JUDGED, run_training
 from leuk_ray.training.validation import Redraw, score_rows
@@ -124,8 +125,7 @@ def _reporter(checkpoints: bool) -> Report:
 def _train_on_ray_train(spec: RunSpec, shared: Shared) -> None:
     """A run of several workers; one that was killed goes on from its last checkpoint."""
     recipe, path = spec.resolved, shared.root / spec.name
-    if not (path / "config.yaml").exists():
-        shutil.rmtree(path, ignore_errors=True)  # killed before it was a run
+    _remove_unless_same(recipe, shared.dataset, path)
     trained = run_training(
         recipe,
         shared.dataset,
@@ -140,6 +140,15 @@ def _train_on_ray_train(spec: RunSpec, shared: Shared) -> None:
     last = read_history(path)[-1]
     ended = read_facts(path / "bundle").metrics["stopped"]
     tune.report({"epoch": last["epoch"], "selection": last["selection"], "ended": ended})
+
+
+def _remove_unless_same(recipe: Recipe, dataset: PreparedDataset, path: Path) -> None:
+    """Remove a folder that is no run of this recipe: it was killed before it was one, or its name
+    was given to another configuration, as a resumed search may."""
+    try:
+        check_same_run(recipe, dataset, path)
+    except (UserError, OSError):
+        shutil.rmtree(path, ignore_errors=True)
 
 
 def train_in_process(
@@ -181,11 +190,6 @@ def train_in_process(
 
     def reported(metrics: dict[str, Any], save: Save) -> None:
         nonlocal best
-        if not math.isfinite(metrics["selection"]):
-            raise UserError(
-                f"training.lr: {settings.select} of epoch {metrics['epoch']} is not a number; "
-                "lower lr"
-            )
         folder.write_history(state.history)
         if metrics["selection"] > best:
             best = metrics["selection"]
@@ -229,7 +233,9 @@ def _feeds(shared: Shared, cells: TrainingCells, device: torch.device) -> tuple[
     """As `feeds.make_feeds`, but read in this process: no CPU is left for Ray Data's tasks."""
     feed, size = ReaderFeed(shared.dataset.reader(), device), shared.dataset.storage.size
     num_rows = len(cells.train) + len(cells.validation)
-    if not device_shortage(num_rows, size, device, shared.side_by_side):
+    gpus = shared.resources.gpus
+    sharing = max(1, int(1 / gpus)) if gpus else shared.side_by_side
+    if not device_shortage(num_rows, size, device, sharing):
         return (
             ResidentFeed(feed, cells.train, size, device),
             ResidentFeed(feed, cells.validation, size, device),

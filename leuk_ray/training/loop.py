@@ -81,6 +81,11 @@ def train(
             "images_per_second": trained["train_images"] / (trained_at - started),
         }
         metrics["selection"] = selection(metrics, settings.select)
+        if not np.isfinite(metrics["selection"]):  # the same on all workers: all raise
+            raise UserError(
+                f"training.lr: {settings.select} of epoch {metrics['epoch']} is not a number; "
+                "lower lr"
+            )
         if settings.schedule.kind == "plateau":
             stop = state.plateau.step(
                 settings.plateau, metrics["train_accuracy"], metrics["validation_loss"]

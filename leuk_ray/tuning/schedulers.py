@@ -2,24 +2,67 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Iterable
 from types import SimpleNamespace
 from typing import Any, cast
 
+import numpy as np
 from ray import tune
+from ray.tune.experiment import Trial
 from ray.tune.schedulers import (
     AsyncHyperBandScheduler,
     MedianStoppingRule,
     PopulationBasedTraining,
     TrialScheduler,
 )
+from typing_extensions import override
 
 from leuk_ray.runs.table import RunRecord
 from leuk_ray.tuning.settings import Dimension, SweepSettings
 
 
+class _SparesTheEnd(TrialScheduler):
+    """Stops and changes no run that has trained its last epoch.
+
+    It still has its bundle to write; and settings that a population takes over then would never
+    train, yet have the winner's score.
+    """
+
+    def __init__(self, *, epochs: int, **settings: Any) -> None:
+        super().__init__(**settings)
+        self.epochs = epochs
+
+    @override
+    def on_trial_result(self, tune_controller: Any, trial: Trial, result: dict) -> str:
+        """See TrialScheduler."""
+        if result.get("ended") or result.get("epoch", 0) >= self.epochs:
+            return TrialScheduler.CONTINUE
+        return super().on_trial_result(tune_controller, trial, result)
+
+
+class _Asha(_SparesTheEnd, AsyncHyperBandScheduler):
+    pass
+
+
+class _Median(_SparesTheEnd, MedianStoppingRule):
+    pass
+
+
+class _Population(_SparesTheEnd, PopulationBasedTraining):
+    @override
+    def _get_new_config(self, trial: Trial, trial_to_clone: Trial) -> tuple[dict, dict]:
+        """The winner's settings, changed, under the loser's own name: it keeps its folder."""
+        config, operations = super()._get_new_config(trial, trial_to_clone)
+        own = config["spec"] | {"run": trial.config["spec"]["run"]}
+        return config | {"spec": own}, operations
+
+
 def make_scheduler(sweep: SweepSettings, told: Iterable[RunRecord] = ()) -> TrialScheduler | None:
     """The scheduler of a sweep; None where every run goes to its end.
+
+    A population draws its changes from Python's and NumPy's own generators, as Ray has it; they
+    are seeded here, so that it repeats as far as its runs report in the same order.
 
     Args:
         sweep: its settings.
@@ -27,26 +70,34 @@ def make_scheduler(sweep: SweepSettings, told: Iterable[RunRecord] = ()) -> Tria
             the others know only the runs of their own process.
     """
     kind, settings = sweep.scheduler.kind, sweep.scheduler
+    epochs = sweep.base().training.epochs
     if kind == "asha":
-        epochs = sweep.base().training.epochs
-        asha = AsyncHyperBandScheduler(
+        asha = _Asha(
+            epochs=epochs,
             time_attr="epoch",
             metric="selection",
             mode="max",
             max_t=epochs,
             grace_period=min(settings.grace, epochs),
             reduction_factor=settings.reduction,
-            stop_last_trials=False,  # a run that reached its last epoch has its end to tell
+            stop_last_trials=False,
         )
         for record in told:
             _replay(asha, record)
         return asha
     if kind == "median":
-        return MedianStoppingRule(
-            time_attr="epoch", metric="selection", mode="max", grace_period=settings.grace
+        return _Median(
+            epochs=epochs,
+            time_attr="epoch",
+            metric="selection",
+            mode="max",
+            grace_period=settings.grace,
         )
     if kind == "pbt":
-        return PopulationBasedTraining(
+        random.seed(sweep.seeds[0])
+        np.random.seed(sweep.seeds[0])
+        return _Population(
+            epochs=epochs,
             time_attr="epoch",
             metric="selection",
             mode="max",

@@ -30,6 +30,15 @@ _NOT_SEARCHED = {
     "seed": "list seeds under `seeds`",
     "training.select": "name it as `metric`",
 }
+# What a network, its optimizer and a checkpoint are built by.
+_FIXED_MIDWAY = (
+    "optimizer",
+    "epochs",
+    "frozen_norm",
+    "ema_decay",
+    "layer_decay",
+    "precision",
+)
 
 
 def _ordered(bounds: tuple[float, float]) -> tuple[float, float]:
@@ -240,7 +249,7 @@ def _check_keys(path: str, sweep: SweepSettings) -> None:
         if sweep.scheduler.kind == "pbt" and not _changes_midway(key):
             raise UserError(
                 f"sweep {path}: search.{key}: cannot change while a network trains; pbt searches "
-                "training and augment settings, without optimizer, epochs and frozen_norm"
+                f"training and augment settings, without {', '.join(_FIXED_MIDWAY)}"
             )
 
 
@@ -258,11 +267,7 @@ def _typed(path: str, sweep: SweepSettings) -> dict[str, Dimension]:
 
 def _changes_midway(key: str) -> bool:
     section, _, name = key.partition(".")
-    return section in ("training", "augment") and name not in (
-        "optimizer",
-        "epochs",
-        "frozen_norm",
-    )
+    return section in ("training", "augment") and name not in _FIXED_MIDWAY
 
 
 def _plain(value: Value) -> Any:

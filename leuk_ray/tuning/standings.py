@@ -58,9 +58,9 @@ def rank(records: Iterable[RunRecord], num_seeds: int) -> list[Standing]:
             runs.setdefault(configuration(record.overrides), []).append(record)
     standings = []
     for key, members in runs.items():
-        scores = {member.seed: member.score or 0.0 for member in members}
-        best = max(members, key=lambda member: member.score or 0.0)
-        standings.append(Standing(json.loads(key), scores, best.name))
+        members.sort(key=lambda member: member.score or 0.0, reverse=True)
+        scores = {member.seed: member.score or 0.0 for member in reversed(members)}
+        standings.append(Standing(json.loads(key), scores, members[0].name))
     return sorted(standings, key=lambda s: (-min(len(s.scores), num_seeds), -s.mean, s.best))
 
 

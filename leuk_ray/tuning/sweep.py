@@ -74,13 +74,7 @@ def run_sweep(
     if not standings:
         raise UserError(_all_failed(out, executor.table))
     _keep_top(standings[: sweep.top], out)
-    winner = standings[0]
-    run = out / "runs" / winner.best
-    if not (out / "winner" / "report.json").exists():
-        note("tune: the winner meets the test cells, once")
-        judged = Judged(run / "bundle", run)
-        roles = ("validation", "test")
-        judge(judged, dataset, out / "winner", roles=roles, show_images=False)
+    _judge_winner(standings[0].best, dataset, out)
     return write_sweep_report(out, sweep, dataset, executor.table.records(), standings)
 
 
@@ -126,6 +120,19 @@ def _keep_top(standings: list[Standing], out: Path) -> None:
     with directory_by_rename(out / "top") as partial:
         for place, standing in enumerate(standings, 1):
             shutil.copytree(out / "runs" / standing.best / "bundle", partial / str(place))
+
+
+def _judge_winner(name: str, dataset: PreparedDataset, out: Path) -> None:
+    """Judge a run into `out/winner`, unless its judgement, and no other run's, lies there."""
+    folder, run = out / "winner", out / "runs" / name
+    marker = folder / "run.txt"
+    if marker.exists() and marker.read_text() == name:
+        return
+    shutil.rmtree(folder, ignore_errors=True)
+    note("tune: the winner meets the test cells, once")
+    judged = Judged(run / "bundle", run)
+    judge(judged, dataset, folder, roles=("validation", "test"), show_images=False)
+    marker.write_text(name)
 
 
 def _check_folder(sweep: SweepSettings, dataset: PreparedDataset, out: Path, resume: bool) -> bool:

@@ -137,6 +137,9 @@ def test_a_device_too_small_is_refused_with_the_arithmetic(numbered_dataset, mon
         "training.cache device: 10,661 cells of 300 px for each of 2 workers take 5,757 MB, half "
         "of the free memory of this node is 5,000 MB; set training.cache to host or auto"
     )
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (10_000_000_000, 0))
+    assert device_shortage(10_661, 300, torch.device("cuda"), 1) == ""
+    assert "each of 2 workers" in device_shortage(10_661, 300, torch.device("cuda"), 2)
     memory_of(300_000, monkeypatch)
     made(numbered_dataset, "device")
     with pytest.raises(UserError, match="for each of 4 workers take 0 MB"):

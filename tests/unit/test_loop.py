@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import socket
 from collections import Counter
@@ -19,6 +20,7 @@ from leuk_ray.datasets.feeds import ReaderFeed
 from leuk_ray.datasets.host_cache import open_host_cache
 from leuk_ray.datasets.plan import plan_epoch
 from leuk_ray.errors import UserError
+from leuk_ray.training import loop
 from leuk_ray.training.validation import Redraw, score_rows
 
 
@@ -114,6 +116,13 @@ def test_the_loss_falls(one_worker):
 def test_a_loss_that_is_no_number_names_the_cells_and_keeps_the_last_checkpoint(tmp_path: Path):
     with pytest.raises(UserError, match=r"epoch \d, batch \d is not a number \(cells c\d+, "):
         run(changed(lr=1e30), save_to=tmp_path)
+
+
+def test_a_validation_loss_that_is_no_number_ends_the_run(monkeypatch):
+    real = loop.validate
+    monkeypatch.setattr(loop, "validate", lambda *a: real(*a) | {"validation_loss": math.nan})
+    with pytest.raises(UserError, match="validation_loss of epoch 1 is not a number; lower lr"):
+        run(changed(select="validation_loss"))
 
 
 def test_copies_keep_their_pixels_in_every_epoch_and_are_scored_as_copies():

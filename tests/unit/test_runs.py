@@ -3,12 +3,20 @@
 from dataclasses import replace
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 from pydantic import ValidationError
+from toy_training import make_cells, make_model
 
+from leuk_ray.config import Recipe, load_recipe, with_values
+from leuk_ray.datasets.prepared import PreparedDataset
 from leuk_ray.errors import UserError
+from leuk_ray.runs.folder import RunFolder
 from leuk_ray.runs.placement import Resources, place
+from leuk_ray.runs.recorder import _best
 from leuk_ray.runs.table import RunRecord, RunTable
+from leuk_ray.runs.trial import _remove_unless_same
+from leuk_ray.tuning import sweep
 
 RECORD = RunRecord(
     name="000",
@@ -80,8 +88,9 @@ NODE = {"CPU": 4.0, "GPU": 1.0}
         ({"cpus": 3}, [NODE, NODE], 2),
         ({"side_by_side": 3}, [NODE], 3),
         ({"side_by_side": 30}, [NODE], 4),
-        ({"workers": 2}, [{"CPU": 3.0}], 1),  # 2 for workers, 1 for Ray Data
+        ({"workers": 2}, [{"CPU": 4.0}], 1),  # 2 for workers, 1 for Ray Data, a part for Tune
         ({"workers": 2}, [NODE, NODE], 3),  # 7 CPUs hold 3 pairs
+        ({"workers": 2}, [{"CPU": 5.0}, {"CPU": 2.0}], 2),  # 3 pairs would take all 6 CPUs
         ({"workers": 2, "gpus": 1}, [NODE, NODE], 1),
         ({}, [{"memory": 1.0}, NODE], 4),  # a head node without CPUs
     ],
@@ -97,7 +106,7 @@ def test_how_many_runs_go_side_by_side(resources: dict, nodes: list, fit: int):
     [
         ({"cpus": 3}, [{"CPU": 2.0}, {"CPU": 2.0}], r"takes 3 CPUs; .* 2 nodes with 4 CPUs"),
         ({"gpus": 0.5}, [{"CPU": 8.0}], r"0.5 GPUs; .* 8 CPUs and 0 GPUs"),
-        ({"workers": 2}, [{"CPU": 2.0}], r"2 workers of 1 CPUs, 1 CPU kept for Ray Data"),
+        ({"workers": 2}, [{"CPU": 3.0}], r"2 workers of 1 CPUs, .*1 CPU kept for Ray Data"),
         ({}, [], r"0 nodes with 0 CPUs"),
     ],
 )
@@ -109,3 +118,56 @@ def test_what_can_never_be_placed_is_refused_with_the_arithmetic(resources, node
 def test_several_workers_take_whole_resources():
     with pytest.raises(ValidationError, match="parts are for runs of one worker"):
         Resources(workers=2, cpus=0.5)
+
+
+@pytest.fixture
+def run(store_pixels, tmp_path: Path) -> tuple[Recipe, PreparedDataset, Path]:
+    """A run's folder, as a run that was killed in its first epoch leaves it."""
+    recipe = load_recipe("lite")
+    dataset = store_pixels(tmp_path / "dataset", make_cells()[1])
+    RunFolder(tmp_path / "000", recipe, dataset).start(pa.table({"uid": [], "role": []}))
+    return recipe, dataset, tmp_path / "000"
+
+
+def test_a_run_goes_on_in_its_own_folder_and_in_no_other_ones(run):
+    recipe, dataset, path = run
+    _remove_unless_same(recipe, dataset, path)
+    assert (path / "config.yaml").exists()
+    _remove_unless_same(with_values(recipe, {"training.lr": 0.5}), dataset, path)
+    assert not path.exists(), "its name went to another configuration"
+    _remove_unless_same(recipe, dataset, path)
+    path.mkdir()
+    (path / "split.parquet").touch()
+    _remove_unless_same(recipe, dataset, path)
+    assert not path.exists(), "killed before it was a run"
+
+
+def test_a_record_is_made_whatever_a_killed_run_left(run):
+    recipe, dataset, path = run
+    history = [
+        {"epoch": n, "selection": n / 10, "images_per_second": 10.0 * n} for n in range(1, 4)
+    ]
+    assert _best(path, []) == {}
+    assert _best(path, history) == history[2]
+    RunFolder(path, recipe, dataset).keep(history[1], "", make_model())
+    assert _best(path, history)["selection"] == 0.2
+    assert _best(path, history)["images_per_second"] == 20
+    assert _best(path, []) == {}
+    assert _best(path, history[:1]) == {}, "the bundle's epoch is not in the history"
+
+
+def test_another_winner_is_judged_anew_and_the_same_one_is_not(monkeypatch, tmp_path: Path):
+    """Scoring needs Ray; which run is scored does not."""
+    met = []
+
+    def judge(judged, dataset, out: Path, **options):
+        out.mkdir()
+        met.append((judged.run.name, list(out.iterdir())))
+
+    monkeypatch.setattr(sweep, "judge", judge)
+    for name in ("000", "000", "003", "003"):
+        sweep._judge_winner(name, None, tmp_path)  # pyright: ignore[reportArgumentType]
+    assert met == [("000", []), ("003", [])]
+    (tmp_path / "winner" / "run.txt").unlink()  # killed while it was judged
+    sweep._judge_winner("003", None, tmp_path)  # pyright: ignore[reportArgumentType]
+    assert len(met) == 3

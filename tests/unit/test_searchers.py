@@ -1,15 +1,18 @@
 """Searchers and standings, without Ray."""
 
 import math
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import yaml
+from ray.tune.schedulers import PopulationBasedTraining, TrialScheduler
 from test_runs import RECORD
 
 from leuk_ray.tuning.importance import importance
+from leuk_ray.tuning.schedulers import make_scheduler
 from leuk_ray.tuning.searchers import Tpe, draws, grid, listed
 from leuk_ray.tuning.settings import Dimension, SweepSettings, load_sweep
 from leuk_ray.tuning.standings import mean_interval, rank, verdict
@@ -128,6 +131,79 @@ def test_the_mean_over_seeds_decides_and_a_failed_run_does_not_count():
     assert standings[0].mean == pytest.approx(0.845)
     assert standings[0].best == "001"
     assert standings[2].spread is None
+
+
+@pytest.mark.parametrize("scores", [(0.9, 0.7), (0.7, 0.9)])
+def test_of_two_runs_with_one_configuration_and_seed_the_better_counts(scores):
+    (standing,) = rank([record(n, score, lr=1) for n, score in enumerate(scores)], num_seeds=1)
+    assert standing.scores == {0: 0.9}
+    assert standing.best == f"{scores.index(0.9):03d}"
+
+
+@dataclass(frozen=True)
+class OneTrial:
+    """All that these schedulers look at in a trial."""
+
+    trial_id: str
+
+
+def told(scheduler, scores: list[list[float]]) -> list[list[str]]:
+    """What a scheduler answers to each epoch of runs that train one after the other."""
+    answers, alone = [], SimpleNamespace(get_live_trials=list)
+    for number, curve in enumerate(scores):
+        trial = OneTrial(str(number))
+        scheduler.on_trial_add(None, trial)
+        results = [{"epoch": epoch, "selection": s} for epoch, s in enumerate(curve, 1)]
+        answers.append([scheduler.on_trial_result(alone, trial, result) for result in results])
+        scheduler.on_trial_complete(None, trial, results[-1])
+    return answers
+
+
+@pytest.mark.parametrize("kind", ["asha", "median"])
+@pytest.mark.parametrize("epochs", [1, 2])
+def test_no_run_is_stopped_at_its_last_epoch(kind: str, epochs: int, sweep):
+    """Its bundle is yet to be written."""
+    settings = {"kind": kind, "grace": 1} | ({"reduction": 2} if kind == "asha" else {})
+    scheduler = make_scheduler(sweep(scheduler=settings, overrides={"epochs": epochs}))
+    answers = told(scheduler, [[score] * epochs for score in (0.9, 0.8, 0.7, 0.1)])
+    assert {answer[-1] for answer in answers} == {TrialScheduler.CONTINUE}
+    assert (answers[-1][0] == TrialScheduler.STOP) == (epochs > 1)
+
+
+def population(sweep, seed: int = 0):
+    search = {"lr": {"log_uniform": [1e-6, 1e-1]}, "batch_size": {"choice": [8, 16, 32]}}
+    scheduler = make_scheduler(sweep(scheduler="pbt", search=search, trials=4, seeds=[seed]))
+    assert isinstance(scheduler, PopulationBasedTraining)
+    return scheduler
+
+
+def member(name: str) -> SimpleNamespace:
+    overrides = {"training.lr": 1e-3, "training.batch_size": 16}
+    return SimpleNamespace(config={"spec": {"run": name, "recipe": {}, "overrides": overrides}})
+
+
+def test_a_loser_keeps_its_name_and_a_population_repeats(sweep):
+    def steps(seed: int) -> list[dict]:
+        scheduler = population(sweep, seed)
+        return [scheduler._get_new_config(member("000"), member("001"))[0] for _ in range(20)]
+
+    changed = steps(0)
+    assert {config["spec"]["run"] for config in changed} == {"000"}
+    assert len({config["spec"]["overrides"]["training.lr"] for config in changed}) > 2
+    assert steps(0) == changed
+    assert steps(1) != changed
+
+
+def test_a_population_takes_over_nothing_at_the_end(sweep):
+    """A member unknown to the scheduler: it would raise, were it to look at its state."""
+    scheduler = population(sweep)
+    last = {"epoch": scheduler.epochs, "selection": 0.1}
+    early = {"epoch": 2, "selection": 0.1, "ended": "the rate fell to its floor"}
+    for result in (last, early):
+        answer = scheduler.on_trial_result(None, member("000"), result)
+        assert answer == TrialScheduler.CONTINUE
+    with pytest.raises(KeyError):
+        scheduler.on_trial_result(None, "000", early | {"ended": ""})
 
 
 def test_the_interval_of_a_mean_is_students():

@@ -83,6 +83,14 @@ def test_overrides_reach_the_sweep_or_else_the_recipe(tmp_path: Path):
             {"scheduler": "pbt", "search": {"attention": {"choice": ["none", "multi"]}}},
             "cannot change while a network trains",
         ),
+        *(
+            ({"scheduler": "pbt", "search": {key: {"choice": values}}}, f"{key}: cannot change")
+            for key, values in (
+                ("ema_decay", [0.9, 0.99]),
+                ("layer_decay", [0.7, 1.0]),
+                ("precision", ["fp32", "bf16"]),
+            )
+        ),
         ({"overrides": {"protocol": "paper-literal"}}, "tests on augmented copies"),
         ({"recipe": "lit"}, "did you mean lite"),
     ],
