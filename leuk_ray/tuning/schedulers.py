@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections import Counter
 from collections.abc import Iterable
 from types import SimpleNamespace
 from typing import Any, cast
@@ -50,6 +51,33 @@ class _Median(_SparesTheEnd, MedianStoppingRule):
 
 
 class _Population(_SparesTheEnd, PopulationBasedTraining):
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**settings)
+        self.num_results: Counter[Trial] = Counter()
+
+    @override
+    def on_trial_result(self, tune_controller: Any, trial: Trial, result: dict) -> str:
+        """See TrialScheduler."""
+        self.num_results[trial] += 1
+        return super().on_trial_result(tune_controller, trial, result)
+
+    @override
+    def choose_trial_to_run(self, tune_controller: Any) -> Trial | None:
+        """The member that lies furthest back; of equals, the one that had the fewest turns.
+
+        A loser is as far as its winner: always first, it would go back to the same checkpoint
+        for ever while the winner waits.
+        """
+        waiting = [
+            trial
+            for trial in tune_controller.get_trials()
+            if trial.status in (Trial.PENDING, Trial.PAUSED)
+        ]
+        return min(waiting, key=self._turn, default=None)
+
+    def _turn(self, trial: Trial) -> tuple[int, int]:
+        return self._trial_state[trial].last_train_time, self.num_results[trial]
+
     @override
     def _get_new_config(self, trial: Trial, trial_to_clone: Trial) -> tuple[dict, dict]:
         """The winner's settings, changed, under the loser's own name: it keeps its folder."""

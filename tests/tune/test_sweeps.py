@@ -90,7 +90,7 @@ def test_in_a_population_losers_take_weights_and_a_changed_rate_of_winners(
         search={"lr": {"log_uniform": [1e-7, 1e-2]}},
         scheduler={"kind": "pbt", "interval": 1},
         trials=4,
-        overrides=TINY["overrides"] | {"epochs": 5},
+        overrides=TINY["overrides"] | {"epochs": 5, "schedule.kind": "cosine"},
     )
     report = run("tune", sweep, "--data", dataset, "--out", tmp_path / "out")
     runs = {line["name"]: line for line in report["runs"]}
@@ -103,7 +103,6 @@ def test_in_a_population_losers_take_weights_and_a_changed_rate_of_winners(
         old, new = step["changed"]["training.lr"]
         assert old != new or old in (1e-7, 1e-2), "only at a bound may a change be cut off"
         assert 1e-7 <= new <= 1e-2
-    assert all((tmp_path / "out" / "top" / str(place)).is_dir() for place in (1, 2, 3))
     assert all(len(line["curve"]) == 5 for line in runs.values())
 
 

@@ -145,6 +145,7 @@ class OneTrial:
     """All that these schedulers look at in a trial."""
 
     trial_id: str
+    status: str = "PAUSED"
 
 
 def told(scheduler, scores: list[list[float]]) -> list[list[str]]:
@@ -200,10 +201,22 @@ def test_a_population_takes_over_nothing_at_the_end(sweep):
     last = {"epoch": scheduler.epochs, "selection": 0.1}
     early = {"epoch": 2, "selection": 0.1, "ended": "the rate fell to its floor"}
     for result in (last, early):
-        answer = scheduler.on_trial_result(None, member("000"), result)
+        answer = scheduler.on_trial_result(None, OneTrial("000"), result)
         assert answer == TrialScheduler.CONTINUE
     with pytest.raises(KeyError):
-        scheduler.on_trial_result(None, "000", early | {"ended": ""})
+        scheduler.on_trial_result(None, OneTrial("000"), early | {"ended": ""})
+
+
+def test_of_members_as_far_as_each_other_the_one_with_fewer_turns_goes_on(sweep):
+    """A loser first in the list must not go back to its winner's checkpoint for ever."""
+    scheduler = population(sweep)
+    loser, winner, ahead = (OneTrial(name) for name in ("000", "001", "002"))
+    for trial, epoch in ((loser, 1), (winner, 1), (ahead, 2)):
+        scheduler._trial_state[trial] = SimpleNamespace(last_train_time=epoch)
+    scheduler.num_results.update({loser: 2, winner: 1, ahead: 0})
+    controller = SimpleNamespace(get_trials=lambda: [loser, winner, ahead])
+    assert scheduler.choose_trial_to_run(controller) is winner
+    assert scheduler.choose_trial_to_run(SimpleNamespace(get_trials=list)) is None
 
 
 def test_the_interval_of_a_mean_is_students():
