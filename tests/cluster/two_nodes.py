@@ -1,4 +1,4 @@
-"""A Ray of two nodes with a dashboard, until standard input closes. Run by test_submit.py."""
+"""A Ray of two nodes with a dashboard, until standard input closes. Run by test_jobs.py."""
 
 import sys
 
