@@ -54,7 +54,11 @@ def test_three_identical_pairs_all_across_subjects(dataset: PreparedDataset):
 
 @pytest.mark.timeout(600)
 def test_lite_beats_chance_on_unseen_subjects(dataset: PreparedDataset):
-    """Pooled over grouped folds; frozen features with logistic regression reach 0.715."""
+    """Pooled over grouped folds; frozen features with logistic regression reach 0.715.
+
+    Seeds and rounding alone move the pooled AUC of 127 cells between 0.66 and 0.74 (NOTES.md);
+    0.60 lies two standard errors (0.045) above chance.
+    """
     torch.set_num_threads(2)
     feed = ReaderFeed(dataset.reader(), torch.device("cpu"))
     scored: list[np.ndarray] = []
@@ -83,4 +87,4 @@ def test_lite_beats_chance_on_unseen_subjects(dataset: PreparedDataset):
     assert len(rows) == len(set(rows.tolist())) == 127
     labels = np.asarray(dataset.cells["label"].to_pylist())[rows]
     auc = roc_auc_score(labels, np.concatenate(logits))
-    assert auc >= 0.70, f"pooled AUC {auc:.3f}"
+    assert auc >= 0.60, f"pooled AUC {auc:.3f}"
