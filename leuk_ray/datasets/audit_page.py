@@ -8,11 +8,11 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from PIL import Image
 
 from leuk_ray.datasets.prepared import PreparedDataset
 from leuk_ray.locations import Location, name_of
+from leuk_ray.pages import page_templates
 from leuk_ray.storage import directory_by_rename, refuse_existing, write_json
 
 MAX_SHOWN = 60  # entries of a list on the page; audit.json has all
@@ -37,13 +37,7 @@ def write_audit(out: Location, dataset: PreparedDataset, audit: Mapping, show_im
     named = [item for items in lists for item in items[:MAX_SHOWN]]
     uids = list(dict.fromkeys(uid for item in named for uid in item["uids"][:MAX_PICTURES]))
     pictures = _pictures(dataset, uids) if show_images else {}
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+    environment = page_templates(Path(__file__).parent)
     page = environment.get_template("audit.html.j2").render(
         audit=audit,
         facts=dataset.facts,

@@ -15,7 +15,6 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from leuk_ray.evaluation import figures
 from leuk_ray.evaluation.formats import count, decimal, json_ready, percent, readable, verbatim
@@ -23,6 +22,7 @@ from leuk_ray.evaluation.intervals import group_bootstrap
 from leuk_ray.evaluation.metrics import CLASSES, Confusion, evaluate
 from leuk_ray.evaluation.subjects import check_predictions, per_subject
 from leuk_ray.locations import Location
+from leuk_ray.pages import page_templates
 from leuk_ray.storage import directory_by_rename, refuse_existing, write_json
 
 if TYPE_CHECKING:
@@ -229,13 +229,7 @@ def _draw(content: Mapping[str, Any], test: pa.Table, images: Images | None) -> 
 
 
 def _page(content: Mapping[str, Any], directory: Path) -> str:
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+    environment = page_templates(Path(__file__).parent)
     for form in (count, percent, decimal, verbatim, readable):
         environment.filters[form.__name__] = form
     interval_notes: dict[str, list[str]] = {}

@@ -12,13 +12,12 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
 from leuk_ray.config import with_values
 from leuk_ray.datasets.prepared import PreparedDataset
 from leuk_ray.datasets.splits import is_leaky
 from leuk_ray.evaluation.figures import Stamp
 from leuk_ray.models.summary import summarise
+from leuk_ray.pages import page_templates
 from leuk_ray.runs.table import RunRecord
 from leuk_ray.storage import directory_by_rename, read_json, write_json
 from leuk_ray.tuning import figures
@@ -176,13 +175,7 @@ def _write_csv(path: Path, sweep: SweepSettings, runs: Sequence[RunRecord]) -> N
 
 
 def _page(content: Mapping[str, Any], directory: Path) -> str:
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+    environment = page_templates(Path(__file__).parent)
     environment.filters["value"] = _value
     embedded = {
         name: base64.b64encode((directory / path).read_bytes()).decode()

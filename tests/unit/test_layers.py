@@ -25,6 +25,7 @@ CORE = [
     "models.zoo", "models.weights", "models.network", "models.se_cnn", "models.alexnet",
     "models.summary", "models.ensemble", "inference.gradcam", "inference.explain",
     "augment.gallery",
+    "pages",
     "inference.engines", "inference.classifier", "inference.scope", "inference.decide",
     "inference.onnx_export",
     "evaluation.metrics", "evaluation.subjects", "evaluation.formats",
