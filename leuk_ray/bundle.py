@@ -26,9 +26,11 @@ from safetensors.torch import load_model, save_model
 from torch import nn
 
 from leuk_ray.errors import UserError
+from leuk_ray.evaluation.decisions import Decisions
 from leuk_ray.images import StorageSettings
 from leuk_ray.inference.scope import SCOPE_FILE, ScopeSettings
 from leuk_ray.locations import Location, join, name_of, parent
+from leuk_ray.model_card import model_card
 from leuk_ray.models.ensemble import Ensemble, Member, Rule
 from leuk_ray.models.settings import ModelSettings
 from leuk_ray.models.weights import origin
@@ -59,6 +61,8 @@ class Facts(Settings):
     threshold: probability from which on a cell is called ALL.
     abstain_band: probabilities between its ends get no answer; it holds the threshold.
     scope: what pictures the network can judge.
+    decisions: operating points, blast fraction and abstain bands, where `calibrate` fixed them.
+    test: what the report of its run says of the test cells; see `model_card.test_summary`.
     """
 
     schema_version: int = SCHEMA_VERSION
@@ -74,6 +78,8 @@ class Facts(Settings):
     recipe: str
     seed: int
     metrics: dict[str, Any] = Field(default_factory=dict)
+    decisions: Decisions | None = None
+    test: dict[str, Any] = Field(default_factory=dict)
     files: dict[str, str] = Field(default_factory=dict)
 
     @model_validator(mode="after")
@@ -263,7 +269,7 @@ def read_facts(path: Location) -> BundleFacts | EnsembleFacts:
 
 def _complete(partial: Path, facts: Facts, names: list[str]) -> None:
     """Write the card, and bundle.json last, with the hashes of the named files."""
-    (partial / _CARD).write_text(_model_card(facts))
+    (partial / _CARD).write_text(model_card(facts, _network(facts)))
     files = {name: sha256(partial / name) for name in [*names, _CARD]}
     complete = facts.model_copy(update={"files": files})
     write_json(partial / "bundle.json", complete.model_dump(mode="json"))
@@ -280,28 +286,18 @@ def _common(values: Iterable[str]) -> str:
     return different.pop() if len(different) == 1 else "several"
 
 
+def network_title(facts: Facts) -> str:
+    """A bundle's network or ensemble in a few words."""
+    if isinstance(facts, BundleFacts):
+        return facts.model.title
+    assert isinstance(facts, EnsembleFacts)
+    return f"{facts.rule} vote of {', '.join(facts.members)}"
+
+
 def _network(facts: Facts) -> str:
     if isinstance(facts, BundleFacts):
         return (
             f"- Network: {facts.model.title}\n- Input: {facts.model.input_size} px\n"
             f"- Began with weights: {facts.model.weights}"
         )
-    assert isinstance(facts, EnsembleFacts)
-    return f"- Ensemble: {facts.rule} vote of {', '.join(facts.members)}"
-
-
-def _model_card(facts: Facts) -> str:
-    data = "SYNTHETIC, rendered cells" if facts.synthetic else "microscope images"
-    return f"""# Model card
-
-Classifies one stained cell as leukemic blast (ALL) or healthy.
-**For research. Not a medical device, not a diagnosis.**
-
-{_network(facts)}
-- Trained on: {data}; dataset fingerprint `{facts.dataset_fingerprint}`
-- Protocol: {facts.protocol}; recipe {facts.recipe}, seed {facts.seed}
-- Expects: one cell in {facts.storage.crop} crop, stored at {facts.storage.size} px
-- Decision: ALL from probability {facts.threshold:g} on, temperature {facts.temperature:g}
-
-Counts and intervals are in the report of the run that made it.
-"""
+    return f"- Ensemble: {network_title(facts)}"

@@ -1,17 +1,19 @@
-"""Calibrating a bundle: temperature and abstain band on cells that did not train it, scope on
-those that did."""
+"""Calibrating a bundle: its decisions on cells that did not train it, scope on those that did."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
 import numpy as np
+import pyarrow as pa
 
 from leuk_ray.bundle import derive_bundle, open_bundle
 from leuk_ray.datasets.prepared import PreparedDataset
 from leuk_ray.datasets.splits import rows_with_role
 from leuk_ray.errors import UserError
-from leuk_ray.inference.calibration import abstain_band, fit_temperature
+from leuk_ray.evaluation.decisions import ABSTAIN_SHARES, fix_decisions
+from leuk_ray.evaluation.subjects import per_subject
+from leuk_ray.inference.calibration import abstain_band, fit_temperature, probability
 from leuk_ray.inference.classifier import Classifier
 from leuk_ray.inference.scope import SCOPE_FILE, fit_scope, measure
 from leuk_ray.judge import Judged, split_of
@@ -75,11 +77,25 @@ def calibrate(
     threshold = bundle.facts.threshold
     band = abstain_band(logits, temperature, threshold, abstain_share)
     groups = [dataset.cells["group"][row].as_py() for row in rows["scope"].tolist()]
+    decisions = fix_decisions(
+        labels.astype(np.int64),
+        logits,
+        per_subject(_predictions(dataset, rows["decision"], logits, temperature), threshold),
+        temperature=temperature,
+        threshold=threshold,
+        source="cells that the bundle was calibrated on",
+        shares=(abstain_share, *ABSTAIN_SHARES),
+    )
     scope, neighbourhood = fit_scope(features, embedding, groups)
     derive_bundle(
         bundle,
         target,
-        changes={"temperature": temperature, "abstain_band": band, "scope": scope},
+        changes={
+            "temperature": temperature,
+            "abstain_band": band,
+            "decisions": decisions,
+            "scope": scope,
+        },
         add={SCOPE_FILE: neighbourhood.save},
     )
     return {
@@ -89,6 +105,18 @@ def calibrate(
         "abstain_band": list(band) if band else None,
         "scope_cells": len(embedding),
     }
+
+
+def _predictions(
+    dataset: PreparedDataset, rows: np.ndarray, logits: np.ndarray, temperature: float
+) -> pa.Table:
+    """The rows as predictions are kept."""
+    cells = dataset.cells.take(pa.array(rows)).select(["uid", "subject", "group", "label"])
+    return (
+        cells.append_column("role", pa.array(["validation"] * len(rows)))
+        .append_column("logit", pa.array(logits, pa.float64()))
+        .append_column("probability", pa.array(probability(logits, temperature)))
+    )
 
 
 def _some(rows: np.ndarray, most: int) -> np.ndarray:

@@ -8,12 +8,22 @@ from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import yaml
 
-from leuk_ray.bundle import BundleFacts, Facts, find_bundle, read_facts
+from leuk_ray.bundle import (
+    BundleFacts,
+    Facts,
+    derive_bundle,
+    find_bundle,
+    network_title,
+    open_bundle,
+    read_facts,
+)
 from leuk_ray.datasets.audit import audit_cells
 from leuk_ray.datasets.prepared import PreparedDataset
 from leuk_ray.datasets.splits import (
+    PROTOCOLS,
     copies_with_role,
     describe,
     eligible,
@@ -25,9 +35,10 @@ from leuk_ray.errors import UserError
 from leuk_ray.evaluation.report import RunFacts, write_report
 from leuk_ray.inference.calibration import probability
 from leuk_ray.locations import Location, join
+from leuk_ray.model_card import test_summary
 from leuk_ray.prediction import score_rows
 from leuk_ray.progress import note
-from leuk_ray.storage import read_bytes, read_json, read_table, refuse_existing, write_table
+from leuk_ray.storage import exists, read_bytes, read_json, read_table, refuse_existing, write_table
 from leuk_ray.training.attempts import interruptions
 
 _COUNTS = (
@@ -70,6 +81,8 @@ def judge(
 ) -> dict:
     """Score the rows of `roles` on a pool of actors and report on them in the folder `out`.
 
+    A report on a run's test rows also holds its validation rows, on which decisions are fixed.
+
     Args:
         judged: with a run, rows and roles come from its split; a bare bundle is judged on
             all labelled, kept cells of the dataset as `test`.
@@ -96,10 +109,34 @@ def judge(
     rows = rows_with_role(dataset.cells, split, roles)
     if not len(rows):
         raise UserError(f"{dataset.location}: has no cell to judge in {', '.join(roles)}")
+    known = _known_validation(judged, dataset, split) if roles == ("test",) else None
+    if known is None and judged.run is not None and roles == ("test",):
+        rows = rows_with_role(dataset.cells, split, ("validation", "test"))
     rows, logits = score_rows(
         judged.bundle, dataset, rows, actors=actors, gpus=gpus, progress=progress
     )
+    if known is not None:
+        rows, logits = np.concatenate([known[0], rows]), np.concatenate([known[1], logits])
+        order = np.argsort(rows)
+        rows, logits = rows[order], logits[order]
     return report_on(judged, dataset, rows, logits, out, show_images=show_images)
+
+
+def _known_validation(
+    judged: Judged, dataset: PreparedDataset, split: pa.Table
+) -> tuple[np.ndarray, np.ndarray] | None:
+    """Validation rows and log-odds that the run's own report holds, (N,) each.
+
+    What is to be fixed on validation needs them, and training has scored them with the weights
+    of the bundle. None where the report is not there: then they are scored with the test rows.
+    """
+    table = join(judged.run, "report", "predictions.parquet") if judged.run is not None else None
+    if table is None or not exists(table):
+        return None
+    told = read_table(table).filter(pc.field("role") == "validation").sort_by("uid")
+    rows = rows_with_role(dataset.cells, split, ("validation",))
+    uids = dataset.cells["uid"].take(pa.array(rows)).to_pylist()
+    return (rows, told["logit"].to_numpy()) if told["uid"].to_pylist() == uids else None
 
 
 def report_on(
@@ -148,6 +185,7 @@ def report_on(
         threshold=facts.threshold,
         images=pictures if show_images else None,
         audit=_audit_summary(dataset),
+        decisions=facts.decisions,
     )
     write_table(join(out, "predictions.parquet"), predictions)
     return report
@@ -180,6 +218,12 @@ def split_of(judged: Judged, facts: Facts, dataset: PreparedDataset) -> pa.Table
     return read_table(join(judged.run, "split.parquet"))
 
 
+def keep_results(judged: Judged, report: dict) -> None:
+    """Write the test results of a run's own report into its bundle and the bundle's card."""
+    bundle = open_bundle(judged.bundle)
+    derive_bundle(bundle, judged.bundle, changes={"test": test_summary(report)})
+
+
 def _facts(judged: Judged, facts: Facts, dataset: PreparedDataset, split: pa.Table) -> RunFacts:
     history = _history(judged)
     config = facts.model_dump(mode="json", include={"model", "members", "rule", "storage"})
@@ -207,7 +251,37 @@ def _facts(judged: Judged, facts: Facts, dataset: PreparedDataset, split: pa.Tab
         environment=_environment(judged),
         stopping=stopping | ({"reason": facts.metrics["stopped"]} if history else {}),
         notes=notes,
+        temperature=facts.temperature,
+        test_set=_official_set(dataset, split),
+        network=network_title(facts),
+        unit=_UNIT[PROTOCOLS[facts.protocol].unit] if facts.protocol in PROTOCOLS else "",
+        pixels=f"decoded to RGB, {facts.storage.crop} crop, {facts.storage.size} px a side",
+        external=_external(judged, facts, dataset),
     )
+
+
+_UNIT = {
+    "group": "groups: a subject with all that share an image with it",
+    "picture": "pictures, in the dataset's own folds of subjects",
+    "uid": "images",
+    "copy": "augmented copies of images",
+}
+
+
+def _official_set(dataset: PreparedDataset, split: pa.Table) -> str:
+    """`c-nmc-preliminary` where all of C-NMC's preliminary set, and nothing else, is tested."""
+    if dataset.synthetic or dataset.facts["layout"] != "c-nmc":
+        return ""
+    tested = dataset.cells.take(pa.array(rows_with_role(dataset.cells, split, ("test",))))
+    sets = set(tested["official_split"].to_pylist())
+    return "c-nmc-preliminary" if sets == {"preliminary"} else ""
+
+
+def _external(judged: Judged, facts: Facts, dataset: PreparedDataset) -> str:
+    """Whether the test cells come from another dataset than the training's, where it is known."""
+    if dataset.facts["fingerprint"] == facts.dataset_fingerprint:
+        return "none: the test cells are from the dataset that trained" if judged.run else ""
+    return f"dataset {dataset.facts['fingerprint'][:12]}, other images than the training's"
 
 
 def batch_norm_notes(training: dict, history: list[dict]) -> list[str]:

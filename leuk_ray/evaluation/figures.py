@@ -132,7 +132,7 @@ def calibration_figure(
     upper.set_aspect("auto")  # so that both panels keep one width
     lower.hist(
         [probability[label == 1], probability[label == 0]],
-        bins=np.linspace(0, 1, len(cells) + 1).tolist(),
+        bins=np.linspace(0, 1, 16).tolist(),
         stacked=True,
         color=[COLORS["ALL"], COLORS["healthy"]],
         label=["ALL", "healthy"],

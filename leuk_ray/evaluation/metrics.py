@@ -184,25 +184,40 @@ def brier(label: IntArray, probability: FloatArray) -> float | None:
     return float(np.mean((probability - label) ** 2)) if label.size else None
 
 
-def nll(label: IntArray, probability: FloatArray) -> float | None:
-    """Mean negative log-likelihood in nats; probabilities clipped one float64 step from 0 and 1."""
-    if not label.size:
-        return None
+def losses(label: IntArray, probability: FloatArray) -> FloatArray:
+    """Negative log-likelihood of each cell in nats, (N,).
+
+    Probabilities are clipped one float64 step from 0 and 1.
+    """
     step = np.finfo(np.float64).eps
     truth = np.clip(np.where(label == 1, probability, 1 - probability), step, 1 - step)
-    return float(-np.log(truth).mean())
+    return -np.log(truth)
+
+
+def nll(label: IntArray, probability: FloatArray) -> float | None:
+    """Mean negative log-likelihood in nats; see `losses`. None without cells."""
+    return float(losses(label, probability).mean()) if label.size else None
+
+
+def calibration_index(probability: FloatArray) -> IntArray:
+    """Which of 15 bins each cell belongs to, (N,): bins of equal counts, cut at quantiles.
+
+    Equal probabilities share a bin, so bins may differ in size, and some be empty.
+    """
+    edges = np.quantile(probability, np.linspace(0, 1, ECE_BINS + 1)) if probability.size else []
+    return np.searchsorted(edges[1:-1], probability).astype(np.int64)
 
 
 def calibration_bins(
     label: IntArray, probability: FloatArray
 ) -> tuple[IntArray, FloatArray, FloatArray]:
-    """Cells in 15 equal-width bins of the probability of ALL; 1.0 belongs to the last.
+    """Cells in each of 15 bins of equal counts of the probability of ALL.
 
     Returns:
         Cells, mean probability and observed share of ALL in each bin, (15,) each; the two means
         are 0 in an empty bin.
     """
-    index = np.minimum((probability * ECE_BINS).astype(np.int64), ECE_BINS - 1)
+    index = calibration_index(probability)
     cells = np.bincount(index, minlength=ECE_BINS)
     filled = np.maximum(cells, 1)
     mean_probability = np.bincount(index, probability, minlength=ECE_BINS) / filled
@@ -215,6 +230,8 @@ def ece(label: IntArray, probability: FloatArray) -> float | None:
 
     The mean over cells of |observed share of ALL - mean probability| in their bin (Naeini et al.
     2015), on the positive class's probability rather than on the confidence in the called class.
+    Bins hold equal counts: with bins of equal width a sure network has nearly all cells in two.
+    Few cells a bin make it large by chance alone, also where probabilities are right.
     """
     if not label.size:
         return None

@@ -17,10 +17,21 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from leuk_ray.evaluation import figures
+from leuk_ray.evaluation.checklist import fill_checklist
+from leuk_ray.evaluation.decisions import (
+    Decisions,
+    apply_bands,
+    apply_points,
+    fix_decisions,
+    judge_subjects,
+    worst_subjects,
+)
 from leuk_ray.evaluation.formats import count, decimal, json_ready, percent, readable, verbatim
-from leuk_ray.evaluation.intervals import group_bootstrap
-from leuk_ray.evaluation.metrics import CLASSES, Confusion, evaluate
-from leuk_ray.evaluation.subjects import check_predictions, per_subject
+from leuk_ray.evaluation.intervals import FloatArray, GroupResamples, IntArray, group_bootstrap
+from leuk_ray.evaluation.metrics import CLASSES, ECE_BINS, Confusion, evaluate
+from leuk_ray.evaluation.probabilities import probability_intervals, refit
+from leuk_ray.evaluation.published import beside_published
+from leuk_ray.evaluation.subjects import SubjectRow, check_predictions, per_subject
 from leuk_ray.locations import Location
 from leuk_ray.pages import page_templates
 from leuk_ray.storage import directory_by_rename, refuse_existing, write_json
@@ -34,6 +45,7 @@ SCHEMA_VERSION = 1
 JUDGED = ("test", "validation")
 BOOTSTRAP = {"seed": 0, "resamples": 2000}
 MAX_ERRORS = 12
+MAX_WORST_SUBJECTS = 5
 DOTS_PER_INCH = 150
 
 
@@ -50,6 +62,10 @@ class RunFacts:
     config, environment: resolved settings and versions, nested as they come.
     stopping: {epochs, best_epoch, reason}, as far as known.
     notes: sentences the reader must see.
+    temperature: that the log-odds were divided by for the probabilities.
+    test_set: name of an official test set that all test cells are from, else empty.
+    network, unit, pixels, external: in words, empty where unknown: the network, what no two
+        roles share, how files became pixels, and which data the training did not come from.
     """
 
     title: str
@@ -65,6 +81,12 @@ class RunFacts:
     environment: Mapping[str, Any] = field(default_factory=dict)
     stopping: Mapping[str, Any] = field(default_factory=dict)
     notes: Sequence[str] = ()
+    temperature: float = 1.0
+    test_set: str = ""
+    network: str = ""
+    unit: str = ""
+    pixels: str = ""
+    external: str = ""
 
 
 def write_report(
@@ -76,8 +98,9 @@ def write_report(
     threshold: float,
     images: Images | None,
     audit: dict[str, Any] | None,
+    decisions: Decisions | None = None,
 ) -> dict[str, Any]:
-    """Write report.json, report.html and figures/*.png; the directory appears when all is there.
+    """Write report.json, report.html, checklist.json and figures/*.png, all or nothing.
 
     Args:
         directory: where to write; must not exist.
@@ -87,6 +110,8 @@ def write_report(
         threshold: a cell is called ALL from this probability on.
         images: uids -> their pictures, (H, W, 3) each; None keeps every cell picture out.
         audit: what the dataset's audit found, simple values and lists; None leaves it out.
+        decisions: fixed elsewhere, as a calibrated bundle has them; None fixes them on the rows
+            of the role validation, where there are any.
 
     Returns:
         What report.json holds.
@@ -98,7 +123,7 @@ def write_report(
     refuse_existing(directory, "report")
     check_predictions(predictions)
     by_role = {role: predictions.filter(pc.field("role") == role) for role in JUDGED}
-    content = _content(run, by_role, history, threshold, audit)
+    content = _content(run, by_role, history, threshold, audit, decisions)
     drawn = _draw(content, by_role["test"], images)
     content["figures"] = {name: f"figures/{name}.png" for name in drawn}
     with directory_by_rename(directory) as partial:
@@ -106,6 +131,7 @@ def write_report(
         for name, figure in drawn.items():
             figure.savefig(partial / "figures" / f"{name}.png", dpi=DOTS_PER_INCH)
         write_json(partial / "report.json", content)
+        write_json(partial / "checklist.json", content["checklist"])
         (partial / "report.html").write_text(_page(content, partial), encoding="utf-8")
     return content
 
@@ -116,20 +142,30 @@ def _content(
     history: Sequence[Mapping[str, Any]],
     threshold: float,
     audit: Mapping[str, Any] | None,
+    decisions: Decisions | None,
 ) -> dict[str, Any]:
     """Everything the report says, without NaN and fit for JSON."""
-    test = by_role["test"]
+    test, validation = by_role["test"], by_role["validation"]
     metrics = {
         role: evaluate(table["label"], table["probability"], threshold) if table.num_rows else None
         for role, table in by_role.items()
     }
-    intervals = (
-        group_bootstrap(
-            test["label"], test["probability"], test["group"].to_pylist(), threshold, **BOOTSTRAP
+    label, stated = test["label"].to_numpy().astype(np.int64), test["probability"].to_numpy()
+    group = test["group"].to_pylist()
+    drawn = GroupResamples.draw(label, group, **BOOTSTRAP)
+    intervals: dict[str, Any] = {}
+    if test.num_rows:
+        intervals = group_bootstrap(label, stated, group, threshold, **BOOTSTRAP)
+        intervals |= probability_intervals(drawn, label, stated)
+    subjects = per_subject(test, threshold)
+    if decisions is None and validation.num_rows:
+        decisions = fix_decisions(
+            *_labels_and_logits(validation),
+            per_subject(validation, threshold),
+            temperature=run.temperature,
+            threshold=threshold,
+            source="validation cells of the run",
         )
-        if test.num_rows
-        else {}
-    )
     content = json_ready(
         {
             "schema_version": SCHEMA_VERSION,
@@ -138,15 +174,54 @@ def _content(
             "scored": {role: _scored(table) for role, table in by_role.items()},
             "metrics": metrics,
             "bootstrap": BOOTSTRAP,
+            "calibration_bins": ECE_BINS,
             "intervals": intervals,
-            "subjects": per_subject(test, threshold),
+            "refitted": refit(
+                _labels_and_logits(validation), _labels_and_logits(test), run.temperature
+            ),
+            "decided": _decided(decisions, run, test, threshold, drawn, subjects),
+            "subjects": subjects,
+            "worst_subjects": worst_subjects(subjects, MAX_WORST_SUBJECTS),
+            "published": beside_published(run.protocol, run.test_set),
             "worst_errors": _worst_errors(test, threshold),
             "history": history,
             "audit": audit,
         }
     )
     content["sentence"] = _sentence(content)
+    content["checklist"] = fill_checklist(content)
     return content
+
+
+def _labels_and_logits(table: pa.Table) -> tuple[IntArray, FloatArray]:
+    return table["label"].to_numpy().astype(np.int64), table["logit"].to_numpy().astype(np.float64)
+
+
+def _decided(
+    decisions: Decisions | None,
+    run: RunFacts,
+    test: pa.Table,
+    threshold: float,
+    drawn: GroupResamples,
+    subjects: Sequence[SubjectRow],
+) -> dict[str, Any] | None:
+    """What was fixed elsewhere, applied to the test cells; None without the one or the other."""
+    if decisions is None or not test.num_rows:
+        return None
+    label, logit = _labels_and_logits(test)
+    stated = test["probability"].to_numpy()
+    called = None
+    if decisions.blast_fraction is not None and subjects:
+        called = judge_subjects(subjects, decisions.blast_fraction)
+    return {
+        "fixed_on": decisions.model_dump(include={"source", *_FIXED_COUNTS}),
+        "points": apply_points(decisions, label, logit, run.temperature, drawn),
+        "subjects": called,
+        "bands": apply_bands(decisions, label, stated, threshold, drawn),
+    }
+
+
+_FIXED_COUNTS = ("cells", "num_all", "num_healthy", "num_subjects")
 
 
 def _scored(table: pa.Table) -> dict[str, int]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from leuk_ray.config import Recipe
 from leuk_ray.datasets.prepared import PreparedDataset
-from leuk_ray.judge import Judged, report_on
+from leuk_ray.judge import Judged, keep_results, report_on
 from leuk_ray.locations import Location, join
 from leuk_ray.storage import remove
 from leuk_ray.training.trainer import run_training
@@ -33,8 +33,9 @@ def train_and_judge(
         recipe, dataset, out, workers=workers, gpus=gpus, resume=resume, mlflow=mlflow
     )
     remove(join(out, "report"))  # a resumed run is judged again
-    return report_on(
-        Judged(trained.bundle, out),
+    judged = Judged(trained.bundle, out)
+    report = report_on(
+        judged,
         dataset,
         trained.rows,
         trained.logits,
@@ -42,3 +43,5 @@ def train_and_judge(
         copies=trained.copies,
         show_images=show_images,
     )
+    keep_results(judged, report)
+    return report

@@ -30,7 +30,7 @@ from leuk_ray.datasets.plan import check_batches
 from leuk_ray.datasets.prepared import PreparedDataset
 from leuk_ray.datasets.splits import copies_with_role, rows_with_role
 from leuk_ray.errors import UserError
-from leuk_ray.judge import Judged, report_on
+from leuk_ray.judge import Judged, keep_results, report_on
 from leuk_ray.models.zoo import build
 from leuk_ray.runs.folder import RunFolder, read_history
 from leuk_ray.runs.placement import Resources
@@ -226,7 +226,10 @@ def _report(
     """Judge a run's bundle by its scores, into `run/report`; a resumed run is judged again."""
     shutil.rmtree(run / "report", ignore_errors=True)
     judged = Judged(run / "bundle", run)
-    report_on(judged, dataset, rows, logits, run / "report", copies=copies, show_images=False)
+    out = run / "report"
+    keep_results(
+        judged, report_on(judged, dataset, rows, logits, out, copies=copies, show_images=False)
+    )
 
 
 def _feeds(shared: Shared, cells: TrainingCells, device: torch.device) -> tuple[Feed, Feed]:

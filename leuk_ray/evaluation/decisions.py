@@ -1,0 +1,255 @@
+"""Decisions as a laboratory takes them: operating points, a subject's call, and when to abstain.
+
+Each is fixed on cells that neither trained nor are tested, then applied to the test cells with
+the counts it gives there. A threshold chosen on the cells it is judged on would flatter itself.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import numpy as np
+
+from leuk_ray.evaluation.intervals import (
+    BoolArray,
+    FloatArray,
+    GroupResamples,
+    IntArray,
+    clopper_pearson,
+    count_samples,
+)
+from leuk_ray.evaluation.metrics import confusion, sensitivity, specificity
+from leuk_ray.evaluation.subjects import SubjectRow
+from leuk_ray.inference.calibration import abstain_band
+from leuk_ray.settings import Settings
+
+TARGETS = (0.90, 0.95)
+ABSTAIN_SHARES = (0.05, 0.10, 0.20)
+
+Side = Literal["sensitivity", "specificity"]
+_SIDES: tuple[Side, ...] = ("specificity", "sensitivity")
+
+
+class OperatingPoint(Settings):
+    """A threshold that reaches a target on the cells it was fixed on.
+
+    held: what is to be reached there. target: 0..1.
+    log_odds: uncalibrated; a cell is called ALL from this value on.
+    """
+
+    held: Side
+    target: float
+    log_odds: float
+
+
+class AbstainBand(Settings):
+    """Probabilities between its ends get no answer; `share` of the cells it was fixed on lie so."""
+
+    share: float
+    low: float
+    high: float
+
+
+class Decisions(Settings):
+    """What was fixed, and on how much.
+
+    source: which cells, in words. cells, num_all, num_healthy: how many of them.
+    num_subjects: subjects of one class among them.
+    points: operating points; none where a class is missing.
+    blast_fraction: a subject is called ALL from this share of its cells called ALL on; None
+        unless there are subjects of both classes.
+    bands: abstain bands around the threshold.
+    """
+
+    source: str
+    cells: int
+    num_all: int
+    num_healthy: int
+    num_subjects: int
+    points: tuple[OperatingPoint, ...] = ()
+    blast_fraction: float | None = None
+    bands: tuple[AbstainBand, ...] = ()
+
+
+def fix_decisions(
+    label: IntArray,
+    logit: FloatArray,
+    subjects: Sequence[SubjectRow],
+    *,
+    temperature: float,
+    threshold: float,
+    source: str,
+    shares: Sequence[float] = ABSTAIN_SHARES,
+) -> Decisions:
+    """Fix every decision on cells that neither trained nor will be tested.
+
+    Args:
+        label: (N,) 1 ALL, 0 healthy.
+        logit: (N,) log-odds of ALL, not yet divided by the temperature.
+        subjects: what `per_subject` says of these cells at `threshold`.
+        temperature: of the bundle.
+        threshold: probability from which on a cell is called ALL.
+        source: which cells these are, for the reader.
+        shares: of the cells to leave without an answer, each 0..1.
+    """
+    num_all = int((label == 1).sum())
+    points = []
+    if 0 < num_all < len(label):
+        points = [
+            OperatingPoint(
+                held=held,
+                target=target,
+                log_odds=operating_threshold(label, logit, held, target),
+            )
+            for held in _SIDES
+            for target in TARGETS
+        ]
+    bands = []
+    for share in sorted({share for share in shares if share > 0}):
+        if len(label) and (found := abstain_band(logit, temperature, threshold, share)):
+            bands.append(AbstainBand(share=share, low=found[0], high=found[1]))
+    pure = [row for row in subjects if row["label"] != "mixed"]
+    return Decisions(
+        source=source,
+        cells=len(label),
+        num_all=num_all,
+        num_healthy=len(label) - num_all,
+        num_subjects=len(pure),
+        points=tuple(points),
+        blast_fraction=subject_threshold(pure),
+        bands=tuple(bands),
+    )
+
+
+def operating_threshold(label: IntArray, logit: FloatArray, held: Side, target: float) -> float:
+    """The threshold that reaches the target and gives away least of the other side.
+
+    Of the log-odds that occur, and a value above them all: the lowest from which on the
+    specificity is at least `target`, or the highest from which on the sensitivity is.
+
+    Args:
+        label: (N,) 1 ALL, 0 healthy; both occur.
+        logit: (N,) log-odds; ALL from the threshold on.
+        held: what must reach the target.
+        target: 0..1.
+    """
+    values = np.unique(logit)
+    values = np.append(values, np.nextafter(values[-1], np.inf))
+    own = np.sort(logit[label == (1 if held == "sensitivity" else 0)])
+    below = np.searchsorted(own, values, side="left") / len(own)
+    if held == "specificity":
+        return float(values[np.argmax(below >= target - 1e-12)])
+    return float(values[np.flatnonzero(1 - below >= target - 1e-12)[-1]])
+
+
+def subject_threshold(subjects: Sequence[SubjectRow]) -> float | None:
+    """The blast fraction that parts subjects with the best mean of sensitivity and specificity.
+
+    Thresholds lie midway between neighbouring fractions; of equally good ones the one closest
+    to one half is taken. None unless both classes occur.
+    """
+    fraction = np.asarray([row["blast_fraction"] for row in subjects])
+    truth = np.asarray([row["label"] == "ALL" for row in subjects], bool)
+    if not truth.any() or truth.all():
+        return None
+    edges = np.unique(np.concatenate([[0.0, 1.0], fraction]))
+    candidates = (edges[1:] + edges[:-1]) / 2
+    called = fraction >= candidates[:, None]
+    quality = (called[:, truth].mean(axis=1) + (~called[:, ~truth]).mean(axis=1)) / 2
+    best = candidates[quality >= quality.max() - 1e-12]
+    return float(best[np.argmin(np.abs(best - 0.5))])
+
+
+def apply_points(
+    decisions: Decisions,
+    label: IntArray,
+    logit: FloatArray,
+    temperature: float,
+    drawn: GroupResamples,
+) -> list[dict[str, Any]]:
+    """Each operating point on other cells: sensitivity and specificity with counts, intervals."""
+    out = []
+    for point in decisions.points:
+        called = logit >= point.log_odds
+        counts = confusion(label, called.astype(float), 0.5)
+        samples = count_samples(drawn, label, called)
+        exponent = min(700.0, max(-700.0, -point.log_odds / temperature))
+        out.append(
+            {
+                **point.model_dump(),
+                "probability": 1 / (1 + math.exp(exponent)),
+                "sensitivity": sensitivity(counts),
+                "specificity": specificity(counts),
+                "intervals": {
+                    side: drawn.interval(samples[side]) for side in ("sensitivity", "specificity")
+                },
+            }
+        )
+    return out
+
+
+def judge_subjects(subjects: Sequence[SubjectRow], blast_fraction: float) -> dict[str, Any]:
+    """Subjects called by their blast fraction, counted, with exact 95% intervals.
+
+    Subjects whose cells carry both labels are left out and counted as `mixed`. The intervals
+    take subjects as independent: those that share an image are not.
+
+    Returns:
+        threshold, sensitivity, specificity, accuracy ({value, numerator, denominator, low,
+        high}), mixed, and `wrong`: names of the subjects called wrong.
+    """
+    pure = [row for row in subjects if row["label"] != "mixed"]
+    truth = np.asarray([row["label"] == "ALL" for row in pure], bool)
+    called = np.asarray([row["blast_fraction"] >= blast_fraction for row in pure], bool)
+    right = truth == called
+    parts = {"sensitivity": truth, "specificity": ~truth, "accuracy": np.ones(len(pure), bool)}
+    return {
+        "threshold": blast_fraction,
+        **{name: _exact(int(right[part].sum()), int(part.sum())) for name, part in parts.items()},
+        "mixed": len(subjects) - len(pure),
+        "wrong": [row["subject"] for row, fine in zip(pure, right, strict=True) if not fine],
+    }
+
+
+def apply_bands(
+    decisions: Decisions,
+    label: IntArray,
+    probability: FloatArray,
+    threshold: float,
+    drawn: GroupResamples,
+) -> list[dict[str, Any]]:
+    """Each abstain band on other cells: how many are answered, and how many of these rightly."""
+    right = (probability >= threshold) == (label == 1)
+    out = []
+    for band in decisions.bands:
+        answered: BoolArray = ~((probability > band.low) & (probability < band.high))
+        num_answered, num_right = int(answered.sum()), int((right & answered).sum())
+        with np.errstate(invalid="ignore", divide="ignore"):
+            samples = drawn.sums(right & answered) / drawn.sums(answered)
+        out.append(
+            {
+                **band.model_dump(),
+                "answered": _ratio(num_answered, len(label)),
+                "accuracy": _ratio(num_right, num_answered),
+                "interval": drawn.interval(samples[np.isfinite(samples)]),
+            }
+        )
+    return out
+
+
+def worst_subjects(subjects: Sequence[SubjectRow], most: int) -> list[SubjectRow]:
+    """Subjects with the largest share of wrong cells first; those without any are left out."""
+    wrong = [row for row in subjects if row["correct"] < row["cells"]]
+    return sorted(wrong, key=lambda row: (row["correct"] / row["cells"], -row["cells"]))[:most]
+
+
+def _ratio(numerator: int, denominator: int) -> dict[str, Any]:
+    value = numerator / denominator if denominator else None
+    return {"value": value, "numerator": numerator, "denominator": denominator}
+
+
+def _exact(successes: int, trials: int) -> dict[str, Any]:
+    low, high = clopper_pearson(successes, trials) or (None, None)
+    return {**_ratio(successes, trials), "low": low, "high": high}

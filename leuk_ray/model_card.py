@@ -1,0 +1,150 @@
+"""MODEL_CARD.md: what a bundle is for, what it learned from, how well it does, what it cannot."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from leuk_ray.evaluation.formats import count, decimal, percent
+
+if TYPE_CHECKING:
+    from leuk_ray.bundle import Facts
+
+_METRICS = (
+    ("auc", "Area under ROC", decimal),
+    ("weighted_f1", "Weighted F1", percent),
+    ("accuracy", "Accuracy", percent),
+    ("sensitivity", "Sensitivity (ALL found)", percent),
+    ("specificity", "Specificity (healthy cleared)", percent),
+    ("brier", "Brier score", decimal),
+    ("nll", "Negative log-likelihood, nats", decimal),
+    ("ece", "Calibration error, bins of equal counts", decimal),
+)
+
+
+def test_summary(report: Mapping[str, Any]) -> dict[str, Any]:
+    """What a bundle keeps of its run's report: the test metrics with counts and intervals.
+
+    Args:
+        report: the content of report.json.
+
+    Returns:
+        Empty without test cells; else `protocol`, `leaky`, `threshold`, `temperature`, `scored`
+        and `metrics`: name -> {value, counts, low, high, note}.
+    """
+    judged, intervals = report["metrics"]["test"], report["intervals"]
+    if judged is None:
+        return {}
+    bounds = ("low", "high", "note")
+    return {
+        "protocol": report["run"]["protocol"],
+        "leaky": report["run"]["leaky"],
+        "threshold": report["threshold"],
+        "temperature": report["run"]["temperature"],
+        "scored": report["scored"]["test"],
+        "metrics": {
+            name: judged[name] | {key: intervals[name][key] for key in bounds}
+            for name, _, _ in _METRICS
+        },
+    }
+
+
+def model_card(facts: Facts, network: str) -> str:
+    """The card as Markdown.
+
+    Args:
+        facts: of the bundle.
+        network: the network or the ensemble, as list items.
+    """
+    data = "SYNTHETIC, rendered cells" if facts.synthetic else "microscope images"
+    return f"""# Model card
+
+Classifies one stained cell as leukemic blast (ALL) or healthy.
+**For research. Not a medical device, not a diagnosis.**
+
+## Intended use
+
+Research on pictures of single stained cells like those it was trained on, judged by people who know
+them. Not for deciding about a patient, not for other stains, microscopes, cameras, ages or diseases
+that it was not tested on, and not for pictures of several cells.
+
+## Model
+
+{network}
+- Expects: one cell in {facts.storage.crop} crop, stored at {facts.storage.size} px
+- Decision: ALL from probability {facts.threshold:g} on, temperature {facts.temperature:g}
+- Answers: {_band(facts)}; {_scope(facts)}
+
+## Data and protocol
+
+- Trained on: {data}; dataset fingerprint `{facts.dataset_fingerprint}`
+- Protocol: {facts.protocol}; recipe {facts.recipe}, seed {facts.seed}
+- People in the data (age, sex, origin, severity): not available
+
+## Results
+
+{_results(facts.test)}
+
+## Limits
+
+{_limits(facts)}
+"""
+
+
+def _band(facts: Facts) -> str:
+    if facts.abstain_band is None:
+        return "always one, as no abstain band is set"
+    low, high = facts.abstain_band
+    return f"none between probabilities {low:.3f} and {high:.3f}"
+
+
+def _scope(facts: Facts) -> str:
+    return (
+        "no check of scope" if facts.scope is None else "none outside of the training cells' scope"
+    )
+
+
+def _results(test: Mapping[str, Any]) -> str:
+    if not test:
+        return "No test result is kept in this bundle."
+    scored = test["scored"]
+    lines = [
+        f"{'LEAKY, no measure of new patients: ' if test['leaky'] else ''}"
+        f"{scored['rows']:,} test cells of {scored['subjects']:,} subjects in "
+        f"{scored['groups']:,} groups, protocol {test['protocol']}, at threshold "
+        f"{test['threshold']:g} and temperature {test['temperature']:g}.",
+        "",
+        "| metric | value | of | 95% interval over groups |",
+        "|---|---|---|---|",
+    ]
+    notes = {}
+    for name, title, form in _METRICS:
+        found = test["metrics"][name]
+        low, high = found["low"], found["high"]
+        interval = "none" if low is None else f"{form(low)} to {form(high)}"
+        if found["note"]:
+            notes[found["note"]] = None
+        lines.append(f"| {title} | {form(found['value'])} | {_of(found)} | {interval} |")
+    return "\n".join([*lines, *(f"\n{note}." for note in notes)])
+
+
+def _of(metric: Mapping[str, Any]) -> str:
+    if "cells" in metric:
+        return f"{metric['cells']:,} cells"
+    return f"{count(metric['numerator'])} of {count(metric['denominator'])}"
+
+
+def _limits(facts: Facts) -> str:
+    limits = [
+        "Tested on one dataset: how it does at another hospital is not known.",
+        "One cell says little of a patient; cells of one patient resemble each other.",
+    ]
+    if facts.synthetic:
+        limits.insert(0, "Trained on rendered cells: it says nothing about real ones.")
+    if facts.test.get("leaky"):
+        limits.insert(0, "Its split lets patients cross into the test set.")
+    if facts.temperature == 1:
+        limits.append("Probabilities are not calibrated; `leuk-ray calibrate` does that.")
+    if facts.scope is None:
+        limits.append("It answers for any picture, also one that shows no cell.")
+    return "\n".join(f"- {limit}" for limit in limits)
