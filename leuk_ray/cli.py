@@ -62,6 +62,7 @@ for _command in (
     models.weights,
     runs.train,
     runs.evaluate,
+    runs.compare,
     tuning.tune,
     models.predict,
     models.explain,

@@ -133,6 +133,33 @@ def report_text(report: dict, directory: Location) -> str:
     return f"{report['sentence']}\nReport: {join(directory, 'report.html')}"
 
 
+def compare_text(values: dict) -> str:
+    """After `compare`."""
+    lines = [f"warning: {warning}" for warning in values["warnings"]]
+    lines += [
+        f"{values['first']} (first) and {values['second']} (second) on {values['cells']:,} "
+        f"{'SYNTHETIC ' if values['synthetic'] else ''}cells of {values['groups_positive']} ALL + "
+        f"{values['groups_negative']} healthy groups",
+        f"  right by the first alone: {values['only_first']:,}; by the second alone: "
+        f"{values['only_second']:,}",
+    ]
+    notes = {}
+    for name, found in values["metrics"].items():
+        if found["difference"] is None:
+            lines.append(f"  {name:12} not defined on these cells")
+            continue
+        interval = "no interval"
+        if found["low"] is not None:
+            interval = f"95% {found['low']:+.3f} to {found['high']:+.3f}, p {found['p']:.3f}"
+        if found["note"]:
+            notes[found["note"]] = None
+        lines.append(
+            f"  {name:12} {found['first']:.3f} -> {found['second']:.3f}, difference "
+            f"{found['difference']:+.3f} ({interval})"
+        )
+    return "\n".join([*lines, *(f"  {note}" for note in notes)])
+
+
 def tune_text(report: dict, out: Path) -> str:
     """After `tune`."""
     bundles = min(report["sweep"]["top"], len(report["standings"]))

@@ -129,7 +129,9 @@ def crop(field: Path, centroids: Path, side: int, out: Path) -> tuple[dict, str]
 @click.command(epilog="Example: leuk-ray audit cnmc.dataset --out audit")
 @click.argument("dataset", type=LOCATION)
 @click.option(
-    "--out", type=LOCATION, help="Folder for a page with pictures; else DATASET/audit.json."
+    "--out",
+    type=LOCATION,
+    help="Folder for a page with pictures; else audit.json and DATASHEET.md in DATASET.",
 )
 @click.option("--no-images", is_flag=True, help="No picture of a cell on the page.")
 @command
@@ -137,7 +139,7 @@ def audit(dataset: Location, out: Location | None, no_images: bool) -> tuple[dic
     """Name copies, conflicts, imbalance and shortcuts, and what each protocol would leak."""
     from leuk_ray.datasets.prepared import PreparedDataset
     from leuk_ray.locations import join
-    from leuk_ray.storage import refuse_existing, write_json
+    from leuk_ray.storage import refuse_existing, write_bytes, write_json
 
     opened = PreparedDataset.open(dataset)
     if out:
@@ -145,6 +147,7 @@ def audit(dataset: Location, out: Location | None, no_images: bool) -> tuple[dic
 
     from leuk_ray.datasets.audit import audit_dataset
     from leuk_ray.datasets.audit_page import write_audit
+    from leuk_ray.datasets.datasheet import datasheet
     from leuk_ray.progress import bar
     from leuk_ray.texts import audit_text
 
@@ -154,6 +157,7 @@ def audit(dataset: Location, out: Location | None, no_images: bool) -> tuple[dic
         write_audit(out, opened, values, show_images=not no_images)
         return values, f"{audit_text(values)}\nPage: {join(out, 'audit.html')}"
     write_json(join(opened.location, "audit.json"), values)
+    write_bytes(join(opened.location, "DATASHEET.md"), datasheet(opened.facts, values).encode())
     return values, audit_text(values)
 
 

@@ -38,9 +38,18 @@ def fetch(names: tuple[str, ...], folder: Path) -> tuple[dict, str]:
 @click.argument("model", metavar="RUN_OR_BUNDLE", type=LOCATION)
 @click.argument("images", nargs=-1, required=True, type=LOCATION, metavar="FILE_OR_FOLDER...")
 @click.option("--out", type=LOCATION, metavar="TABLE", help="Write a .csv or .parquet table.")
+@click.option(
+    "--challenge",
+    type=LOCATION,
+    metavar="OUT.zip",
+    help="Write the answers as the C-NMC 2019 challenge takes them; images are 1.bmp to N.bmp.",
+)
 @command
 def predict(
-    model: Location, images: tuple[Location, ...], out: Location | None
+    model: Location,
+    images: tuple[Location, ...],
+    out: Location | None,
+    challenge: Location | None,
 ) -> tuple[dict, str]:
     """Answer for image files."""
     from leuk_ray.bundle import find_bundle
@@ -52,21 +61,32 @@ def predict(
         if not name_of(out).endswith((".csv", ".parquet")):
             raise UserError(f"--out {out}: name a .csv or .parquet file")
         refuse_existing(out, "table of answers")
+    if challenge:
+        refuse_existing(challenge, "archive of answers")
 
+    from leuk_ray.inference.challenge import image_numbers, write_challenge
     from leuk_ray.inference.classifier import Classifier
     from leuk_ray.inference.files import answer_files, find_images, write_answers
     from leuk_ray.progress import bar
     from leuk_ray.texts import predict_text
 
     files = find_images(images)
+    if challenge:
+        image_numbers([name for name, _ in files])
+    classifier = Classifier.load(bundle)
     with bar("predict: scoring", "image") as progress:
-        answers = answer_files(Classifier.load(bundle), files, progress)
+        answers = answer_files(classifier, files, progress)
     values: dict[str, Any] = {"predictions": [answer.as_dict() for answer in answers]}
+    if challenge:
+        write_challenge(challenge, answers, classifier.facts.threshold)
+        values["challenge"] = str(challenge)
     if out:
         write_answers(out, answers)
         failed = sum("error" in item for item in values["predictions"])
         values["out"] = str(out)
         return values, f"{out}: {len(answers)} images in, {failed} of them not scored"
+    if challenge:
+        return values, f"{challenge}: {len(answers)} answers"
     return values, predict_text(values)
 
 

@@ -166,3 +166,36 @@ def evaluate(
             progress=progress,
         )
     return report, report_text(report, out)
+
+
+@click.command(epilog="Example: leuk-ray compare runs/lite runs/none --data cnmc.dataset")
+@click.argument("first", metavar="RUN_OR_BUNDLE", type=LOCATION)
+@click.argument("second", metavar="RUN_OR_BUNDLE", type=LOCATION)
+@click.option("--data", type=LOCATION, required=True, help="A prepared dataset.")
+@click.option("--workers", default=1, show_default=True, type=click.IntRange(1))
+@click.option("--gpus", is_flag=True)
+@ADDRESS
+@command
+def compare(
+    first: Location,
+    second: Location,
+    data: Location,
+    workers: int,
+    gpus: bool,
+    address: str | None,
+) -> tuple[dict, str]:
+    """Score two bundles on the same cells, and say by how much the second is better.
+
+    The cells are those that both runs keep for testing, or all of a dataset that trained neither.
+    """
+    from leuk_ray import cluster
+    from leuk_ray.compare import compare as run
+    from leuk_ray.datasets.prepared import PreparedDataset
+    from leuk_ray.progress import bar
+    from leuk_ray.texts import compare_text
+
+    dataset = PreparedDataset.open(data)
+    cluster.connect(address, workers)
+    with bar("compare: scoring", "cell") as progress:
+        values = run((first, second), dataset, actors=workers, gpus=gpus, progress=progress)
+    return values, compare_text(values)

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from leuk_ray.datasets.datasheet import datasheet
 from leuk_ray.datasets.prepared import PreparedDataset
 from leuk_ray.locations import Location, name_of
 from leuk_ray.pages import page_templates
@@ -21,10 +22,10 @@ _SIDE = 128
 
 
 def write_audit(out: Location, dataset: PreparedDataset, audit: Mapping, show_images: bool) -> None:
-    """Write audit.json and audit.html into the new folder `out`.
+    """Write audit.json, audit.html and DATASHEET.md into the new folder `out`.
 
     Args:
-        out: the folder; it appears when both are there.
+        out: the folder; it appears when all are there.
         dataset: what was audited.
         audit: what `audit.audit_dataset` returned.
         show_images: False keeps every picture of a cell out.
@@ -48,6 +49,7 @@ def write_audit(out: Location, dataset: PreparedDataset, audit: Mapping, show_im
     with directory_by_rename(out) as partial:
         write_json(partial / "audit.json", audit)
         (partial / "audit.html").write_text(page, encoding="utf-8")
+        (partial / "DATASHEET.md").write_text(datasheet(dataset.facts, audit), encoding="utf-8")
 
 
 def _pictures(dataset: PreparedDataset, uids: list[str]) -> dict[str, str]:

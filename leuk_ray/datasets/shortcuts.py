@@ -56,6 +56,11 @@ def shortcut_baselines(
     return {name: _baseline(values, labels, groups) for name, values in features.items()}
 
 
+def cell_mask(image: np.ndarray) -> np.ndarray:
+    """Which pixels of (H, W, 3) uint8 are cell, (H, W) bool: all that are not nearly black."""
+    return image.max(axis=2) > _BLACK
+
+
 def _pixel_features(
     reader: PixelReader, rows: np.ndarray, progress: Callable[[int, int], None]
 ) -> tuple[np.ndarray, np.ndarray]:
@@ -64,7 +69,7 @@ def _pixel_features(
     for start in range(0, len(rows), _ROWS_PER_READ):
         part = slice(start, start + _ROWS_PER_READ)
         for row, image in enumerate(reader.read(rows[part]), start=start):
-            cell = image.max(axis=2) > _BLACK
+            cell = cell_mask(image)
             area[row] = cell.mean()
             color[row] = image[cell].mean(axis=0) if cell.any() else 0
         progress(min(start + _ROWS_PER_READ, len(rows)), len(rows))

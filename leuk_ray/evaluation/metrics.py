@@ -204,7 +204,11 @@ def calibration_index(probability: FloatArray) -> IntArray:
 
     Equal probabilities share a bin, so bins may differ in size, and some be empty.
     """
-    edges = np.quantile(probability, np.linspace(0, 1, ECE_BINS + 1)) if probability.size else []
+    edges = (
+        np.percentile(probability, 100 * np.linspace(0, 1, ECE_BINS + 1))
+        if probability.size
+        else []
+    )
     return np.searchsorted(edges[1:-1], probability).astype(np.int64)
 
 

@@ -2,10 +2,12 @@ import numpy as np
 import pyarrow as pa
 import pytest
 from sklearn import metrics as reference
+from sklearn.calibration import calibration_curve
 
 from leuk_ray.evaluation.metrics import (
     Confusion,
     accuracy,
+    calibration_bins,
     confusion,
     evaluate,
     f1,
@@ -56,15 +58,18 @@ def test_metrics_equal_scikit_learn(seed: int, threshold: float) -> None:
         assert [*values, own["support"]] == pytest.approx([row[position] for row in by_class])
 
 
-def test_calibration_error_is_the_mean_gap_over_fifteen_bins() -> None:
-    label, probability = random_cells(0)
-    gap = 0.0
-    for index in range(15):
-        upper = probability <= 1 if index == 14 else probability < (index + 1) / 15
-        own = (probability >= index / 15) & upper
-        if own.any():
-            gap += own.sum() * abs(label[own].mean() - probability[own].mean())
-    assert evaluate(label, probability, 0.5)["ece"]["value"] == pytest.approx(gap / label.size)
+@pytest.mark.parametrize("num_cells", [300, 40, 7])
+def test_calibration_bins_equal_scikit_learn(num_cells: int) -> None:
+    """Equal counts, ties in one bin; with fewer cells than bins some stay empty."""
+    label, probability = random_cells(0, num_cells)
+    cells, mean_probability, observed = calibration_bins(label.astype(np.int64), probability)
+    truth, stated = calibration_curve(label, probability, n_bins=15, strategy="quantile")
+    filled = cells > 0
+    assert cells.sum() == num_cells
+    assert observed[filled] == pytest.approx(truth)
+    assert mean_probability[filled] == pytest.approx(stated)
+    gap = (cells[filled] * np.abs(truth - stated)).sum() / num_cells
+    assert evaluate(label, probability, 0.5)["ece"]["value"] == pytest.approx(gap)
 
 
 @pytest.mark.parametrize(
