@@ -192,7 +192,8 @@ def _logistic(_: list) -> Any:
 def _svm(folds: list) -> Any:
     """Probabilities by a sigmoid on decisions about held-out groups (Platt 1999)."""
     svm = make_pipeline(StandardScaler(), SVC(C=1.0, gamma="scale", class_weight="balanced"))
-    return CalibratedClassifierCV(svm, method="sigmoid", cv=folds, ensemble=False)
+    options: Any = {"ensemble": False}  # a bool, which its annotation forgets
+    return CalibratedClassifierCV(svm, method="sigmoid", cv=folds, **options)
 
 
 _BASELINES: dict[BaselineName, tuple[Callable[[np.ndarray], np.ndarray], Callable[[list], Any]]] = {

@@ -62,7 +62,7 @@ class Facts(Settings):
     abstain_band: probabilities between its ends get no answer; it holds the threshold.
     scope: what pictures the network can judge.
     decisions: operating points, blast fraction and abstain bands, where `calibrate` fixed them.
-    test: what the report of its run says of the test cells; see `model_card.test_summary`.
+    test: what the report of its run says of the test cells; see `model_card.results_of`.
     """
 
     schema_version: int = SCHEMA_VERSION

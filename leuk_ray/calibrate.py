@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import numpy as np
-import pyarrow as pa
 
 from leuk_ray.bundle import derive_bundle, open_bundle
 from leuk_ray.datasets.prepared import PreparedDataset
@@ -13,10 +12,10 @@ from leuk_ray.datasets.splits import rows_with_role
 from leuk_ray.errors import UserError
 from leuk_ray.evaluation.decisions import ABSTAIN_SHARES, fix_decisions
 from leuk_ray.evaluation.subjects import per_subject
-from leuk_ray.inference.calibration import abstain_band, fit_temperature, probability
+from leuk_ray.inference.calibration import abstain_band, fit_temperature
 from leuk_ray.inference.classifier import Classifier
 from leuk_ray.inference.scope import SCOPE_FILE, fit_scope, measure
-from leuk_ray.judge import Judged, split_of
+from leuk_ray.judge import Judged, predictions_table, split_of
 from leuk_ray.locations import Location
 
 MIN_CELLS = 20
@@ -77,10 +76,11 @@ def calibrate(
     threshold = bundle.facts.threshold
     band = abstain_band(logits, temperature, threshold, abstain_share)
     groups = [dataset.cells["group"][row].as_py() for row in rows["scope"].tolist()]
+    predictions = predictions_table(dataset, split, rows["decision"], logits, temperature)
     decisions = fix_decisions(
         labels.astype(np.int64),
         logits,
-        per_subject(_predictions(dataset, rows["decision"], logits, temperature), threshold),
+        per_subject(predictions, threshold),
         temperature=temperature,
         threshold=threshold,
         source="cells that the bundle was calibrated on",
@@ -105,18 +105,6 @@ def calibrate(
         "abstain_band": list(band) if band else None,
         "scope_cells": len(embedding),
     }
-
-
-def _predictions(
-    dataset: PreparedDataset, rows: np.ndarray, logits: np.ndarray, temperature: float
-) -> pa.Table:
-    """The rows as predictions are kept."""
-    cells = dataset.cells.take(pa.array(rows)).select(["uid", "subject", "group", "label"])
-    return (
-        cells.append_column("role", pa.array(["validation"] * len(rows)))
-        .append_column("logit", pa.array(logits, pa.float64()))
-        .append_column("probability", pa.array(probability(logits, temperature)))
-    )
 
 
 def _some(rows: np.ndarray, most: int) -> np.ndarray:

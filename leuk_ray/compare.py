@@ -88,9 +88,13 @@ def compare(
         )
         logits.append(scored)
     cells = dataset.cells.take(pa.array(rows))
+    before, after = (
+        probability(scores, own.temperature) for scores, own in zip(logits, facts, strict=True)
+    )
     found = paired_bootstrap(
         cells["label"].to_numpy(),
-        *(probability(scores, own.temperature) for scores, own in zip(logits, facts, strict=True)),
+        before,
+        after,
         cells["group"].to_pylist(),
         (facts[0].threshold, facts[1].threshold),
         **BOOTSTRAP,

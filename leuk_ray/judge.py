@@ -2,70 +2,34 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import yaml
 
 from leuk_ray.bundle import (
-    BundleFacts,
     Facts,
     derive_bundle,
-    find_bundle,
-    network_title,
     open_bundle,
     read_facts,
 )
 from leuk_ray.datasets.audit import audit_cells
 from leuk_ray.datasets.prepared import PreparedDataset
 from leuk_ray.datasets.splits import (
-    PROTOCOLS,
     copies_with_role,
-    describe,
     eligible,
-    is_leaky,
     rows_with_role,
 )
-from leuk_ray.environment import environment
 from leuk_ray.errors import UserError
-from leuk_ray.evaluation.report import RunFacts, write_report
+from leuk_ray.evaluation.report import write_report
 from leuk_ray.inference.calibration import probability
+from leuk_ray.judged import Judged, history_of, run_facts
 from leuk_ray.locations import Location, join
-from leuk_ray.model_card import test_summary
+from leuk_ray.model_card import results_of
 from leuk_ray.prediction import score_rows
 from leuk_ray.progress import note
-from leuk_ray.storage import exists, read_bytes, read_json, read_table, refuse_existing, write_table
-from leuk_ray.training.attempts import interruptions
-
-_COUNTS = (
-    "files",
-    "rejected",
-    "rows",
-    "ALL",
-    "healthy",
-    "unlabelled",
-    "subjects",
-    "groups",
-    "roles",
-)
-
-
-@dataclass(frozen=True)
-class Judged:
-    """What is judged: a bundle, and the run that made it where there is one."""
-
-    bundle: Location
-    run: Location | None
-
-    @classmethod
-    def at(cls, path: Location) -> Judged:
-        """A run's folder, or a bundle's."""
-        bundle = find_bundle(path)
-        return cls(bundle, None if bundle == path else path)
+from leuk_ray.storage import exists, read_table, refuse_existing, write_table
 
 
 def judge(
@@ -159,18 +123,9 @@ def report_on(
     """
     facts = read_facts(judged.bundle)
     split = split_of(judged, facts, dataset)
-    cells = dataset.cells.take(pa.array(rows))
-    columns = ["uid", "subject", "group", "label"]
-    if copies is not None:
-        cells = cells.append_column("copy", pa.array(copies, pa.int64()))
-        columns.append("copy")
-    predictions = (
-        cells.select(columns)
-        .append_column("role", _roles(split, cells))
-        .append_column("logit", pa.array(logits, pa.float64()))
-        .append_column("probability", pa.array(probability(logits, facts.temperature)))
-    )
-    row_of = dict(zip(cells["uid"].to_pylist(), rows.tolist(), strict=True))
+    predictions = predictions_table(dataset, split, rows, logits, facts.temperature, copies)
+    uids = predictions["uid"].to_pylist()
+    row_of = dict(zip(uids, rows.tolist(), strict=True))
     reader = dataset.reader()
 
     def pictures(uids: list[str]) -> list[np.ndarray]:
@@ -179,9 +134,9 @@ def report_on(
     note("report: drawing figures")
     report = write_report(
         out,
-        run=_facts(judged, facts, dataset, split),
+        run=run_facts(judged, facts, dataset, split),
         predictions=predictions,
-        history=_history(judged),
+        history=history_of(judged),
         threshold=facts.threshold,
         images=pictures if show_images else None,
         audit=_audit_summary(dataset),
@@ -189,6 +144,36 @@ def report_on(
     )
     write_table(join(out, "predictions.parquet"), predictions)
     return report
+
+
+def predictions_table(
+    dataset: PreparedDataset,
+    split: pa.Table,
+    rows: np.ndarray,
+    logits: np.ndarray,
+    temperature: float = 1.0,
+    copies: np.ndarray | None = None,
+) -> pa.Table:
+    """Scored rows as `write_report` takes them, one row a cell, whatever scored them.
+
+    Args:
+        dataset, split: of the rows.
+        rows: (N,) dataset rows, in the order of the split.
+        logits: (N,) their log-odds of ALL.
+        temperature: divides them for the probability.
+        copies: (N,) under `paper-literal`, which copy of the row was scored.
+    """
+    cells = dataset.cells.take(pa.array(rows))
+    columns = ["uid", "subject", "group", "label"]
+    if copies is not None:
+        cells = cells.append_column("copy", pa.array(copies, pa.int64()))
+        columns.append("copy")
+    return (
+        cells.select(columns)
+        .append_column("role", _roles(split, cells))
+        .append_column("logit", pa.array(logits, pa.float64()))
+        .append_column("probability", pa.array(probability(logits, temperature)))
+    )
 
 
 def _roles(split: pa.Table, cells: pa.Table) -> pa.Array:
@@ -221,110 +206,7 @@ def split_of(judged: Judged, facts: Facts, dataset: PreparedDataset) -> pa.Table
 def keep_results(judged: Judged, report: dict) -> None:
     """Write the test results of a run's own report into its bundle and the bundle's card."""
     bundle = open_bundle(judged.bundle)
-    derive_bundle(bundle, judged.bundle, changes={"test": test_summary(report)})
-
-
-def _facts(judged: Judged, facts: Facts, dataset: PreparedDataset, split: pa.Table) -> RunFacts:
-    history = _history(judged)
-    config = facts.model_dump(mode="json", include={"model", "members", "rule", "storage"})
-    notes = []
-    if judged.run is None:
-        notes.append("A bundle judged on a dataset of its own: every kept, labelled cell is test.")
-    else:
-        config = yaml.safe_load(read_bytes(join(judged.run, "config.yaml")))
-        notes += batch_norm_notes(config["training"], history)
-        notes += interruption_notes(interruptions(judged.run))
-        if isinstance(facts, BundleFacts):  # a report tells no path of this machine
-            config["model"]["weights"] = facts.model.weights
-    stopping = {"epochs": len(history), "best_epoch": facts.metrics.get("epoch")} if history else {}
-    return RunFacts(
-        title=f"{facts.recipe} on {dataset.facts['layout']}",
-        recipe=facts.recipe,
-        protocol=facts.protocol,
-        leaky=is_leaky(facts.protocol),
-        synthetic=dataset.synthetic,
-        best_auc=dataset.facts.get("best_auc"),
-        dataset_fingerprint=dataset.facts["fingerprint"],
-        dataset_counts={name: dataset.facts["counts"][name] for name in _COUNTS},
-        roles=describe(split, dataset.cells),
-        config=config,
-        environment=_environment(judged),
-        stopping=stopping | ({"reason": facts.metrics["stopped"]} if history else {}),
-        notes=notes,
-        temperature=facts.temperature,
-        test_set=_official_set(dataset, split),
-        network=network_title(facts),
-        unit=_UNIT[PROTOCOLS[facts.protocol].unit] if facts.protocol in PROTOCOLS else "",
-        pixels=f"decoded to RGB, {facts.storage.crop} crop, {facts.storage.size} px a side",
-        external=_external(judged, facts, dataset),
-    )
-
-
-_UNIT = {
-    "group": "groups: a subject with all that share an image with it",
-    "picture": "pictures, in the dataset's own folds of subjects",
-    "uid": "images",
-    "copy": "augmented copies of images",
-}
-
-
-def _official_set(dataset: PreparedDataset, split: pa.Table) -> str:
-    """`c-nmc-preliminary` where all of C-NMC's preliminary set, and nothing else, is tested."""
-    if dataset.synthetic or dataset.facts["layout"] != "c-nmc":
-        return ""
-    tested = dataset.cells.take(pa.array(rows_with_role(dataset.cells, split, ("test",))))
-    sets = set(tested["official_split"].to_pylist())
-    return "c-nmc-preliminary" if sets == {"preliminary"} else ""
-
-
-def _external(judged: Judged, facts: Facts, dataset: PreparedDataset) -> str:
-    """Whether the test cells come from another dataset than the training's, where it is known."""
-    if dataset.facts["fingerprint"] == facts.dataset_fingerprint:
-        return "none: the test cells are from the dataset that trained" if judged.run else ""
-    return f"dataset {dataset.facts['fingerprint'][:12]}, other images than the training's"
-
-
-def batch_norm_notes(training: dict, history: list[dict]) -> list[str]:
-    """Which cells BatchNorm normalised by, where that depends on how the run was placed."""
-    seen = dict.fromkeys((line["workers"], line["batch_norms"]) for line in history)
-    notes = []
-    for workers, layers in seen:
-        passes = 1 if training["sync_batchnorm"] else workers
-        passes *= training["accumulate"]
-        if layers == 0 or passes == 1:
-            continue
-        epochs = [line["epoch"] for line in history if line["workers"] == workers]
-        whole = " of all workers" if training["sync_batchnorm"] else " of one worker"
-        notes.append(
-            f"BatchNorm, epochs {min(epochs)} to {max(epochs)}: {workers} workers; {layers} layers "
-            f"normalised by a pass{whole}, about {training['batch_size'] / passes:g} of a batch's "
-            f"{training['batch_size']} cells. Running statistics are the mean over the workers, "
-            "taken once an epoch."
-        )
-    return notes
-
-
-def interruption_notes(items: list[dict]) -> list[str]:
-    """What was lost during the run, and that it went on."""
-    return [
-        f"Interrupted at {item['time']} after {item['epochs_done']} epochs: worker "
-        f"{', '.join(map(str, item['lost_workers']))} was lost. The run went on from its last "
-        "checkpoint."
-        for item in items
-    ]
-
-
-def _environment(judged: Judged) -> dict:
-    if judged.run is None:
-        return environment()
-    return read_json(join(judged.run, "environment.json"))
-
-
-def _history(judged: Judged) -> list[dict]:
-    if judged.run is None:
-        return []
-    lines = read_bytes(join(judged.run, "metrics.jsonl")).splitlines()
-    return [json.loads(line) for line in lines]
+    derive_bundle(bundle, judged.bundle, changes={"test": results_of(report)})
 
 
 def _audit_summary(dataset: PreparedDataset) -> dict:

@@ -22,7 +22,7 @@ _METRICS = (
 )
 
 
-def test_summary(report: Mapping[str, Any]) -> dict[str, Any]:
+def results_of(report: Mapping[str, Any]) -> dict[str, Any]:
     """What a bundle keeps of its run's report: the test metrics with counts and intervals.
 
     Args:

@@ -14,13 +14,13 @@ NOT_AVAILABLE = "not available"
 _KNOWN = {
     "c-nmc": {
         "purpose": "Telling leukemic blasts from healthy cells (ISBI 2019 challenge).",
-        "collected": "Stained bone marrow smears; cells were segmented onto black. A subject with "
-        "ALL gave blasts, a healthy subject normal cells.",
+        "collected": "Cells segmented onto black out of microscope images. A subject with ALL "
+        "gave blasts, a healthy subject normal cells.",
         "licence": "CC BY 3.0; Gupta, A., Gupta, R. (2019), The Cancer Imaging Archive, "
         "https://doi.org/10.7937/tcia.2019.dc64i46r",
     },
     "all-idb": {
-        "purpose": "Telling leukemic blasts from healthy cells in peripheral blood.",
+        "purpose": "Telling leukemic blasts from healthy cells.",
         "collected": "Fields of stained smears (ALL-IDB1), and cells cut from them (ALL-IDB2).",
         "licence": "By application to the University of Milan; images may not be passed on.",
     },

@@ -13,7 +13,7 @@ from typing import Any
 
 import yaml
 
-from leuk_ray.evaluation.formats import count, percent
+from leuk_ray.evaluation.formats import count, decimal, percent
 
 NOT_AVAILABLE = "not available"
 _PLACE = re.compile(r"\{([a-zA-Z0-9_.]+)(?::(\w+))?\}")
@@ -62,12 +62,14 @@ def _look_up(match: re.Match[str], content: Mapping[str, Any]) -> str | None:
     form = match.group(2)
     if form == "percent":
         return percent(value)
+    if form == "decimal":
+        return decimal(value)
     if form == "count":
         return count(value)
     if form == "yesno":
         return "yes" if value else "no"
     if isinstance(value, float):
-        return f"{value:.3f}"
+        return f"{value:.6g}"
     if isinstance(value, list):
         return "; ".join(map(str, value))
     return str(value)

@@ -181,7 +181,7 @@ class GroupResamples:
         if low == high:
             flat = "no interval: every resample of the groups gives the same value"
             return Interval(None, None, *counts, len(samples), flat)
-        note = "" if min(counts) >= PLAIN_GROUPS else _narrow_note(*counts)
+        note = "" if min(counts) >= PLAIN_GROUPS else _few_note(*counts)
         return Interval(low, high, *counts, len(samples), note)
 
 
@@ -249,11 +249,12 @@ def _too_few(num_positive: int, num_negative: int) -> str:
     return f"too few subjects for an interval ({num_positive} ALL + {num_negative} healthy groups)"
 
 
-def _narrow_note(num_positive: int, num_negative: int) -> str:
+def _few_note(num_positive: int, num_negative: int) -> str:
     return (
-        f"{num_positive} ALL + {num_negative} healthy groups: read this interval as too narrow. "
-        "In simulation with a subject effect of 0.7 SD, a 95% interval of the AUC held the true "
-        "value in 94% of trials with 5 + 5 groups and 95% with 9 + 9"
+        f"{num_positive} ALL + {num_negative} healthy groups are few: read this interval with "
+        "care. In simulation with a subject effect of 0.7 SD, a 95% interval of the AUC held the "
+        "true value in 94% of trials with 5 + 5 groups and 95% with 9 + 9, one of the sensitivity "
+        "in 89% and 94%"
     )
 
 

@@ -30,6 +30,9 @@ def test_split_and_audit(dataset: PreparedDataset, tmp_path: Path):
     done = leuk_ray("audit", dataset.location, "--json")
     assert json.loads(done.stdout)["identical_images"] == 0
     assert (Path(dataset.location) / "audit.json").exists()
+    sheet = (Path(dataset.location) / "DATASHEET.md").read_text()
+    assert "SYNTHETIC cells" in sheet
+    assert "Files: 121 = 121 rows + 0 rejected" in sheet
     done = leuk_ray("audit", dataset.location, "--out", tmp_path / "audit", "--no-images")
     assert done.returncode == 0, done.stderr
     assert "Audit of dataset" in (tmp_path / "audit" / "audit.html").read_text()
@@ -54,6 +57,7 @@ def test_split_and_audit(dataset: PreparedDataset, tmp_path: Path):
         (["predict", "nowhere", "pyproject.toml"], "neither a bundle nor a run"),
         (["synth", "x", "--cells", "1", "--subjects", "5"], "cells"),
         (["evaluate", "nowhere", "--data", "d", "--out", "x"], "neither a bundle nor a run"),
+        (["compare", "nowhere", "there", "--data", "d"], "no prepared dataset"),
         (["frobnicate"], "frobnicate"),
     ],
 )

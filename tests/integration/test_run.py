@@ -14,12 +14,14 @@ import pytest
 import torch
 
 from leuk_ray.augment.settings import AugmentSettings
-from leuk_ray.bundle import load_bundle
+from leuk_ray.bundle import derive_bundle, load_bundle
+from leuk_ray.compare import compare
 from leuk_ray.config import load_recipe
 from leuk_ray.datasets.feeds import ReaderFeed, ResidentFeed, StreamFeed, make_feeds
 from leuk_ray.datasets.plan import plan_epoch
 from leuk_ray.datasets.splits import rows_with_role, split_cells
 from leuk_ray.errors import UserError
+from leuk_ray.images import StorageSettings
 from leuk_ray.inference.classifier import Classifier, Prediction
 from leuk_ray.judge import Judged, judge, report_on
 from leuk_ray.models.zoo import build
@@ -240,6 +242,45 @@ def test_a_bundle_is_judged_on_any_dataset(run: Path, dataset, tmp_path: Path):
     assert report["metrics"]["test"]["cells"] == 121
     with pytest.raises(UserError, match="neither a bundle nor a run"):
         Judged.at(tmp_path)
+
+
+def test_a_run_judged_again_tells_the_same_and_decides_by_its_validation_cells(
+    run: Path, dataset, tmp_path: Path
+):
+    first = json.loads((run / "report" / "report.json").read_text())
+    again = judge(Judged.at(run), dataset, tmp_path / "again", show_images=False)
+    assert again["metrics"]["validation"] == first["metrics"]["validation"]
+    assert again["metrics"]["test"]["confusion"] == first["metrics"]["test"]["confusion"]
+    fixed = again["decided"]["fixed_on"]
+    assert fixed["source"] == "validation cells of the run"
+    assert fixed["cells"] == first["scored"]["validation"]["rows"]
+    logits = [point["log_odds"] for point in again["decided"]["points"]]
+    assert logits == [point["log_odds"] for point in first["decided"]["points"]]
+    checklist = json.loads((tmp_path / "again" / "checklist.json").read_text())
+    values = {item["about"]: item["value"] for item in checklist}
+    assert "adamax" in values["training"]
+    assert values["initial weights"] == "imagenet"
+    assert values["reference standard, its source and annotators"] == "not available"
+    facts, card = load_bundle(run / "bundle").facts, (run / "bundle/MODEL_CARD.md").read_text()
+    assert facts.test["metrics"]["auc"]["value"] == first["metrics"]["test"]["auc"]["value"]
+    right = first["metrics"]["test"]["accuracy"]
+    assert f"{right['numerator']:.0f} of {right['denominator']}" in card
+
+
+def test_two_bundles_are_compared_on_test_cells_alone(run: Path, dataset, tmp_path: Path):
+    split = pq.read_table(run / "split.parquet")
+    found = compare((run, run / "bundle"), dataset)
+    assert found["cells"] == split["role"].to_pylist().count("test")
+    assert found["warnings"] == []
+    assert found["metrics"]["accuracy"]["difference"] == 0
+    assert found["only_first"] == found["only_second"] == 0
+    shutil.copytree(run / "bundle", tmp_path / "alone")
+    with pytest.raises(UserError, match="without its run it is not known on which"):
+        compare((run, tmp_path / "alone"), dataset)
+    other = load_bundle(run / "bundle")
+    derive_bundle(other, tmp_path / "larger", changes={"storage": StorageSettings(size=96)})
+    with pytest.raises(UserError, match="expects center crops stored at 96 px"):
+        compare((run, tmp_path / "larger"), dataset)
 
 
 def test_a_report_tells_no_path_of_first_weights(run: Path, dataset, tmp_path: Path):

@@ -11,7 +11,7 @@ from ray.train.v2._internal.exceptions import WorkerHealthCheckFailedError
 from ray.train.v2.api.exceptions import WorkerGroupError
 
 from leuk_ray.errors import UserError
-from leuk_ray.judge import interruption_notes
+from leuk_ray.judged import interruption_notes
 from leuk_ray.training import attempts
 from leuk_ray.training.attempts import _lost_workers, interruptions
 

@@ -1,6 +1,6 @@
 """The report says which cells BatchNorm normalised by."""
 
-from leuk_ray.judge import batch_norm_notes
+from leuk_ray.judged import batch_norm_notes
 from leuk_ray.training.settings import TrainingSettings
 
 

@@ -9,7 +9,11 @@ from leuk_ray.evaluation.published import beside_published
 
 def test_places_are_filled_and_gaps_are_not_available(monkeypatch) -> None:
     items = [
-        {"id": "1", "about": "a", "value": "{run.name}: {metrics.auc} of {cells:count}"},
+        {
+            "id": "1",
+            "about": "a",
+            "value": "{run.name}: {metrics.auc:decimal} of {cells:count}, lr {lr}",
+        },
         {"id": "2", "about": "b", "value": "{run.name}, {run.unknown}"},
         {"id": "3", "about": "c", "value": "{run.empty}"},
         {"id": "4", "about": "d", "value": None},
@@ -21,12 +25,13 @@ def test_places_are_filled_and_gaps_are_not_available(monkeypatch) -> None:
         "run": {"name": "lite", "empty": "", "unknown": None},
         "metrics": {"auc": 0.91234},
         "cells": 1234,
+        "lr": 5e-4,
         "share": 0.5,
         "leaky": False,
     }
     values = [item["value"] for item in fill_checklist(content)]
     assert values == [
-        "lite: 0.912 of 1,234",
+        "lite: 0.912 of 1,234, lr 0.0005",
         NOT_AVAILABLE,
         NOT_AVAILABLE,
         NOT_AVAILABLE,

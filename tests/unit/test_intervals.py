@@ -103,7 +103,7 @@ def test_few_groups_have_an_interval_with_a_note(
     assert area.low is not None
     assert bool(area.note) == noted
     if noted:
-        assert "too narrow" in area.note
+        assert "are few" in area.note
         assert "94% of trials with 5 + 5 groups" in area.note
 
 

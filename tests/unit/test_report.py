@@ -8,6 +8,7 @@ import pyarrow as pa
 import pytest
 
 from leuk_ray.errors import UserError
+from leuk_ray.evaluation.decisions import Decisions
 from leuk_ray.evaluation.report import RunFacts, write_report
 
 PNG = b"\x89PNG"
@@ -118,6 +119,66 @@ def test_page_holds_what_the_run_is(full: tuple[dict[str, Any], str]) -> None:
     assert "research use only" in page
     assert content["audit"]["baseline"] is None
     assert content["history"][0]["validation_loss"] is None
+
+
+def test_decisions_are_fixed_on_validation_and_counted_on_test(
+    full: tuple[dict[str, Any], str],
+) -> None:
+    content, page = full
+    decided = content["decided"]
+    assert decided["fixed_on"]["cells"] == 252
+    assert [point["held"] for point in decided["points"]] == ["specificity"] * 2 + [
+        "sensitivity"
+    ] * 2
+    first = decided["points"][0]
+    assert first["sensitivity"]["denominator"] == 120
+    assert first["specificity"]["denominator"] == 132
+    assert f"{first['sensitivity']['numerator']} of 120" in page
+    called = decided["subjects"]
+    assert called["accuracy"]["denominator"] == 21
+    assert called["sensitivity"]["low"] < called["sensitivity"]["value"]
+    assert [band["share"] for band in decided["bands"]] == [0.05, 0.1, 0.2]
+    assert decided["bands"][2]["answered"]["denominator"] == 252
+    shares = [row["correct"] / row["cells"] for row in content["worst_subjects"]]
+    assert shares == sorted(shares)
+    assert len(shares) == 5
+    assert content["refitted"]["cells"] == 252
+    assert content["intervals"]["brier"]["low"] < content["metrics"]["test"]["brier"]["value"]
+
+
+def test_without_validation_cells_nothing_is_decided_unless_the_bundle_has(tmp_path: Path) -> None:
+    content, page = report(tmp_path / "none", predictions())
+    assert content["decided"] is None
+    assert content["refitted"] is None
+    assert page.count("Not available: no cells that neither trained nor are tested") == 2
+    point = {"held": "specificity", "target": 0.9, "log_odds": 0.25}
+    counts = {"cells": 40, "num_all": 20, "num_healthy": 20, "num_subjects": 4}
+    fixed = Decisions.model_validate(
+        {"source": "cells elsewhere", "points": [point], "blast_fraction": 0.4, **counts}
+    )
+    table = predictions()
+    content, page = report(tmp_path / "given", table, decisions=fixed)
+    called = (table["logit"].to_numpy() >= 0.25) & (table["label"].to_numpy() == 1)
+    assert content["decided"]["points"][0]["sensitivity"]["numerator"] == called.sum()
+    assert "Thresholds fixed on cells elsewhere: 20 ALL and 20 healthy cells" in page
+
+
+def test_published_results_stand_beside_the_official_test_set_only(tmp_path: Path) -> None:
+    facts = {**FACTS, "protocol": "official-folds", "test_set": "c-nmc-preliminary"}
+    content, page = report(tmp_path / "official", predictions(), run=RunFacts(**facts))
+    assert content["published"]["rows"][0]["preliminary"] == 92.5
+    assert "Prellberg and Kramer" in page
+    content, page = report(tmp_path / "own", predictions())
+    assert content["published"] is None
+    assert "Prellberg" not in page
+
+
+def test_the_checklist_lies_beside_the_report(full: tuple[dict[str, Any], str]) -> None:
+    content, page = full
+    values = {item["about"]: item["value"] for item in content["checklist"]}
+    assert values["cross table"].startswith(str(content["metrics"]["test"]["confusion"]["tp"]))
+    assert values["age, sex, severity of disease"] == "not available"
+    assert page.count("<td>not available</td>") >= 10
 
 
 def test_worst_errors_are_the_most_confident_wrong_ones(full: tuple[dict[str, Any], str]) -> None:

@@ -1,0 +1,152 @@
+"""What a report says of a run besides its predictions."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+
+import pyarrow as pa
+import yaml
+
+from leuk_ray.bundle import BundleFacts, Facts, find_bundle, network_title
+from leuk_ray.datasets.prepared import PreparedDataset
+from leuk_ray.datasets.splits import PROTOCOLS, describe, is_leaky, rows_with_role
+from leuk_ray.environment import environment
+from leuk_ray.evaluation.report import RunFacts
+from leuk_ray.locations import Location, join
+from leuk_ray.storage import read_bytes, read_json
+from leuk_ray.training.attempts import interruptions
+
+_COUNTS = (
+    "files",
+    "rejected",
+    "rows",
+    "ALL",
+    "healthy",
+    "unlabelled",
+    "subjects",
+    "groups",
+    "roles",
+)
+
+
+@dataclass(frozen=True)
+class Judged:
+    """What is judged: a bundle, and the run that made it where there is one."""
+
+    bundle: Location
+    run: Location | None
+
+    @classmethod
+    def at(cls, path: Location) -> Judged:
+        """A run's folder, or a bundle's."""
+        bundle = find_bundle(path)
+        return cls(bundle, None if bundle == path else path)
+
+
+def run_facts(judged: Judged, facts: Facts, dataset: PreparedDataset, split: pa.Table) -> RunFacts:
+    """What the report says of a run, or of a bundle on a dataset, besides predictions."""
+    history = history_of(judged)
+    own = judged.run is None and dataset.facts["fingerprint"] == facts.dataset_fingerprint
+    config = facts.model_dump(mode="json", include={"model", "members", "rule", "storage"})
+    notes = []
+    if judged.run is None:
+        notes.append("A bundle judged on a dataset of its own: every kept, labelled cell is test.")
+        if own:
+            notes.append("This dataset trained the bundle: most of these cells trained it.")
+    else:
+        config = yaml.safe_load(read_bytes(join(judged.run, "config.yaml")))
+        notes += batch_norm_notes(config["training"], history)
+        notes += interruption_notes(interruptions(judged.run))
+        if isinstance(facts, BundleFacts):  # a report tells no path of this machine
+            config["model"]["weights"] = facts.model.weights
+    stopping = {"epochs": len(history), "best_epoch": facts.metrics.get("epoch")} if history else {}
+    return RunFacts(
+        title=f"{facts.recipe} on {dataset.facts['layout']}",
+        recipe=facts.recipe,
+        protocol=facts.protocol,
+        leaky=own or is_leaky(facts.protocol),
+        synthetic=dataset.synthetic,
+        best_auc=dataset.facts.get("best_auc"),
+        dataset_fingerprint=dataset.facts["fingerprint"],
+        dataset_counts={name: dataset.facts["counts"][name] for name in _COUNTS},
+        roles=describe(split, dataset.cells),
+        config=config,
+        environment=_environment(judged),
+        stopping=stopping | ({"reason": facts.metrics["stopped"]} if history else {}),
+        notes=notes,
+        temperature=facts.temperature,
+        test_set=_official_set(dataset, split),
+        network=network_title(facts),
+        unit=_UNIT[PROTOCOLS[facts.protocol].unit] if facts.protocol in PROTOCOLS else "",
+        pixels=f"decoded to RGB, {facts.storage.crop} crop, {facts.storage.size} px a side",
+        external=_external(judged, facts, dataset),
+    )
+
+
+_UNIT = {
+    "group": "groups: a subject with all that share an image with it",
+    "picture": "pictures, in the dataset's own folds of subjects",
+    "uid": "images",
+    "copy": "augmented copies of images",
+}
+
+
+def _official_set(dataset: PreparedDataset, split: pa.Table) -> str:
+    """`c-nmc-preliminary` where all of C-NMC's preliminary set, and nothing else, is tested."""
+    if dataset.synthetic or dataset.facts["layout"] != "c-nmc":
+        return ""
+    tested = dataset.cells.take(pa.array(rows_with_role(dataset.cells, split, ("test",))))
+    sets = set(tested["official_split"].to_pylist())
+    return "c-nmc-preliminary" if sets == {"preliminary"} else ""
+
+
+def _external(judged: Judged, facts: Facts, dataset: PreparedDataset) -> str:
+    """Whether the test cells come from another dataset than the training's, where it is known."""
+    if dataset.facts["fingerprint"] == facts.dataset_fingerprint:
+        return "none: the test cells are from the dataset that trained" if judged.run else ""
+    return f"dataset {dataset.facts['fingerprint'][:12]}, other images than the training's"
+
+
+def batch_norm_notes(training: dict, history: list[dict]) -> list[str]:
+    """Which cells BatchNorm normalised by, where that depends on how the run was placed."""
+    seen = dict.fromkeys((line["workers"], line["batch_norms"]) for line in history)
+    notes = []
+    for workers, layers in seen:
+        passes = 1 if training["sync_batchnorm"] else workers
+        passes *= training["accumulate"]
+        if layers == 0 or passes == 1:
+            continue
+        epochs = [line["epoch"] for line in history if line["workers"] == workers]
+        whole = " of all workers" if training["sync_batchnorm"] else " of one worker"
+        notes.append(
+            f"BatchNorm, epochs {min(epochs)} to {max(epochs)}: {workers} workers; {layers} layers "
+            f"normalised by a pass{whole}, about {training['batch_size'] / passes:g} of a batch's "
+            f"{training['batch_size']} cells. Running statistics are the mean over the workers, "
+            "taken once an epoch."
+        )
+    return notes
+
+
+def interruption_notes(items: list[dict]) -> list[str]:
+    """What was lost during the run, and that it went on."""
+    return [
+        f"Interrupted at {item['time']} after {item['epochs_done']} epochs: worker "
+        f"{', '.join(map(str, item['lost_workers']))} was lost. The run went on from its last "
+        "checkpoint."
+        for item in items
+    ]
+
+
+def _environment(judged: Judged) -> dict:
+    if judged.run is None:
+        return environment()
+    return read_json(join(judged.run, "environment.json"))
+
+
+def history_of(judged: Judged) -> list[dict]:
+    """One row an epoch; none without a run."""
+    if judged.run is None:
+        return []
+    lines = read_bytes(join(judged.run, "metrics.jsonl")).splitlines()
+    return [json.loads(line) for line in lines]

@@ -1,0 +1,94 @@
+"""Cards of bundles and datasets: what they say, and what they do not claim."""
+
+from types import SimpleNamespace
+from typing import Any
+
+from leuk_ray.datasets.datasheet import datasheet
+from leuk_ray.images import StorageSettings
+from leuk_ray.model_card import model_card, results_of
+
+METRICS = ("auc", "weighted_f1", "accuracy", "sensitivity", "specificity", "brier", "nll", "ece")
+
+
+def a_report(leaky: bool = False) -> dict[str, Any]:
+    ratio = {"value": 0.9, "numerator": 90, "denominator": 100}
+    score = {"value": 0.2, "cells": 100}
+    own = {name: ratio if name in METRICS[2:5] else score for name in METRICS}
+    few = {"low": None, "high": None, "note": "too few subjects for an interval"}
+    interval = {"low": 0.8, "high": 0.95, "note": ""}
+    return {
+        "run": {"protocol": "image-random", "leaky": leaky, "temperature": 1.0},
+        "threshold": 0.5,
+        "scored": {"test": {"rows": 100, "subjects": 9, "groups": 8}},
+        "metrics": {"test": own},
+        "intervals": {name: few if name == "auc" else interval for name in METRICS},
+    }
+
+
+def card(**changes: Any) -> str:
+    facts: dict[str, Any] = {
+        "synthetic": False,
+        "storage": StorageSettings(size=300, crop="center"),
+        "threshold": 0.5,
+        "temperature": 1.0,
+        "abstain_band": None,
+        "scope": None,
+        "dataset_fingerprint": "ab" * 32,
+        "protocol": "subject-disjoint",
+        "recipe": "lite",
+        "seed": 0,
+        "test": {},
+    }
+    return model_card(SimpleNamespace(**{**facts, **changes}), "- Network: x")  # pyright: ignore
+
+
+def test_results_come_with_counts_and_intervals_or_the_reason_for_none() -> None:
+    text = card(test=results_of(a_report()))
+    assert "100 test cells of 9 subjects in 8 groups" in text
+    assert "| Accuracy | 90.00% | 90 of 100 | 80.00% to 95.00% |" in text
+    assert "| Area under ROC | 0.200 | 100 cells | none |" in text
+    assert "too few subjects for an interval." in text
+    assert "LEAKY" not in text
+
+
+def test_limits_say_what_the_bundle_is() -> None:
+    text = card(test=results_of(a_report(leaky=True)))
+    assert "LEAKY, no measure of new patients" in text
+    assert "lets patients cross" in text
+    assert "not calibrated" in text
+    assert "rendered cells" not in text
+    text = card(synthetic=True, temperature=1.4, abstain_band=(0.4, 0.6), scope=object())
+    assert "says nothing about real ones" in text
+    assert "not calibrated" not in text
+    assert "none between probabilities 0.400 and 0.600" in text
+    assert "No test result is kept" in text
+
+
+def test_without_test_cells_nothing_is_kept() -> None:
+    assert results_of({"metrics": {"test": None}, "intervals": {}}) == {}
+
+
+def test_a_datasheet_claims_nothing_that_the_files_do_not_say() -> None:
+    facts = {
+        "layout": "csv",
+        "fingerprint": "ab" * 32,
+        "synthetic": False,
+        "counts": {"files": 12, "rows": 10, "rejected": 2},
+        "storage": {"crop": "full", "size": 300},
+    }
+    audit = {
+        "classes": {"ALL": {"cells": 6, "subjects": 2, "groups": 2}},
+        "identical_images": 1,
+        "identical_images_across_subjects": 0,
+        "near_duplicates": [],
+        "balance": {"site": {"Ghent": {}, "unknown": {}}, "stain": {"unknown": {}}},
+        "warnings": ["one patient decides much"],
+    }
+    text = datasheet(facts, audit)
+    assert "Files: 12 = 10 rows + 2 rejected" in text
+    assert "Sites: Ghent; stains: not available" in text
+    assert "Licence: not available" in text
+    assert "Made for: not available" in text
+    assert "- one patient decides much" in text
+    assert "CC BY 3.0" in datasheet({**facts, "layout": "c-nmc"}, audit)
+    assert "SYNTHETIC" in datasheet({**facts, "layout": "c-nmc", "synthetic": True}, audit)
