@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from scipy.special import betaincinv, ndtr, stdtrit
+from scipy.special import betaincinv, ndtr, ndtri, stdtr, stdtrit
 
 FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
@@ -183,6 +183,17 @@ class GroupResamples:
             return Interval(None, None, *counts, len(samples), flat)
         note = "" if min(counts) >= PLAIN_GROUPS else _few_note(*counts)
         return Interval(low, high, *counts, len(samples), note)
+
+    def p_value(self, change: FloatArray) -> float:
+        """Two-sided p of a difference of 0 from its (R,) values in the resamples, R above 0.
+
+        The level at which the expanded interval would end at 0; the sample itself counts as one
+        more resample on the smaller side, so p is never 0.
+        """
+        smaller = min((change <= 0).sum(), (change >= 0).sum())
+        share = min(0.5, (smaller + 1) / (len(change) + 1))
+        degrees = min(self.groups_positive, self.groups_negative) - 1
+        return float(2 * stdtr(degrees, ndtri(share) * np.sqrt(degrees / (degrees + 1))))
 
 
 def group_bootstrap(

@@ -32,9 +32,8 @@ def paired_bootstrap(
     """Second minus first in every metric, with a 95% interval over groups.
 
     Both see the same resamples of whole groups, so what is hard for both cancels out. `p` is
-    two-sided: twice the smaller share of resamples in which the difference lies on one side of
-    0, counting the sample itself, so never below 2 / (resamples + 1). It is one test a metric,
-    not corrected for there being several.
+    two-sided, see `GroupResamples.p_value`: one test a metric, not corrected for there being
+    several.
 
     Args:
         label: (N,) 1 ALL, 0 healthy.
@@ -73,7 +72,7 @@ def paired_bootstrap(
             "difference": None if old is None or new is None else new - old,
             "low": found.low,
             "high": found.high,
-            "p": _two_sided(change) if found.low is not None else None,
+            "p": drawn.p_value(change) if found.low is not None else None,
             "note": found.note,
         }
     called = zip((before, after), thresholds, strict=True)
@@ -97,8 +96,3 @@ def _samples(
         "brier": drawn.sums((stated - label) ** 2) / cells,
         "nll": drawn.sums(losses(label, stated)) / cells,
     }
-
-
-def _two_sided(change: FloatArray) -> float:
-    smaller = min((change <= 0).sum(), (change >= 0).sum())
-    return float(min(1.0, 2 * (smaller + 1) / (len(change) + 1)))
