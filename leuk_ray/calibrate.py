@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import numpy as np
+import pyarrow.compute as pc
 
 from leuk_ray.bundle import derive_bundle, open_bundle
 from leuk_ray.datasets.prepared import PreparedDataset
@@ -76,7 +77,8 @@ def calibrate(
     threshold = bundle.facts.threshold
     band = abstain_band(logits, temperature, threshold, abstain_share)
     groups = [dataset.cells["group"][row].as_py() for row in rows["scope"].tolist()]
-    predictions = predictions_table(dataset, split, rows["decision"], logits, temperature)
+    held_split = split.filter(pc.field("role") == held)
+    predictions = predictions_table(dataset, held_split, rows["decision"], logits, temperature)
     decisions = fix_decisions(
         labels.astype(np.int64),
         logits,

@@ -157,7 +157,8 @@ def predictions_table(
     """Scored rows as `write_report` takes them, one row a cell, whatever scored them.
 
     Args:
-        dataset, split: of the rows.
+        dataset, split: of the rows; where the split is of copies and these are not, it must
+            hold one role of each.
         rows: (N,) dataset rows, in the order of the split.
         logits: (N,) their log-odds of ALL.
         temperature: divides them for the probability.
@@ -177,8 +178,8 @@ def predictions_table(
 
 
 def _roles(split: pa.Table, cells: pa.Table) -> pa.Array:
-    """The role that a split gives each of `cells`, or each copy."""
-    names = [name for name in ("uid", "copy") if name in split.column_names]
+    """The role that a split gives each of `cells`, or each copy where `cells` are copies."""
+    names = [name for name in ("uid", "copy") if name in cells.column_names]
     known = zip(*(split[name].to_pylist() for name in names), strict=True)
     role_of = dict(zip(known, split["role"].to_pylist(), strict=True))
     wanted = zip(*(cells[name].to_pylist() for name in names), strict=True)

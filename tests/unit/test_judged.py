@@ -1,11 +1,15 @@
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pytest
+from scipy.special import expit
 
 from leuk_ray.bundle import BundleFacts
 from leuk_ray.images import StorageSettings
+from leuk_ray.judge import predictions_table
 from leuk_ray.judged import Judged, run_facts
 from leuk_ray.models.settings import ModelSettings
 
@@ -72,3 +76,18 @@ def test_cells_that_trained_the_bundle_are_told_and_others_are_external(tmp_path
     assert other.external == "dataset bbbbbbbbbbbb, other images than the training's"
     assert other.unit == "groups: a subject with all that share an image with it"
     assert other.pixels == "decoded to RGB, center crop, 64 px a side"
+
+
+def test_cells_of_a_split_of_copies_have_the_role_of_the_part_that_is_asked_for() -> None:
+    """As `calibrate` asks: validation copies, each cell scored as it is."""
+    data = dataset()
+    names = pa.array(["1", "H1", "2", "H2"])
+    data.cells = data.cells.append_column("subject", names).append_column("group", names)
+    copies = pa.concat_tables([split("tvvt"), split("vvtt")])
+    copies = copies.append_column("copy", pa.array([0] * 4 + [1] * 4))
+    held = copies.filter(pc.field("role") == "validation")
+    rows = np.asarray([0, 1, 1, 2])
+    table = predictions_table(data, held, rows, np.arange(4.0), temperature=2.0)
+    assert table["role"].to_pylist() == ["validation"] * 4
+    assert table["uid"].to_pylist() == ["a", "b", "b", "c"]
+    assert table["probability"].to_numpy() == pytest.approx(expit(np.arange(4) / 2))
