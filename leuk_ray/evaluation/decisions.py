@@ -6,7 +6,6 @@ the counts it gives there. A threshold chosen on the cells it is judged on would
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Any, Literal
 
@@ -22,7 +21,7 @@ from leuk_ray.evaluation.intervals import (
 )
 from leuk_ray.evaluation.metrics import confusion, sensitivity, specificity
 from leuk_ray.evaluation.subjects import SubjectRow
-from leuk_ray.inference.calibration import abstain_band
+from leuk_ray.inference.calibration import abstain_band, probability
 from leuk_ray.settings import Settings
 
 TARGETS = (0.90, 0.95)
@@ -175,11 +174,10 @@ def apply_points(
         called = logit >= point.log_odds
         counts = confusion(label, called.astype(float), 0.5)
         samples = count_samples(drawn, label, called)
-        exponent = min(700.0, max(-700.0, -point.log_odds / temperature))
         out.append(
             {
                 **point.model_dump(),
-                "probability": 1 / (1 + math.exp(exponent)),
+                "probability": float(probability(np.asarray(point.log_odds), temperature)),
                 "sensitivity": sensitivity(counts),
                 "specificity": specificity(counts),
                 "intervals": {
@@ -216,15 +214,23 @@ def judge_subjects(subjects: Sequence[SubjectRow], blast_fraction: float) -> dic
 def apply_bands(
     decisions: Decisions,
     label: IntArray,
-    probability: FloatArray,
+    stated: FloatArray,
     threshold: float,
     drawn: GroupResamples,
 ) -> list[dict[str, Any]]:
-    """Each abstain band on other cells: how many are answered, and how many of these rightly."""
-    right = (probability >= threshold) == (label == 1)
+    """Each abstain band on other cells: how many are answered, and how many of these rightly.
+
+    Args:
+        decisions: with the bands.
+        label: (N,) 1 ALL, 0 healthy.
+        stated: (N,) probability of ALL, 0..1.
+        threshold: a cell is called ALL from this probability on.
+        drawn: groups drawn for these cells.
+    """
+    right = (stated >= threshold) == (label == 1)
     out = []
     for band in decisions.bands:
-        answered: BoolArray = ~((probability > band.low) & (probability < band.high))
+        answered: BoolArray = ~((stated > band.low) & (stated < band.high))
         num_answered, num_right = int(answered.sum()), int((right & answered).sum())
         with np.errstate(invalid="ignore", divide="ignore"):
             samples = drawn.sums(right & answered) / drawn.sums(answered)

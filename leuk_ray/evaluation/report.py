@@ -47,6 +47,7 @@ BOOTSTRAP = {"seed": 0, "resamples": 2000}
 MAX_ERRORS = 12
 MAX_WORST_SUBJECTS = 5
 DOTS_PER_INCH = 150
+_FIXED_COUNTS = ("cells", "num_all", "num_healthy", "num_subjects")
 
 
 @dataclass(frozen=True)
@@ -219,9 +220,6 @@ def _decided(
         "subjects": called,
         "bands": apply_bands(decisions, label, stated, threshold, drawn),
     }
-
-
-_FIXED_COUNTS = ("cells", "num_all", "num_healthy", "num_subjects")
 
 
 def _scored(table: pa.Table) -> dict[str, int]:
