@@ -23,9 +23,16 @@ from pydantic import Field, ValidationError
 
 from leuk_ray.bundle import load_bundle
 from leuk_ray.errors import UserError
-from leuk_ray.locations import Location
+from leuk_ray.locations import Location, join, name_of, parent
 from leuk_ray.settings import Settings
-from leuk_ray.storage import directory_by_rename, fetched, read_json, sha256, write_json
+from leuk_ray.storage import (
+    directory_by_rename,
+    exists,
+    fetched,
+    read_json,
+    sha256,
+    write_json,
+)
 
 CHAMPION = "champion"
 SCHEMA_VERSION = 1
@@ -35,11 +42,32 @@ _ALIAS = re.compile(r"[a-z][a-z0-9_-]{0,31}")
 
 
 class Lineage(Settings):
-    """Where a bundle came from, as its maker names it: folders or addresses."""
+    """Where a bundle came from: folders or addresses, where they are known."""
 
     run: str | None = None
     data: str | None = None
     sweep: str | None = None
+
+    @classmethod
+    def of(cls, origin: Location) -> Lineage:
+        """What is known of a run, a run of a sweep, one of a sweep's `top`, or a bundle there.
+
+        Raises:
+            UserError: a file of the run or the sweep that says so cannot be read.
+        """
+        place = origin.absolute() if isinstance(origin, Path) else origin
+        if name_of(place) == "bundle":
+            place = parent(place)
+        run = place if exists(join(place, "config.yaml")) else None
+        sweep: Location | None = parent(parent(place))
+        if not exists(join(sweep, "sweep.yaml")):
+            sweep = None
+        elif run is None:
+            standings = read_json(join(sweep, "report", "report.json"))["standings"]
+            run = join(sweep, "runs", standings[int(name_of(place)) - 1]["run"])
+        started = join(run, "environment.json") if run else None
+        data = read_json(started).get("data") if started and exists(started) else None
+        return cls(run=run and str(run), data=data, sweep=sweep and str(sweep))
 
 
 class Version(Settings):

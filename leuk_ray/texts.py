@@ -169,8 +169,8 @@ def tune_text(report: dict, out: Path) -> str:
             f"Test, once, for the winner: {report['winner']['test']}",
             f"Report: {out / 'report' / 'report.html'}",
             f"Best bundles: {out / 'top'}/1 to {bundles}",
-            f"Keep one:      leuk-ray models add {out / 'top' / '1'} NAME --registry DIR "
-            f"--sweep {out}",
+            f"Keep one:     leuk-ray models add {out / 'top' / '1'} NAME --registry DIR",
+            *([f"Let all vote: leuk-ray ensemble VOTED {out / 'top'}/*"] if bundles > 1 else []),
         ]
     )
 

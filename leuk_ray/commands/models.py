@@ -170,22 +170,19 @@ def show(name: str, registry: Path) -> tuple[dict, str]:
 @registry.command(epilog="Example: leuk-ray models add runs/lite cells --registry models")
 @click.argument("added", metavar="RUN_OR_BUNDLE", type=LOCATION)
 @click.argument("name")
-@click.option("--data", help="Where its dataset lies, for the record.")
-@click.option("--sweep", help="The sweep that found it, for the record.")
+@click.option("--origin", type=LOCATION, help="The run it came from, where it does not lie there.")
 @_REGISTRY
 @command
-def add(
-    added: Location, name: str, data: str | None, sweep: str | None, registry: Path
-) -> tuple[dict, str]:
-    """Copy a bundle as the next version of NAME; promote makes it the champion."""
+def add(added: Location, name: str, origin: Location | None, registry: Path) -> tuple[dict, str]:
+    """Copy a bundle as the next version of NAME; promote makes it the champion.
+
+    Of a run's bundle, or one of a sweep's top/, the registry notes run, data and sweep.
+    """
     from leuk_ray.bundle import find_bundle
     from leuk_ray.registry import Lineage, Registry
 
     bundle = find_bundle(added)
-    place = added.absolute() if isinstance(added, Path) else added
-    run = None if bundle == added else str(place)
-    lineage = Lineage(run=run, data=data, sweep=sweep)
-    version = Registry(registry).add(bundle, name, lineage=lineage)
+    version = Registry(registry).add(bundle, name, lineage=Lineage.of(origin or added))
     return {"name": name, "version": version}, f"{name}@{version}: added"
 
 

@@ -290,7 +290,7 @@ _ROLES_BY = {
 
 def rows_with_role(cells: pa.Table, split: pa.Table, roles: tuple[str, ...]) -> np.ndarray:
     """Positions in `cells` of a split's roles, (N,) int64, ascending; of copies, one each."""
-    wanted = split.filter(pc.field("role").isin(roles))["uid"]
+    wanted = split.filter(pc.field("role").isin(pa.array(roles, pa.string())))["uid"]
     row_of = {uid: row for row, uid in enumerate(cells["uid"].to_pylist())}
     return np.asarray([row_of[uid] for uid in wanted.to_pylist()], np.int64)
 
@@ -299,7 +299,11 @@ def copies_with_role(split: pa.Table, roles: tuple[str, ...]) -> np.ndarray | No
     """(N,) uint64, the copy of each of `rows_with_role`; None where cells have no copies."""
     if "copy" not in split.column_names:
         return None
-    return split.filter(pc.field("role").isin(roles))["copy"].to_numpy().astype(np.uint64)
+    return (
+        split.filter(pc.field("role").isin(pa.array(roles, pa.string())))["copy"]
+        .to_numpy()
+        .astype(np.uint64)
+    )
 
 
 def write_split(split: pa.Table, path: Location) -> None:

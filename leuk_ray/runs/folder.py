@@ -11,10 +11,11 @@ from typing import Any
 import pyarrow as pa
 from torch import nn
 
-from leuk_ray.bundle import BundleFacts, load_bundle, read_facts, write_bundle
+from leuk_ray.bundle import load_bundle, read_facts, write_bundle
 from leuk_ray.config import Recipe
 from leuk_ray.datasets.prepared import PreparedDataset
-from leuk_ray.training.record import start_record
+from leuk_ray.runs.table import whole_lines
+from leuk_ray.training.record import bundle_facts, start_record
 
 
 @dataclass(frozen=True)
@@ -47,21 +48,7 @@ class RunFolder:
 
     def keep(self, metrics: dict[str, Any], stopped: str, model: nn.Module) -> None:
         """Write the bundle of an epoch that is the best so far; `stopped` as in TrainingState."""
-        facts = BundleFacts(
-            model=self.recipe.model,
-            storage=self.dataset.storage,
-            synthetic=self.dataset.synthetic,
-            protocol=self.recipe.split.protocol,
-            dataset_fingerprint=self.dataset.facts["fingerprint"],
-            recipe=self.recipe.name,
-            seed=self.recipe.seed,
-            metrics={
-                key: value
-                for key, value in metrics.items()
-                if key in ("epoch", "selection") or key.startswith("validation")
-            }
-            | {"stopped": stopped},
-        )
+        facts = bundle_facts(self.recipe, self.dataset, metrics, stopped)
         write_bundle(self.path / "bundle", facts, model)
 
     def end(self, stopped: str) -> nn.Module:
@@ -73,11 +60,14 @@ class RunFolder:
 
 def read_history(path: Path) -> list[dict[str, Any]]:
     """The epochs in a run's folder; none before the first has ended."""
-    file = path / "metrics.jsonl"
-    return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
+    return _read_lines(path / "metrics.jsonl")
 
 
 def read_steps(path: Path) -> list[dict[str, Any]]:
     """The steps by which a population's member took over others' weights."""
-    file = path / "steps.jsonl"
-    return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
+    return _read_lines(path / "steps.jsonl")
+
+
+def _read_lines(file: Path) -> list[dict[str, Any]]:
+    """Without a last line that a kill has torn."""
+    return [json.loads(line) for line in whole_lines(file.read_bytes())] if file.exists() else []

@@ -69,7 +69,8 @@ class RunTable:
         line = (json.dumps(asdict(record), allow_nan=False, sort_keys=True) + "\n").encode()
         descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o644)
         try:
-            os.ftruncate(descriptor, _whole(os.pread(descriptor, os.fstat(descriptor).st_size, 0)))
+            data = os.pread(descriptor, os.fstat(descriptor).st_size, 0)
+            os.ftruncate(descriptor, sum(map(len, whole_lines(data))))
             os.lseek(descriptor, 0, os.SEEK_END)
             os.write(descriptor, line)
             os.fsync(descriptor)
@@ -84,10 +85,9 @@ class RunTable:
         """
         if not self.path.exists():
             return {}
-        data = self.path.read_bytes()
         known = {item.name for item in fields(RunRecord)}
         found: dict[str, RunRecord] = {}
-        for number, line in enumerate(data[: _whole(data)].splitlines(), 1):
+        for number, line in enumerate(whole_lines(self.path.read_bytes()), 1):
             try:
                 values = json.loads(line)
                 if set(values) != known:
@@ -101,6 +101,6 @@ class RunTable:
         return found
 
 
-def _whole(data: bytes) -> int:
-    """Bytes up to the end of the last whole line."""
-    return data.rfind(b"\n") + 1
+def whole_lines(data: bytes) -> list[bytes]:
+    """The lines that end, each with its end: a torn last one is left out."""
+    return data[: data.rfind(b"\n") + 1].splitlines(keepends=True)

@@ -10,7 +10,9 @@ import json
 import math
 import shutil
 import tempfile
+import threading
 from collections.abc import Callable
+from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,9 +22,7 @@ import numpy as np
 import pyarrow as pa
 import torch
 from ray import tune
-from ray.tune.integration.ray_train import TuneReportCallback
 
-from leuk_ray.bundle import read_facts
 from leuk_ray.config import Recipe, value_at
 from leuk_ray.datasets.feeds import Feed, ReaderFeed, ResidentFeed, device_shortage
 from leuk_ray.datasets.host_cache import CacheError, open_host_cache
@@ -40,11 +40,13 @@ from leuk_ray.training.learner import Learner
 from leuk_ray.training.loop import train
 from leuk_ray.training.record import check_same_run
 from leuk_ray.training.state import TrainingState
-from leuk_ray.training.trainer import JUDGED, run_training
+from leuk_ray.training.trainer import JUDGED, Trained, run_training
 from leuk_ray.training.validation import Redraw, score_rows
 
 Save = Callable[[Path], None]
 Report = Callable[[dict[str, Any], Save], None]
+
+_POLL_SECONDS = 0.5
 
 
 @dataclass(frozen=True)
@@ -98,7 +100,8 @@ def reason(error: BaseException) -> str:
     """Why a run failed, in one line."""
     if isinstance(error, UserError):
         return str(error)
-    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+    on_cpu = isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
+    if on_cpu or isinstance(error, torch.OutOfMemoryError | MemoryError):
         return f"out of memory: lower training.batch_size or model.input_size ({_line(error)})"
     return f"{type(error).__name__}: {_line(error)}"
 
@@ -111,35 +114,66 @@ def _reporter(checkpoints: bool) -> Report:
     """Reports to Tune, with a checkpoint where runs take over each other's weights."""
 
     def report(metrics: dict[str, Any], save: Save) -> None:
-        told = {key: metrics[key] for key in ("epoch", "selection", "ended")}
         if not checkpoints:
-            tune.report(told)
+            tune.report(_told(metrics))
             return
         with tempfile.TemporaryDirectory() as directory:
             save(Path(directory))
-            tune.report(told, checkpoint=tune.Checkpoint.from_directory(directory))
+            tune.report(_told(metrics), checkpoint=tune.Checkpoint.from_directory(directory))
 
     return report
 
 
 def _train_on_ray_train(spec: RunSpec, shared: Shared) -> None:
-    """A run of several workers; one that was killed goes on from its last checkpoint."""
+    """A run of several workers; one that was killed goes on from its last checkpoint.
+
+    Its epochs are read from its folder and reported by this thread alone. Ray's own
+    `TuneReportCallback` hands them over by a second queue: two reports at a time then wait for
+    each other for ever, or arrive in the wrong order.
+    """
     recipe, path = spec.resolved, shared.root / spec.name
     _remove_unless_same(recipe, shared.dataset, path)
-    trained = run_training(
-        recipe,
-        shared.dataset,
-        path,
-        workers=shared.resources.workers,
-        gpus=bool(shared.resources.gpus),
-        resume=True,
-        callbacks=[TuneReportCallback()],
-    )
+    training: Future[Trained] = Future()
+
+    def train_run() -> None:
+        try:
+            trained = run_training(
+                recipe,
+                shared.dataset,
+                path,
+                workers=shared.resources.workers,
+                gpus=bool(shared.resources.gpus),
+                resume=True,
+                judged=shared.judged,
+            )
+        except BaseException as error:
+            training.set_exception(error)
+        else:
+            training.set_result(trained)
+
+    # A daemon: where Tune stops the run, the process ends, and Ray Train with it.
+    threading.Thread(target=train_run, daemon=True).start()
+    num_told, done = 0, False
+    while not done:
+        done = _is_done(training)  # before a look at the epochs, or the last might be missed
+        for line in read_history(path)[num_told:]:
+            tune.report(_told(line))
+            num_told += 1
+    trained = training.result()
     if shared.judged:
         _report(path, shared.dataset, trained.rows, trained.logits, trained.copies)
-    last = read_history(path)[-1]
-    ended = read_facts(path / "bundle").metrics["stopped"]
-    tune.report({"epoch": last["epoch"], "selection": last["selection"], "ended": ended})
+
+
+def _is_done(training: Future[Trained]) -> bool:
+    """Wait for a moment, and say whether the training has ended or failed."""
+    with suppress(TimeoutError):
+        training.exception(_POLL_SECONDS)
+    return training.done()
+
+
+def _told(metrics: dict[str, Any]) -> dict[str, Any]:
+    """What Tune hears of an epoch."""
+    return {key: metrics[key] for key in ("epoch", "selection", "ended")}
 
 
 def _remove_unless_same(recipe: Recipe, dataset: PreparedDataset, path: Path) -> None:
@@ -200,7 +234,7 @@ def train_in_process(
             origin = {"run": spec.name, "recipe": recipe.model_dump(mode="json")}
             (directory / "origin.json").write_text(json.dumps(origin))
 
-        report(metrics | {"ended": state.stopped}, save_with_origin)
+        report(metrics, save_with_origin)
 
     if state.stopped:  # it took over weights whose training had ended
         reported(state.history[-1], lambda directory: state.save(directory, learner))

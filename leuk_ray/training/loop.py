@@ -101,6 +101,7 @@ def train(
         state.history.append(metrics)
         if state.epoch == settings.epochs and not state.stopped:
             state.stopped = f"all {settings.epochs} epochs done"
+        metrics["ended"] = state.stopped
         report(metrics, lambda directory: state.save(directory, learner))
     return state
 

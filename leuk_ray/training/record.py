@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,8 @@ import ray.train
 from ray.train import Checkpoint
 from ray.train.v2.api.report_config import CheckpointUploadMode
 
-from leuk_ray.config import Recipe, load_recipe
+from leuk_ray.bundle import BundleFacts
+from leuk_ray.config import Recipe, load_recipe, with_values
 from leuk_ray.datasets.prepared import PreparedDataset
 from leuk_ray.datasets.splits import write_split
 from leuk_ray.environment import environment
@@ -35,21 +36,57 @@ def start_record(recipe: Recipe, dataset: PreparedDataset, out: Location, split:
     """Write what a run is started with; config.yaml comes last and makes the folder a run."""
     make_folder(out)
     write_split(split, join(out, "split.parquet"))
-    started = environment() | {"dataset": dataset.facts["fingerprint"]}
-    write_json(join(out, "environment.json"), started)
+    write_environment(dataset, out)
     write_bytes(join(out, "config.yaml"), recipe.to_yaml().encode())
 
 
+def write_environment(dataset: PreparedDataset, out: Location) -> None:
+    """Write what a run or a sweep is made with, and on which data, as environment.json."""
+    data = {"dataset": dataset.facts["fingerprint"], "data": str(dataset.location)}
+    write_json(join(out, "environment.json"), environment() | data)
+
+
 def check_same_run(recipe: Recipe, dataset: PreparedDataset, out: Location) -> None:
-    """Raise a UserError unless a run was started with this recipe and dataset."""
+    """Raise a UserError unless a run was started with this recipe and dataset.
+
+    Pixels may be kept elsewhere than before: `training.cache` changes no result.
+    """
     config = join(out, "config.yaml")
     with fetched(config) as path:
         started_with = load_recipe(str(path))
-    if started_with != recipe:
+    if with_values(started_with, {"training.cache": recipe.training.cache}) != recipe:
         raise UserError(f"{out}: was started with another recipe; resume with {config}")
     started_on = read_json(join(out, "environment.json"))["dataset"]
     if started_on != dataset.facts["fingerprint"]:
         raise UserError(f"{out}: was started on another dataset; give the same --data")
+
+
+def bundle_facts(
+    recipe: Recipe, dataset: PreparedDataset, metrics: Mapping[str, Any], stopped: str
+) -> BundleFacts:
+    """What a run's bundle says of itself; `stopped` as in TrainingState.
+
+    Args:
+        recipe, dataset: what was trained, and on what.
+        metrics: of the epoch whose weights it holds; how that epoch did on validation is kept.
+        stopped: why the training ended.
+    """
+    kept = {key: metrics[key] for key in metrics if key.startswith("validation")}
+    return BundleFacts(
+        model=recipe.model,
+        storage=dataset.storage,
+        synthetic=dataset.synthetic,
+        protocol=recipe.split.protocol,
+        dataset_fingerprint=dataset.facts["fingerprint"],
+        recipe=recipe.name,
+        seed=recipe.seed,
+        metrics={
+            "epoch": metrics["epoch"],
+            "selection": metrics["selection"],
+            "stopped": stopped,
+            **kept,
+        },
+    )
 
 
 class Reporter:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import platform
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,13 +12,13 @@ import numpy as np
 import pyarrow as pa
 import ray.train
 import torch
-from ray.train import Checkpoint, CheckpointConfig, RunConfig, ScalingConfig, UserCallback
+from ray.train import Checkpoint, CheckpointConfig, RunConfig, ScalingConfig
 from ray.train.torch import get_device, prepare_model
 from safetensors.torch import load_model
 from torch import nn
 
 from leuk_ray import cluster
-from leuk_ray.bundle import BundleFacts, write_bundle
+from leuk_ray.bundle import write_bundle
 from leuk_ray.config import Recipe
 from leuk_ray.datasets.feeds import StreamFeed, make_feeds
 from leuk_ray.datasets.plan import check_batches
@@ -36,7 +35,7 @@ from leuk_ray.training.cells import TrainingCells
 from leuk_ray.training.learner import Learner, make_optimizer
 from leuk_ray.training.loop import train
 from leuk_ray.training.monitoring import Monitor
-from leuk_ray.training.record import Reporter, check_same_run, start_record
+from leuk_ray.training.record import Reporter, bundle_facts, check_same_run, start_record
 from leuk_ray.training.state import TrainingState
 from leuk_ray.training.tracking import MlflowRun
 from leuk_ray.training.validation import Redraw, score_rows
@@ -78,7 +77,7 @@ def run_training(
     gpus: bool = False,
     resume: bool = False,
     mlflow: str | None = None,
-    callbacks: Sequence[UserCallback] = (),
+    judged: bool = True,
 ) -> Trained:
     """Train a recipe on a dataset; Ray must be initialised.
 
@@ -89,7 +88,7 @@ def run_training(
         gpus: one GPU a worker.
         resume: go on with the run that lies in `out`.
         mlflow: an MLflow server or store that also gets the metrics.
-        callbacks: of Ray Train, called in its controller.
+        judged: also score the validation and test cells; else `rows` and `logits` are empty.
 
     Raises:
         UserError: what cannot work is refused before any worker starts.
@@ -106,7 +105,8 @@ def run_training(
     if not resuming:
         start_record(recipe, dataset, out, split)
     files, path = filesystem(out)
-    judged, copies = rows_with_role(dataset.cells, split, JUDGED), copies_with_role(split, JUDGED)
+    roles = JUDGED if judged else ()
+    rows, copies = rows_with_role(dataset.cells, split, roles), copies_with_role(split, roles)
     tracked = MlflowRun.of(mlflow, out, recipe) if mlflow else None
     with training_bar(recipe.training.epochs) as board:
         try:
@@ -116,7 +116,7 @@ def run_training(
                     "recipe": recipe,
                     "dataset": dataset,
                     "cells": cells,
-                    "judged": judged,
+                    "judged": rows,
                     "judged_copies": copies,
                     "run": out,
                     "board": board,
@@ -130,7 +130,6 @@ def run_training(
                     checkpoint_config=CheckpointConfig(
                         num_to_keep=recipe.training.keep, checkpoint_score_attribute="selection"
                     ),
-                    callbacks=list(callbacks),
                 ),
             )
         except ray.train.TrainingFailedError as error:
@@ -141,7 +140,7 @@ def run_training(
         tracked.end("FINISHED")
     assert isinstance(ended, _Ended)
     bundle = _make_bundle(recipe, dataset, out, ended)
-    return Trained(bundle, judged, ended.logits, copies)
+    return Trained(bundle, rows, ended.logits, copies)
 
 
 def check_run(
@@ -240,20 +239,7 @@ def _make_bundle(
     model = build(recipe.model, load_weights=False)
     with ended.best.as_directory() as directory:
         load_model(model, Path(directory) / "model.safetensors")
-    facts = BundleFacts(
-        model=recipe.model,
-        storage=dataset.storage,
-        synthetic=dataset.synthetic,
-        protocol=recipe.split.protocol,
-        dataset_fingerprint=dataset.facts["fingerprint"],
-        recipe=recipe.name,
-        seed=recipe.seed,
-        metrics={
-            "epoch": ended.metrics["epoch"],
-            "stopped": ended.stopped,
-            **{k: v for k, v in ended.metrics.items() if k.startswith("validation")},
-        },
-    )
+    facts = bundle_facts(recipe, dataset, ended.metrics, ended.stopped)
     bundle = join(out, "bundle")
     write_bundle(bundle, facts, model.eval())
     return bundle

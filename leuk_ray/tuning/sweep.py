@@ -14,7 +14,6 @@ import yaml
 from leuk_ray.config import with_values
 from leuk_ray.datasets.prepared import PreparedDataset
 from leuk_ray.datasets.splits import rows_with_role
-from leuk_ray.environment import environment
 from leuk_ray.errors import UserError
 from leuk_ray.judge import Judged, judge
 from leuk_ray.models.zoo import build
@@ -22,7 +21,8 @@ from leuk_ray.progress import note
 from leuk_ray.runs.executor import Executor
 from leuk_ray.runs.spec import RunSpec, split_key
 from leuk_ray.runs.table import RunRecord, RunTable
-from leuk_ray.storage import directory_by_rename, read_json, refuse_existing, write_json
+from leuk_ray.storage import directory_by_rename, read_json, refuse_existing
+from leuk_ray.training.record import write_environment
 from leuk_ray.tuning.hparams import write_hparams
 from leuk_ray.tuning.report import write_sweep_report
 from leuk_ray.tuning.schedulers import make_scheduler
@@ -65,8 +65,7 @@ def run_sweep(
     _check_networks(sweep)
     if not resuming:
         out.mkdir(parents=True)
-        made_with = environment() | {"dataset": dataset.facts["fingerprint"]}
-        write_json(out / "environment.json", made_with)
+        write_environment(dataset, out)
         (out / "sweep.yaml").write_text(_text(sweep))
     _search(sweep, executor)
     _finals(sweep, executor)

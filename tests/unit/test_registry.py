@@ -19,6 +19,7 @@ from leuk_ray.images import StorageSettings
 from leuk_ray.models.settings import ModelSettings
 from leuk_ray.models.zoo import build
 from leuk_ray.registry import Lineage, Registry
+from leuk_ray.storage import write_json
 
 
 @pytest.fixture(scope="module")
@@ -216,6 +217,24 @@ def test_a_writer_that_dies_leaves_the_old_state_and_no_lock(registry: Registry,
     load_bundle(registry.resolve("cells@2"))
 
 
+def test_lineage_is_read_off_the_run_or_the_sweep(bundle: Path, tmp_path: Path):
+    sweep = tmp_path / "sweep"
+    run = sweep / "runs" / "004"
+    shutil.copytree(bundle, run / "bundle")
+    shutil.copytree(bundle, sweep / "top" / "2")
+    (run / "config.yaml").touch()
+    write_json(run / "environment.json", {"data": "s3://lab/cells.dataset"})
+    alone = Lineage(run=str(run), data="s3://lab/cells.dataset")
+    assert Lineage.of(run) == Lineage.of(run / "bundle") == alone
+    (sweep / "sweep.yaml").touch()
+    (sweep / "report").mkdir()
+    ranked = {"standings": [{"run": "007"}, {"run": "004"}]}
+    write_json(sweep / "report" / "report.json", ranked)
+    found = Lineage(run=str(run), data="s3://lab/cells.dataset", sweep=str(sweep))
+    assert Lineage.of(run) == Lineage.of(sweep / "top" / "2") == found
+    assert Lineage.of(bundle) == Lineage(), "nothing is known of a folder that is no run"
+
+
 def test_the_commands(bundle: Path, tmp_path: Path):
     def models(*arguments: object, code: int = 0) -> str:
         command = ["models", *map(str, arguments), "--registry", str(tmp_path / "models")]
@@ -223,8 +242,11 @@ def test_the_commands(bundle: Path, tmp_path: Path):
         assert done.exit_code == code, done.output
         return done.output if code == 0 else str(done.exception)
 
-    run = bundle.parent
-    assert "cells@1: added" in models("add", run, "cells", "--sweep", "sweeps/a")
+    run = tmp_path / "runs" / "one"
+    run.mkdir(parents=True)
+    (run / "config.yaml").touch()
+    write_json(run / "environment.json", {"data": "cells.dataset"})
+    assert "cells@1: added" in models("add", bundle, "cells", "--origin", run)
     assert json.loads(models("add", bundle, "cells", "--json")) == {"name": "cells", "version": 2}
     models("promote", "cells", 1)
     assert "cells@champion: is version 2" in models("promote", "cells", 2)
@@ -232,7 +254,8 @@ def test_the_commands(bundle: Path, tmp_path: Path):
     assert "versions 1 to 2; champion is 1" in models("list")
     shown = json.loads(models("show", "cells", "--json"))
     assert shown["aliases"] == {"champion": 1}
-    assert shown["versions"][0]["lineage"] == {"run": str(run), "data": None, "sweep": "sweeps/a"}
+    lineage = {"run": str(run), "data": "cells.dataset", "sweep": None}
+    assert shown["versions"][0]["lineage"] == lineage
     text = models("show", "cells")
     assert f"run {run}" in text
     assert "SYNTHETIC" in text

@@ -1,21 +1,25 @@
 """The table of runs and the arithmetic of placing them."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pytest
+import torch
 from pydantic import ValidationError
 from toy_training import make_cells, make_model
 
 from leuk_ray.config import Recipe, load_recipe, with_values
 from leuk_ray.datasets.prepared import PreparedDataset
 from leuk_ray.errors import UserError
-from leuk_ray.runs.folder import RunFolder
+from leuk_ray.runs.folder import RunFolder, read_history, read_steps
 from leuk_ray.runs.placement import Resources, place
 from leuk_ray.runs.recorder import _best
 from leuk_ray.runs.table import RunRecord, RunTable
-from leuk_ray.runs.trial import _remove_unless_same
+from leuk_ray.runs.trial import _remove_unless_same, reason
+from leuk_ray.training.record import check_same_run
 from leuk_ray.tuning import sweep
 
 RECORD = RunRecord(
@@ -140,6 +144,39 @@ def test_a_run_goes_on_in_its_own_folder_and_in_no_other_ones(run):
     (path / "split.parquet").touch()
     _remove_unless_same(recipe, dataset, path)
     assert not path.exists(), "killed before it was a run"
+
+
+def test_a_run_goes_on_whatever_keeps_its_pixels(run):
+    recipe, dataset, path = run
+    assert recipe.training.cache == "auto"
+    check_same_run(with_values(recipe, {"training.cache": "none"}), dataset, path)
+    with pytest.raises(UserError, match="another recipe"):
+        check_same_run(with_values(recipe, {"training.window": 64}), dataset, path)
+
+
+@pytest.mark.parametrize("torn", [b'{"epoch": 3, "selec', b"\0\0\0", b"{"])
+def test_a_torn_last_line_of_a_history_is_passed_over_and_no_other(tmp_path: Path, torn: bytes):
+    whole = b'{"epoch": 1}\n{"epoch": 2}\n'
+    for name, read in (("metrics.jsonl", read_history), ("steps.jsonl", read_steps)):
+        assert read(tmp_path) == []
+        (tmp_path / name).write_bytes(whole + torn)
+        assert read(tmp_path) == [{"epoch": 1}, {"epoch": 2}]
+        (tmp_path / name).write_bytes(torn + b"\n" + whole)
+        with pytest.raises(json.JSONDecodeError):
+            read(tmp_path)
+
+
+@pytest.mark.parametrize("make", [torch.zeros, np.zeros])
+def test_memory_that_is_not_there_is_named_as_the_reason(make):
+    with pytest.raises((RuntimeError, MemoryError)) as caught:
+        make(2**50)
+    assert reason(caught.value).startswith("out of memory: lower training.batch_size")
+    assert "\n" not in reason(caught.value)
+
+
+def test_another_error_keeps_its_kind_and_fits_one_line():
+    assert reason(ValueError("a\n  b")) == "ValueError: a b"
+    assert reason(UserError("training.lr: lower it")) == "training.lr: lower it"
 
 
 def test_a_record_is_made_whatever_a_killed_run_left(run):
