@@ -141,7 +141,7 @@ class Executor:
             nonlocal num_done
             num_done += 1
             self.table.append(record)
-            note(f"  {_line(record)}")
+            note(f"  {_line(record, names.specs[record.name].recipe.training.select)}")
             progress(num_done, total)
             proposer.tell(record)
             self.on_record(record)
@@ -257,8 +257,9 @@ class _Names(Searcher):
         """See save."""
 
 
-def _line(record: RunRecord) -> str:
-    score = "" if record.score is None else f", {record.score:.4f}"
+def _line(record: RunRecord, metric: str) -> str:
+    value = record.metrics.get(metric)
+    score = "" if value is None else f", {metric} {value:.4f}"
     did = f"{len(record.curve)} epochs in {record.seconds:.0f} s{score}"
     return f"{record.name}: {record.status}, {did}; {record.reason}"
 

@@ -32,9 +32,8 @@ def best_so_far_figure(records: Sequence[RunRecord], metric: str, stamp: Stamp) 
         if points:
             axes.scatter(*zip(*points, strict=True), s=22, color=color, label=status, zorder=3)
     best = np.maximum.accumulate([r.score or 0.0 for _, r in scored])
-    axes.step(
-        [n for n, _ in scored], [shown(b, metric) for b in best], where="post", color=INK, lw=1.2
-    )
+    ends, heights = [n for n, _ in scored], [shown(b, metric) for b in best]
+    axes.step(ends, heights, where="post", color=INK, lw=1.2, label="best so far")
     axes.set_xlabel("runs ended")
     axes.set_ylabel(words(metric))
     axes.grid(color=GRID, linewidth=0.5)
@@ -120,6 +119,10 @@ def map_figure(
         if dimension.choice is not None:
             axis.set_ticks(dimension.extremes, [f"{mark:g}" for mark in dimension.extremes])
             axis.set_ticks([], minor=True)
+        elif axis is axes.xaxis:
+            axes.set_xlim(*dimension.extremes)
+        else:
+            axes.set_ylim(*dimension.extremes)
     figure.colorbar(points, label=words(metric))
     axes.grid(color=GRID, linewidth=0.5)
     axes.set_axisbelow(True)

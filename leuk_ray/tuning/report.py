@@ -168,7 +168,7 @@ def _write_csv(path: Path, sweep: SweepSettings, runs: Sequence[RunRecord]) -> N
             ["run", "status", *keys, "seed", sweep.metric, "epochs", "seconds", "reason"]
         )
         for run in runs:
-            score = "" if run.score is None else figures.shown(run.score, sweep.metric)
+            score = "" if run.score is None else f"{figures.shown(run.score, sweep.metric):.6f}"
             values = [_value(run.overrides[key]) for key in keys]
             tail = [run.seed, score, len(run.curve), run.seconds, run.reason]
             writer.writerow([run.name, run.status, *values, *tail])

@@ -1,23 +1,36 @@
 """Sweeps on Ray: every run recorded, failures contained, the best bundled and judged once."""
 
 import json
+import re
+import shutil
+import sys
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import yaml
+from click.testing import CliRunner
+from starlette.testclient import TestClient
 
+from leuk_ray.cli import cli, main
 from leuk_ray.config import load_recipe
+from leuk_ray.datasets.prepare import prepare
 from leuk_ray.datasets.splits import split_cells
 from leuk_ray.errors import UserError
+from leuk_ray.images import StorageSettings
 from leuk_ray.inference.classifier import Classifier
 from leuk_ray.runs.folder import RunFolder, read_history, read_steps
 from leuk_ray.runs.placement import Resources
 from leuk_ray.runs.spec import RunSpec, split_key
 from leuk_ray.runs.table import RunTable
 from leuk_ray.runs.trial import Shared, train_in_process
+from leuk_ray.serving.api import create_api
+from leuk_ray.serving.models import Models
+from leuk_ray.serving.monitoring import Metrics
+from leuk_ray.serving.settings import Limits, ServeSettings
 from leuk_ray.tuning.settings import load_sweep
 from leuk_ray.tuning.sweep import run_sweep
+from tests.serving_bundles import alone
 
 SMALL = {
     "recipe": "bukhari2022-se",
@@ -86,6 +99,36 @@ def test_the_best_are_bundles_that_answer_and_only_the_winner_met_the_test_cells
     assert report["standings"][0]["seeds"] == [0, 1]
 
 
+def test_the_best_vote_together_in_a_command_and_over_http(grid, cells_folder, tmp_path: Path):
+    out, _ = grid
+    image, voted = next(cells_folder.rglob("*.bmp")), tmp_path / "voted"
+    best = sorted((out / "top").iterdir())
+    done = CliRunner().invoke(cli, ["ensemble", str(voted), *map(str, best)])
+    assert "soft vote of 1, 2" in done.output
+    done = CliRunner().invoke(cli, ["predict", str(voted), str(image), "--json"])
+    (answer,) = json.loads(done.stdout)["predictions"]
+    models = Models(ServeSettings(bundle=str(voted), anonymous=True), Metrics(), alone)
+    with TestClient(create_api(models, Limits(), None, models.metrics)) as client:
+        (served,) = client.post("/v1/predict", content=image.read_bytes()).json()["predictions"]
+    data = [("x", image.read_bytes())]
+    each = [Classifier.load(bundle).predict(data)[0].as_dict()["probability"] for bundle in best]
+    assert answer["probability"] == pytest.approx(sum(each) / 2, abs=1e-6)
+    assert served["probability"] == pytest.approx(answer["probability"], abs=1e-6)
+
+
+def test_the_registry_knows_where_the_winner_came_from(grid, dataset, tmp_path: Path):
+    out, report = grid
+    registry = ["--registry", str(tmp_path / "models")]
+    done = CliRunner().invoke(cli, ["models", "add", str(out / "top" / "1"), "cells", *registry])
+    assert "cells@1: added" in done.output
+    done = CliRunner().invoke(cli, ["models", "show", "cells", *registry, "--json"])
+    assert json.loads(done.stdout)["versions"][0]["lineage"] == {
+        "run": str(out / "runs" / report["winner"]["run"]),
+        "data": str(dataset.location),
+        "sweep": str(out),
+    }
+
+
 def test_the_report_stands_alone_and_tensorboard_has_the_settings(grid):
     out, _ = grid
     page = (out / "report" / "report.html").read_text()
@@ -120,6 +163,54 @@ def test_what_is_no_sweep_or_another_one_is_not_resumed(grid, dataset, tmp_path:
     with pytest.raises(UserError, match="other settings"):
         run_sweep(other, dataset, out, resume=True)
     assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
+
+
+@pytest.fixture(scope="module")
+def one_class_to_validate(cells_folder, tmp_path_factory) -> Path:
+    """C-NMC's fold 1, which validates, without a healthy cell."""
+    folder = tmp_path_factory.mktemp("one_class")
+    shutil.copytree(cells_folder, folder / "cells")
+    shutil.rmtree(folder / "cells" / "training_data" / "fold_1" / "hem")
+    prepare(folder / "cells", folder / "dataset", "c-nmc", StorageSettings(size=32))
+    return folder / "dataset"
+
+
+LR = {"lr": {"choice": [1e-3]}}
+
+
+@pytest.mark.parametrize(
+    ("changes", "typed", "words"),
+    [
+        ({"search": {}}, [], "search: dictionary should have at least 1 item"),
+        (
+            {"search": {"attention": {"choice": ["none", "multy"]}}},
+            [],
+            "search.model.attention: .*multy",
+        ),
+        ({"search": LR, "metric": "test_auc"}, [], "metric: input should be 'validation_accuracy'"),
+        ({"search": LR}, ["protocol=official-folds"], "validation_auc: is not reported, as valid"),
+        ({"search": LR}, ["resources.cpus=999"], "one run takes 999 CPUs; the cluster has 1 nodes"),
+        ({"search": LR}, ["--resume"], "is no sweep"),
+    ],
+    ids=["empty", "variant", "metric", "not reported", "never placed", "no sweep"],
+)
+def test_a_mistake_is_one_line_and_starts_nothing(
+    changes, typed, words, one_class_to_validate: Path, tmp_path: Path, capsys, monkeypatch
+):
+    (tmp_path / "s.yaml").write_text(yaml.safe_dump(SMALL | {"searcher": "grid"} | changes))
+    out = tmp_path / "out"
+    if "--resume" in typed:
+        out.mkdir()
+    data = ["--data", str(one_class_to_validate)]
+    command = ["leuk-ray", "tune", str(tmp_path / "s.yaml"), *data, "--out", str(out), *typed]
+    monkeypatch.setattr(sys, "argv", command)
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("leuk-ray: ")
+    assert re.search(words, line), line
+    assert not out.exists() or not list(out.iterdir())
 
 
 def test_a_run_takes_over_anothers_weights_moments_and_place_in_time(dataset, tmp_path: Path):

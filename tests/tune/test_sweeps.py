@@ -9,7 +9,10 @@ import time
 from pathlib import Path
 
 import pytest
+import ray
 import yaml
+
+from leuk_ray import cluster
 
 TINY = {
     "recipe": "bukhari2022-se",
@@ -106,8 +109,18 @@ def test_in_a_population_losers_take_weights_and_a_changed_rate_of_winners(
     assert all(len(line["curve"]) == 5 for line in runs.values())
 
 
-@pytest.mark.timeout(600)
-def test_runs_of_two_workers_are_placed_recorded_and_stopped_early(dataset: Path, tmp_path: Path):
+@pytest.fixture
+def own_ray():
+    """A Ray that outlives the command, to see what that leaves there."""
+    cluster.connect(num_workers=3)
+    yield ray.get_runtime_context().gcs_address
+    ray.shutdown()
+
+
+@pytest.mark.timeout(400)
+def test_runs_of_two_workers_are_placed_stopped_early_and_give_back_their_cpus(
+    own_ray: str, dataset: Path, tmp_path: Path
+):
     sweep = write(
         tmp_path,
         search={"lr": {"choice": [1e-4, 0.5]}},  # the second leaps out of all reason
@@ -117,10 +130,54 @@ def test_runs_of_two_workers_are_placed_recorded_and_stopped_early(dataset: Path
         top=1,
     )
     out = tmp_path / "out"
-    report = run("tune", sweep, "--data", dataset, "--out", out)
+    report = run("tune", sweep, "--data", dataset, "--out", out, "--address", own_ray)
     assert report["standings"][0]["overrides"] == {"training.lr": 1e-4}
     states = {line["name"]: (line["status"], len(line["curve"])) for line in report["runs"]}
     assert states["000"] == ("finished", 4)
     assert states["001"][0] == "stopped"
     assert states["001"][1] < 4
     assert (out / "top" / "1" / "bundle.json").exists()
+    deadline = time.monotonic() + 30  # Ray Train looks after what was stopped once a second
+    while ray.available_resources().get("CPU", 0) < ray.cluster_resources()["CPU"]:
+        assert time.monotonic() < deadline, "a run that was stopped keeps its workers' CPUs"
+        time.sleep(0.5)
+
+
+@pytest.mark.timeout(400)
+def test_a_run_whose_process_is_killed_is_recorded_and_stops_no_other(
+    dataset: Path, tmp_path: Path
+):
+    """As the system does where memory runs out."""
+    sweep = write(
+        tmp_path,
+        search={"lr": {"choice": [1e-3, 3e-3, 1e-4]}},
+        searcher="grid",
+        overrides=TINY["overrides"] | {"epochs": 30},
+        resources={"cpus": 1, "side_by_side": 1},
+    )
+    out = tmp_path / "out"
+    command = leuk_ray("tune", sweep, "--data", dataset, "--out", out)
+    driver = subprocess.Popen(command, start_new_session=True, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 200
+    while not (out / "runs" / "001" / "metrics.jsonl").exists():
+        assert driver.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    os.kill(trial_process(driver.pid), signal.SIGKILL)
+    _, said = driver.communicate(timeout=200)
+    assert driver.returncode == 0, said
+    became = {line["name"]: line for line in lines(out)}
+    assert [became[f"00{n}"]["status"] for n in range(3)] == ["finished", "failed", "finished"]
+    assert became["001"]["reason"].startswith("the process died: ")
+
+
+def trial_process(group: int) -> int:
+    """The process of Ray's that trains, of those that a driver started."""
+    (pid,) = [
+        int(path.name)
+        for path in Path("/proc").iterdir()
+        if path.name.isdigit()
+        and b"ray::ImplicitFunc" in path.joinpath("cmdline").read_bytes()
+        and os.getpgid(int(path.name)) == group
+    ]
+    return pid

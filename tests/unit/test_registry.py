@@ -261,3 +261,6 @@ def test_the_commands(bundle: Path, tmp_path: Path):
     assert "SYNTHETIC" in text
     assert "rollback 1 as champion" in text
     assert "no such version" in models("promote", "cells", 5, code=1)
+    flip(tmp_path / "models" / "cells" / "versions" / "2" / "model.safetensors")
+    assert "missing or changed" in models("promote", "cells", 2, code=1)
+    assert "champion is 1" in models("list")
