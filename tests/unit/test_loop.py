@@ -113,6 +113,15 @@ def test_the_loss_falls(one_worker):
     assert losses[-1] < 0.8 * losses[0]
 
 
+def test_the_history_says_at_its_last_epoch_why_the_run_ended(one_worker):
+    assert [line["ended"] for line in one_worker] == ["", "", "all 3 epochs done"]
+    impatient = {"patience": 1, "max_reductions": 0}
+    *before, last = run(changed(epochs=20, lr=1e-9, plateau=impatient))
+    assert len(before) < 19
+    assert {line["ended"] for line in before} == {""}
+    assert "did not improve through 0 reductions" in last["ended"]
+
+
 def test_a_loss_that_is_no_number_names_the_cells_and_keeps_the_last_checkpoint(tmp_path: Path):
     with pytest.raises(UserError, match=r"epoch \d, batch \d is not a number \(cells c\d+, "):
         run(changed(lr=1e30), save_to=tmp_path)
