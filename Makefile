@@ -34,7 +34,7 @@ test: setup
 test-demo: setup
 	$(BIN)/pytest tests/demo
 
-# On demand, about 6 minutes: a sweep killed and resumed, a population, runs of two workers.
+# On demand, about 12 minutes: sweeps killed and resumed, a population, two workers, each shipped sweep.
 test-tune: setup
 	$(BIN)/pytest tests/tune
 
