@@ -43,7 +43,8 @@ def run_sweep(
         sweep: its settings.
         dataset: what all runs train on.
         out: folder of the sweep; on a cluster, on storage that all nodes see.
-        resume: go on with the sweep that lies there.
+        resume: go on with the sweep that lies there; its runs may take other resources now, but
+            for the number of workers.
 
     Returns:
         The content of report/report.json.
@@ -66,7 +67,8 @@ def run_sweep(
     if not resuming:
         out.mkdir(parents=True)
         write_environment(dataset, out)
-        (out / "sweep.yaml").write_text(_text(sweep))
+        plain = sweep.model_dump(mode="json")
+        (out / "sweep.yaml").write_text(yaml.safe_dump(plain, sort_keys=False))
     _search(sweep, executor)
     _finals(sweep, executor)
     standings = rank(executor.table.records().values(), len(sweep.seeds))
@@ -143,11 +145,21 @@ def _check_folder(sweep: SweepSettings, dataset: PreparedDataset, out: Path, res
         return False
     if not (out / "sweep.yaml").exists():
         raise UserError(f"{out}: is no sweep (no sweep.yaml); nothing to resume")
-    if (out / "sweep.yaml").read_text() != _text(sweep):
+    if not _is_same(sweep, (out / "sweep.yaml").read_text()):
         raise UserError(f"{out}: was started with other settings, see sweep.yaml there")
     if read_json(str(out / "environment.json"))["dataset"] != dataset.facts["fingerprint"]:
         raise UserError(f"{out}: was started on another dataset; give the same --data")
     return True
+
+
+def _is_same(sweep: SweepSettings, text: str) -> bool:
+    """Whether sweep.yaml says the same, but for what changes no result: what a run may take."""
+    try:
+        started = SweepSettings(**yaml.safe_load(text))
+    except (yaml.YAMLError, ValueError, TypeError):
+        return False
+    alike = started.resources.workers == sweep.resources.workers
+    return alike and started.model_copy(update={"resources": sweep.resources}) == sweep
 
 
 def _check_metric(sweep: SweepSettings, executor: Executor, dataset: PreparedDataset) -> None:
@@ -178,7 +190,3 @@ def _check_networks(sweep: SweepSettings) -> None:
 def _all_failed(out: Path, table: RunTable) -> str:
     reasons = sorted({record.reason for record in table.records().values()})
     return f"{out}: no run came to a result: {'; '.join(reasons[:3])}"
-
-
-def _text(sweep: SweepSettings) -> str:
-    return yaml.safe_dump(sweep.model_dump(mode="json"), sort_keys=False)

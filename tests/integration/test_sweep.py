@@ -145,6 +145,7 @@ def test_a_finished_sweep_resumed_repeats_nothing(grid, dataset):
     settings = load_sweep(str(out.parent / "small.yaml"))
     with pytest.raises(UserError, match="--resume"):
         run_sweep(settings, dataset, out)
+    settings = load_sweep(str(out.parent / "small.yaml"), ["resources.side_by_side=1"])
     again = run_sweep(settings, dataset, out, resume=True)
     after = (out / "runs.jsonl").read_text()
     assert after.startswith(before)
@@ -159,9 +160,10 @@ def test_what_is_no_sweep_or_another_one_is_not_resumed(grid, dataset, tmp_path:
     (tmp_path / "notes.txt").write_text("mine")
     with pytest.raises(UserError, match="is no sweep"):
         run_sweep(settings, dataset, tmp_path, resume=True)
-    other = load_sweep(str(out.parent / "small.yaml"), ["epochs=4"])
-    with pytest.raises(UserError, match="other settings"):
-        run_sweep(other, dataset, out, resume=True)
+    for changed in ("epochs=4", "resources.workers=2"):
+        other = load_sweep(str(out.parent / "small.yaml"), [changed])
+        with pytest.raises(UserError, match="other settings"):
+            run_sweep(other, dataset, out, resume=True)
     assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
 
 
