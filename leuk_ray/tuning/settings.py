@@ -72,14 +72,14 @@ class Dimension(Settings):
 
     @model_validator(mode="after")
     def _one_kind(self) -> Dimension:
-        if len(self.model_fields_set) != 1 or None in self._given().values():
+        if len(self._given()) != 1:
             raise ValueError("give one of choice, uniform, log_uniform, integer")
         if self.integer is not None and self.integer[0] >= self.integer[1]:
             raise ValueError("integer: the lower bound must lie below the upper")
         return self
 
     def _given(self) -> dict[str, Any]:
-        return {name: getattr(self, name) for name in self.model_fields_set}
+        return {name: value for name, value in self if value is not None}
 
     @property
     def extremes(self) -> list[Any]:
