@@ -1,4 +1,4 @@
-"""Calibrating a bundle: its decisions on cells that did not train it, scope on those that did."""
+"""Calibrating a bundle: its decisions on cells that did not train it, scope on all of them."""
 
 from __future__ import annotations
 
@@ -35,8 +35,8 @@ def calibrate(
     """Write a calibrated copy of a bundle.
 
     Args:
-        judged: with a run, its validation cells calibrate and its training cells are the
-            scope; a bare bundle takes all labelled, kept cells for both.
+        judged: with a run, its validation cells calibrate, and with its training cells they are
+            the scope; a bare bundle takes all labelled, kept cells for both.
         dataset: the run's dataset, or another one for a bare bundle.
         target: folder of the copy.
         abstain_share: of the calibrating cells, how many stay without an answer because
@@ -54,7 +54,7 @@ def calibrate(
     split = split_of(judged, bundle.facts, dataset)
     trained, held = ("test", "test") if judged.run is None else ("train", "validation")
     rows = {
-        "scope": _some(rows_with_role(dataset.cells, split, (trained,)), max_cells),
+        "scope": _some(rows_with_role(dataset.cells, split, (trained, held)), max_cells),
         "decision": _some(rows_with_role(dataset.cells, split, (held,)), max_cells),
     }
     for what, chosen in rows.items():
@@ -67,12 +67,13 @@ def calibrate(
     if len(set(labels.tolist())) < 2:
         raise UserError(f"{dataset.location}: the cells to calibrate on are all of one class")
     classifier = Classifier(bundle)
-    total = sum(len(chosen) for chosen in rows.values())
-    logits, _, _ = _score(classifier, dataset, rows["decision"], lambda n: progress(n, total))
-    done = len(rows["decision"])
-    _, embedding, features = _score(
-        classifier, dataset, rows["scope"], lambda n: progress(done + n, total)
+    scored = np.unique(np.concatenate(list(rows.values())))
+    every_logit, every_embedding, every_feature = _score(
+        classifier, dataset, scored, lambda done: progress(done, len(scored))
     )
+    logits = every_logit[np.searchsorted(scored, rows["decision"])]
+    in_scope = np.searchsorted(scored, rows["scope"])
+    embedding, features = every_embedding[in_scope], [every_feature[i] for i in in_scope.tolist()]
     temperature = fit_temperature(logits, labels)
     threshold = bundle.facts.threshold
     band = abstain_band(logits, temperature, threshold, abstain_share)

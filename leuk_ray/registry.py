@@ -41,6 +41,10 @@ _NUMBER = re.compile(r"[1-9][0-9]{0,8}")
 _ALIAS = re.compile(r"[a-z][a-z0-9_-]{0,31}")
 
 
+class BrokenError(UserError):
+    """What the registry holds under a name cannot be used."""
+
+
 class Lineage(Settings):
     """Where a bundle came from: folders or addresses, where they are known."""
 
@@ -193,7 +197,8 @@ class Registry:
         """The bundle of NAME (its champion), NAME@VERSION or NAME@ALIAS.
 
         Raises:
-            UserError: nothing of that name, version or alias, or another bundle than was added.
+            UserError: nothing of that name, version or alias.
+            BrokenError: its registry.json cannot be read, or another bundle than was added.
         """
         name, _, wanted = reference.partition("@")
         model = self.show(name)
@@ -218,15 +223,23 @@ class Registry:
             raise UserError(f"{self.path}: has no model {name!r}; it holds {known}")
         return model
 
-    def list(self) -> tuple[Model, ...]:
-        """All models, by name.
+    def names(self) -> tuple[str, ...]:
+        """Names of all models, broken ones too.
 
         Raises:
             UserError: there is no such folder.
         """
         if not self.path.is_dir():
             raise UserError(f"{self.path}: there is no registry; begin one with models add")
-        return tuple(self.show(name) for name in sorted(self._names()))
+        return tuple(sorted(self._names()))
+
+    def list(self) -> tuple[Model, ...]:
+        """All models, by name.
+
+        Raises:
+            UserError: there is no such folder.
+        """
+        return tuple(self.show(name) for name in self.names())
 
     def _names(self) -> Iterator[str]:
         """Folders that can be a model; one that somebody copied beside them may be none."""
@@ -246,7 +259,9 @@ class Registry:
         facts = folder / "bundle.json"
         expected = model.versions[number - 1].bundle_sha256
         if not facts.is_file() or sha256(facts) != expected:
-            raise UserError(f"{facts}: missing or changed since it was added; add the bundle anew")
+            raise BrokenError(
+                f"{facts}: missing or changed since it was added; add the bundle anew"
+            )
         return folder
 
     def _read(self, name: str) -> Model | None:
@@ -255,9 +270,9 @@ class Registry:
             return Model(**read_json(str(file)) | {"name": name})  # the folder's, whatever it says
         except (FileNotFoundError, NotADirectoryError):
             return None
-        except (ValidationError, TypeError) as error:
+        except (ValidationError, TypeError, UserError) as error:
             first = str(error).splitlines()[0]
-            raise UserError(f"{file}: not understood ({first}); restore it") from error
+            raise BrokenError(f"{file}: not understood ({first}); restore it") from error
 
     def _write(self, model: Model, event: Event) -> None:
         complete = model.model_copy(update={"history": (*model.history, event)})

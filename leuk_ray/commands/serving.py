@@ -77,6 +77,20 @@ def calibrate(
 @click.option("--api-keys", type=PATH, metavar="FILE", help="Lines of NAME SHA256_OF_KEY.")
 @click.option("--replicas", default=1, show_default=True, type=click.IntRange(1))
 @click.option("--gpus", is_flag=True, help="One GPU a replica.")
+@click.option(
+    "--canary",
+    "canaries",
+    multiple=True,
+    metavar="NAME@VERSION=SHARE",
+    help="Answers that share of the requests for NAME; of a registry.",
+)
+@click.option(
+    "--shadow",
+    "shadows",
+    multiple=True,
+    metavar="NAME@VERSION",
+    help="Compared with what NAME answers, and logged; of a registry.",
+)
 @ADDRESS
 @command
 def serve(
@@ -86,12 +100,23 @@ def serve(
     api_keys: Path | None,
     replicas: int,
     gpus: bool,
+    canaries: tuple[str, ...],
+    shadows: tuple[str, ...],
     address: str | None,
 ) -> tuple[dict, str]:
     """Answer over HTTP until stopped: a page, /v1/predict, and /docs."""
     from leuk_ray.serving.local import serve_until_stopped
+    from leuk_ray.serving.routing import parse_canary
 
     values = serve_until_stopped(
-        source, host, port, api_keys=api_keys, replicas=replicas, gpus=gpus, address=address
+        source,
+        host,
+        port,
+        api_keys=api_keys,
+        replicas=replicas,
+        gpus=gpus,
+        canaries=dict(map(parse_canary, canaries)),
+        shadows=shadows,
+        address=address,
     )
     return values, f"{values['url']}: stopped"

@@ -46,6 +46,12 @@ class Scores:
     embedding: np.ndarray
     distance: np.ndarray | None
 
+    def at(self, index: int) -> Scores:
+        """Of one of the cells, alone."""
+        one = slice(index, index + 1)
+        distance = None if self.distance is None else self.distance[one]
+        return Scores(self.logit[one], self.probability[one], self.embedding[one], distance)
+
 
 @dataclass(frozen=True)
 class Cell:
@@ -87,12 +93,49 @@ class Failure:
         return asdict(self)
 
 
-class Classifier:
+class Reader:
+    """What stands around a bundle's network: from bytes to pixels, from scores to an answer."""
+
+    def __init__(self, facts: Facts) -> None:
+        self.facts = facts
+
+    def read(self, name: str, data: bytes) -> Cell:
+        """Decode one image file and look at its pixels; raises BadImageError."""
+        pixels = images.read(data, self.facts.storage)
+        features = measure(pixels)
+        reasons = tuple(pixel_reasons(features, self.facts.scope))
+        return Cell(name, hashlib.sha256(data).hexdigest(), pixels, features, reasons)
+
+    def answer(self, cell: Cell, scores: Scores, index: int) -> Prediction | Failure:
+        """The answer for a cell that is number `index` of the scores.
+
+        A failure where the network gave no number for it.
+        """
+        p_all = float(scores.probability[index])
+        reasons = cell.reasons
+        if not reasons and self._is_far(scores, index):
+            reasons = (OUT_OF_SCOPE,)
+        try:
+            decision = decide(p_all, reasons, self.facts)
+        except RuntimeError as error:
+            return Failure(cell.name, str(error))
+        return Prediction(
+            cell.name, decision.label, p_all, self.facts.threshold, decision.reasons, cell.sha256
+        )
+
+    def _is_far(self, scores: Scores, index: int) -> bool:
+        scope = self.facts.scope
+        if scores.distance is None or scope is None or scope.distance is None:
+            return False
+        return bool(scores.distance[index] > scope.distance)
+
+
+class Classifier(Reader):
     """A bundle's network on a device, with the bundle's preprocessing and decision."""
 
     def __init__(self, bundle: Bundle, device: str = "cpu", engine: EngineName = "auto") -> None:
+        super().__init__(bundle.facts)
         self.bundle = bundle
-        self.facts: Facts = bundle.facts
         self.device = torch.device(device)
         self.engine = make_engine(bundle, self.device, engine)
         self.neighbourhood = None
@@ -109,46 +152,12 @@ class Classifier:
         """The PyTorch network, which explanations need whatever the engine."""
         return self.bundle.model.to(self.device)
 
-    def read(self, name: str, data: bytes) -> Cell:
-        """Decode one image file and look at its pixels; raises BadImageError."""
-        pixels = images.read(data, self.facts.storage)
-        features = measure(pixels)
-        reasons = tuple(pixel_reasons(features, self.facts.scope))
-        return Cell(name, hashlib.sha256(data).hexdigest(), pixels, features, reasons)
-
     def score(self, pixels: np.ndarray) -> Scores:
         """Score storage pixels, (N, size, size, 3) uint8."""
         logit, embedding = self.engine(pixels)
         known = self.neighbourhood
         distance = None if known is None else known.distance(embedding)
         return Scores(logit, probability(logit, self.facts.temperature), embedding, distance)
-
-    def answer(self, cell: Cell, scores: Scores, index: int) -> Prediction:
-        """The answer for a cell that is number `index` of the scores.
-
-        Raises:
-            RuntimeError: the network gave no number.
-        """
-        p_all = float(scores.probability[index])
-        reasons = cell.reasons
-        if not reasons and self._is_far(scores, index):
-            reasons = (OUT_OF_SCOPE,)
-        decision = decide(p_all, reasons, self.facts)
-        return Prediction(
-            cell.name, decision.label, p_all, self.facts.threshold, decision.reasons, cell.sha256
-        )
-
-    def _try_answer(self, cell: Cell, scores: Scores, index: int) -> Prediction | Failure:
-        try:
-            return self.answer(cell, scores, index)
-        except RuntimeError as error:
-            return Failure(cell.name, str(error))
-
-    def _is_far(self, scores: Scores, index: int) -> bool:
-        scope = self.facts.scope
-        if scores.distance is None or scope is None or scope.distance is None:
-            return False
-        return bool(scores.distance[index] > scope.distance)
 
     def predict(self, files: Sequence[tuple[str, bytes]]) -> list[Prediction | Failure]:
         """Answer for named image files; a bad one is an item, not an error."""
@@ -162,5 +171,5 @@ class Classifier:
         if not cells:
             return [item for item in read if isinstance(item, Failure)]
         scores = self.score(np.stack([cell.pixels for cell in cells]))
-        answers = iter([self._try_answer(cell, scores, i) for i, cell in enumerate(cells)])
+        answers = iter([self.answer(cell, scores, i) for i, cell in enumerate(cells)])
         return [item if isinstance(item, Failure) else next(answers) for item in read]

@@ -3,76 +3,46 @@
 from __future__ import annotations
 
 import asyncio
-import logging
+from collections.abc import Sequence
 from importlib import resources
 from typing import Annotated, Any
 
-from fastapi import FastAPI, Query, Request
+from fastapi import FastAPI, Query, Request, Security
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import HTMLResponse, JSONResponse, Response
+from fastapi.security import APIKeyHeader
 from starlette.datastructures import UploadFile
 from starlette.exceptions import HTTPException
 
 from leuk_ray import __version__
-from leuk_ray.bundle import read_facts
 from leuk_ray.errors import UserError
 from leuk_ray.evaluation.intervals import clopper_pearson
 from leuk_ray.images import BadImageError
-from leuk_ray.inference.classifier import Cell, Prediction
+from leuk_ray.inference.classifier import Cell, Failure, Prediction
 from leuk_ray.inference.decide import ABSTAIN
 from leuk_ray.serving import openinference
+from leuk_ray.serving.docs import DESCRIPTION, PREDICT_BODY, add_docs
 from leuk_ray.serving.guard import ApiKeys, Guard
-from leuk_ray.serving.models import Models, Named, Runner
+from leuk_ray.serving.listing import describe_all
+from leuk_ray.serving.models import Models
 from leuk_ray.serving.monitoring import Metrics
 from leuk_ray.serving.problems import Problem
+from leuk_ray.serving.runner import Named, Runner
 from leuk_ray.serving.schemas import (
     PROBLEMS,
-    DriftOut,
-    ModelInfo,
-    ModelOut,
     ModelsOut,
     PredictOut,
     SubjectOut,
 )
 from leuk_ray.serving.settings import Limits
-from leuk_ray.serving.sources import fingerprint
-
-logger = logging.getLogger(__name__)
 
 _NAME_LENGTH = 200
-_DESCRIPTION = """Tells leukemic blasts (ALL) from healthy cells, one stained cell an image.
-**For research. Not a medical device, not a diagnosis.**"""
 _PAGE_HEADERS = {
     "Content-Security-Policy": (
         "default-src 'self'; img-src 'self' blob: data:; style-src 'unsafe-inline'; "
         "script-src 'unsafe-inline'; frame-ancestors 'none'; base-uri 'none'; form-action 'none'"
     ),
     "Referrer-Policy": "no-referrer",
-}
-_BODY = {
-    "requestBody": {
-        "required": True,
-        "content": {
-            "multipart/form-data": {
-                "schema": {
-                    "type": "object",
-                    "required": ["file"],
-                    "properties": {
-                        "file": {
-                            "type": "array",
-                            "items": {"type": "string", "format": "binary"},
-                            "description": "one or many images, one cell each",
-                        },
-                        "subject": {
-                            "type": "string",
-                            "description": "who all the cells are of; adds counts over them",
-                        },
-                    },
-                }
-            },
-            "image/*": {"schema": {"type": "string", "format": "binary"}},
-        },
-    }
 }
 
 
@@ -85,7 +55,16 @@ def create_api(models: Models, limits: Limits, keys: ApiKeys | None, metrics: Me
         keys: None answers everybody.
         metrics: where to count.
     """
-    api = FastAPI(title="leuk_ray", version=__version__, description=_DESCRIPTION, redoc_url=None)
+    key = APIKeyHeader(name="X-API-Key", auto_error=False)  # for /docs; the guard checks it
+    api = FastAPI(
+        title="leuk_ray",
+        version=__version__,
+        description=DESCRIPTION,
+        docs_url=None,
+        redoc_url=None,
+        responses=PROBLEMS,
+        dependencies=[Security(key)] if keys else [],
+    )
     page = (resources.files("leuk_ray.serving") / "page" / "index.html").read_text()
 
     @api.get("/", include_in_schema=False)
@@ -106,18 +85,14 @@ def create_api(models: Models, limits: Limits, keys: ApiKeys | None, metrics: Me
     @api.get("/v1/models", tags=["models"], response_model=ModelsOut)
     async def list_models() -> ModelsOut:
         """Models that can be asked for, and what each expects."""
-        names = await asyncio.to_thread(models.source.names)
-        described = [await asyncio.to_thread(_describe, models, name) for name in names]
-        listed = [model for model in described if model is not None]
-        return ModelsOut(default=models.source.default(), models=listed)
+        return await asyncio.to_thread(describe_all, models)
 
     @api.post(
         "/v1/predict",
         tags=["answers"],
         response_model=PredictOut,
         response_model_exclude_none=True,
-        responses=PROBLEMS,
-        openapi_extra=_BODY,
+        openapi_extra=PREDICT_BODY,
     )
     async def predict(
         request: Request,
@@ -127,25 +102,22 @@ def create_api(models: Models, limits: Limits, keys: ApiKeys | None, metrics: Me
         explain: Annotated[bool, Query(description="add a Grad-CAM picture of each cell")] = False,
     ) -> Response:
         """Answer for images of single cells; a bad image among good ones is an item."""
-        runner = await models.get(model)
+        runner = await models.get(model, request.state.request_id)
         files, subject = await _read_body(request, limits)
         read = await runner.read(files)
         cells = [item for item in read if isinstance(item, Cell)]
         if not cells:
             raise _no_image(files, read)
         answers = await runner.answer(cells)
+        given = [answer for answer in answers if isinstance(answer, Prediction)]
+        if not given:
+            raise Problem(500, "no_number", f"this is our fault: {answers[0].as_dict()['error']}")
         pictures = await _explain(runner, cells) if explain else [None] * len(cells)
-        done = iter(zip(answers, pictures, strict=True))
-        items: list[dict[str, Any]] = []
-        for (name, _), item in zip(files, read, strict=True):
-            if isinstance(item, BadImageError):
-                items.append({"name": name, "error": str(item)})
-                continue
-            answer, picture = next(done)
-            items.append(answer.as_dict() | ({"explanation": picture} if picture else {}))
+        items, judged = _items(files, read, answers, pictures)
+        models.answered(model, runner, judged, given)
         body: dict[str, Any] = {"model": runner.info.model_dump(), "predictions": items}
         if subject is not None:
-            body["subject"] = summarise(subject, answers).model_dump()
+            body["subject"] = summarise(subject, given).model_dump()
         return JSONResponse(body)
 
     @api.exception_handler(Problem)
@@ -169,6 +141,7 @@ def create_api(models: Models, limits: Limits, keys: ApiKeys | None, metrics: Me
         return Problem(422, "request", f"{where}: {first['msg']}").response()
 
     api.state.models = models
+    add_docs(api)
     api.include_router(openinference.router(models, limits))
     api.add_middleware(
         Guard,  # pyright: ignore[reportArgumentType]
@@ -176,6 +149,7 @@ def create_api(models: Models, limits: Limits, keys: ApiKeys | None, metrics: Me
         keys=keys,
         rejected=metrics.rejected,
         finished=metrics.request,
+        traffic=models.traffic,
     )
     return api
 
@@ -217,6 +191,28 @@ async def _read_body(
     return files, subject or None
 
 
+def _items(
+    files: list[Named],
+    read: Sequence[Cell | BadImageError],
+    answers: Sequence[Prediction | Failure],
+    pictures: Sequence[str | None],
+) -> tuple[list[dict[str, Any]], list[Named]]:
+    """An item of the answer for each file, and the files that have a label."""
+    done = iter(zip(answers, pictures, strict=True))
+    items: list[dict[str, Any]] = []
+    judged: list[Named] = []
+    for file, found in zip(files, read, strict=True):
+        if isinstance(found, BadImageError):
+            items.append({"name": file[0], "error": str(found)})
+            continue
+        answer, picture = next(done)
+        shown = picture is not None and isinstance(answer, Prediction)
+        items.append(answer.as_dict() | ({"explanation": picture} if shown else {}))
+        if isinstance(answer, Prediction):
+            judged.append(file)
+    return items, judged
+
+
 def _no_image(files: list[Named], read: list[Cell | BadImageError]) -> Problem:
     bad = [item for item in read if isinstance(item, BadImageError)]
     errors = [
@@ -234,36 +230,3 @@ async def _explain(runner: Runner, cells: list[Cell]) -> list[str]:
         return await runner.explain(cells)
     except UserError as error:
         raise Problem(422, "no_explanation", str(error)) from error
-
-
-def _describe(models: Models, name: str) -> ModelOut | None:
-    """A model, loaded or not; None, and a line in the log, for a broken one."""
-    try:
-        found = models.source.resolve(name)
-        facts = read_facts(found.path)
-        versions, aliases = models.source.versions(name)
-        digest = fingerprint(found.path)
-    except UserError as error:
-        logger.error("%s is not listed: %s", name, error)
-        return None
-    runner = models.loaded(found)
-    shift = runner and runner.shift
-    return ModelOut(
-        name=name,
-        versions=versions,
-        aliases=aliases,
-        classes=facts.classes,
-        threshold=facts.threshold,
-        abstain_band=facts.abstain_band,
-        crop=facts.storage.crop,
-        size=facts.storage.size,
-        synthetic=facts.synthetic,
-        scope=facts.scope is not None,
-        drift=shift and DriftOut(name=shift.name, effect=shift.effect, alarm=shift.alarm),
-        info=ModelInfo(
-            name=name,
-            version=found.version,
-            fingerprint=digest,
-            engine=runner and runner.classifier.engine.name,
-        ),
-    )

@@ -1,6 +1,8 @@
 """The Ray Serve application: replicas that parse, decode and score in one process.
 
-A request crosses one process border, from the proxy to a replica, as bytes; pixels never do.
+A request crosses one process border, from the proxy to a replica, as bytes; pixels never do,
+unless `split` is set: then replicas that parse and decode hand pixels to those of another
+deployment, which score them on GPUs, say, and scale by their own measure.
 `serve run leuk_ray.serving.app:build bundle=PATH api_keys=FILE` and a Serve config's
 `import_path` and `args` build the same application as `leuk-ray serve`.
 """
@@ -12,11 +14,13 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from fastapi import FastAPI
 from pydantic import ValidationError
 from ray import serve
 from ray.serve import Application
+from ray.serve.handle import DeploymentHandle
 
 from leuk_ray.errors import UserError
 from leuk_ray.locations import parse
@@ -24,30 +28,47 @@ from leuk_ray.serving.api import create_api
 from leuk_ray.serving.guard import ApiKeys, access_log, read_keys
 from leuk_ray.serving.models import Models
 from leuk_ray.serving.monitoring import Metrics
+from leuk_ray.serving.problems import Problem
+from leuk_ray.serving.replica import local_runners, remote_runners
+from leuk_ray.serving.routing import check_beside
+from leuk_ray.serving.runner import Network, Scored
 from leuk_ray.serving.settings import ServeSettings
+from leuk_ray.serving.shadow import shadow_log
 from leuk_ray.serving.sources import open_source
 
 _SPARE = 16  # requests above our own limit that reach a replica, to be told 503 by it
 _QUEUED = 256  # requests that wait in a proxy while every replica is full or none is there
+_COMMON: dict[str, Any] = {
+    "health_check_period_s": 10,
+    "health_check_timeout_s": 30,
+    "graceful_shutdown_timeout_s": 30,
+    "logging_config": {"enable_access_log": False},  # we write our own
+}
 
 
 @serve.deployment
 @serve.ingress()
 class Classify:
-    """A replica."""
+    """A replica that answers requests.
 
-    def __init__(self, settings: ServeSettings) -> None:
+    predictor: scores for it; None has it score itself.
+    """
+
+    def __init__(
+        self, settings: ServeSettings, predictor: DeploymentHandle[Any] | None = None
+    ) -> None:
         torch.set_num_threads(max(1, round(settings.num_cpus)))
         _log_to_stdout()
         self.settings = settings
         self.metrics = Metrics()
         self.keys = ApiKeys(Path(settings.api_keys)) if settings.api_keys else None
-        # Called anew for each model: two models must not share a queue.
-        batched: Any = serve.batch(
-            max_batch_size=settings.max_batch_size,
-            batch_wait_timeout_s=settings.batch_wait_seconds,
+        self.scores_itself = predictor is None
+        make = (
+            local_runners(settings, self.metrics, _batched(settings))
+            if predictor is None
+            else remote_runners(predictor, self.metrics)
         )
-        self.models = Models(settings, self.metrics, batched)
+        self.models = Models(settings, self.metrics, make)
 
     async def __serve_build_asgi_app__(self) -> FastAPI:
         """Load and warm up the models; only then does the replica count as ready."""
@@ -55,8 +76,55 @@ class Classify:
         return create_api(self.models, self.settings.limits, self.keys, self.metrics)
 
     async def check_health(self) -> None:
-        """Run every loaded network; Serve replaces a replica whose networks do not answer."""
+        """Run every loaded network; Serve replaces a replica whose networks do not answer.
+
+        Networks elsewhere are checked there.
+        """
+        if self.scores_itself:
+            await self.models.check()
+
+
+@serve.deployment
+class Predict:
+    """A replica that scores storage pixels for the others, where the application is split."""
+
+    async def __init__(self, settings: ServeSettings) -> None:  # pyright: ignore[reportGeneralTypeIssues]
+        """Load and warm up the models."""
+        torch.set_num_threads(max(1, round(settings.num_cpus)))
+        beside = len(settings.canaries) + len(settings.shadows)
+        plain = settings.model_copy(
+            update={"canaries": {}, "shadows": (), "max_models": settings.max_models + beside}
+        )
+        metrics = Metrics()
+        self.models = Models(plain, metrics, local_runners(plain, metrics, _batched(plain)))
+        await self.models.start()
+
+    async def engine(self, reference: str) -> str:
+        """What runs the network of NAME@VERSION; raises UserError if it cannot be loaded."""
+        return (await self._network(reference)).engine
+
+    async def score(self, reference: str, pixels: np.ndarray) -> Scored:
+        """Score one cell, (S, S, 3) uint8, in one batch with others that come meanwhile."""
+        scores, index = await (await self._network(reference)).score(pixels)
+        return scores.at(index), 0
+
+    async def heat(self, reference: str, pixels: np.ndarray) -> list[np.ndarray]:
+        """Grad-CAM of cells, (N, S, S, 3) uint8."""
+        return await (await self._network(reference)).heat(pixels)
+
+    async def check(self, reference: str) -> None:
+        """Run a network once."""
+        await (await self._network(reference)).check()
+
+    async def check_health(self) -> None:
+        """Run every loaded network."""
         await self.models.check()
+
+    async def _network(self, reference: str) -> Network:
+        try:
+            return (await self.models.get(reference)).network
+        except Problem as problem:  # has more than a message, and would not travel
+            raise UserError(str(problem)) from problem
 
 
 def build(args: dict[str, Any]) -> Application:
@@ -76,44 +144,67 @@ def build(args: dict[str, Any]) -> Application:
         message = first["msg"].removeprefix("Value error, ")
         raise UserError(f"serve: {where + ': ' if where else ''}{message}") from error
     bundle = parse(settings.bundle)
-    open_source(bundle)
+    check_beside(open_source(bundle), settings.canaries, settings.shadows)
     place = bundle.absolute() if isinstance(bundle, Path) else bundle
     settings = settings.model_copy(update={"bundle": str(place)})
     if settings.api_keys:
         settings = settings.model_copy(update={"api_keys": str(Path(settings.api_keys).absolute())})
         read_keys(Path(settings.api_keys or ""))
-    deployment: Any = Classify
-    return deployment.options(**_deployment_options(settings)).bind(settings)
+    classify: Any = Classify
+    if not settings.split:
+        return classify.options(**_front(settings), **_sized(settings)).bind(settings)
+    predict: Any = Predict
+    images = settings.limits.in_flight * settings.limits.files
+    predictor = predict.options(
+        **_sized(settings),
+        **_COMMON,
+        max_ongoing_requests=max(64, 4 * settings.max_batch_size),
+        max_queued_requests=images,
+    ).bind(settings)
+    alone = {"num_replicas": settings.ingress_replicas, "ray_actor_options": {"num_cpus": 1}}
+    return classify.options(**_front(settings), **alone).bind(settings, predictor)
 
 
-def _deployment_options(settings: ServeSettings) -> dict[str, Any]:
-    ongoing = settings.limits.in_flight + _SPARE
-    options: dict[str, Any] = {
-        "num_replicas": settings.replicas,
-        "max_ongoing_requests": ongoing,
+def _batched(settings: ServeSettings) -> Any:
+    # Called anew for each model: two models must not share a queue.
+    return serve.batch(
+        max_batch_size=settings.max_batch_size, batch_wait_timeout_s=settings.batch_wait_seconds
+    )
+
+
+def _front(settings: ServeSettings) -> dict[str, Any]:
+    """Of what answers requests: its queue, the second wall behind our own limit."""
+    return {
+        **_COMMON,
+        "max_ongoing_requests": settings.limits.in_flight + _SPARE,
         "max_queued_requests": _QUEUED,
         "backpressure_config": {"retry_after_s": 1},
+    }
+
+
+def _sized(settings: ServeSettings) -> dict[str, Any]:
+    """Of what scores: resources and replicas."""
+    options: dict[str, Any] = {
+        "num_replicas": settings.replicas,
         "ray_actor_options": {"num_cpus": settings.num_cpus, "num_gpus": settings.num_gpus},
-        "health_check_period_s": 10,
-        "health_check_timeout_s": 30,
-        "graceful_shutdown_timeout_s": 30,
-        "logging_config": {"enable_access_log": False},  # we write our own
     }
     if settings.max_replicas is not None and settings.max_replicas > settings.replicas:
+        target = min(2 * settings.max_batch_size, (settings.limits.in_flight + _SPARE) / 2)
         options["num_replicas"] = None
         options["autoscaling_config"] = {
             "min_replicas": settings.replicas,
             "max_replicas": settings.max_replicas,
-            "target_ongoing_requests": min(2 * settings.max_batch_size, ongoing / 2),
+            "target_ongoing_requests": target,
             "upscale_delay_s": 10,
         }
     return options
 
 
 def _log_to_stdout() -> None:
-    """Access lines go to the replica's log as they are."""
+    """Lines that are JSON already go to the replica's log as they are."""
     handler = logging.StreamHandler(sys.stdout)
     handler.setFormatter(logging.Formatter("%(message)s"))
-    access_log.handlers = [handler]
-    access_log.setLevel(logging.INFO)
-    access_log.propagate = False
+    for log in (access_log, shadow_log):
+        log.handlers = [handler]
+        log.setLevel(logging.INFO)
+        log.propagate = False

@@ -20,10 +20,12 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from leuk_ray.errors import UserError
 from leuk_ray.serving.problems import Problem
 from leuk_ray.serving.settings import Limits
+from leuk_ray.serving.traffic import Traffic
 
 # What tells nothing and costs nothing is open to who has no key.
 OPEN_PATHS = frozenset({
-    "/", "/healthz", "/readyz", "/docs", "/openapi.json", "/v2/health/live", "/v2/health/ready",
+    "/", "/healthz", "/readyz", "/docs", "/docs/swagger-ui-bundle.js", "/docs/swagger-ui.css",
+    "/openapi.json", "/v2/health/live", "/v2/health/ready",
 })  # fmt: skip
 _CHECK_SECONDS = 1.0
 _CLOSE = {"Connection": "close"}  # what is left of the body is not read
@@ -114,6 +116,7 @@ class Guard:
         keys: ApiKeys | None,
         rejected: Callable[[str], None],
         finished: Callable[[str, int, float], None],
+        traffic: Traffic,
     ) -> None:
         """Guard `app`.
 
@@ -123,13 +126,14 @@ class Guard:
             keys: None answers everybody.
             rejected: told the reason of each refusal made here.
             finished: told (path, status, seconds) of each request.
+            traffic: of the replica; counts the admitted requests.
         """
         self.app = app
         self.limits = limits
         self.keys = keys
         self.rejected = rejected
         self.finished = finished
-        self.in_flight = 0
+        self.traffic = traffic
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one request."""
@@ -145,8 +149,10 @@ class _Request:
     def __init__(self, guard: Guard, scope: Scope, receive: Receive, send: Send) -> None:
         self.guard, self.scope, self._receive, self._send = guard, scope, receive, send
         self.headers = Headers(scope=scope)
+        self.path = scope["path"].removeprefix(scope.get("root_path", ""))
         given = self.headers.get("x-request-id", "")
         self.id = given if _REQUEST_ID.fullmatch(given) else str(uuid.uuid4())
+        scope.setdefault("state", {})["request_id"] = self.id
         self.started = time.monotonic()
         self.owner: str | None = None
         self.bytes_in = 0
@@ -161,12 +167,12 @@ class _Request:
         try:
             self._authenticate()
             self._check_length()
-            if self.scope["path"] not in OPEN_PATHS:
-                if guard.in_flight >= guard.limits.in_flight:
+            if self.path not in OPEN_PATHS:
+                if guard.traffic.in_flight >= guard.limits.in_flight:
                     raise Problem(
                         503, "overload", "too many requests at once", headers={"Retry-After": "1"}
                     )
-                guard.in_flight += 1
+                guard.traffic.begin()
                 admitted = True
             await guard.app(self.scope, self.receive, self.send)
         except Problem as problem:
@@ -180,7 +186,8 @@ class _Request:
                 problem = Problem(500, "internal", f"this is our fault; tell us {self.id}")
                 await problem.response()(self.scope, self._receive, self.send)
         finally:
-            guard.in_flight -= admitted
+            if admitted:
+                guard.traffic.end()
             self._log()
 
     async def receive(self) -> Message:
@@ -213,7 +220,7 @@ class _Request:
         await self._send(message)
 
     def _authenticate(self) -> None:
-        if self.guard.keys is None or self.scope["path"] in OPEN_PATHS:
+        if self.guard.keys is None or self.path in OPEN_PATHS:
             return
         key = self.headers.get("x-api-key")
         if key is None:
@@ -235,13 +242,12 @@ class _Request:
 
     def _log(self) -> None:
         seconds = time.monotonic() - self.started
-        path = self.scope["path"]
-        self.guard.finished(path, self.status, seconds)
+        self.guard.finished(self.path, self.status, seconds)
         line = {
             "time": datetime.now(UTC).isoformat(timespec="milliseconds"),
             "request_id": self.id,
             "method": self.scope["method"],
-            "path": path[:200],
+            "path": self.path[:200],
             "status": self.status,
             "ms": round(1000 * seconds, 1),
             "bytes": self.bytes_in,

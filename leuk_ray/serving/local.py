@@ -7,6 +7,7 @@ import os
 import signal
 import socket
 import threading
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import FrameType
 
@@ -28,9 +29,13 @@ def serve_until_stopped(
     api_keys: Path | None,
     replicas: int = 1,
     gpus: bool = False,
+    canaries: Mapping[str, float] | None = None,
+    shadows: Sequence[str] = (),
     address: str | None = None,
 ) -> dict:
     """Serve until SIGINT or SIGTERM, then let the requests in flight end.
+
+    Args are those of `ServeSettings`, and where to listen.
 
     Raises:
         UserError: a host that others reach but no keys, a port in use, no bundle, or too few
@@ -56,6 +61,8 @@ def serve_until_stopped(
             "replicas": replicas,
             "num_cpus": cpus,
             "num_gpus": 1.0 if gpus else 0.0,
+            "canaries": dict(canaries or {}),
+            "shadows": tuple(shadows),
         }
     )
     cluster.connect(address, num_workers=1)

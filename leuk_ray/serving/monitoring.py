@@ -11,6 +11,7 @@ from leuk_ray.serving.drift import Shift
 
 _ROUTES = ("/v1/predict", "/v2/models")
 _SECONDS = [0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10]
+_DIFFERENCES = [1e-4, 1e-3, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0]
 _SIZES = [1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0]
 
 
@@ -30,6 +31,13 @@ class Metrics:
         self._abstained = Counter("leuk_ray_abstained", "Reasons to abstain.", _tags("reason"))
         self._drift = Gauge(
             "leuk_ray_drift", "Largest shift, in deviations.", _tags("model", "feature")
+        )
+        self._shadow = Histogram(
+            "leuk_ray_shadow_difference", "|Difference of probability| to a shadow.",
+            _DIFFERENCES, _tags("model", "label"),
+        )  # fmt: skip
+        self._dropped = Counter(
+            "leuk_ray_shadow_dropped", "Requests not compared: too many waited.", _tags("model")
         )
         self._rejected = Counter("leuk_ray_rejected", "What was refused.", _tags("reason"))
 
@@ -51,6 +59,14 @@ class Metrics:
     def drift(self, model: str, shift: Shift) -> None:
         """How far the pictures that come have strayed."""
         self._drift.set(shift.effect, {"model": model, "feature": shift.name})
+
+    def shadow(self, model: str, difference: float, changed: bool) -> None:
+        """An image that a shadow answered too; whether with another label."""
+        self._shadow.observe(difference, {"model": model, "label": "other" if changed else "same"})
+
+    def shadow_dropped(self, model: str) -> None:
+        """A request that no shadow will see."""
+        self._dropped.inc(1, {"model": model})
 
     def rejected(self, reason: str) -> None:
         """A refused request or image."""

@@ -19,9 +19,10 @@ from fastapi.responses import JSONResponse, Response
 
 from leuk_ray import __version__
 from leuk_ray.images import BadImageError
-from leuk_ray.inference.classifier import Cell
-from leuk_ray.serving.models import Models, Runner
+from leuk_ray.inference.classifier import Cell, Failure, Prediction
+from leuk_ray.serving.models import Models
 from leuk_ray.serving.problems import Problem
+from leuk_ray.serving.runner import Runner
 from leuk_ray.serving.settings import Limits
 
 _LENGTH_HEADER = "Inference-Header-Content-Length"
@@ -36,17 +37,16 @@ _JSON_BODY = {
         "required": True,
         "content": {
             "application/json": {
-                "schema": {"type": "object"},
-                "example": {
-                    "inputs": [
-                        {
-                            "name": "image",
-                            "shape": [1],
-                            "datatype": "BYTES",
-                            "data": ["iVBORw0K..."],
-                        }
-                    ]
+                "schema": {
+                    "type": "object",
+                    "required": ["inputs"],
+                    "properties": {
+                        "id": {"type": "string"},
+                        "inputs": {"type": "array", "items": {"type": "object"}},
+                        "outputs": {"type": "array", "items": {"type": "object"}},
+                    },
                 },
+                "example": {"inputs": [_EXAMPLE]},
             }
         },
     }
@@ -87,23 +87,30 @@ def router(models: Models, limits: Limits) -> APIRouter:
     @routes.get("/models/{name}/versions/{version}/ready")
     async def model_ready(name: str, version: str | None = None) -> dict[str, Any]:
         runner = await models.get(_reference(name, version))
-        await runner.check()
+        await runner.network.check()
         return {"name": runner.info.name, "ready": True}
 
     @routes.post("/models/{name}/infer", openapi_extra=_JSON_BODY)
     @routes.post("/models/{name}/versions/{version}/infer", openapi_extra=_JSON_BODY)
     async def infer(request: Request, name: str, version: str | None = None) -> Response:
-        runner = await models.get(_reference(name, version))
+        reference = _reference(name, version)
+        runner = await models.get(reference, request.state.request_id)
         document, binary = _split(await request.body(), request.headers.get(_LENGTH_HEADER))
         files = _images(document, binary)
         if not 1 <= len(files) <= limits.files:
             raise Problem(400, "inputs", f"`image` must hold 1 to {limits.files} files")
-        read = await runner.read([(str(number), data) for number, data in enumerate(files)])
+        named = [(str(number), data) for number, data in enumerate(files)]
+        read = await runner.read(named)
         cells = [item for item in read if isinstance(item, Cell)]
         for number, item in enumerate(read):
             if isinstance(item, BadImageError):
                 raise Problem(400, "no_good_image", f"image {number}: {item}")
-        answers = await runner.answer(cells)
+        answered = await runner.answer(cells)
+        answers = [item for item in answered if isinstance(item, Prediction)]
+        for number, item in enumerate(answered):
+            if isinstance(item, Failure):
+                raise Problem(500, "no_number", f"image {number}: {item.error}")
+        models.answered(reference, runner, named, answers)
         values = {
             "probability": np.asarray([answer.probability for answer in answers], np.float32),
             "label": [answer.label for answer in answers],

@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, Field
+from pydantic.config import JsonDict
 
-_EXAMPLE_PREDICTION = {
+_EXAMPLE_PREDICTION: JsonDict = {
     "name": "cell.png",
     "label": "ALL",
     "probability": 0.934,
@@ -69,8 +70,31 @@ class SubjectOut(BaseModel):
     high: float | None
 
 
+_EXAMPLE_MODEL: JsonDict = {
+    "name": "lite.bundle",
+    "version": "0cddaf8f79cc",
+    "fingerprint": "0cddaf8f79cc" + 52 * "0",
+    "engine": "onnx",
+}
+_EXAMPLE_PROBLEM: JsonDict = {
+    "type": "about:blank",
+    "title": "Unsupported Media Type",
+    "status": 415,
+    "detail": "not_an_image: no BMP, PNG, JPEG, TIFF or WebP",
+    "reason": "no_good_image",
+    "error": "not_an_image: no BMP, PNG, JPEG, TIFF or WebP",
+    "errors": [{"name": "cell.png", "error": "not_an_image: no BMP, PNG, JPEG, TIFF or WebP"}],
+}
+
+
 class PredictOut(BaseModel):
     """The answer to a request."""
+
+    model_config = {
+        "json_schema_extra": {
+            "examples": [{"model": _EXAMPLE_MODEL, "predictions": [_EXAMPLE_PREDICTION]}]
+        }
+    }
 
     model: ModelInfo
     predictions: list[PredictionOut | FailureOut]
@@ -89,8 +113,10 @@ class ModelOut(BaseModel):
     """A model that can be asked for.
 
     versions: that exist. aliases: what each means now. crop, size: of the storage pixels.
-    scope: whether it knows its limits. drift: of the latest pictures that this replica saw;
-    null before there are enough, or where it is not loaded.
+    canaries: share of the requests for the name alone, by version or alias. shadows: versions
+    that are compared with what answers. scope: whether it knows its limits.
+    drift: of the latest pictures that this replica saw; null before there are enough, or where it
+    is not loaded.
     """
 
     name: str
@@ -102,20 +128,28 @@ class ModelOut(BaseModel):
     crop: str
     size: int
     synthetic: bool
+    canaries: dict[str, float]
+    shadows: list[str]
     scope: bool
     drift: DriftOut | None
     info: ModelInfo
 
 
 class ModelsOut(BaseModel):
-    """All models that can be asked for, and the one that answers where none is named."""
+    """All models that can be asked for, and the one that answers where none is named.
+
+    broken: names of models that should be among them and cannot be read.
+    """
 
     default: str | None
     models: list[ModelOut]
+    broken: list[str]
 
 
 class ProblemOut(BaseModel):
     """RFC 9457. errors: name and error of each image, where they are at fault."""
+
+    model_config = {"json_schema_extra": {"examples": [_EXAMPLE_PROBLEM]}}
 
     type: str
     title: str

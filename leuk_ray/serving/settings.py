@@ -35,7 +35,13 @@ class ServeSettings(Settings):
     engine, num_cpus, num_gpus: of each replica; with a GPU it runs PyTorch.
     replicas, max_replicas: autoscaled between them where they differ.
     max_batch_size, batch_wait_seconds: images in one forward pass, and how long the first waits.
-    max_models: of a registry, held in memory by each replica.
+    max_models: of a registry, held in memory by each replica, beside canaries and shadows.
+    canaries: of a registry, the share of the requests for NAME alone that NAME@VERSION (or
+        NAME@ALIAS) answers, in 0..1.
+    shadows: NAME@VERSION or NAME@ALIAS, compared with what NAME alone is answered; see
+        `serving.shadow`.
+    split: networks run in a deployment of their own, to which `replicas`, `max_replicas`,
+        `num_cpus` and `num_gpus` apply; `ingress_replicas` of one CPU each parse and decode.
     """
 
     bundle: str
@@ -49,6 +55,10 @@ class ServeSettings(Settings):
     max_batch_size: int = Field(default=8, ge=1, le=256)
     batch_wait_seconds: float = Field(default=0.0, ge=0, le=1)
     max_models: int = Field(default=4, ge=1)
+    canaries: dict[str, float] = Field(default_factory=dict)
+    shadows: tuple[str, ...] = ()
+    split: bool = False
+    ingress_replicas: int = Field(default=1, ge=1)
     limits: Limits = Limits()
 
     @model_validator(mode="after")
@@ -57,6 +67,12 @@ class ServeSettings(Settings):
             raise ValueError("api_keys: name a file of keys, or set anonymous for loopback alone")
         if self.max_replicas is not None and self.max_replicas < self.replicas:
             raise ValueError(f"max_replicas {self.max_replicas} is less than replicas")
+        shares: dict[str, float] = {}
+        for reference, share in self.canaries.items():
+            name = reference.partition("@")[0]
+            shares[name] = shares.get(name, 0) + share
+            if not (0 < share <= 1 and shares[name] <= 1):
+                raise ValueError(f"canaries {reference}: shares are above 0 and at most 1 together")
         return self
 
     @property

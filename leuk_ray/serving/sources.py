@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -10,8 +11,10 @@ from typing import Protocol
 from leuk_ray.bundle import find_bundle, member_name, open_bundle
 from leuk_ray.errors import UserError
 from leuk_ray.locations import Location, join
-from leuk_ray.registry import Registry
+from leuk_ray.registry import CHAMPION, BrokenError, Model, Registry
 from leuk_ray.storage import read_bytes
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -27,7 +30,11 @@ class Source(Protocol):
     """Names, and what they mean."""
 
     def names(self) -> list[str]:
-        """Names that can be asked for."""
+        """Names that can be asked for; raises UserError where nothing can be read."""
+        ...
+
+    def broken(self) -> list[str]:
+        """Names that could be asked for, if they could be read."""
         ...
 
     def default(self) -> str | None:
@@ -54,6 +61,9 @@ class _OneBundle:
     def names(self) -> list[str]:
         return [self.name]
 
+    def broken(self) -> list[str]:
+        return []
+
     def default(self) -> str:
         return self.name
 
@@ -74,11 +84,16 @@ class _FromRegistry:
         self.registry = Registry(path)
 
     def names(self) -> list[str]:
-        return [model.name for model in self.registry.list() if "champion" in model.aliases]
+        return [model.name for model in self._models()[0] if CHAMPION in model.aliases]
+
+    def broken(self) -> list[str]:
+        return self._models()[1]
 
     def default(self) -> str | None:
-        names = self.names()
-        return names[0] if len(names) == 1 else None
+        """The only name; another one's breaking makes it no default."""
+        models, broken = self._models()
+        names = [model.name for model in models if CHAMPION in model.aliases]
+        return names[0] if len(names) == 1 and not broken else None
 
     def versions(self, name: str) -> tuple[list[str], dict[str, str]]:
         model = self.registry.show(name)
@@ -88,6 +103,18 @@ class _FromRegistry:
     def resolve(self, reference: str) -> Found:
         path = self.registry.resolve(reference)
         return Found(reference.partition("@")[0], path.name, path)
+
+    def _models(self) -> tuple[list[Model], list[str]]:
+        """What can be read, and names of what cannot."""
+        models: list[Model] = []
+        broken: list[str] = []
+        for name in self.registry.names():
+            try:
+                models.append(self.registry.show(name))
+            except BrokenError as error:
+                logger.error("%s", error)
+                broken.append(name)
+        return models, broken
 
 
 def fingerprint(bundle: Location) -> str:

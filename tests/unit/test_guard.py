@@ -19,6 +19,7 @@ from leuk_ray.serving import guard as guard_module
 from leuk_ray.serving.guard import ApiKeys, Guard, read_keys
 from leuk_ray.serving.problems import Problem
 from leuk_ray.serving.settings import Limits
+from leuk_ray.serving.traffic import Traffic
 
 
 def line(name: str, key: str) -> str:
@@ -51,6 +52,7 @@ class Served:
         app.add_middleware(
             Guard, limits=Limits(**limits), keys=keys, rejected=self.reasons.append,
             finished=lambda path, status, seconds: self.finished.append((path, status)),
+            traffic=Traffic(),
         )  # fmt: skip
         self.app = app
         self.client = TestClient(app)

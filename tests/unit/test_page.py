@@ -13,6 +13,7 @@ from leuk_ray.inference.classifier import Classifier, Prediction
 from leuk_ray.serving.api import create_api
 from leuk_ray.serving.models import Models
 from leuk_ray.serving.monitoring import Metrics
+from leuk_ray.serving.replica import local_runners
 from leuk_ray.serving.settings import Limits, ServeSettings
 from tests.chromium import Page, find_chromium, open_page
 from tests.serving_bundles import alone, cells, encode, write_small_bundle
@@ -27,7 +28,8 @@ def bundle(tmp_path_factory) -> Path:
 @pytest.fixture(scope="module")
 def url(bundle: Path):
     metrics = Metrics()
-    models = Models(ServeSettings(bundle=str(bundle), anonymous=True), metrics, alone)
+    settings = ServeSettings(bundle=str(bundle), anonymous=True)
+    models = Models(settings, metrics, local_runners(settings, metrics, alone))
     config = uvicorn.Config(
         create_api(models, Limits(), None, metrics), port=0, log_level="warning"
     )

@@ -19,8 +19,10 @@ from leuk_ray.inference.classifier import Cell, Classifier, Prediction
 from leuk_ray.registry import Registry
 from leuk_ray.serving import models as models_module
 from leuk_ray.serving.api import create_api
-from leuk_ray.serving.models import Models, Runner
+from leuk_ray.serving.models import Models
 from leuk_ray.serving.monitoring import Metrics
+from leuk_ray.serving.replica import local_runners
+from leuk_ray.serving.runner import LocalNetwork
 from leuk_ray.serving.schemas import ModelsOut, PredictOut
 from leuk_ray.serving.settings import Limits, ServeSettings
 from tests.serving_bundles import SIZE, alone, cells, encode, write_small_bundle
@@ -30,12 +32,13 @@ FORMATS = ("BMP", "PNG", "JPEG", "TIFF")
 
 def models_from(path: Path, **changes) -> Models:
     settings = ServeSettings(bundle=str(path), anonymous=True, max_batch_size=4, **changes)
-    return Models(settings, Metrics(), alone)
+    metrics = Metrics()
+    return Models(settings, metrics, local_runners(settings, metrics, alone))
 
 
 def serve(path: Path, limits: Limits | None = None, **changes) -> TestClient:
     models = models_from(path, **changes)
-    return TestClient(create_api(models, limits or Limits(), None, models.metrics))
+    return TestClient(create_api(models, limits or Limits(), None, Metrics()))
 
 
 @pytest.fixture(scope="module")
@@ -203,7 +206,7 @@ def test_explaining_beside_scoring_leaves_every_cell_its_own_probability(bundle:
 
     async def ask() -> tuple[list[float], list[str]]:
         runner = await models_from(bundle).get("small")
-        network = runner.classifier.model
+        network = runner.network.classifier.model
         network.feature_map.register_forward_pre_hook(lambda *_: time.sleep(0.02))  # passes overlap
         read = [cell for cell in await runner.read(files) if isinstance(cell, Cell)]
         answers, pictures = await asyncio.gather(runner.answer(read), runner.explain(read))
@@ -218,13 +221,13 @@ def test_callers_of_a_check_share_one_run(bundle: Path, monkeypatch):
     runs: list[bool] = []
     works = True
 
-    async def check(self: Runner) -> None:
+    async def check(self: LocalNetwork) -> None:
         runs.append(works)
         await asyncio.sleep(0.05)
         if not works:
             raise RuntimeError("the network gives no number")
 
-    monkeypatch.setattr(Runner, "check", check)
+    monkeypatch.setattr(LocalNetwork, "check", check)
 
     async def ask() -> None:
         nonlocal works
@@ -249,11 +252,11 @@ def test_a_network_without_a_number_answers_nobody(tmp_path: Path):
     path = write_small_bundle(tmp_path / "small")
     with serve(path) as client:
         runner = client.portal.call(models_of(client).get, "small")
-        for parameter in runner.classifier.model.parameters():
+        for parameter in runner.network.classifier.model.parameters():
             parameter.data.fill_(float("nan"))
         answer = client.post("/v1/predict", content=encode(cells(1)[0]))
-        assert (answer.status_code, answer.json()["reason"]) == (500, "internal")
-        (item,) = runner.classifier.predict([("cell.png", encode(cells(1)[0]))])
+        assert (answer.status_code, answer.json()["reason"]) == (500, "no_number")
+        (item,) = runner.network.classifier.predict([("cell.png", encode(cells(1)[0]))])
     assert item.as_dict() == {"name": "cell.png", "error": "the network gives no number"}
 
 
@@ -403,15 +406,15 @@ def test_listing_loads_nothing_and_leaves_a_broken_model_out(tmp_path: Path):
 def test_models_load_one_at_a_time(tmp_path: Path, monkeypatch):
     registry = registry_of(tmp_path, "a", "b", "c")
     busy = threading.Lock()
-    warm_up = Runner.warm_up
+    load = LocalNetwork.__init__
 
-    def alone_or_fail(self: Runner) -> None:
+    def alone_or_fail(self: LocalNetwork, *args) -> None:
         assert busy.acquire(blocking=False), "two loads at once"
         time.sleep(0.05)  # time for the others to begin
-        warm_up(self)
+        load(self, *args)
         busy.release()
 
-    monkeypatch.setattr(Runner, "warm_up", alone_or_fail)
+    monkeypatch.setattr(LocalNetwork, "__init__", alone_or_fail)
 
     async def ask() -> None:
         models = models_from(registry.path, max_models=2)

@@ -1,0 +1,69 @@
+"""The OpenAPI document's examples, and the page at /docs, whose parts come from this server."""
+
+from __future__ import annotations
+
+from fastapi import FastAPI
+from fastapi.openapi.docs import get_swagger_ui_html
+from fastapi.responses import HTMLResponse
+from fastapi.staticfiles import StaticFiles
+
+DESCRIPTION = """Tells leukemic blasts (ALL) from healthy cells, one stained cell an image.
+**For research. Not a medical device, not a diagnosis.**
+
+    curl -F file=@cell.bmp -F file=@other.png -F subject=S1 http://SERVER/v1/predict
+
+Errors are `application/problem+json` (RFC 9457); `/v2` is the Open Inference Protocol."""
+
+PREDICT_BODY = {
+    "requestBody": {
+        "required": True,
+        "content": {
+            "multipart/form-data": {
+                "schema": {
+                    "type": "object",
+                    "required": ["file"],
+                    "properties": {
+                        "file": {
+                            "type": "array",
+                            "items": {"type": "string", "format": "binary"},
+                            "description": "one or many images, one cell each",
+                        },
+                        "subject": {
+                            "type": "string",
+                            "description": "who all the cells are of; adds counts over them",
+                            "example": "S1",
+                        },
+                    },
+                }
+            },
+            "image/*": {"schema": {"type": "string", "format": "binary"}},
+        },
+    }
+}
+
+# The page's script is inline; it loads what is told here and nothing from other hosts.
+_HEADERS = {
+    "Content-Security-Policy": (
+        "default-src 'self'; img-src 'self' data:; style-src 'self' 'unsafe-inline'; "
+        "script-src 'self' 'unsafe-inline'; frame-ancestors 'none'; base-uri 'none'"
+    ),
+    "Referrer-Policy": "no-referrer",
+}
+
+
+def add_docs(api: FastAPI) -> None:
+    """Swagger UI at /docs, with its script and style beside it."""
+
+    @api.get("/docs", include_in_schema=False)
+    async def docs() -> HTMLResponse:
+        page = get_swagger_ui_html(
+            openapi_url="openapi.json",  # all relative: a gateway may put a prefix before them
+            title="leuk_ray",
+            swagger_js_url="docs/swagger-ui-bundle.js",
+            swagger_css_url="docs/swagger-ui.css",
+            swagger_favicon_url="docs/favicon-32x32.png",
+        )
+        page.headers.update(_HEADERS)
+        return page
+
+    api.mount("/docs", StaticFiles(packages=[("fastapi_swagger", "resources")]))

@@ -1,0 +1,69 @@
+"""What `GET /v1/models` tells."""
+
+from __future__ import annotations
+
+import logging
+
+from leuk_ray.bundle import read_facts
+from leuk_ray.errors import UserError
+from leuk_ray.serving.models import Models
+from leuk_ray.serving.problems import Problem
+from leuk_ray.serving.schemas import DriftOut, ModelInfo, ModelOut, ModelsOut
+from leuk_ray.serving.sources import fingerprint
+
+logger = logging.getLogger(__name__)
+
+
+def describe_all(models: Models) -> ModelsOut:
+    """Every model that can be asked for, loaded or not.
+
+    Raises:
+        Problem: 503 where the registry cannot be read.
+    """
+    try:
+        names, broken = models.source.names(), models.source.broken()
+        default = models.source.default()
+    except (UserError, OSError) as error:
+        logger.error("nothing can be listed: %s", error)
+        raise Problem(503, "no_registry", "the models cannot be listed; see the log") from error
+    described = {name: _describe(models, name) for name in names}
+    return ModelsOut(
+        default=default,
+        models=[model for model in described.values() if model is not None],
+        broken=sorted([*broken, *(name for name, model in described.items() if model is None)]),
+    )
+
+
+def _describe(models: Models, name: str) -> ModelOut | None:
+    """A model, loaded or not; None, and a line in the log, for a broken one."""
+    try:
+        found = models.source.resolve(name)
+        facts = read_facts(found.path)
+        versions, aliases = models.source.versions(name)
+        digest = fingerprint(found.path)
+    except UserError as error:
+        logger.error("%s is not listed: %s", name, error)
+        return None
+    runner = models.loaded(found)
+    shift = runner and runner.shift
+    return ModelOut(
+        name=name,
+        versions=versions,
+        aliases=aliases,
+        classes=facts.classes,
+        threshold=facts.threshold,
+        abstain_band=facts.abstain_band,
+        crop=facts.storage.crop,
+        size=facts.storage.size,
+        synthetic=facts.synthetic,
+        canaries=models.canaries.of(name),
+        shadows=models.shadows.of(name),
+        scope=facts.scope is not None,
+        drift=shift and DriftOut(name=shift.name, effect=shift.effect, alarm=shift.alarm),
+        info=ModelInfo(
+            name=name,
+            version=found.version,
+            fingerprint=digest,
+            engine=runner and runner.info.engine,
+        ),
+    )

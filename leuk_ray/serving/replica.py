@@ -1,0 +1,94 @@
+"""How a replica makes the runners of its models: a network of its own, or one elsewhere."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import numpy as np
+from ray.exceptions import RayActorError
+from ray.serve.exceptions import BackPressureError, RayServeException
+from ray.serve.handle import DeploymentHandle
+
+from leuk_ray.bundle import read_facts
+from leuk_ray.errors import UserError
+from leuk_ray.inference.classifier import Reader
+from leuk_ray.serving.monitoring import Metrics
+from leuk_ray.serving.problems import Problem
+from leuk_ray.serving.runner import Batched, LocalNetwork, Runner, Scored
+from leuk_ray.serving.settings import ServeSettings
+from leuk_ray.serving.sources import Found
+
+
+def local_runners(
+    settings: ServeSettings, metrics: Metrics, batched: Batched
+) -> Callable[[Found], Awaitable[Runner]]:
+    """Makes runners whose networks run in this process."""
+
+    def make(found: Found) -> Runner:
+        network = LocalNetwork(found, settings, metrics, batched)
+        return Runner(found, network.classifier, network, metrics)
+
+    return lambda found: asyncio.to_thread(make, found)
+
+
+def remote_runners(
+    predictor: DeploymentHandle[Any], metrics: Metrics
+) -> Callable[[Found], Awaitable[Runner]]:
+    """Makes runners whose networks run in another deployment."""
+
+    async def make(found: Found) -> Runner:
+        reader = Reader(await asyncio.to_thread(read_facts, found.path))
+        return Runner(found, reader, await RemoteNetwork.of(predictor, found), metrics)
+
+    return make
+
+
+class RemoteNetwork:
+    """A network that replicas of `app.Predict` run; each image travels as its pixels."""
+
+    def __init__(self, predictor: DeploymentHandle[Any], reference: str, engine: str) -> None:
+        self._predictor = predictor
+        self._reference = reference
+        self.engine = engine
+
+    @classmethod
+    async def of(cls, predictor: DeploymentHandle[Any], found: Found) -> RemoteNetwork:
+        """Have a replica load the network; raises UserError if it cannot."""
+        reference = f"{found.name}@{found.version}"
+        return cls(predictor, reference, await _told(predictor.engine.remote(reference)))
+
+    async def score(self, pixels: np.ndarray) -> Scored:
+        """Score one cell, (S, S, 3) uint8."""
+        return await _told(self._predictor.score.remote(self._reference, pixels))
+
+    async def heat(self, pixels: np.ndarray) -> list[np.ndarray]:
+        """Grad-CAM of cells, (N, S, S, 3) uint8."""
+        return await _told(self._predictor.heat.remote(self._reference, pixels))
+
+    async def check(self) -> None:
+        """Run it once."""
+        await _told(self._predictor.check.remote(self._reference))
+
+
+async def _told(response: Awaitable[Any]) -> Any:
+    """A predictor's answer.
+
+    Raises:
+        Problem: 503 where its queue is full or it was lost: another one can answer.
+        UserError: what it says.
+    """
+    try:
+        return await response
+    except BackPressureError as error:
+        raise Problem(
+            503, "overload", "too many images at once", headers={"Retry-After": "1"}
+        ) from error
+    except (RayActorError, RayServeException) as error:
+        raise Problem(
+            503, "lost", "a predictor went away; ask again", headers={"Retry-After": "1"}
+        ) from error
+    except UserError as error:  # Ray's own class, with a traceback in its text
+        cause = getattr(error, "cause", error)
+        raise UserError(str(cause)) from error

@@ -1,0 +1,198 @@
+"""A loaded bundle in a replica: decoding in threads, and a network here or in another process."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import io
+import logging
+import os
+from collections.abc import Awaitable, Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from typing import ParamSpec, Protocol, TypeVar
+
+import numpy as np
+from PIL import Image
+
+from leuk_ray.images import BadImageError
+from leuk_ray.inference.classifier import Cell, Classifier, Failure, Prediction, Reader, Scores
+from leuk_ray.inference.explain import explain_pixels, overlay
+from leuk_ray.serving.drift import Drift, Shift
+from leuk_ray.serving.monitoring import Metrics
+from leuk_ray.serving.schemas import ModelInfo
+from leuk_ray.serving.settings import ServeSettings
+from leuk_ray.serving.sources import Found, fingerprint
+
+Named = tuple[str, bytes]
+P = ParamSpec("P")
+T = TypeVar("T")
+
+Scored = tuple[Scores, int]
+# Turns a function of many images into one of one image, whose calls share forward passes.
+Batched = Callable[
+    [Callable[[list[np.ndarray]], Awaitable[list[Scored]]]],
+    Callable[[np.ndarray], Awaitable[Scored]],
+]
+
+logger = logging.getLogger(__name__)
+
+
+class Network(Protocol):
+    """What scores storage pixels, wherever it runs."""
+
+    engine: str
+
+    def score(self, pixels: np.ndarray, /) -> Awaitable[Scored]:
+        """Score one cell, (S, S, 3) uint8; the scores may hold other cells too."""
+        ...
+
+    async def heat(self, pixels: np.ndarray) -> list[np.ndarray]:
+        """Grad-CAM of cells, (N, S, S, 3) uint8; raises UserError for a network without map."""
+        ...
+
+    async def check(self) -> None:
+        """Run once; raises RuntimeError if it gives no number."""
+        ...
+
+
+class _Pool:
+    """A few threads of their own, awaited from the event loop."""
+
+    def __init__(self, num_threads: int, name: str) -> None:
+        self._threads = ThreadPoolExecutor(num_threads, name)
+
+    async def run(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        call = partial(function, *args, **kwargs)
+        return await asyncio.get_running_loop().run_in_executor(self._threads, call)
+
+
+class LocalNetwork:
+    """A network of this process: one forward pass at a time, in a thread."""
+
+    def __init__(
+        self, found: Found, settings: ServeSettings, metrics: Metrics, batched: Batched
+    ) -> None:
+        """Load it, and run it at every batch size."""
+        self.classifier = Classifier.load(found.path, settings.device, settings.engine)
+        self.engine = self.classifier.engine.name
+        self.name = found.name
+        self.max_batch_size = settings.max_batch_size
+        self.metrics = metrics
+        self._forward = _Pool(1, "forward")
+        self.score = batched(self._score_batch)
+        for num in range(1, self.max_batch_size + 1):
+            self.classifier.score(self._black(num))
+
+    async def heat(self, pixels: np.ndarray) -> list[np.ndarray]:
+        """Grad-CAM; it takes turns with the scoring passes, whose features its hook replaces."""
+        heats: list[np.ndarray] = []
+        for start in range(0, len(pixels), self.max_batch_size):
+            part = pixels[start : start + self.max_batch_size]
+            explained = await self._forward.run(explain_pixels, self.classifier, part, "gradcam")
+            heats += [explanation.heat for explanation in explained]
+        return heats
+
+    async def check(self) -> None:
+        """Run the network once; raises RuntimeError if it gives no number."""
+        scores = await self._forward.run(self.classifier.score, self._black(1))
+        if not np.isfinite(scores.probability).all():
+            raise RuntimeError(f"{self.name}: the network gives no number")
+
+    def _black(self, num: int) -> np.ndarray:
+        size = self.classifier.facts.storage.size
+        return np.zeros((num, size, size, 3), np.uint8)
+
+    async def _score_batch(self, pixels: list[np.ndarray]) -> list[Scored]:
+        self.metrics.batch(len(pixels))
+        scores = await self._forward.run(self.classifier.score, np.stack(pixels))
+        return [(scores, index) for index in range(len(pixels))]
+
+
+class Runner:
+    """A model that answers: what reads and decides, in threads, and its network."""
+
+    def __init__(self, found: Found, reader: Reader, network: Network, metrics: Metrics) -> None:
+        self.reader = reader
+        self.network = network
+        self.info = ModelInfo(
+            name=found.name,
+            version=found.version,
+            fingerprint=fingerprint(found.path),
+            engine=network.engine,
+        )
+        self.metrics = metrics
+        self._decoding = _Pool(os.cpu_count() or 1, "decode")
+        scope = reader.facts.scope
+        self._drift = Drift(scope.typical if scope else {})
+        self._alarmed = False
+
+    @property
+    def shift(self) -> Shift | None:
+        """How far the latest pictures have strayed from the training cells."""
+        return self._drift.shift()
+
+    async def read(self, files: Sequence[Named]) -> list[Cell | BadImageError]:
+        """Decode named files; a bad one is an item."""
+        return await asyncio.gather(*(self._decoding.run(self._read, file) for file in files))
+
+    async def judge(self, cells: Sequence[Cell]) -> tuple[list[Prediction | Failure], list[Scored]]:
+        """Answers for decoded cells, scored in one batch with those of other requests."""
+        scored = await asyncio.gather(*(self.network.score(cell.pixels) for cell in cells))
+        answers = [
+            self.reader.answer(cell, scores, index)
+            for cell, (scores, index) in zip(cells, scored, strict=True)
+        ]
+        return answers, scored
+
+    async def answer(self, cells: Sequence[Cell]) -> list[Prediction | Failure]:
+        """`judge`, counted and watched for drift."""
+        answers, scored = await self.judge(cells)
+        for cell, answer, (scores, index) in zip(cells, answers, scored, strict=True):
+            if isinstance(answer, Failure):
+                self.metrics.rejected("no_number")
+                continue
+            self.metrics.answer(self.info.name, answer)
+            far = {} if scores.distance is None else {"distance": float(scores.distance[index])}
+            self._watch(cell.features | far)
+        return answers
+
+    async def explain(self, cells: Sequence[Cell]) -> list[str]:
+        """Each cell with its Grad-CAM heat, a PNG as a data URL.
+
+        Raises:
+            UserError: the network has no map.
+        """
+        heats = await self.network.heat(np.stack([cell.pixels for cell in cells]))
+        drawn = (
+            self._decoding.run(_picture, cell.pixels, heat)
+            for cell, heat in zip(cells, heats, strict=True)
+        )
+        return await asyncio.gather(*drawn)
+
+    def _watch(self, features: dict[str, float]) -> None:
+        self._drift.add(features)
+        shift = self.shift
+        if shift is None:
+            return
+        self.metrics.drift(self.info.name, shift)
+        if shift.alarm and not self._alarmed:
+            logger.warning(
+                "%s: drift: %s of the latest pictures is %.1f deviations off the training cells'",
+                self.info.name, shift.name, shift.effect,
+            )  # fmt: skip
+        self._alarmed = shift.alarm
+
+    def _read(self, file: Named) -> Cell | BadImageError:
+        try:
+            return self.reader.read(*file)
+        except BadImageError as error:
+            self.metrics.rejected(error.reason)
+            return error
+
+
+def _picture(pixels: np.ndarray, heat: np.ndarray) -> str:
+    """A cell with its heat, a PNG as a data URL."""
+    out = io.BytesIO()
+    Image.fromarray(overlay(pixels, heat)).save(out, "PNG")
+    return "data:image/png;base64," + base64.b64encode(out.getvalue()).decode()
