@@ -187,6 +187,7 @@ def pictures(cells: list[np.ndarray], fields: list[np.ndarray], seed: int) -> di
         ],
         "two cells": [pair(*two) for two in zip(cells, cells[1:] + cells[:1], strict=True)],
         "half a cell": [half(cell, number) for number, cell in enumerate(cells)],
+        "blurred": [ndimage.gaussian_filter(cell, (5, 5, 0)) for cell in cells],
         "hue turned by 90 degrees": [turned(cell, 90) for cell in cells],
         "hue turned by -90 degrees": [turned(cell, -90) for cell in cells],
     }

@@ -41,10 +41,11 @@ def abstain_band(
     Args:
         logits: (N,) log-odds of ALL of cells that did not train.
         temperature: divides them.
-        threshold: from which on a cell is called ALL, inside 0..1.
+        threshold: from which on a cell is called ALL, 0..1; at 0 and 1 all cells are called
+            the same, none is close to it, and there is no band.
         share: of the cells to leave unanswered, 0..1; 0 gives no band.
     """
-    if share == 0:
+    if share == 0 or not 0 < threshold < 1:
         return None
     centre = float(logit(threshold))
     calibrated = np.asarray(logits, np.float64) / temperature

@@ -28,7 +28,8 @@ _BLACK = 16  # JPEG blurs black backgrounds up to about this; a power of two
 _SHAPE_SIDE = 150  # outlines are measured on at most twice as many pixels
 _EMPTY, _FLAT = 0.01, 1.5  # share of the picture; grey levels
 _MAX_DIRECTIONS, _VARIANCE = 32, 0.9
-_QUANTILE, _MARGIN = 0.005, 0.15
+_QUANTILE, _MARGIN, _LEAST_WIDTH = 0.005, 0.15, 0.01
+_ACCEPTED = 0.99
 _FOLDS, _SLACK = 5, 1.25
 
 Range = tuple[float | None, float | None]
@@ -47,6 +48,11 @@ _MEANING: dict[str, tuple[str, str]] = {
 }
 FEATURES = tuple(_MEANING)
 _RATIOS = ("elongation", "contrast", "sharpness")  # vary by factors
+_IS_RATIO = np.asarray([name in _RATIOS for name in FEATURES])
+_KINDS = tuple(  # shape, texture, colour
+    [FEATURES.index(name) for name in FEATURES if _MEANING[name] == meaning]
+    for meaning in dict.fromkeys(_MEANING.values())
+)
 _ANYWHERE: dict[str, Range] = {
     "second_part": (None, 0.25),
     "sharpness": (0.02, None),
@@ -161,39 +167,59 @@ def fit_scope(
 ) -> tuple[ScopeSettings, Neighbourhood]:
     """Scope of a network from its training cells.
 
-    The ranges hold all but the outermost cells, and a margin; the distance is the largest but
-    for one in a hundred among cells of groups left out of the fit, with slack, because the
-    network has seen the training cells and knows them better than any others.
+    What is accepted is judged by cells of groups left out of the fit: the network knows its
+    training cells better than any others, and few cells do not show how far others stray. The
+    ranges hold all but the outermost cells, and a margin for each kind of feature, as wide as all
+    but one in a hundred of those left out need; the distance is the largest but for one in a
+    hundred of them, with slack.
 
     Args:
         features: of N cells, from `measure`; at least 20.
         embedding: (N, D) of the same cells.
         groups: (N,) what must not be parted.
     """
-    ranges: dict[str, Range] = {}
-    typical: dict[str, tuple[float, float]] = {}
-    for name in FEATURES:
-        values = np.asarray([cell[name] for cell in features if name in cell])
-        typical[name] = (float(values.mean()), float(values.std()))
-        scaled = np.log(np.maximum(values, 1e-6)) if name in _RATIOS else values
-        low, high = np.quantile(scaled, [_QUANTILE, 1 - _QUANTILE])
-        margin = _MARGIN * (high - low) + 1e-3
-        ends = np.asarray([low - margin, high + margin])
-        low, high = (np.exp(ends) if name in _RATIOS else ends).tolist()
-        ranges[name] = (low, high)
     _, numbers = np.unique(np.asarray(groups), return_inverse=True)
-    outside = [
-        Neighbourhood.fit(embedding[numbers % _FOLDS != fold]).distance(
-            embedding[numbers % _FOLDS == fold]
-        )
-        for fold in range(_FOLDS)
-        if 2 <= (numbers % _FOLDS != fold).sum() < len(numbers)
-    ]
+    folds = [numbers % _FOLDS == fold for fold in range(_FOLDS)]
+    folds = [out for out in folds if out.any() and (~out).sum() >= 2]
+    values = np.asarray([[cell.get(name, np.nan) for name in FEATURES] for cell in features])
+    scaled = np.where(_IS_RATIO, np.log(np.maximum(values, 1e-6)), values)
+    low, high = _inner(scaled)
+    margin = _MARGIN * _width(low, high)
+    if folds:
+        strayed = np.concatenate([_strayed(scaled[out], _inner(scaled[~out])) for out in folds])
+        for kind in _KINDS:
+            needed = np.quantile(strayed[:, kind].max(axis=1), _ACCEPTED)
+            margin[kind] *= max(1.0, needed / _MARGIN)
+    ends = np.stack([low - margin, high + margin], axis=1)
+    ends = np.where(_IS_RATIO[:, None], np.exp(ends), ends)
+    ranges: dict[str, Range] = dict(zip(FEATURES, map(tuple, ends.tolist()), strict=True))
+    typical = {
+        name: (float(np.nanmean(column)), float(np.nanstd(column)))
+        for name, column in zip(FEATURES, values.T, strict=True)
+    }
+    outside = [Neighbourhood.fit(embedding[~out]).distance(embedding[out]) for out in folds]
     neighbourhood = Neighbourhood.fit(embedding)
     distances = np.concatenate(outside) if outside else neighbourhood.distance(embedding)
-    distance = _SLACK * float(np.quantile(distances, 0.99))
+    distance = _SLACK * float(np.quantile(distances, _ACCEPTED))
     typical["distance"] = (float(distances.mean()), float(distances.std()))
     return ScopeSettings(ranges=ranges, distance=distance, typical=typical), neighbourhood
+
+
+def _inner(scaled: np.ndarray) -> np.ndarray:
+    """Range of each feature without the outermost cells: (N, F) -> (2, F)."""
+    return np.nanquantile(scaled, [_QUANTILE, 1 - _QUANTILE], axis=0)
+
+
+def _width(low: np.ndarray, high: np.ndarray) -> np.ndarray:
+    # Cells that all have, say, nothing at the border do not say how little would be too much.
+    return np.maximum(high - low, _LEAST_WIDTH)
+
+
+def _strayed(scaled: np.ndarray, inner: np.ndarray) -> np.ndarray:
+    """How far each cell lies outside of each range, in widths of it, 0 inside: (N, F)."""
+    low, high = inner
+    beyond = np.maximum(low - scaled, scaled - high) / _width(low, high)
+    return np.nan_to_num(np.maximum(beyond, 0))
 
 
 def _texture(channel: np.ndarray, mask: np.ndarray) -> tuple[float, float]:

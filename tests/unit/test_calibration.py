@@ -33,6 +33,8 @@ def test_the_band_holds_the_wanted_share_and_the_threshold(threshold: float, sha
 
 def test_no_share_is_no_band():
     assert abstain_band(np.array([-1.0, 1.0]), 1.0, 0.5, 0) is None
+    for always in (0.0, 1.0):
+        assert abstain_band(np.array([-1.0, 1.0]), 1.0, always, 0.05) is None
 
 
 def test_cells_whose_probability_rounds_to_one_still_have_an_order():

@@ -136,3 +136,13 @@ def test_nothing_comes_from_elsewhere(answered: Page, url: str):
     names = answered.evaluate("performance.getEntriesByType('resource').map((entry) => entry.name)")
     assert names
     assert all(name.startswith((url, "data:", "blob:")) for name in names), names
+
+
+def test_the_docs_are_drawn_without_another_host(page: Page, url: str):
+    page.call("Page.navigate", url=f"{url}/docs")
+    page.wait_for("document.querySelectorAll('.opblock').length >= 5", 30)
+    assert "/v1/predict" in page.evaluate("document.body.innerText")
+    names = page.evaluate("performance.getEntriesByType('resource').map((entry) => entry.name)")
+    assert any(name.endswith("swagger-ui-bundle.js") for name in names)
+    assert all(name.startswith((url, "data:")) for name in names), names
+    assert page.errors == []

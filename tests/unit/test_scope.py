@@ -130,7 +130,7 @@ def test_far_embeddings_are_out_of_scope_and_held_out_ones_are_not(tmp_path):
     embedding = generator.normal(size=(200, 64)) @ generator.normal(size=(64, 64))
     features = [measure(disc(100))] * 200
     groups = [str(i // 4) for i in range(200)]
-    settings, neighbourhood = fit_scope(features, embedding[:150], groups[:150])
+    settings, neighbourhood = fit_scope(features[:150], embedding[:150], groups[:150])
     assert settings.distance is not None
     neighbourhood.save(tmp_path / "scope.safetensors")
     loaded = Neighbourhood.load(tmp_path / "scope.safetensors")
