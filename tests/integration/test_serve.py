@@ -18,6 +18,7 @@ from ray import serve
 from leuk_ray.errors import UserError
 from leuk_ray.inference.classifier import Classifier, Prediction
 from leuk_ray.inference.onnx_export import export_bundle
+from leuk_ray.registry import Registry
 from leuk_ray.serving.app import build
 from tests.serving_bundles import cells, encode, write_small_bundle
 
@@ -170,8 +171,68 @@ def test_overload_is_told_with_the_time_to_come_back(url: str):
         answers = list(pool.map(lambda _: predict(url, data), range(240)))
     statuses = Counter(answer.status_code for answer in answers)
     assert set(statuses) == {200, 503}, statuses
-    assert all(a.headers["retry-after"] == "1" for a in answers if a.status_code == 503)
+    refused = [answer for answer in answers if answer.status_code == 503]
+    assert refused
+    for answer in refused:
+        assert answer.headers["retry-after"] == "1"
+        assert answer.headers["content-type"] == "application/problem+json"
     assert predict(url, data).status_code == 200
+
+
+@pytest.mark.timeout(180)
+def test_in_two_deployments_it_answers_the_same(url: str, bundle: Path, tmp_path: Path):
+    """Parsing and decoding apart from the networks, with a canary and a shadow."""
+    registry = Registry(tmp_path / "registry")
+    registry.add(bundle, "small")
+    registry.add(write_small_bundle(tmp_path / "second", seed=2), "small")
+    registry.promote("small", 1)
+    args = {
+        "bundle": str(registry.path), "anonymous": True, "split": True,
+        "canaries": {"small@2": 0.5}, "shadows": ("small@2",), "limits": {"in_flight": 8},
+    }  # fmt: skip
+    serve.run(build(args), name="split", route_prefix="/split")
+    deployments = serve.status().applications["split"].deployments
+    assert set(deployments) == {"Classify", "Predict"}
+    place = f"{url}/split"
+    files = [(f"{i}.{kind}", encode(p, kind)) for i, p in enumerate(cells(2)) for kind in FORMATS]
+    answers: dict[str, dict] = {}
+    for number in range(12):
+        answer = requests.post(
+            f"{place}/v1/predict", files=[("file", file) for file in files],
+            headers={"X-Request-ID": f"r{number}"}, timeout=30,
+        )  # fmt: skip
+        assert answer.status_code == 200, answer.text
+        answers[answer.json()["model"]["version"]] = answer.json()
+    assert set(answers) == {"1", "2"}
+    for version, answer in answers.items():
+        expected = Classifier.load(registry.resolve(f"small@{version}")).predict(files)
+        for item, reference in zip(answer["predictions"], expected, strict=True):
+            assert isinstance(reference, Prediction)
+            assert item["label"] == reference.label
+            assert item["probability"] == pytest.approx(reference.probability, abs=1e-5)
+    client = triton.InferenceServerClient(f"{place.removeprefix('http://')}")
+    tensor = triton.InferInput("image", [len(files)], "BYTES")
+    tensor.set_data_from_numpy(np.asarray([data for _, data in files], np.object_))
+    inferred = client.infer("small", [tensor], model_version="1").as_numpy("probability")
+    assert inferred.tolist() == pytest.approx(
+        [item["probability"] for item in answers["1"]["predictions"]], abs=1e-5
+    )
+    explained = requests.post(
+        f"{place}/v1/predict?explain=true", data=files[0][1], timeout=60
+    ).json()
+    assert explained["predictions"][0]["explanation"].startswith("data:image/png;base64,")
+    assert requests.get(f"{place}/readyz", timeout=30).ok
+    assert requests.get(f"{place}/healthz", timeout=30).ok
+    with ThreadPoolExecutor(32) as pool:
+        pressed = list(pool.map(
+            lambda _: requests.post(f"{place}/v1/predict", data=files[0][1], timeout=30), range(96)
+        ))  # fmt: skip
+    assert {answer.status_code for answer in pressed} <= {200, 503}
+    for answer in pressed:
+        if answer.status_code == 503:
+            assert answer.headers["content-type"] == "application/problem+json"
+            assert answer.headers["retry-after"] == "1"
+    serve.delete("split")
 
 
 def test_settings_and_bundles_that_cannot_work_are_refused_by_the_driver(bundle: Path, tmp_path):
