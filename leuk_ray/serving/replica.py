@@ -8,7 +8,11 @@ from typing import Any
 
 import numpy as np
 from ray.exceptions import RayActorError
-from ray.serve.exceptions import BackPressureError, RayServeException
+from ray.serve.exceptions import (
+    BackPressureError,
+    DeploymentUnavailableError,
+    ReplicaUnavailableError,
+)
 from ray.serve.handle import DeploymentHandle
 
 from leuk_ray.bundle import read_facts
@@ -19,6 +23,8 @@ from leuk_ray.serving.problems import Problem
 from leuk_ray.serving.runner import Batched, LocalNetwork, Runner, Scored
 from leuk_ray.serving.settings import ServeSettings
 from leuk_ray.serving.sources import Found
+
+_GONE = (RayActorError, ReplicaUnavailableError, DeploymentUnavailableError)
 
 
 def local_runners(
@@ -85,7 +91,7 @@ async def _told(response: Awaitable[Any]) -> Any:
         raise Problem(
             503, "overload", "too many images at once", headers={"Retry-After": "1"}
         ) from error
-    except (RayActorError, RayServeException) as error:
+    except _GONE as error:
         raise Problem(
             503, "lost", "a predictor went away; ask again", headers={"Retry-After": "1"}
         ) from error
