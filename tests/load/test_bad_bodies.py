@@ -1,0 +1,182 @@
+"""Thousands of bad requests against `leuk-ray serve`, as a user runs it. On demand.
+
+LEUK_RAY_LOAD_BODIES sets how many bodies are sent (5,000).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+import psutil
+import pytest
+import requests
+
+from leuk_ray.serving.settings import Limits
+from tests.bad_bodies import Bad, crafted, from_openapi, mutated, send
+from tests.serving_bundles import cells, encode, write_small_bundle
+
+BODIES = int(os.environ.get("LEUK_RAY_LOAD_BODIES", "5000"))
+CLIENTS = 4
+KEY = {"X-API-Key": "secret"}
+GOOD = encode(cells(1)[0])
+
+
+class Service:
+    """A running `leuk-ray serve` with keys."""
+
+    def __init__(self, process: subprocess.Popen[str], host: str, port: int) -> None:
+        self.process, self.host, self.port = process, host, port
+        self.url = f"http://{host}:{port}"
+
+    def replicas(self) -> dict[int, int]:
+        """Resident memory of each replica's process, bytes."""
+        found = psutil.Process(self.process.pid).children(recursive=True)
+        mine = [child for child in found if any("Classify" in word for word in child.cmdline())]
+        return {child.pid: child.memory_info().rss for child in mine}
+
+    def answers(self) -> bool:
+        started = time.monotonic()
+        answer = requests.post(f"{self.url}/v1/predict", data=GOOD, headers=KEY, timeout=30)
+        return answer.status_code == 200 and time.monotonic() - started < 10
+
+    def connect(self) -> socket.socket:
+        return socket.create_connection((self.host, self.port), timeout=60)
+
+
+@pytest.fixture(scope="module")
+def service(tmp_path_factory) -> Iterator[Service]:
+    folder = tmp_path_factory.mktemp("bad")
+    bundle = write_small_bundle(folder / "small")
+    keys = folder / "keys"
+    keys.write_text(f"lab {hashlib.sha256(b'secret').hexdigest()}\n")
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    command = [sys.executable, "-m", "leuk_ray.cli", "serve", str(bundle), "--port", str(port)]
+    process = subprocess.Popen(
+        [*command, "--api-keys", str(keys)], stdout=subprocess.DEVNULL, text=True,
+        stderr=(folder / "stderr").open("w"),
+    )  # fmt: skip
+    service = Service(process, "127.0.0.1", port)
+    try:
+        end = time.monotonic() + 150
+        while True:
+            assert process.poll() is None, (folder / "stderr").read_text()
+            assert time.monotonic() < end, (folder / "stderr").read_text()
+            try:
+                if requests.get(f"{service.url}/readyz", timeout=5).ok:
+                    break
+            except requests.RequestException:
+                time.sleep(0.5)
+        yield service
+        process.terminate()
+        process.wait(timeout=60)
+    finally:
+        process.kill()
+        process.wait()
+
+
+@pytest.fixture
+def unharmed(service: Service) -> Iterator[None]:
+    """The same replica answers the next good request, in the memory that it had."""
+    for _ in range(20):
+        assert service.answers()
+    before = service.replicas()
+    yield
+    assert service.answers()
+    after = service.replicas()
+    grown = (sum(after.values()) - sum(before.values())) / 2**20
+    print(f"replica's memory {sum(before.values()) / 2**20:.0f} MiB, {grown:+.0f} MiB")
+    assert set(after) == set(before) != set(), "no replica died"
+    assert grown < 150
+
+
+@pytest.mark.timeout(1200)
+def test_bodies_made_to_break_it_do_not(service: Service, unharmed: None):
+    generated = from_openapi(service.url, max(8, BODIES // 40), **KEY)
+    bodies = [*crafted(), *mutated(max(100, BODIES - generated.total()))]
+    with requests.Session() as session, ThreadPoolExecutor(CLIENTS) as pool:
+        answers = pool.map(lambda bad: send(session, service.url, bad, **KEY).status_code, bodies)
+        statuses = Counter(answers)
+    print(f"{generated.total()} from OpenAPI {dict(generated)}, others {dict(statuses)}")
+    assert generated.total() + statuses.total() >= BODIES
+    assert set(statuses) <= {200, 400, 404, 413, 415, 422}
+
+
+@pytest.mark.timeout(300)
+def test_a_missing_or_wrong_key_is_refused_whatever_comes_with_it(service, unharmed: None):
+    with requests.Session() as session:
+        for bad in [*crafted()[:20], Bad("good", GOOD)]:
+            assert send(session, service.url, bad).status_code == 401
+            wrong = {"X-API-Key": "Secret"}
+            assert send(session, service.url, bad, **wrong).status_code == 401
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("told", [True, False], ids=["its length told", "in chunks"])
+def test_a_body_of_a_gigabyte_is_cut_off(told: bool, service: Service, unharmed: None):
+    piece, limit = bytes(2**20), Limits().body_bytes
+    head = f"Content-Length: {2**30}" if told else "Transfer-Encoding: chunked"
+    sent = 0
+    with service.connect() as sender:
+        sender.sendall(
+            f"POST /v1/predict HTTP/1.1\r\nHost: x\r\nX-API-Key: secret\r\n{head}\r\n\r\n".encode()
+        )
+        answer = b""
+        try:
+            while sent < 2**30:
+                sender.sendall(piece if told else b"100000\r\n" + piece + b"\r\n")
+                sent += len(piece)
+                sender.settimeout(0.001)
+                try:
+                    answer = sender.recv(4096)
+                    break
+                except TimeoutError:
+                    sender.settimeout(60)
+        except (ConnectionError, TimeoutError):
+            pass  # it hung up
+        if not answer:
+            try:
+                answer = sender.recv(4096)
+            except ConnectionError:
+                answer = b""
+    print(f"{sent / 2**20:.0f} MiB taken; answer {answer.split(chr(13).encode())[0]!r}")
+    assert sent < limit + 2**27, "not read to its end"
+    assert not answer or b" 413 " in answer.split(b"\r\n")[0]
+
+
+@pytest.mark.timeout(300)
+def test_slow_senders_are_let_go_and_keep_nobody_waiting(service: Service, unharmed: None):
+    senders = [service.connect() for _ in range(8)]
+    for sender in senders:
+        sender.sendall(
+            b"POST /v1/predict HTTP/1.1\r\nHost: x\r\nX-API-Key: secret\r\n"
+            b"Content-Length: 1000000\r\n\r\n"
+        )
+    end = time.monotonic() + Limits().receive_seconds + 15
+    waiting = list(senders)
+    while waiting and time.monotonic() < end:
+        assert service.answers(), "others are answered meanwhile"
+        for sender in list(waiting):
+            sender.settimeout(0.01)
+            try:
+                sender.sendall(b"x")
+                first = sender.recv(4096)
+            except TimeoutError:
+                continue
+            except ConnectionError:
+                first = b""
+            assert not first or b" 408 " in first.split(b"\r\n")[0]
+            waiting.remove(sender)
+        time.sleep(0.5)
+    for sender in senders:
+        sender.close()
+    assert not waiting
