@@ -1,19 +1,31 @@
-"""Small bundles and images for the tests of the service."""
+"""Small bundles, images and the application without Ray, for the tests of the service."""
 
 from __future__ import annotations
 
 import io
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import torch
+import uvicorn
 from PIL import Image
+from starlette.testclient import TestClient
 
 from leuk_ray.bundle import BundleFacts, write_bundle
 from leuk_ray.datasets.synthetic import SyntheticSpec, draw_cells, render
 from leuk_ray.images import StorageSettings
 from leuk_ray.models.settings import ModelSettings
 from leuk_ray.models.zoo import build
+from leuk_ray.serving.api import create_api
+from leuk_ray.serving.guard import ApiKeys
+from leuk_ray.serving.models import Models
+from leuk_ray.serving.monitoring import Metrics
+from leuk_ray.serving.replica import local_runners
+from leuk_ray.serving.settings import Limits, ServeSettings
 
 SIZE = 96
 
@@ -54,3 +66,33 @@ def alone(score):
         return (await score([pixels]))[0]
 
     return one
+
+
+def models_from(path: Path, **settings) -> Models:
+    """What a replica answers with; see `ServeSettings`."""
+    chosen = ServeSettings(bundle=str(path), anonymous=True, **settings)
+    metrics = Metrics()
+    return Models(chosen, metrics, local_runners(chosen, metrics, alone))
+
+
+def client_of(
+    path: Path, limits: Limits | None = None, keys: ApiKeys | None = None, **settings
+) -> TestClient:
+    """The application, called in this process."""
+    models = models_from(path, **settings)
+    return TestClient(create_api(models, limits or Limits(), keys, Metrics()))
+
+
+@contextmanager
+def listening(path: Path, **settings) -> Iterator[str]:
+    """The application on a port of this machine; its address."""
+    api = create_api(models_from(path, **settings), Limits(), None, Metrics())
+    server = uvicorn.Server(uvicorn.Config(api, port=0, log_level="warning"))
+    thread = threading.Thread(target=server.run, daemon=True)
+    thread.start()
+    while not server.started:
+        assert thread.is_alive()
+        time.sleep(0.05)
+    yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
+    server.should_exit = True
+    thread.join(timeout=10)

@@ -2,41 +2,19 @@
 
 from __future__ import annotations
 
-import threading
-import time
 from collections import Counter
 
 import pytest
 import requests
-import uvicorn
 
-from leuk_ray.serving.api import create_api
-from leuk_ray.serving.models import Models
-from leuk_ray.serving.monitoring import Metrics
-from leuk_ray.serving.replica import local_runners
-from leuk_ray.serving.settings import Limits, ServeSettings
 from tests.bad_bodies import crafted, from_openapi, mutated, send
-from tests.serving_bundles import alone, cells, encode, write_small_bundle
+from tests.serving_bundles import cells, encode, listening, write_small_bundle
 
 
 @pytest.fixture(scope="module")
 def url(tmp_path_factory):
-    bundle = write_small_bundle(tmp_path_factory.mktemp("bad") / "small")
-    settings = ServeSettings(bundle=str(bundle), anonymous=True)
-    metrics = Metrics()
-    models = Models(settings, metrics, local_runners(settings, metrics, alone))
-    config = uvicorn.Config(
-        create_api(models, Limits(), None, metrics), port=0, log_level="warning"
-    )
-    server = uvicorn.Server(config)
-    thread = threading.Thread(target=server.run, daemon=True)
-    thread.start()
-    while not server.started:
-        assert thread.is_alive()
-        time.sleep(0.05)
-    yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
-    server.should_exit = True
-    thread.join(timeout=10)
+    with listening(write_small_bundle(tmp_path_factory.mktemp("bad") / "small")) as url:
+        yield url
 
 
 def good(url: str) -> bool:

@@ -16,14 +16,11 @@ from leuk_ray.errors import UserError
 from leuk_ray.inference.classifier import Classifier, Prediction
 from leuk_ray.registry import Registry
 from leuk_ray.serving import shadow as shadow_module
-from leuk_ray.serving.api import create_api
 from leuk_ray.serving.models import Models
-from leuk_ray.serving.monitoring import Metrics
-from leuk_ray.serving.replica import local_runners
 from leuk_ray.serving.routing import Canaries, check_beside, parse_canary
-from leuk_ray.serving.settings import Limits, ServeSettings
+from leuk_ray.serving.settings import ServeSettings
 from leuk_ray.serving.sources import open_source
-from tests.serving_bundles import alone, cells, encode, write_small_bundle
+from tests.serving_bundles import cells, client_of, encode, write_small_bundle
 
 
 @pytest.fixture(scope="module")
@@ -37,13 +34,6 @@ def registry(tmp_path_factory) -> Registry:
     registry.promote("small", 1)
     registry.promote("small", 3, "candidate")
     return registry
-
-
-def serve(registry: Registry, **changes) -> TestClient:
-    settings = ServeSettings(bundle=str(registry.path), anonymous=True, **changes)
-    metrics = Metrics()
-    models = Models(settings, metrics, local_runners(settings, metrics, alone))
-    return TestClient(create_api(models, Limits(), None, metrics))
 
 
 def models_of(client: TestClient) -> Models:
@@ -60,7 +50,7 @@ def version(client: TestClient, request_id: str, path: str = "/v1/predict") -> s
 
 
 def test_a_canary_answers_its_share_and_a_repeated_request_meets_the_same_version(registry):
-    with serve(registry, canaries={"small@2": 0.3}) as client:
+    with client_of(registry.path, canaries={"small@2": 0.3}) as client:
         first = [version(client, f"request-{i}") for i in range(120)]
         again = [version(client, f"request-{i}") for i in range(30)]
         named = {version(client, f"request-{i}", "/v1/predict?model=small@1") for i in range(20)}
@@ -76,7 +66,7 @@ def test_a_canary_answers_its_share_and_a_repeated_request_meets_the_same_versio
 
 def test_an_answer_of_the_canary_is_its_own(registry: Registry):
     data = CELL
-    with serve(registry, canaries={"small@candidate": 1.0}) as client:
+    with client_of(registry.path, canaries={"small@candidate": 1.0}) as client:
         answer = client.post("/v1/predict?model=small", content=data).json()
         v2 = client.get("/v2/models/small/versions/1").json()
     (expected,) = Classifier.load(registry.resolve("small@3")).predict([("image", data)])
@@ -101,7 +91,7 @@ def test_a_canary_that_breaks_costs_nobody_an_answer(tmp_path: Path, caplog):
     for seed in (1, 2):
         registry.add(write_small_bundle(tmp_path / f"b{seed}", seed=seed), "small")
     registry.promote("small", 1)
-    with serve(registry, canaries={"small@2": 1.0}) as client:
+    with client_of(registry.path, canaries={"small@2": 1.0}) as client:
         (registry.path / "small" / "versions" / "2" / "model.safetensors").write_bytes(b"")
         assert {version(client, str(i)) for i in range(5)} == {"1"}
     assert "canary small@2 does not answer" in caplog.text
@@ -129,7 +119,7 @@ def test_a_shadow_is_compared_counted_and_logged(registry: Registry, monkeypatch
     assert changes > 0
     with (
         caplog.at_level(logging.INFO, "leuk_ray.shadow"),
-        serve(registry, shadows=("small@3",)) as client,
+        client_of(registry.path, shadows=("small@3",)) as client,
     ):
         broken = ("broken.png", b"no image")
         upload = [("file", file) for file in [broken, *files]]
@@ -149,7 +139,7 @@ def test_a_shadow_is_compared_counted_and_logged(registry: Registry, monkeypatch
 
 def test_a_shadow_that_fails_or_falls_behind_costs_nobody_an_answer(registry, monkeypatch, caplog):
     data = CELL
-    with serve(registry, shadows=("small@3",)) as client:
+    with client_of(registry.path, shadows=("small@3",)) as client:
 
         async def fail(*_) -> None:
             raise ZeroDivisionError
@@ -180,7 +170,7 @@ def test_a_shadow_costs_its_callers_less_than_a_millisecond(registry: Registry, 
 
     monkeypatch.setattr(shadow_module.Shadows, "offer", timed)
     differences: list[float] = []
-    with serve(registry, shadows=("small@3",)) as client:
+    with client_of(registry.path, shadows=("small@3",)) as client:
         for turn in range(120):
             taken: dict[str, float] = {}
             for query in sorted(("small", "small@1"), reverse=bool(turn % 2)):

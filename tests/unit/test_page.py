@@ -2,21 +2,13 @@
 
 from __future__ import annotations
 
-import threading
-import time
 from pathlib import Path
 
 import pytest
-import uvicorn
 
 from leuk_ray.inference.classifier import Classifier, Prediction
-from leuk_ray.serving.api import create_api
-from leuk_ray.serving.models import Models
-from leuk_ray.serving.monitoring import Metrics
-from leuk_ray.serving.replica import local_runners
-from leuk_ray.serving.settings import Limits, ServeSettings
 from tests.chromium import Page, find_chromium, open_page
-from tests.serving_bundles import alone, cells, encode, write_small_bundle
+from tests.serving_bundles import cells, encode, listening, write_small_bundle
 
 
 @pytest.fixture(scope="module")
@@ -27,21 +19,8 @@ def bundle(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def url(bundle: Path):
-    metrics = Metrics()
-    settings = ServeSettings(bundle=str(bundle), anonymous=True)
-    models = Models(settings, metrics, local_runners(settings, metrics, alone))
-    config = uvicorn.Config(
-        create_api(models, Limits(), None, metrics), port=0, log_level="warning"
-    )
-    server = uvicorn.Server(config)
-    thread = threading.Thread(target=server.run, daemon=True)
-    thread.start()
-    while not server.started:
-        assert thread.is_alive()
-        time.sleep(0.05)
-    yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
-    server.should_exit = True
-    thread.join(timeout=10)
+    with listening(bundle) as url:
+        yield url
 
 
 @pytest.fixture(scope="module")

@@ -18,27 +18,20 @@ from leuk_ray.errors import UserError
 from leuk_ray.inference.classifier import Cell, Classifier, Prediction
 from leuk_ray.registry import Registry
 from leuk_ray.serving import models as models_module
-from leuk_ray.serving.api import create_api
 from leuk_ray.serving.models import Models
-from leuk_ray.serving.monitoring import Metrics
-from leuk_ray.serving.replica import local_runners
 from leuk_ray.serving.runner import LocalNetwork
 from leuk_ray.serving.schemas import ModelsOut, PredictOut
-from leuk_ray.serving.settings import Limits, ServeSettings
-from tests.serving_bundles import SIZE, alone, cells, encode, write_small_bundle
+from leuk_ray.serving.settings import Limits
+from tests.serving_bundles import (
+    SIZE,
+    cells,
+    client_of,
+    encode,
+    models_from,
+    write_small_bundle,
+)
 
 FORMATS = ("BMP", "PNG", "JPEG", "TIFF")
-
-
-def models_from(path: Path, **changes) -> Models:
-    settings = ServeSettings(bundle=str(path), anonymous=True, max_batch_size=4, **changes)
-    metrics = Metrics()
-    return Models(settings, metrics, local_runners(settings, metrics, alone))
-
-
-def serve(path: Path, limits: Limits | None = None, **changes) -> TestClient:
-    models = models_from(path, **changes)
-    return TestClient(create_api(models, limits or Limits(), None, Metrics()))
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +41,7 @@ def bundle(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def client(bundle: Path):
-    with serve(bundle) as client:
+    with client_of(bundle) as client:
         yield client
 
 
@@ -160,14 +153,14 @@ def test_requests_that_make_no_sense_are_problems(client):
 
 def test_more_files_than_allowed_are_refused(bundle: Path):
     files = upload(*[(f"{i}.png", b"x") for i in range(4)])
-    with serve(bundle, Limits(files=3)) as client:
+    with client_of(bundle, Limits(files=3)) as client:
         assert client.post("/v1/predict", files=files).status_code == 400
         assert client.post("/v1/predict", files=files[:3]).status_code == 415
 
 
 def test_a_subject_is_counted_over_its_answered_cells(tmp_path: Path):
     scope_free = write_small_bundle(tmp_path / "small", threshold=0.0)
-    with serve(scope_free) as client:
+    with client_of(scope_free) as client:
         black = encode(np.zeros((300, 300, 3), np.uint8))
         files = upload(*[(f"{i}.png", encode(p)) for i, p in enumerate(cells(3))], ("b", black))
         answer = client.post("/v1/predict", files=files, data={"subject": "S1"}).json()
@@ -186,7 +179,7 @@ def test_a_subject_is_counted_over_its_answered_cells(tmp_path: Path):
 
 def test_near_the_threshold_there_is_no_answer(tmp_path: Path):
     unsure = write_small_bundle(tmp_path / "small", abstain_band=(0.0, 1.0))
-    with serve(unsure) as client:
+    with client_of(unsure) as client:
         item = client.post("/v1/predict", content=encode(cells(1)[0])).json()["predictions"][0]
     assert (item["label"], item["reasons"]) == ("abstain", ["near_threshold"])
 
@@ -205,7 +198,7 @@ def test_explaining_beside_scoring_leaves_every_cell_its_own_probability(bundle:
     assert len(set(expected)) == 6
 
     async def ask() -> tuple[list[float], list[str]]:
-        runner = await models_from(bundle).get("small")
+        runner = await models_from(bundle, max_batch_size=4).get("small")
         network = runner.network.classifier.model
         network.feature_map.register_forward_pre_hook(lambda *_: time.sleep(0.02))  # passes overlap
         read = [cell for cell in await runner.read(files) if isinstance(cell, Cell)]
@@ -250,7 +243,7 @@ def test_callers_of_a_check_share_one_run(bundle: Path, monkeypatch):
 
 def test_a_network_without_a_number_answers_nobody(tmp_path: Path):
     path = write_small_bundle(tmp_path / "small")
-    with serve(path) as client:
+    with client_of(path) as client:
         runner = client.portal.call(models_of(client).get, "small")
         for parameter in runner.network.classifier.model.parameters():
             parameter.data.fill_(float("nan"))
@@ -352,7 +345,7 @@ def test_a_registry_answers_by_name_version_and_alias_and_follows_its_champion(t
     registry.add(write_small_bundle(tmp_path / "b3", seed=3), "two")
     registry.promote("one", 1)
     cell = encode(cells(1)[0])
-    with serve(registry.path, max_models=2) as client:
+    with client_of(registry.path, max_models=2) as client:
 
         def version(query: str = "") -> str:
             answer = client.post(f"/v1/predict{query}", content=cell)
@@ -387,7 +380,7 @@ def registry_of(folder: Path, *names: str) -> Registry:
 
 def test_listing_loads_nothing_and_leaves_a_broken_model_out(tmp_path: Path):
     registry = registry_of(tmp_path, "a", "b", "c")
-    with serve(registry.path, max_models=1) as client:
+    with client_of(registry.path, max_models=1) as client:
         client.portal.call(models_of(client).start)
         (registry.path / "b" / "versions" / "1" / "bundle.json").write_text("{}")
         answer = client.get("/v1/models")
@@ -427,7 +420,7 @@ def test_models_load_one_at_a_time(tmp_path: Path, monkeypatch):
 
 def test_no_path_of_the_server_is_told(tmp_path: Path, caplog):
     registry = registry_of(tmp_path, "a", "b")
-    with serve(registry.path) as client:
+    with client_of(registry.path) as client:
         weights = registry.path / "a" / "versions" / "1" / "model.safetensors"
         weights.write_bytes(weights.read_bytes()[:-1])
         broken = client.post("/v1/predict?model=a", content=b"x")
@@ -456,7 +449,7 @@ def models_of(client: TestClient) -> Models:
 
 def test_what_is_no_model_is_refused_before_anything_starts(tmp_path: Path):
     with pytest.raises(UserError, match="nor a registry"):
-        serve(tmp_path)
+        client_of(tmp_path)
     Registry(tmp_path / "registry").add(write_small_bundle(tmp_path / "b"), "one")
     with pytest.raises(UserError, match="no model has a champion"):
-        serve(tmp_path / "registry")
+        client_of(tmp_path / "registry")

@@ -6,26 +6,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from starlette.testclient import TestClient
 
 from leuk_ray.inference.classifier import Classifier, Scores
 from leuk_ray.registry import Registry
-from leuk_ray.serving.api import create_api
 from leuk_ray.serving.guard import ApiKeys
-from leuk_ray.serving.models import Models
-from leuk_ray.serving.monitoring import Metrics
-from leuk_ray.serving.replica import local_runners
-from leuk_ray.serving.settings import Limits, ServeSettings
-from tests.serving_bundles import alone, cells, encode, write_small_bundle
+from tests.serving_bundles import cells, client_of, encode, write_small_bundle
 
 CELLS = [encode(pixels) for pixels in cells(3)]
-
-
-def serve(path: Path, keys: ApiKeys | None = None) -> TestClient:
-    settings = ServeSettings(bundle=str(path), anonymous=True)
-    metrics = Metrics()
-    models = Models(settings, metrics, local_runners(settings, metrics, alone))
-    return TestClient(create_api(models, Limits(), keys, metrics))
 
 
 def test_a_cell_without_a_number_is_an_item(tmp_path: Path, monkeypatch):
@@ -40,7 +27,7 @@ def test_a_cell_without_a_number_is_an_item(tmp_path: Path, monkeypatch):
     marked = cells(1)[0]
     marked[200:250, 200:250] = 255
     files = [("a.png", CELLS[0]), ("b.png", encode(marked)), ("c.png", CELLS[1])]
-    with serve(write_small_bundle(tmp_path / "small")) as client:
+    with client_of(write_small_bundle(tmp_path / "small")) as client:
         upload = [("file", file) for file in files]
         answer = client.post("/v1/predict?explain=true", files=upload, data={"subject": "S1"})
         assert answer.status_code == 200, answer.text
@@ -64,7 +51,7 @@ def registry(tmp_path: Path) -> Registry:
 
 @pytest.mark.parametrize("content", [b"", b"{", b"[]", b'{"versions": 3}', b"\xff\xfe"])
 def test_a_broken_registry_file_is_told_and_leaves_the_other_names(content, registry, caplog):
-    with serve(registry.path) as client:
+    with client_of(registry.path) as client:
         (registry.path / "two" / "registry.json").write_bytes(content)
         listed = client.get("/v1/models")
         assert listed.status_code == 200, listed.text
@@ -88,7 +75,7 @@ def test_a_broken_registry_file_is_told_and_leaves_the_other_names(content, regi
 def test_the_docs_need_no_key_and_no_other_host(tmp_path: Path):
     path = tmp_path / "keys"
     path.write_text(f"lab {'0' * 64}\n")
-    with serve(write_small_bundle(tmp_path / "small"), ApiKeys(path)) as client:
+    with client_of(write_small_bundle(tmp_path / "small"), keys=ApiKeys(path)) as client:
         page = client.get("/docs")
         assert page.status_code == 200
         assert "//" not in page.text.replace("<!DOCTYPE html>", "").replace("</", "")

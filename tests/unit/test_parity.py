@@ -1,0 +1,104 @@
+"""The same bytes, the same probability, by every way that needs no Ray: evaluate, predict, /v1,
+/v2 and the page. Those through a real Ray Serve: tests/integration/test_serve.py."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+import requests
+import tritonclient.http as triton
+
+from leuk_ray import images
+from leuk_ray.inference.calibration import probability
+from leuk_ray.inference.classifier import Classifier, Prediction
+from leuk_ray.inference.files import answer_files
+from leuk_ray.inference.onnx_export import export_bundle
+from leuk_ray.prediction import _RowScorer
+from tests.chromium import find_chromium, open_page
+from tests.serving_bundles import cells, encode, listening, write_small_bundle
+
+FORMATS = ("BMP", "PNG", "JPEG", "TIFF")
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory) -> list[Path]:
+    folder = tmp_path_factory.mktemp("formats")
+    written = []
+    for number, pixels in enumerate(cells(2)):
+        for kind in FORMATS:
+            written.append(folder / f"{number}.{kind.lower()}")
+            written[-1].write_bytes(encode(pixels, kind))
+    return written
+
+
+@pytest.fixture(scope="module")
+def bundles(tmp_path_factory) -> dict[str, Path]:
+    folder = tmp_path_factory.mktemp("engines")
+    plain = write_small_bundle(folder / "pytorch", temperature=1.7)
+    export_bundle(plain, folder / "onnx", onnx=True)
+    return {"pytorch": plain, "onnx": folder / "onnx"}
+
+
+@pytest.fixture(scope="module")
+def expected(bundles: dict[str, Path], files: list[Path]) -> np.ndarray:
+    """Probabilities of the PyTorch network, of files, (8,)."""
+    answers = Classifier.load(bundles["pytorch"]).predict([(f.name, f.read_bytes()) for f in files])
+    found = [answer.probability for answer in answers if isinstance(answer, Prediction)]
+    assert len({round(value, 4) for value in found}) >= 2, "the cells differ"
+    return np.asarray(found)
+
+
+def evaluated(bundle: Path, files: list[Path], store_pixels, folder: Path) -> np.ndarray:
+    """As `evaluate`: pixels of a prepared dataset, through the actor that scores its rows."""
+    storage = Classifier.load(bundle).facts.storage
+    pixels = np.stack([images.read(file.read_bytes(), storage) for file in files])
+    dataset = store_pixels(folder / "dataset", pixels)
+    rows = pa.table({"row": np.arange(len(files))})
+    logits = _RowScorer(bundle, dataset.reader(), "cpu", 1)(rows)["logit"].to_numpy()
+    return probability(logits, Classifier.load(bundle).facts.temperature)
+
+
+def through_v1(url: str, files: list[Path]) -> np.ndarray:
+    upload = [("file", (file.name, file.read_bytes())) for file in files]
+    answer = requests.post(f"{url}/v1/predict", files=upload, timeout=30).json()
+    return np.asarray([item["probability"] for item in answer["predictions"]])
+
+
+def through_v2(url: str, files: list[Path], name: str) -> np.ndarray:
+    client = triton.InferenceServerClient(url.removeprefix("http://"))
+    tensor = triton.InferInput("image", [len(files)], "BYTES")
+    tensor.set_data_from_numpy(np.asarray([file.read_bytes() for file in files], np.object_))
+    return client.infer(name, [tensor]).as_numpy("probability")
+
+
+def through_page(url: str, files: list[Path], profile: Path) -> np.ndarray:
+    command = find_chromium()
+    if command is None:
+        pytest.skip("no chromium on this machine: install Debian's package to test the page")
+    with open_page(command, url, profile) as page:
+        page.choose_files("#files", files)
+        page.wait_for(f"document.querySelectorAll('#cells article').length === {len(files)}", 60)
+        return np.asarray(page.evaluate("items.map((item) => item.probability)"))
+
+
+@pytest.mark.parametrize(("engine", "tolerance"), [("pytorch", 1e-5), ("onnx", 1e-4)])
+def test_every_way_gives_the_same_probability(
+    engine: str, tolerance: float, bundles, files, expected, store_pixels, tmp_path: Path
+):
+    bundle = bundles[engine]
+    ways = {
+        "predict": np.asarray([a.probability for a in answer_files(bundle, files)]),
+        "evaluate": evaluated(bundle, files, store_pixels, tmp_path),
+    }
+    with listening(bundle) as url:
+        (model,) = requests.get(f"{url}/v1/models", timeout=30).json()["models"]
+        ways["/v1/predict"] = through_v1(url, files)
+        ways["/v2/infer"] = through_v2(url, files, model["name"])
+        answered = requests.get(f"{url}/v1/models", timeout=30).json()["models"][0]["info"]
+        assert answered["engine"] == engine
+        ways["page"] = through_page(url, files, tmp_path / "profile")
+    for way, found in ways.items():
+        np.testing.assert_allclose(found, expected, atol=tolerance, rtol=0, err_msg=way)
