@@ -1,3 +1,4 @@
+import hashlib
 import io
 import json
 import shutil
@@ -123,6 +124,22 @@ def pickle_inside(copy: Path) -> None:
     torch.save({"a": 1}, copy / "model.safetensors")
 
 
+def pickle_with_its_own_hash(copy: Path) -> None:
+    """By somebody who knows how bundles are made."""
+    pickle_inside(copy)
+    digest = hashlib.sha256((copy / "model.safetensors").read_bytes()).hexdigest()
+    facts = json.loads((copy / "bundle.json").read_text())
+    facts["files"]["model.safetensors"] = digest
+    (copy / "bundle.json").write_text(json.dumps(facts))
+
+
+def members_outside(copy: Path) -> None:
+    facts = json.loads((copy / "bundle.json").read_text())
+    del facts["model"]
+    facts |= {"rule": "soft", "members": ["../other", "two"]}
+    (copy / "bundle.json").write_text(json.dumps(facts))
+
+
 def facts_with(**changes):
     def change(copy: Path) -> None:
         facts = json.loads((copy / "bundle.json").read_text())
@@ -139,6 +156,8 @@ def facts_with(**changes):
     [
         (change_byte, "changed since it was written"),
         (pickle_inside, "changed since it was written"),
+        (pickle_with_its_own_hash, "model.safetensors: holds another network"),
+        (members_outside, "not understood"),
         (lambda copy: (copy / "model.safetensors").unlink(), "missing or changed"),
         (lambda copy: (copy / "bundle.json").unlink(), "is no bundle"),
         (lambda copy: (copy / "bundle.json").write_text("{"), "not valid JSON"),
