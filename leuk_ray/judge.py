@@ -27,7 +27,7 @@ from leuk_ray.inference.calibration import probability
 from leuk_ray.judged import Judged, history_of, run_facts
 from leuk_ray.locations import Location, join
 from leuk_ray.model_card import results_of
-from leuk_ray.prediction import score_rows
+from leuk_ray.pool import score_rows
 from leuk_ray.progress import note
 from leuk_ray.storage import exists, read_table, refuse_existing, write_table
 

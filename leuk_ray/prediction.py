@@ -1,83 +1,132 @@
-"""Scoring on Ray Data: a pool of actors, each with the bundle loaded once."""
+"""`leuk-ray predict`: answers for image files, here or on Ray, in memory or into a table."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
-from pathlib import Path
+from collections.abc import Iterator, Sequence
 
-import numpy as np
 import pyarrow as pa
-import ray
-import ray.data
-import torch
 
-from leuk_ray.datasets.prepared import PixelReader, PreparedDataset
-from leuk_ray.inference.classifier import Classifier
+from leuk_ray.errors import UserError
+from leuk_ray.inference.answers import (
+    Answers,
+    count_labels,
+    part_of,
+    subject_pattern,
+    write_subjects,
+)
+from leuk_ray.inference.challenge import image_numbers, write_challenge
+from leuk_ray.inference.files import NamedFile, answer_files, find_images
 from leuk_ray.locations import Location
+from leuk_ray.progress import bar
+from leuk_ray.storage import refuse_existing
 
-_ROWS_PER_BLOCK = 32
-_SCHEMA = pa.schema([("row", pa.int64()), ("logit", pa.float64())])
-
-
-class _RowScorer:
-    """An actor: rows of a prepared dataset in, scores out."""
-
-    def __init__(self, bundle: Location, reader: PixelReader, device: str, threads: int) -> None:
-        torch.set_num_threads(threads)
-        self.classifier = Classifier.load(bundle, device)
-        self.reader = reader
-
-    def __call__(self, block: pa.Table) -> pa.Table:
-        rows = block["row"].to_numpy()
-        scores = self.classifier.score(self.reader.read(rows))
-        return pa.table({"row": rows, "logit": scores.logit}, schema=_SCHEMA)
+_HERE = 500  # images that are scored sooner than Ray starts
+_PER_PART = 64
 
 
-def score_rows(
+def predict_to_table(
     bundle: Location,
-    dataset: PreparedDataset,
-    rows: np.ndarray,
+    images: Sequence[Location],
+    out: Location,
     *,
-    actors: int = 1,
+    subject: str | None = None,
+    workers: int | None = None,
     gpus: bool = False,
-    progress: Callable[[int, int], None] = lambda done, total: None,
-) -> tuple[np.ndarray, np.ndarray]:
-    """Score rows of a dataset, each exactly once; Ray must be initialised.
+    resume: bool = False,
+    challenge: Location | None = None,
+    address: str | None = None,
+) -> dict:
+    """Write a table of answers, one row an image, and one of subjects if asked for.
 
-    Returns:
-        The rows, ascending, and their log-odds of ALL.
+    Args:
+        bundle: that answers.
+        images: files, folders and patterns.
+        out: the table, .csv or .parquet.
+        subject: regular expression, whose group in an image's name is the subject.
+        workers: actors on Ray; 0 scores in this process. None: 0 up to 500 images, else one
+            for each CPU.
+        gpus: one for each worker.
+        resume: go on with a job that was stopped.
+        challenge: archive to write as well, in the format of the C-NMC 2019 challenge.
+        address: Ray cluster to join.
 
     Raises:
-        AssertionError: a row was lost or scored twice.
+        UserError: no image, or a table or parts of another job are there.
     """
-    assert len(rows), "nothing to score"
-    blocks = [
-        pa.table({"row": rows[start : start + _ROWS_PER_BLOCK]})
-        for start in range(0, len(rows), _ROWS_PER_BLOCK)
-    ]
-    scored = ray.data.from_arrow(blocks).map_batches(
-        _RowScorer,
-        batch_size=None,
-        batch_format="pyarrow",
-        compute=ray.data.ActorPoolStrategy(size=min(actors, len(blocks))),
-        num_gpus=1 if gpus else 0,
-        # Ray warns on the terminal of actors that restart with arguments from its store.
-        max_restarts=0,
-        fn_constructor_kwargs={
-            "bundle": bundle.absolute() if isinstance(bundle, Path) else bundle,
-            "reader": dataset.reader(),
-            "device": "cuda" if gpus else "cpu",
-            "threads": max(1, (os.cpu_count() or 1) // actors),
-        },
-    )
-    parts, done = [], 0
-    progress(0, len(rows))
-    for part in scored.iter_batches(batch_size=None, batch_format="pyarrow"):
-        parts.append(part)
-        done += len(part)
-        progress(done, len(rows))
-    scores = pa.concat_tables(parts).sort_by("row")
-    scored = scores["row"].to_numpy()
-    assert np.array_equal(scored, np.sort(rows)), "rows in and scores out differ"
-    return scored, scores["logit"].to_numpy()
+    if subject is not None:
+        subject_pattern(subject)
+    files = find_images(images)
+    if challenge is not None:
+        refuse_existing(challenge, "archive of answers")
+        image_numbers([name for name, _ in files])
+    answers = Answers(out, bundle, [name for name, _ in files], resume)
+    missing = answers.missing()
+    if workers is None:
+        workers = 0 if len(missing) <= _HERE and not address else (os.cpu_count() or 1)
+    done = len(files) - len(missing)
+    with bar("predict: scoring", "image") as progress:
+        if missing:
+            progress(done, len(files))
+        for part in _parts(bundle, files, missing, workers, gpus, address):
+            answers.add(part)
+            done += len(part)
+            progress(done, len(files))
+    table = answers.finish()
+    values = {"out": str(out), "images": len(table), "labels": count_labels(table)}
+    if challenge is not None:
+        write_challenge(challenge, table)
+        values["challenge"] = str(challenge)
+    if subject is not None:
+        place, count = write_subjects(out, table, subject)
+        values |= {"subjects_out": str(place), "subjects": count}
+    return values
+
+
+def predict_files(bundle: Location, images: Sequence[Location], **options: object) -> list[dict]:
+    """Answers in memory, one an image, for a few images.
+
+    Raises:
+        UserError: no image; more than a few; or an option that is of tables only.
+    """
+    given = [f"--{name}" for name, value in options.items() if value]
+    if given:
+        raise UserError(f"{given[0]}: is for tables; add --out answers.csv")
+    files = find_images(images)
+    if len(files) > _HERE:
+        raise UserError(f"{len(files)} images: more than {_HERE} need --out answers.csv")
+
+    from leuk_ray.inference.classifier import Classifier
+
+    with bar("predict: scoring", "image") as progress:
+        answers = answer_files(Classifier.load(bundle), files, progress)
+    return [answer.as_dict() for answer in answers]
+
+
+def _parts(
+    bundle: Location,
+    files: Sequence[NamedFile],
+    numbers: Sequence[int],
+    workers: int,
+    gpus: bool,
+    address: str | None,
+) -> Iterator[pa.Table]:
+    if not numbers:
+        return
+    if workers:
+        from leuk_ray import cluster
+        from leuk_ray.pool import answer_on_pool
+
+        cluster.connect(address, num_workers=workers)
+        cluster.require(workers, gpus)
+        yield from answer_on_pool(bundle, files, numbers, actors=workers, gpus=gpus)
+        return
+    if gpus:
+        raise UserError("--gpus: is for --workers; add --workers 1")
+
+    from leuk_ray.inference.classifier import Classifier
+
+    classifier = Classifier.load(bundle)
+    for start in range(0, len(numbers), _PER_PART):
+        some = numbers[start : start + _PER_PART]
+        yield part_of(some, answer_files(classifier, [files[number] for number in some]))

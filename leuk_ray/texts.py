@@ -190,6 +190,15 @@ def predict_text(values: dict) -> str:
     return "\n".join(lines)
 
 
+def predict_table_text(values: dict) -> str:
+    """After `predict --out`: how many images in, and what became of them."""
+    labels = ", ".join(f"{count} {label}" for label, count in sorted(values["labels"].items()))
+    text = f"{values['out']}: {values['images']} images: {labels}"
+    if "subjects" in values:
+        text += f"\n{values['subjects_out']}: {values['subjects']} subjects"
+    return text
+
+
 def explain_text(items: list[dict], out: Location) -> str:
     """After `explain`."""
     lines = predict_text({"predictions": items}).split("\n")

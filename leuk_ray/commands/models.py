@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from leuk_ray.commands.base import LOCATION, PATH, command
+from leuk_ray.commands.base import ADDRESS, LOCATION, PATH, command
 from leuk_ray.errors import UserError
 
 if TYPE_CHECKING:
@@ -34,60 +34,42 @@ def fetch(names: tuple[str, ...], folder: Path) -> tuple[dict, str]:
     return values, fetch_text(values)
 
 
-@click.command(epilog="Example: leuk-ray predict runs/lite cell.bmp cells --out answers.csv")
+@click.command(epilog="Example: leuk-ray predict runs/lite 'cells/*.bmp' --out answers.csv")
 @click.argument("model", metavar="RUN_OR_BUNDLE", type=LOCATION)
-@click.argument("images", nargs=-1, required=True, type=LOCATION, metavar="FILE_OR_FOLDER...")
+@click.argument("images", nargs=-1, required=True, type=LOCATION, metavar="IMAGES...")
 @click.option("--out", type=LOCATION, metavar="TABLE", help="Write a .csv or .parquet table.")
+@click.option("--subject", metavar="REGEX", help="Also a table of subjects: its group in a name.")
+@click.option("--workers", type=click.IntRange(min=0), help="Score on Ray with as many actors.")
+@click.option("--gpus", is_flag=True, help="A GPU for each of the workers.")
+@click.option("--resume", is_flag=True, help="Go on with a job that was stopped.")
 @click.option(
     "--challenge",
     type=LOCATION,
     metavar="OUT.zip",
-    help="Write the answers as the C-NMC 2019 challenge takes them; images are 1.bmp to N.bmp.",
+    help="Also as the C-NMC 2019 challenge takes them; images are 1.bmp to N.bmp.",
 )
+@ADDRESS
 @command
 def predict(
-    model: Location,
-    images: tuple[Location, ...],
-    out: Location | None,
-    challenge: Location | None,
+    model: Location, images: tuple[Location, ...], out: Location | None, **options: Any
 ) -> tuple[dict, str]:
-    """Answer for image files."""
+    """Answer for image files: files, folders, patterns, s3://.
+
+    A file that is no image of a cell is a row with the reason. Without --workers, up to 500
+    images are scored in this process and more on as many workers as there are CPUs.
+    """
     from leuk_ray.bundle import find_bundle
-    from leuk_ray.locations import name_of
-    from leuk_ray.storage import refuse_existing
 
     bundle = find_bundle(model)
-    if out:
-        if not name_of(out).endswith((".csv", ".parquet")):
-            raise UserError(f"--out {out}: name a .csv or .parquet file")
-        refuse_existing(out, "table of answers")
-    if challenge:
-        refuse_existing(challenge, "archive of answers")
 
-    from leuk_ray.inference.challenge import image_numbers, write_challenge
-    from leuk_ray.inference.classifier import Classifier
-    from leuk_ray.inference.files import answer_files, find_images, write_answers
-    from leuk_ray.progress import bar
-    from leuk_ray.texts import predict_text
+    from leuk_ray.prediction import predict_files, predict_to_table
+    from leuk_ray.texts import predict_table_text, predict_text
 
-    files = find_images(images)
-    if challenge:
-        image_numbers([name for name, _ in files])
-    classifier = Classifier.load(bundle)
-    with bar("predict: scoring", "image") as progress:
-        answers = answer_files(classifier, files, progress)
-    values: dict[str, Any] = {"predictions": [answer.as_dict() for answer in answers]}
-    if challenge:
-        write_challenge(challenge, answers, classifier.facts.threshold)
-        values["challenge"] = str(challenge)
-    if out:
-        write_answers(out, answers)
-        failed = sum("error" in item for item in values["predictions"])
-        values["out"] = str(out)
-        return values, f"{out}: {len(answers)} images in, {failed} of them not scored"
-    if challenge:
-        return values, f"{challenge}: {len(answers)} answers"
-    return values, predict_text(values)
+    if out is None:
+        values: dict[str, Any] = {"predictions": predict_files(bundle, images, **options)}
+        return values, predict_text(values)
+    values = predict_to_table(bundle, images, out, **options)
+    return values, predict_table_text(values)
 
 
 @click.command(epilog="Example: leuk-ray ensemble voted runs/efficientnet-b0 runs/vit-b16")

@@ -10,8 +10,9 @@ import re
 import zipfile
 from collections.abc import Sequence
 
+import pyarrow as pa
+
 from leuk_ray.errors import UserError
-from leuk_ray.inference.classifier import Failure, Prediction
 from leuk_ray.locations import Location
 from leuk_ray.storage import write_bytes
 
@@ -41,21 +42,24 @@ def image_numbers(names: Sequence[str]) -> list[int]:
     return numbers
 
 
-def write_challenge(
-    out: Location, answers: Sequence[Prediction | Failure], threshold: float
-) -> None:
+def write_challenge(out: Location, answers: pa.Table) -> None:
     """Write the archive, whole or not at all.
 
     An image without an answer counts as its probability says: the format knows no abstaining.
+
+    Args:
+        out: the archive.
+        answers: in `answers.ANSWERS_SCHEMA`.
 
     Raises:
         UserError: an image could not be scored.
     """
     called: dict[int, int] = {}
-    for number, answer in zip(image_numbers([item.name for item in answers]), answers, strict=True):
-        if isinstance(answer, Failure):
-            raise UserError(f"{answer.name}: was not scored ({answer.error}); mend it first")
-        called[number] = int(answer.probability >= threshold)
+    numbers = image_numbers(answers["name"].to_pylist())
+    for number, row in zip(numbers, answers.to_pylist(), strict=True):
+        if row["error"] is not None:
+            raise UserError(f"{row['name']}: was not scored ({row['error']}); mend it first")
+        called[number] = int(row["probability"] >= row["threshold"])
     text = "".join(f"{called[number]}\n" for number in sorted(called))
     stream = io.BytesIO()
     with zipfile.ZipFile(stream, "w", zipfile.ZIP_DEFLATED) as archive:

@@ -161,12 +161,17 @@ class Classifier(Reader):
 
     def predict(self, files: Sequence[tuple[str, bytes]]) -> list[Prediction | Failure]:
         """Answer for named image files; a bad one is an item, not an error."""
-        read: list[Cell | Failure] = []
-        for name, data in files:
-            try:
-                read.append(self.read(name, data))
-            except BadImageError as error:
-                read.append(Failure(name, str(error)))
+        return self.answer_all([self.try_read(name, data) for name, data in files])
+
+    def try_read(self, name: str, data: bytes) -> Cell | Failure:
+        """As `read`, but a bad image is an item."""
+        try:
+            return self.read(name, data)
+        except BadImageError as error:
+            return Failure(name, str(error))
+
+    def answer_all(self, read: Sequence[Cell | Failure]) -> list[Prediction | Failure]:
+        """Score what was decoded, in one batch; failures stay where they are."""
         cells = [item for item in read if isinstance(item, Cell)]
         if not cells:
             return [item for item in read if isinstance(item, Failure)]

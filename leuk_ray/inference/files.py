@@ -1,90 +1,87 @@
-"""Answers for image files, wherever they lie: one file, or all in a folder."""
+"""Answers for image files, wherever they lie: files, folders, patterns."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-
-import pyarrow as pa
-import pyarrow.csv as pacsv
+from concurrent.futures import Future, ThreadPoolExecutor
+from fnmatch import fnmatchcase
 
 from leuk_ray.datasets.layouts.catalogue import IMAGE_SUFFIXES
 from leuk_ray.errors import UserError
 from leuk_ray.images import MAX_BYTES
-from leuk_ray.inference.classifier import Classifier, Failure, Prediction
-from leuk_ray.locations import Location, join, name_of
-from leuk_ray.storage import is_file, list_files, read_bytes, write_bytes, write_table
+from leuk_ray.inference.classifier import Cell, Classifier, Failure, Prediction
+from leuk_ray.locations import Location, join, name_of, parent
+from leuk_ray.storage import is_file, list_files, read_bytes
 
-ANSWERS_SCHEMA = pa.schema(
-    [
-        ("name", pa.string()),
-        ("label", pa.string()),
-        ("probability", pa.float64()),
-        ("threshold", pa.float64()),
-        ("reasons", pa.string()),
-        ("sha256", pa.string()),
-        ("error", pa.string()),
-    ]
-)
 _FILES_AT_ONCE = 32
+_READERS = 8  # more than cores: an object store answers late, not slowly
+
+NamedFile = tuple[str, Location]
 
 
-def find_images(places: Sequence[Location]) -> list[tuple[str, Location]]:
+def find_images(places: Sequence[Location]) -> list[NamedFile]:
     """Name and location of every image: files as they are given, folders with all below them.
 
+    A pattern such as `cells/*_all.bmp` or `s3://bucket/cells/*.png` takes the images whose names
+    below its last folder without a star fit it; there a star also stands for slashes.
+
     Raises:
-        UserError: a place that is neither, or a folder without an image.
+        UserError: a place that is neither, or one without an image.
     """
-    found: list[tuple[str, Location]] = []
+    found: list[NamedFile] = []
     for place in places:
         if is_file(place):
             found.append((name_of(place), place))
             continue
-        names = [name for name in list_files(place) if name.lower().endswith(IMAGE_SUFFIXES)]
+        folder, pattern = _split(place)
+        names = [
+            name
+            for name in list_files(folder)
+            if name.lower().endswith(IMAGE_SUFFIXES) and fnmatchcase(name, pattern)
+        ]
         if not names:
             raise UserError(f"{place}: there is no such file, nor a folder with images")
-        found += [(name, join(place, name)) for name in names]
+        found += [(name, join(folder, name)) for name in names]
     return found
+
+
+def _split(place: Location) -> tuple[Location, str]:
+    """The folder of a pattern, and what names in it must fit."""
+    folder, parts = place, []
+    while "*" in str(folder) and parent(folder) != folder:
+        parts.insert(0, name_of(folder))
+        folder = parent(folder)
+    return folder, "/".join(parts) or "*"
 
 
 def answer_files(
     classifier: Classifier,
-    files: Sequence[tuple[str, Location]],
+    files: Sequence[NamedFile],
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> list[Prediction | Failure]:
     """One answer a file, in order; one that cannot be read is an item, not an error.
 
-    Memory: the bytes and pixels of 32 files.
+    Files are read and decoded while the ones before them are scored. Memory: the bytes and
+    pixels of 64 files.
     """
     answers: list[Prediction | Failure] = []
-    for start in range(0, len(files), _FILES_AT_ONCE):
-        read: list[tuple[str, bytes]] = []
-        failed: dict[int, Failure] = {}
-        for number, (name, place) in enumerate(files[start : start + _FILES_AT_ONCE]):
-            try:
-                read.append((name, read_bytes(place, limit=MAX_BYTES + 1)))
-            except OSError as error:
-                failed[number] = Failure(name, f"unreadable: {error.strerror or error}")
-        scored = iter(classifier.predict(read))
-        count = len(read) + len(failed)
-        answers += [failed.get(number) or next(scored) for number in range(count)]
-        progress(len(answers), len(files))
+    chunks = [files[i : i + _FILES_AT_ONCE] for i in range(0, len(files), _FILES_AT_ONCE)]
+    with ThreadPoolExecutor(_READERS) as pool:
+
+        def start(chunk: Sequence[NamedFile]) -> list[Future[Cell | Failure]]:
+            return [pool.submit(_read, classifier, *file) for file in chunk]
+
+        reading = start(chunks[0]) if chunks else []
+        for following in [*chunks[1:], []]:
+            read, reading = reading, start(following)
+            answers += classifier.answer_all([future.result() for future in read])
+            progress(len(answers), len(files))
     return answers
 
 
-def write_answers(out: Location, answers: Sequence[Prediction | Failure]) -> None:
-    """Write ANSWERS_SCHEMA, one row an answer, as CSV or Parquet by the ending of the name.
-
-    Several reasons stand in one text, parted by spaces.
-    """
-    rows = [
-        item.as_dict()
-        | {"reasons": " ".join(item.reasons) if isinstance(item, Prediction) else None}
-        for item in answers
-    ]
-    table = pa.Table.from_pylist(rows, schema=ANSWERS_SCHEMA)
-    if name_of(out).endswith(".csv"):
-        stream = pa.BufferOutputStream()
-        pacsv.write_csv(table, stream)
-        write_bytes(out, stream.getvalue())
-    else:
-        write_table(out, table)
+def _read(classifier: Classifier, name: str, place: Location) -> Cell | Failure:
+    try:
+        data = read_bytes(place, limit=MAX_BYTES + 1)
+    except OSError as error:
+        return Failure(name, f"unreadable: {error.strerror or error}")
+    return classifier.try_read(name, data)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from dataclasses import asdict
 from importlib import resources
 from typing import Annotated, Any
 
@@ -16,10 +17,9 @@ from starlette.exceptions import HTTPException
 
 from leuk_ray import __version__
 from leuk_ray.errors import UserError
-from leuk_ray.evaluation.intervals import clopper_pearson
 from leuk_ray.images import BadImageError
+from leuk_ray.inference.answers import summarise
 from leuk_ray.inference.classifier import Cell, Failure, Prediction
-from leuk_ray.inference.decide import ABSTAIN
 from leuk_ray.serving import openinference
 from leuk_ray.serving.docs import DESCRIPTION, PREDICT_BODY, add_docs
 from leuk_ray.serving.guard import ApiKeys, Guard
@@ -117,7 +117,8 @@ def create_api(models: Models, limits: Limits, keys: ApiKeys | None, metrics: Me
         models.answered(model, runner, judged, given)
         body: dict[str, Any] = {"model": runner.info.model_dump(), "predictions": items}
         if subject is not None:
-            body["subject"] = summarise(subject, given).model_dump()
+            counts = summarise([answer.label for answer in given])
+            body["subject"] = SubjectOut(subject=subject, **asdict(counts)).model_dump()
         return JSONResponse(body)
 
     @api.exception_handler(Problem)
@@ -152,23 +153,6 @@ def create_api(models: Models, limits: Limits, keys: ApiKeys | None, metrics: Me
         traffic=models.traffic,
     )
     return api
-
-
-def summarise(subject: str, answers: list[Prediction]) -> SubjectOut:
-    """Counts over the cells of one subject; nothing more follows from single cells."""
-    answered = [answer for answer in answers if answer.label != ABSTAIN]
-    called_all = sum(answer.label == "ALL" for answer in answered)
-    interval = clopper_pearson(called_all, len(answered))
-    low, high = interval or (None, None)
-    return SubjectOut(
-        subject=subject,
-        cells=len(answers),
-        answered=len(answered),
-        called_all=called_all,
-        share=called_all / len(answered) if answered else None,
-        low=low,
-        high=high,
-    )
 
 
 async def _read_body(

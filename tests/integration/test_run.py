@@ -25,7 +25,7 @@ from leuk_ray.images import StorageSettings
 from leuk_ray.inference.classifier import Classifier, Prediction
 from leuk_ray.judge import Judged, judge, report_on
 from leuk_ray.models.zoo import build
-from leuk_ray.prediction import score_rows
+from leuk_ray.pool import score_rows
 from leuk_ray.runs.run import train_and_judge
 from leuk_ray.training.cells import TrainingCells
 from leuk_ray.training.dry_run import dry_run

@@ -1,11 +1,17 @@
 import zipfile
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 
 from leuk_ray.errors import UserError
+from leuk_ray.inference.answers import part_of
 from leuk_ray.inference.challenge import image_numbers, write_challenge
 from leuk_ray.inference.classifier import Failure, Prediction
+
+
+def table(answers: list[Prediction | Failure]) -> pa.Table:
+    return part_of(range(len(answers)), answers)
 
 
 def answer(name: str, probability: float, label: str = "ALL") -> Prediction:
@@ -21,7 +27,7 @@ def test_line_n_answers_for_image_n(tmp_path: Path) -> None:
         answer(f"cells/{name}", 0.4 if int(name[:-4]) in called else 0.39, "abstain")
         for name in names
     ]
-    write_challenge(tmp_path / "out.zip", answers, threshold=0.4)
+    write_challenge(tmp_path / "out.zip", table(answers))
     with zipfile.ZipFile(tmp_path / "out.zip") as archive:
         assert archive.namelist() == ["isbi_valid.predict"]
         lines = archive.read("isbi_valid.predict").decode().splitlines()
@@ -30,7 +36,7 @@ def test_line_n_answers_for_image_n(tmp_path: Path) -> None:
 
 def test_the_same_answers_make_the_same_bytes(tmp_path: Path) -> None:
     for name in ("a.zip", "b.zip"):
-        write_challenge(tmp_path / name, [answer("1.bmp", 0.9)], 0.5)
+        write_challenge(tmp_path / name, table([answer("1.bmp", 0.9)]))
     assert (tmp_path / "a.zip").read_bytes() == (tmp_path / "b.zip").read_bytes()
 
 
@@ -50,5 +56,5 @@ def test_images_that_are_not_the_set_are_refused(names: list[str], message: str)
 def test_an_image_that_was_not_scored_is_told_and_nothing_written(tmp_path: Path) -> None:
     answers = [answer("1.bmp", 0.9), Failure("2.bmp", "truncated")]
     with pytest.raises(UserError, match=r"2.bmp: was not scored \(truncated\)"):
-        write_challenge(tmp_path / "out.zip", answers, 0.5)
+        write_challenge(tmp_path / "out.zip", table(answers))
     assert not list(tmp_path.iterdir())

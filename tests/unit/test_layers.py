@@ -9,7 +9,7 @@ import pytest
 
 PACKAGE = Path(__file__).parents[2] / "leuk_ray"
 CORE = [
-    "settings", "errors", "locations", "storage", "images", "inference.files",
+    "settings", "errors", "locations", "storage", "images", "inference.files", "inference.answers",
     "augment.keys", "augment.policies",
     "augment.draws", "augment.stain", "augment.settings", "bundle", "registry",
     "config",
@@ -47,6 +47,7 @@ DRIVERS = (
     "calibrate",
     "compare",
     "prediction",
+    "pool",
     "demo",
     "tuning",
     "cli",

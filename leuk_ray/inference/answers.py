@@ -1,0 +1,201 @@
+"""A table of answers that grows part by part, so that a killed job goes on where it was."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.csv as pacsv
+
+from leuk_ray.errors import UserError
+from leuk_ray.evaluation.intervals import clopper_pearson
+from leuk_ray.inference.classifier import Failure, Prediction
+from leuk_ray.inference.decide import ABSTAIN
+from leuk_ray.locations import Location, join, name_of, parent
+from leuk_ray.storage import (
+    exists,
+    list_files,
+    make_folder,
+    read_bytes,
+    read_json,
+    read_table,
+    refuse_existing,
+    remove,
+    write_bytes,
+    write_json,
+    write_table,
+)
+
+ANSWERS_SCHEMA = pa.schema(
+    [
+        ("name", pa.string()),
+        ("label", pa.string()),
+        ("probability", pa.float64()),
+        ("threshold", pa.float64()),
+        ("reasons", pa.string()),  # several are parted by spaces
+        ("sha256", pa.string()),
+        ("error", pa.string()),
+    ]
+)
+_PART_SCHEMA = ANSWERS_SCHEMA.append(pa.field("number", pa.int64()))
+_JOB = "job.json"
+
+
+def part_of(numbers: Sequence[int], answers: Sequence[Prediction | Failure]) -> pa.Table:
+    """Some of a job's answers and the numbers of the images they are for."""
+    rows = [
+        item.as_dict()
+        | {"reasons": " ".join(item.reasons) if isinstance(item, Prediction) else None}
+        | {"number": number}
+        for number, item in zip(numbers, answers, strict=True)
+    ]
+    return pa.Table.from_pylist(rows, schema=_PART_SCHEMA)
+
+
+@dataclass(frozen=True)
+class Subject:
+    """How the cells of one subject were called; low and high: a 95% Clopper-Pearson interval.
+
+    They are None, as the share is, where no cell was answered.
+    """
+
+    cells: int
+    answered: int
+    called_all: int
+    share: float | None
+    low: float | None
+    high: float | None
+
+
+def summarise(labels: Sequence[str | None]) -> Subject:
+    """Counts over the labels of one subject's cells; None is a cell that was not scored."""
+    answered = sum(label not in (ABSTAIN, None) for label in labels)
+    called_all = sum(label == "ALL" for label in labels)
+    low, high = clopper_pearson(called_all, answered) or (None, None)
+    share = called_all / answered if answered else None
+    return Subject(len(labels), answered, called_all, share, low, high)
+
+
+class Answers:
+    """Answers on their way into a table of ANSWERS_SCHEMA.
+
+    Parts lie in TABLE.parts/ until all are there; then the table appears at once, in the order
+    of the images.
+    """
+
+    def __init__(self, out: Location, bundle: Location, names: Sequence[str], resume: bool) -> None:
+        """Begin, or go on with what a killed job left.
+
+        Args:
+            out: the table, .csv or .parquet.
+            bundle: whose answers they are.
+            names: of the images, by number.
+            resume: go on where parts of the same job lie.
+
+        Raises:
+            UserError: `out` is there, or parts of another job are, or `resume` was not asked for.
+        """
+        if not name_of(out).endswith((".csv", ".parquet")):
+            raise UserError(f"--out {out}: name a .csv or .parquet file")
+        refuse_existing(out, "table of answers")
+        self.out, self.names = out, names
+        self.folder = join(parent(out), name_of(out) + ".parts")
+        job = {
+            "bundle": hashlib.sha256(read_bytes(join(bundle, "bundle.json"))).hexdigest(),
+            "images": hashlib.sha256("\n".join(names).encode()).hexdigest(),
+        }
+        if not exists(join(self.folder, _JOB)):
+            make_folder(self.folder)
+            write_json(join(self.folder, _JOB), job)
+        elif not resume:
+            raise UserError(
+                f"{self.folder}: holds what a job that was stopped had done; add --resume to go on "
+                "from there, or remove it"
+            )
+        elif read_json(join(self.folder, _JOB)) != job:
+            raise UserError(
+                f"{self.folder}: is of another bundle or of other images; remove it to start anew"
+            )
+
+    def missing(self) -> list[int]:
+        """Numbers of the images without an answer."""
+        done = set(self._parts()["number"].to_pylist())
+        return [number for number in range(len(self.names)) if number not in done]
+
+    def add(self, part: pa.Table) -> None:
+        """Keep a part; what was kept survives a kill."""
+        first = part["number"][0].as_py()
+        write_table(join(self.folder, f"{first:09d}.parquet"), part)
+
+    def finish(self) -> pa.Table:
+        """Write the table and remove the parts.
+
+        Raises:
+            AssertionError: an image has no answer, or two.
+        """
+        parts = self._parts().sort_by("number")
+        assert parts["number"].to_pylist() == list(range(len(self.names))), "images and answers"
+        table = parts.drop_columns("number")
+        _write(self.out, table)
+        remove(self.folder)
+        return table
+
+    def _parts(self) -> pa.Table:
+        names = [name for name in list_files(self.folder) if name.endswith(".parquet")]
+        tables = [read_table(join(self.folder, name)) for name in names]
+        return pa.concat_tables([_PART_SCHEMA.empty_table(), *tables])
+
+
+def write_subjects(out: Location, answers: pa.Table, pattern: str) -> tuple[Location, int]:
+    """Write a table of subjects beside the table of answers.
+
+    Args:
+        out: the table of answers.
+        answers: in ANSWERS_SCHEMA.
+        pattern: regular expression, whose first group in a name is the subject.
+
+    Returns:
+        Where it is, and how many subjects.
+    """
+    find = subject_pattern(pattern)
+    labels: dict[str, list[str | None]] = {}
+    for name, label in zip(answers["name"].to_pylist(), answers["label"].to_pylist(), strict=True):
+        match = find.search(name)
+        labels.setdefault(match[1] if match else "", []).append(label)
+    rows = [{"subject": key or None} | summarise(labels[key]).__dict__ for key in sorted(labels)]
+    stem, _, suffix = name_of(out).rpartition(".")
+    beside = join(parent(out), f"{stem}-subjects.{suffix}")
+    _write(beside, pa.Table.from_pylist(rows))
+    return beside, len(rows)
+
+
+def subject_pattern(pattern: str) -> re.Pattern[str]:
+    """A regular expression with a group; raises UserError for what is none."""
+    try:
+        found = re.compile(pattern)
+    except re.error as error:
+        raise UserError(f"--subject {pattern}: is no regular expression ({error})") from error
+    if found.groups != 1:
+        raise UserError(
+            f"--subject {pattern}: needs one group, which is the subject, such as '(UID_[0-9]+)'"
+        )
+    return found
+
+
+def count_labels(answers: pa.Table) -> dict[str, int]:
+    """How many images got each label; `failed` those that could not be scored."""
+    counts = pc.value_counts(answers["label"].fill_null("failed")).to_pylist()  # pyright: ignore
+    return {item["values"]: item["counts"] for item in counts}
+
+
+def _write(out: Location, table: pa.Table) -> None:
+    if name_of(out).endswith(".csv"):
+        stream = pa.BufferOutputStream()
+        pacsv.write_csv(table, stream)
+        write_bytes(out, stream.getvalue())
+    else:
+        write_table(out, table)
