@@ -12,10 +12,10 @@ and the engine alone.
 from __future__ import annotations
 
 import argparse
+import base64
 import importlib.util
 import io
 import json
-import multiprocessing
 import os
 import socket
 import statistics
@@ -66,37 +66,9 @@ def serve_fastapi(bundle: str, port: int) -> None:
 
 
 def serve_litserve(bundle: str, port: int) -> None:
-    """LitServe with batches of up to 8."""
-    import litserve
-    import numpy as np
-    import torch
-
-    from leuk_ray.inference.classifier import Classifier
-
-    class Api(litserve.LitAPI):
-        def setup(self, device: str) -> None:  # noqa: ARG002 (LitServe names it)
-            torch.set_num_threads(os.cpu_count() or 1)
-            self.classifier = Classifier.load(Path(bundle))
-
-        async def decode_request(self, request: Request):
-            return self.classifier.read("image", await request.body())
-
-        def batch(self, inputs: list):
-            return inputs
-
-        def predict(self, cells: list):
-            scores = self.classifier.score(np.stack([cell.pixels for cell in cells]))
-            return [self.classifier.answer(cell, scores, i) for i, cell in enumerate(cells)]
-
-        def unbatch(self, output: list):
-            return output
-
-        def encode_response(self, output):
-            return {"predictions": [output.as_dict()]}
-
-    api = Api(max_batch_size=8, batch_timeout=0.005, api_path="/v1/predict")
-    server = litserve.LitServer(api, accelerator="cpu", healthcheck_path="/healthz")
-    server.run(port=port, log_level="warning", generate_client_file=False)
+    """LitServe, whose classes its workers have to find in a module."""
+    peer = str(Path(__file__).with_name("litserve_peer.py"))
+    os.execv(sys.executable, [sys.executable, peer, bundle, str(port)])
 
 
 def serve_leuk_ray(bundle: str, port: int) -> None:
@@ -121,6 +93,15 @@ def bare(bundle: str, data: bytes, images: int = 100) -> float:
     return 1000 * (time.process_time() - started) / (images // 8 * 8)
 
 
+def stop(process: subprocess.Popen) -> None:
+    """End a server and what it started, which LitServe leaves behind."""
+    children = psutil.Process(process.pid).children(recursive=True)
+    process.terminate()
+    process.wait(60)
+    for child in psutil.wait_procs(children, timeout=5)[1]:
+        child.kill()
+
+
 def cpu_seconds(process: subprocess.Popen) -> float:
     """CPU time that a process and its descendants have taken."""
     found = psutil.Process(process.pid)
@@ -132,7 +113,16 @@ def cpu_seconds(process: subprocess.Popen) -> float:
     return total
 
 
-def measure(url: str, data: bytes, clients: int, seconds: float, process: subprocess.Popen) -> dict:
+def request_of(name: str, data: bytes) -> dict:
+    """What a server is sent."""
+    if name == "litserve":
+        return {"json": {"image": base64.b64encode(data).decode()}}
+    return {"data": data}
+
+
+def measure(
+    url: str, request: dict, clients: int, seconds: float, process: subprocess.Popen
+) -> dict:
     """Answered requests a second, latency and CPU time in ms, after a warm-up."""
     seconds_of: list[float] = []
     before = cpu_seconds(process)
@@ -142,7 +132,7 @@ def measure(url: str, data: bytes, clients: int, seconds: float, process: subpro
         with requests.Session() as session:
             while time.monotonic() < end:
                 started = time.monotonic()
-                answer = session.post(f"{url}/v1/predict", data=data, timeout=60)
+                answer = session.post(f"{url}/v1/predict", **request, timeout=60)
                 answer.raise_for_status()
                 seconds_of.append(time.monotonic() - started)
 
@@ -169,28 +159,27 @@ def run(name: str, bundle: str, data: bytes, seconds: float) -> list[dict]:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     command = [sys.executable, __file__, "--bundle", bundle, "--child", name, "--port", str(port)]
-    url = f"http://127.0.0.1:{port}"
+    url, request = f"http://127.0.0.1:{port}", request_of(name, data)
     with ExitStack() as stack:
         log = stack.enter_context(tempfile.TemporaryFile("w+"))
         process = subprocess.Popen(command, stdout=log, stderr=log)
-        stack.callback(process.wait, 60)
-        stack.callback(process.terminate)
+        stack.callback(stop, process)
         try:
-            wait_until_up(url, data, process)
+            wait_until_up(url, request, process)
         except AssertionError:
             log.seek(0)
             print(log.read()[-2000:], file=sys.stderr)
             raise
-        measure(url, data, 4, min(seconds, 3), process)
-        return [{"server": name} | measure(url, data, n, seconds, process) for n in CLIENTS]
+        measure(url, request, 4, min(seconds, 3), process)
+        return [{"server": name} | measure(url, request, n, seconds, process) for n in CLIENTS]
 
 
-def wait_until_up(url: str, data: bytes, process: subprocess.Popen) -> None:
+def wait_until_up(url: str, request: dict, process: subprocess.Popen) -> None:
     end = time.monotonic() + START_SECONDS
     while time.monotonic() < end:
         assert process.poll() is None, "the server ended"
         with suppress(requests.ConnectionError, requests.Timeout):
-            answer = requests.post(f"{url}/v1/predict", data=data, timeout=10)
+            answer = requests.post(f"{url}/v1/predict", **request, timeout=10)
             if answer.ok:
                 return
             # Ray Serve's proxy says 404 until the application is there.
@@ -208,7 +197,6 @@ def main() -> None:
     parser.add_argument("--port", type=int, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.child:
-        multiprocessing.set_start_method("spawn", force=True)
         globals()[f"serve_{arguments.child}"](arguments.bundle, arguments.port)
         return
     cell = render(draw_cells(SyntheticSpec(cells=2, subjects=2))[0])

@@ -59,7 +59,7 @@ def encode(pixels: np.ndarray, kind: str = "PNG") -> bytes:
     return out.getvalue()
 
 
-def alone(score):
+def alone(score, _at_once: int):
     """A forward pass for each image; batches need Ray Serve."""
 
     async def one(pixels: np.ndarray):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -17,9 +19,14 @@ EngineName = Literal["auto", "pytorch", "onnx"]
 
 
 class Engine(Protocol):
-    """Scores storage pixels. `name` is told to who asks."""
+    """Scores storage pixels.
+
+    name: told to who asks. batches_at_once: how many threads may call it; more than one where the
+    next batch can start while the last parts of one are scored.
+    """
 
     name: str
+    batches_at_once: int
 
     def __call__(self, pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """(N, size, size, 3) uint8 -> log-odds of ALL (N,) float64, embedding (N, D) float32."""
@@ -48,6 +55,7 @@ class PyTorchEngine:
     """The network itself, on any device."""
 
     name = "pytorch"
+    batches_at_once = 1
 
     def __init__(self, model: nn.Module, device: torch.device) -> None:
         self.model = model.to(device)
@@ -61,26 +69,45 @@ class PyTorchEngine:
 
 
 class OnnxEngine:
-    """The bundle's graph on the CPU under ONNX Runtime, with as many threads as PyTorch has."""
+    """The bundle's graph on the CPU under ONNX Runtime, with as many threads as PyTorch has.
+
+    A batch is cut into a part a thread, since that takes less than all threads on one image after
+    another (benchmarks/NOTES.md); an image alone gets all threads.
+    """
 
     name = "onnx"
+    batches_at_once = 2
 
     def __init__(self, path: Path) -> None:
-        import onnxruntime
-
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = torch.get_num_threads()
-        # Threads that wait in a busy loop take the cores from decoding.
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        self.session = onnxruntime.InferenceSession(
-            str(path), options, providers=["CPUExecutionProvider"]
-        )
+        self._threads = torch.get_num_threads()
+        self._alone = _session(path, self._threads)
+        self._part = self._alone if self._threads == 1 else _session(path, 1)
+        self._pool = ThreadPoolExecutor(self._threads, "onnx")
 
     def __call__(self, pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """See `Engine`."""
-        outputs: Any = self.session.run(["logits", "embedding"], {"pixels": pixels})
-        logits, embedding = outputs
+        if len(pixels) == 1 or self._threads == 1:
+            logits, embedding = _run(self._alone, pixels)
+        else:
+            parts = np.array_split(pixels, min(self._threads, len(pixels)))
+            done = list(self._pool.map(partial(_run, self._part), parts))
+            logits, embedding = (np.concatenate(outputs) for outputs in zip(*done, strict=True))
         return positive_logit(torch.from_numpy(logits).double()).numpy(), embedding
+
+
+def _session(path: Path, threads: int) -> Any:
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    # Threads that wait in a busy loop take the cores from decoding.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+
+
+def _run(session: Any, pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    logits, embedding = session.run(["logits", "embedding"], {"pixels": pixels})
+    return logits, embedding
 
 
 def make_engine(bundle: Bundle, device: torch.device, name: EngineName = "auto") -> Engine:

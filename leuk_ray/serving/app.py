@@ -167,9 +167,15 @@ def build(args: dict[str, Any]) -> Application:
 
 def _batched(settings: ServeSettings) -> Any:
     # Called anew for each model: two models must not share a queue.
-    return serve.batch(
-        max_batch_size=settings.max_batch_size, batch_wait_timeout_s=settings.batch_wait_seconds
-    )
+    def batched(score: Any, at_once: int) -> Any:
+        return serve.batch(
+            score,
+            max_batch_size=settings.max_batch_size,
+            batch_wait_timeout_s=settings.batch_wait_seconds,
+            max_concurrent_batches=at_once,
+        )
+
+    return batched
 
 
 def _front(settings: ServeSettings) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from leuk_ray import cluster
 from leuk_ray.errors import UserError
 from leuk_ray.locations import Location
 from leuk_ray.progress import note
+from leuk_ray.serving.switches import switch_on
 
 APPLICATION = "leuk_ray"
 
@@ -49,6 +50,7 @@ def serve_until_stopped(
         )
     if not _reaches_out(address):
         _check_port(host, port)
+        switch_on(host)
 
     from leuk_ray.serving.app import build
 
@@ -98,9 +100,8 @@ def _is_loopback(host: str) -> bool:
 
 
 def _reaches_out(address: str | None) -> bool:
-    """Whether the proxy listens elsewhere: on a cluster's nodes, or HAProxy on every address."""
-    on_cluster = bool(address or os.environ.get("RAY_ADDRESS"))
-    return on_cluster or os.environ.get("RAY_SERVE_ENABLE_HA_PROXY") == "1"
+    """Whether the proxies listen on the nodes of a cluster."""
+    return bool(address or os.environ.get("RAY_ADDRESS"))
 
 
 def _check_port(host: str, port: int) -> None:

@@ -29,9 +29,10 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 Scored = tuple[Scores, int]
-# Turns a function of many images into one of one image, whose calls share forward passes.
+# Turns a function of many images into one of one image, whose calls share forward passes; the
+# number is that of batches at once.
 Batched = Callable[
-    [Callable[[list[np.ndarray]], Awaitable[list[Scored]]]],
+    [Callable[[list[np.ndarray]], Awaitable[list[Scored]]], int],
     Callable[[np.ndarray], Awaitable[Scored]],
 ]
 
@@ -68,7 +69,7 @@ class _Pool:
 
 
 class LocalNetwork:
-    """A network of this process: one forward pass at a time, in a thread."""
+    """A network of this process, scoring in threads of its own."""
 
     def __init__(
         self, found: Found, settings: ServeSettings, metrics: Metrics, batched: Batched
@@ -79,17 +80,20 @@ class LocalNetwork:
         self.name = found.name
         self.max_batch_size = settings.max_batch_size
         self.metrics = metrics
-        self._forward = _Pool(1, "forward")
-        self.score = batched(self._score_batch)
+        at_once = self.classifier.engine.batches_at_once
+        self._forward = _Pool(at_once, "forward")
+        # An explanation hooks into the PyTorch network: none beside another, nor beside a pass.
+        self._explain = self._forward if at_once == 1 else _Pool(1, "explain")
+        self.score = batched(self._score_batch, at_once)
         for num in range(1, self.max_batch_size + 1):
             self.classifier.score(self._black(num))
 
     async def heat(self, pixels: np.ndarray) -> list[np.ndarray]:
-        """Grad-CAM; it takes turns with the scoring passes, whose features its hook replaces."""
+        """Grad-CAM of cells, a batch at a time."""
         heats: list[np.ndarray] = []
         for start in range(0, len(pixels), self.max_batch_size):
             part = pixels[start : start + self.max_batch_size]
-            explained = await self._forward.run(explain_pixels, self.classifier, part, "gradcam")
+            explained = await self._explain.run(explain_pixels, self.classifier, part, "gradcam")
             heats += [explanation.heat for explanation in explained]
         return heats
 

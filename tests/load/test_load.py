@@ -19,14 +19,13 @@ import psutil
 import pytest
 import ray
 import requests
-from ray import serve
 from ray.util import list_named_actors
 
 from leuk_ray import cluster
 from leuk_ray.inference.classifier import Classifier, Prediction
 from leuk_ray.inference.onnx_export import export_bundle
 from leuk_ray.registry import Registry
-from leuk_ray.serving.app import build
+from leuk_ray.serving.switches import switch_on
 from tests.serving_bundles import cells, encode, write_small_bundle
 
 REQUESTS = int(os.environ.get("LEUK_RAY_LOAD_REQUESTS", "10000"))
@@ -51,10 +50,16 @@ def registry(tmp_path_factory) -> Registry:
 
 @pytest.fixture(scope="module")
 def url(registry: Registry):
+    switch_on("127.0.0.1")
     cluster.connect(num_workers=2)
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
+    # Serve reads the switches when it is imported.
+    from ray import serve
+
+    from leuk_ray.serving.app import build
+
     serve.start(http_options={"host": "127.0.0.1", "port": port})
     args = {"bundle": str(registry.path), "anonymous": True, "replicas": REPLICAS}
     serve.run(build(args | {"limits": {"in_flight": 16}}), name=APPLICATION, route_prefix="/")
@@ -89,24 +94,22 @@ class Client:
         self._local = threading.local()
 
     def ask(self, data: bytes) -> dict:
-        """The answer; a 503, and what a killed replica leaves, are tried again.
+        """The answer; a 503 is asked again when it says, and what was cut off at once.
 
-        Ray Serve's own proxy answers 500 for a request that was in a replica when that was
-        killed. It does so in plain text; a 500 of ours is a problem document and fails.
+        HAProxy asks another replica for what a killed one left unanswered, but now and then it
+        closes the client's connection instead (benchmarks/NOTES.md).
         """
         for _ in range(TRIES):
             try:
                 answer = self._session().post(f"{self.url}/v1/predict", data=data, timeout=30)
             except requests.ConnectionError:
-                self.met["connection"] += 1
-                time.sleep(0.5)
+                self.met["closed"] += 1
                 continue
             self.met[str(answer.status_code)] += 1
             if answer.status_code == 200:
                 return answer.json()
-            lost = answer.status_code == 500 and "problem" not in answer.headers["content-type"]
-            assert answer.status_code == 503 or lost, answer.text
-            time.sleep(float(answer.headers.get("retry-after", 1)))
+            assert answer.status_code == 503, f"{answer.status_code} {answer.text}"
+            time.sleep(float(answer.headers["retry-after"]))
         raise AssertionError(f"not answered in {TRIES} tries: {self.met}")
 
     def _session(self) -> requests.Session:
@@ -165,7 +168,8 @@ def test_killed_replicas_lose_and_spoil_no_answer(url: str, files, expected):
     seconds = time.monotonic() - started
     print(f"{REQUESTS} requests, {seconds:.0f} s, {len(killed)} kills, met {dict(client.met)}")
     assert versions == {"1": REQUESTS}
-    assert client.met["500"] + client.met["connection"] <= len(killed) * CLIENTS
+    assert set(client.met) <= {"200", "503", "closed"}
+    assert client.met["closed"] <= len(killed) * CLIENTS
     if seconds > 2 * KILL_SECONDS:
         assert killed
 
