@@ -18,7 +18,7 @@ from leuk_ray.evaluation.paired import paired_bootstrap
 from leuk_ray.inference.calibration import probability
 from leuk_ray.judge import Judged
 from leuk_ray.locations import Location, join, parent
-from leuk_ray.prediction import score_rows
+from leuk_ray.pool import score_rows
 from leuk_ray.storage import exists, read_table
 
 BOOTSTRAP = {"seed": 0, "resamples": 2000}

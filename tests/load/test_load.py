@@ -102,7 +102,7 @@ class Client:
         for _ in range(TRIES):
             try:
                 answer = self._session().post(f"{self.url}/v1/predict", data=data, timeout=30)
-            except requests.ConnectionError:
+            except (requests.ConnectionError, requests.exceptions.ChunkedEncodingError):
                 self.met["closed"] += 1
                 continue
             self.met[str(answer.status_code)] += 1
