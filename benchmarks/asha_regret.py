@@ -22,11 +22,10 @@ from ray.tune.schedulers import TrialScheduler
 
 from leuk_ray import cluster
 from leuk_ray.datasets.prepared import PreparedDataset
-from leuk_ray.datasets.splits import split_cells
 from leuk_ray.progress import bar
 from leuk_ray.runs.executor import Executor
 from leuk_ray.runs.folder import read_history
-from leuk_ray.runs.spec import RunSpec, split_key
+from leuk_ray.runs.spec import RunSpec, make_splits
 from leuk_ray.runs.table import RunTable
 from leuk_ray.runs.trial import Shared, train_in_process
 from leuk_ray.storage import write_json
@@ -52,7 +51,8 @@ def search_on_ray(out: Path, sweep: SweepSettings, dataset: PreparedDataset) -> 
     if len(recorded(out)) < len(specs_of(sweep)):
         cluster.connect(num_workers=0)
         out.mkdir(parents=True, exist_ok=True)
-        executor = Executor(out, dataset, sweep.resources, [sweep.base()], judged=False)
+        splits = make_splits(dataset, [sweep.base()])
+        executor = Executor(out, dataset, sweep.resources, splits, judged=False)
         told = executor.table.records().values()
         executor.run_all(specs_of(sweep), out.name, make_scheduler(sweep, told))
     return recorded(out)
@@ -82,7 +82,7 @@ def search(sweep: SweepSettings, to_end: Curves) -> Curves:
 def train_to_end(out: Path, sweep: SweepSettings, dataset: PreparedDataset) -> Curves:
     """Every configuration of a search to its end."""
     base, curves = sweep.base(), {}
-    splits = {split_key(base): split_cells(dataset.cells, base.split)}
+    splits = make_splits(dataset, [base])
     shared = Shared(out, dataset, splits, sweep.resources, 1, judged=False, checkpoints=False)
     out.mkdir(parents=True, exist_ok=True)
     specs = specs_of(sweep)

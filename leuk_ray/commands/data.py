@@ -27,6 +27,12 @@ if TYPE_CHECKING:
     help="Where in a cell its class shows.",
 )
 @click.option(
+    "--subject-share",
+    default=0.1,
+    show_default=True,
+    help="Share of the variance of stain and size that lies between subjects, 0 to 0.9.",
+)
+@click.option(
     "--layout",
     type=click.Choice(["c-nmc", "all-idb"]),
     default="c-nmc",
@@ -41,6 +47,7 @@ def synth(
     seed: int,
     best_auc: float,
     signal: Any,
+    subject_share: float,
     layout: str,
 ) -> tuple[dict, str]:
     """Render SYNTHETIC cells with a known best AUC."""
@@ -50,7 +57,7 @@ def synth(
     from leuk_ray.storage import refuse_existing
     from leuk_ray.texts import synth_text
 
-    spec = SyntheticSpec(cells, subjects, seed, best_auc, signal)
+    spec = SyntheticSpec(cells, subjects, seed, best_auc, signal, subject_share)
     refuse_existing(directory, "folder of cells")
     write, unit = (write_all_idb, "field") if layout == "all-idb" else (write_c_nmc, "cell")
     with bar("synth: rendering", unit) as progress:

@@ -241,5 +241,8 @@ def _facts(
     }
     marker = source / layouts.SYNTHETIC_MARKER
     if marker.exists():
-        facts |= {"synthetic": True, "best_auc": read_json(marker)["best_auc"]}
+        made = read_json(marker)
+        facts |= {"synthetic": True} | {
+            name: made.get(name) for name in ("best_auc", "subject_share")
+        }
     return facts

@@ -62,6 +62,7 @@ class SplitSettings(Settings):
         missing, test is fold `fold` and validation the one after it.
     copies: of `paper-literal`, how many of each class (A05: 20,000). Copy k of a cell is its
         augmentation draw k, the same in every epoch, in validation and in test.
+    source: only cells of this source take part (`all-idb1`, `all-idb2`); all where unset.
     seed: of the assignment of units.
     """
 
@@ -76,6 +77,7 @@ class SplitSettings(Settings):
     folds: int = 0
     fold: int = 0
     copies: int = 20_000
+    source: str | None = None
     seed: int = 0
 
 
@@ -98,8 +100,10 @@ def split_cells(cells: pa.Table, settings: SplitSettings) -> pa.Table:
 
     Raises:
         UserError: no subjects where the protocol needs them, too few units of a class to fill
-            the three roles, or no official folds.
+            the three roles, no official folds, or no cell of the source.
     """
+    if settings.source is not None:
+        cells = _of_source(cells, settings.source)
     chosen, roles = _ROLES_BY[settings.protocol](cells, settings)
     split = chosen.select(["uid", "subject", "group"]).append_column("role", pa.array(list(roles)))
     split = split.cast(SPLIT_SCHEMA)
@@ -110,6 +114,16 @@ def split_cells(cells: pa.Table, settings: SplitSettings) -> pa.Table:
     if settings.protocol == "subject-disjoint":
         assert_disjoint(split)
     return split
+
+
+def _of_source(cells: pa.Table, source: str) -> pa.Table:
+    own = cells.filter(pc.field("source") == source)
+    if not len(own):
+        known = sorted({name or "none named" for name in cells["source"].to_pylist()})
+        raise UserError(
+            f"split.source {source}: no cell comes from it; there are: {', '.join(known)}"
+        )
+    return own
 
 
 def eligible(cells: pa.Table) -> pa.Table:

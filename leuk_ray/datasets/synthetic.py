@@ -60,9 +60,10 @@ DERIVATION = (
 MEAN_COLOR = np.array([76.0, 38.0, 90.0])
 CYTOPLASM_TINT = np.array([1.80, 2.50, 1.55])
 MEAN_DIAMETER = 200.0
-# How much of the variance of stain and size lies between subjects. With 0.2 the classes of some
-# twenty subjects can differ in stain by chance so much that a network learns stain, not the latent.
+# With 0.2 the classes of some twenty subjects can differ in stain by chance so much that a network
+# learns stain, not the latent.
 SUBJECT_SHARE = 0.1
+MAX_SUBJECT_SHARE = 0.9
 
 Floats = NDArray[np.floating]
 Signal = Literal["everywhere", "nucleoli"]
@@ -82,8 +83,12 @@ def separation(best_auc: float) -> float:
 class SyntheticSpec:
     """What to draw. Another seed gives other subjects, not more cells of the same ones.
 
-    Raises UserError unless 2 <= subjects <= cells <= 100,000, seed >= 0, 0.5 <= best_auc < 1 and
-    signal is `everywhere` (all five cues) or `nucleoli`.
+    `subject_share` is how much of the variance of stain and size lies between subjects. As each
+    subject has one class, a large share lets a network that has seen a subject know its cells by
+    their stain: what a split that parts no subjects leaks.
+
+    Raises UserError unless 2 <= subjects <= cells <= 100,000, seed >= 0, 0.5 <= best_auc < 1,
+    signal is `everywhere` (all five cues) or `nucleoli`, and 0 <= subject_share <= 0.9.
     """
 
     cells: int = 600
@@ -91,6 +96,7 @@ class SyntheticSpec:
     seed: int = 0
     best_auc: float = 0.90
     signal: Signal = "everywhere"
+    subject_share: float = SUBJECT_SHARE
 
     def __post_init__(self) -> None:
         if self.subjects < 2:
@@ -103,6 +109,8 @@ class SyntheticSpec:
         separation(self.best_auc)
         if self.signal not in get_args(Signal):
             raise UserError(f"signal is {self.signal!r}; give {' or '.join(get_args(Signal))}")
+        if not 0 <= self.subject_share <= MAX_SUBJECT_SHARE:
+            raise UserError(f"subject_share is {self.subject_share}; give 0 to {MAX_SUBJECT_SHARE}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,14 +214,14 @@ def write_c_nmc(
 def _draw_subject(spec: SyntheticSpec, index: int, num_cells: int) -> list[SyntheticCell]:
     label, rank = 1 - index % 2, index // 2
     subject = f"{'' if label else 'H'}{rank + 1}"
-    common = math.sqrt(SUBJECT_SHARE) * _stream(spec.seed, index).standard_normal(7)
+    common = math.sqrt(spec.subject_share) * _stream(spec.seed, index).standard_normal(7)
     mean_latent = (label - 0.5) * separation(spec.best_auc)
     cells: list[SyntheticCell] = []
     for number in range(num_cells):
         image, position = divmod(number, CELLS_PER_SOURCE_IMAGE)
         rng = _stream(spec.seed, index, number)
         latent = rng.normal(mean_latent)
-        nuisance = common + math.sqrt(1 - SUBJECT_SHARE) * rng.standard_normal(7)
+        nuisance = common + math.sqrt(1 - spec.subject_share) * rng.standard_normal(7)
         darkness, saturation, hue, size = nuisance[:4] * [0.09, 0.06, 0.03, 0.08]
         stain = [darkness + hue, darkness - saturation, darkness - hue]
         cells.append(
@@ -255,6 +263,7 @@ def _summary(spec: SyntheticSpec, cells: list[SyntheticCell]) -> dict[str, objec
         "spec": asdict(spec),
         "derivation": DERIVATION,
         "best_auc": spec.best_auc,
+        "subject_share": spec.subject_share,
         "oracle_auc": float(np.searchsorted(healthy, blasts).mean() / len(healthy)),
         "counts": {
             "subjects": {"all": (spec.subjects + 1) // 2, "hem": spec.subjects // 2},

@@ -82,6 +82,7 @@ def write_all_idb(
             "synthetic": True,
             "best_auc": spec.best_auc,
             "seed": spec.seed,
+            "subject_share": spec.subject_share,
             "counts": {"fields": number, "crops": len(fields)},
             "fields": fields,
             "repeated": repeated,

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -21,14 +21,12 @@ from ray.tune.search.searcher import Searcher
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from typing_extensions import override
 
-from leuk_ray.config import Recipe
 from leuk_ray.datasets.prepared import PreparedDataset
-from leuk_ray.datasets.splits import split_cells
 from leuk_ray.errors import UserError
 from leuk_ray.progress import bar, note
 from leuk_ray.runs.placement import DRIVER_CPUS, Resources, place
 from leuk_ray.runs.recorder import Recorder
-from leuk_ray.runs.spec import RunSpec, split_key
+from leuk_ray.runs.spec import RunSpec
 from leuk_ray.runs.table import RunRecord, RunTable
 from leuk_ray.runs.trial import Shared, run_trial
 
@@ -74,7 +72,7 @@ class Executor:
         root: Path,
         dataset: PreparedDataset,
         resources: Resources,
-        recipes: Iterable[Recipe],
+        splits: Mapping[str, pa.Table],
         *,
         judged: bool,
         on_record: Callable[[RunRecord], None] = lambda record: None,
@@ -85,12 +83,12 @@ class Executor:
             root: folder of the table and the runs; on a cluster, on storage that all nodes see.
             dataset: what all runs train on.
             resources: what one run takes.
-            recipes: of all runs; every split they ask for is computed here, once.
+            splits: of all runs, see `spec.make_splits`.
             judged: also score each run's validation and test cells, and report on them.
             on_record: called when a run is in the table.
 
         Raises:
-            UserError: not even one run can ever be placed, or a split cannot be made.
+            UserError: not even one run can ever be placed.
         """
         self.root = root.absolute()
         self.table = RunTable(self.root / "runs.jsonl")
@@ -98,10 +96,7 @@ class Executor:
         self.resources = resources
         self.judged = judged
         self.on_record = on_record
-        self.splits: dict[str, pa.Table] = {}
-        for recipe in recipes:
-            if split_key(recipe) not in self.splits:
-                self.splits[split_key(recipe)] = split_cells(dataset.cells, recipe.split)
+        self.splits = dict(splits)
         self.placement = place(
             resources, [node["Resources"] for node in ray.nodes() if node["Alive"]]
         )

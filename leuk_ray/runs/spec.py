@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
+import pyarrow as pa
+
 from leuk_ray.config import Recipe, with_values
+from leuk_ray.datasets.prepared import PreparedDataset
+from leuk_ray.datasets.splits import split_cells
 
 
 @dataclass(frozen=True)
@@ -25,3 +30,13 @@ class RunSpec:
 def split_key(recipe: Recipe) -> str:
     """Equal for recipes that part the cells alike."""
     return recipe.split.model_dump_json()
+
+
+def make_splits(dataset: PreparedDataset, recipes: Iterable[Recipe]) -> dict[str, pa.Table]:
+    """The splits of several recipes by `split_key`, each computed once.
+
+    Raises:
+        UserError: a split that the dataset cannot give.
+    """
+    wanted = {split_key(recipe): recipe.split for recipe in recipes}
+    return {key: split_cells(dataset.cells, settings) for key, settings in wanted.items()}

@@ -8,11 +8,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from scipy.stats import t as student
-
+from leuk_ray.evaluation.repeats import mean_interval
 from leuk_ray.runs.table import RunRecord
-
-CONFIDENCE = 0.95
 
 
 @dataclass(frozen=True)
@@ -62,19 +59,6 @@ def rank(records: Iterable[RunRecord], num_seeds: int) -> list[Standing]:
         scores = {member.seed: member.score or 0.0 for member in reversed(members)}
         standings.append(Standing(json.loads(key), scores, members[0].name))
     return sorted(standings, key=lambda s: (-min(len(s.scores), num_seeds), -s.mean, s.best))
-
-
-def mean_interval(values: list[float]) -> tuple[float, float] | None:
-    """95% t interval of a mean; None for fewer than two values."""
-    if len(values) < 2:
-        return None
-    mean = statistics.mean(values)
-    half = (
-        float(student.ppf((1 + CONFIDENCE) / 2, len(values) - 1))
-        * statistics.stdev(values)
-        / len(values) ** 0.5
-    )
-    return mean - half, mean + half
 
 
 def lead(first: Standing, other: Standing) -> tuple[float, float] | None:

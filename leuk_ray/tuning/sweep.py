@@ -9,7 +9,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-import yaml
+import pyarrow as pa
 
 from leuk_ray.config import with_values
 from leuk_ray.datasets.prepared import PreparedDataset
@@ -19,10 +19,10 @@ from leuk_ray.judge import Judged, judge
 from leuk_ray.models.zoo import build
 from leuk_ray.progress import note
 from leuk_ray.runs.executor import Executor
-from leuk_ray.runs.spec import RunSpec, split_key
+from leuk_ray.runs.root import RunsRoot
+from leuk_ray.runs.spec import RunSpec, make_splits, split_key
 from leuk_ray.runs.table import RunRecord, RunTable
-from leuk_ray.storage import directory_by_rename, read_json, refuse_existing
-from leuk_ray.training.record import write_environment
+from leuk_ray.storage import directory_by_rename
 from leuk_ray.tuning.hparams import write_hparams
 from leuk_ray.tuning.report import write_sweep_report
 from leuk_ray.tuning.schedulers import make_scheduler
@@ -53,22 +53,21 @@ def run_sweep(
         UserError: what cannot work, before any run starts; or all runs failed.
     """
     out = out.absolute()
-    resuming = _check_folder(sweep, dataset, out, resume)
+    root = RunsRoot(out, "sweep", sweep, dataset, _same)
+    resuming = root.check(resume=resume)
+    splits = make_splits(dataset, [sweep.base()])
+    _check_metric(sweep, splits[split_key(sweep.base())], dataset)
+    _check_networks(sweep)
     executor = Executor(
         out,
         dataset,
         sweep.resources,
-        [sweep.base()],
+        splits,
         judged=False,
         on_record=lambda record: _after(record, sweep, out),
     )
-    _check_metric(sweep, executor, dataset)
-    _check_networks(sweep)
     if not resuming:
-        out.mkdir(parents=True)
-        write_environment(dataset, out)
-        plain = sweep.model_dump(mode="json")
-        (out / "sweep.yaml").write_text(yaml.safe_dump(plain, sort_keys=False))
+        root.start()
     _search(sweep, executor)
     _finals(sweep, executor)
     standings = rank(executor.table.records().values(), len(sweep.seeds))
@@ -136,34 +135,13 @@ def _judge_winner(name: str, dataset: PreparedDataset, out: Path) -> None:
     marker.write_text(name)
 
 
-def _check_folder(sweep: SweepSettings, dataset: PreparedDataset, out: Path, resume: bool) -> bool:
-    """Whether there is a sweep to go on with; refuses another's folder."""
-    if not resume:
-        refuse_existing(out, "sweep (add --resume to go on with it)")
-        return False
-    if not out.exists():
-        return False
-    if not (out / "sweep.yaml").exists():
-        raise UserError(f"{out}: is no sweep (no sweep.yaml); nothing to resume")
-    if not _is_same(sweep, (out / "sweep.yaml").read_text()):
-        raise UserError(f"{out}: was started with other settings, see sweep.yaml there")
-    if read_json(str(out / "environment.json"))["dataset"] != dataset.facts["fingerprint"]:
-        raise UserError(f"{out}: was started on another dataset; give the same --data")
-    return True
-
-
-def _is_same(sweep: SweepSettings, text: str) -> bool:
-    """Whether sweep.yaml says the same, but for what changes no result: what a run may take."""
-    try:
-        started = SweepSettings(**yaml.safe_load(text))
-    except (yaml.YAMLError, ValueError, TypeError):
-        return False
+def _same(started: SweepSettings, sweep: SweepSettings) -> bool:
+    """Whether results are the same; what a run may take changes none."""
     alike = started.resources.workers == sweep.resources.workers
     return alike and started.model_copy(update={"resources": sweep.resources}) == sweep
 
 
-def _check_metric(sweep: SweepSettings, executor: Executor, dataset: PreparedDataset) -> None:
-    split = executor.splits[split_key(sweep.base())]
+def _check_metric(sweep: SweepSettings, split: pa.Table, dataset: PreparedDataset) -> None:
     rows = rows_with_role(dataset.cells, split, ("validation",))
     labels = {dataset.cells["label"][row].as_py() for row in rows.tolist()}
     if sweep.metric == "validation_auc" and len(labels) < 2:

@@ -287,6 +287,15 @@ def test_real_official_folds_lose_94_training_copies(real_data: Path):
     assert lost == 104 - 94  # only copies within a fold are lost to its test
 
 
+def test_a_split_of_one_source_takes_its_cells_alone_and_an_unknown_source_is_named():
+    cells = table([(f"c{n:02}", None, n % 2, f"x{n}") for n in range(24)])
+    cells = cells.append_column("source", pa.array(["all-idb1"] * 12 + ["all-idb2"] * 12))
+    split = split_cells(cells, SplitSettings(protocol="image-random", source="all-idb2"))
+    assert sorted(split["uid"].to_pylist()) == [f"c{n}" for n in range(12, 24)]
+    with pytest.raises(UserError, match="no cell comes from it; there are: all-idb1, all-idb2"):
+        split_cells(cells, SplitSettings(protocol="image-random", source="c-nmc"))
+
+
 def test_folds_test_every_cell_once():
     generator = np.random.default_rng(0)
     rows = [

@@ -39,6 +39,9 @@ from leuk_ray.errors import UserError
         {"best_auc": 1.0},
         {"best_auc": math.nan},
         {"signal": "nucleus"},
+        {"subject_share": -0.1},
+        {"subject_share": 0.95},
+        {"subject_share": math.nan},
     ],
 )
 def test_a_wrong_spec_is_refused_in_one_line_that_names_the_setting(
@@ -90,6 +93,20 @@ def test_a_cell_does_not_depend_on_how_many_others_are_drawn() -> None:
     few = draw_cells(SyntheticSpec(cells=12, subjects=4, seed=5))
     many = {cell.uid: cell for cell in draw_cells(SyntheticSpec(cells=90, subjects=9, seed=5))}
     assert all(many[cell.uid] == cell for cell in few)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.1, 0.9])
+def test_of_the_variance_of_stain_the_asked_share_lies_between_subjects(share: float) -> None:
+    # The standard error of a variance from 200 means is sqrt(2 / 199) = 10% of it.
+    cells = draw_cells(SyntheticSpec(cells=4000, subjects=200, subject_share=share))
+    stain = np.log([cell.mean_color[0] for cell in cells])
+    names = np.array([cell.subject for cell in cells])
+    own = [stain[names == name] for name in dict.fromkeys(names.tolist())]
+    within = float(np.mean([values.var(ddof=1) for values in own]))
+    between = float(np.var([values.mean() for values in own], ddof=1)) - within / 20
+    assert between / (between + within) == pytest.approx(share, abs=0.03)
+    labels = [np.mean([cell.mean_color[0] for cell in cells if cell.label == y]) for y in (0, 1)]
+    assert labels[0] == pytest.approx(labels[1], rel=0.05), "stain itself knows no class"
 
 
 def test_another_seed_gives_other_subjects() -> None:

@@ -1,0 +1,76 @@
+"""The folder of a sweep or an experiment: NAME.yaml says what it was started with."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from leuk_ray.datasets.prepared import PreparedDataset
+from leuk_ray.errors import UserError
+from leuk_ray.settings import Settings
+from leuk_ray.storage import read_json, refuse_existing
+from leuk_ray.training.record import write_environment
+
+
+@dataclass(frozen=True)
+class RunsRoot:
+    """KIND.yaml  environment.json, beside what the executor and the reports leave there.
+
+    kind: `sweep` or `experiment`.
+    settings: which the folder belongs to; others may not go on with it.
+    same: whether settings that it was started with and those of now come to the same results.
+    """
+
+    path: Path
+    kind: str
+    settings: Settings
+    dataset: PreparedDataset
+    same: Callable[[Any, Any], bool] = operator.eq
+
+    def check(self, *, resume: bool) -> bool:
+        """Whether there is something to go on with; what is another's is refused.
+
+        Raises:
+            UserError: the folder exists and resuming was not asked for, or it was started as
+                something else, with other settings or on another dataset.
+        """
+        if not resume:
+            refuse_existing(self.path, f"{self.kind} (add --resume to go on with it)")
+            return False
+        if not self.path.exists():
+            return False
+        if not self._file.exists():
+            raise UserError(
+                f"{self.path}: is no {self.kind} (no {self._file.name}); nothing to resume"
+            )
+        if not self._goes_on():
+            raise UserError(
+                f"{self.path}: was started with other settings, see {self._file.name} there"
+            )
+        started_on = read_json(str(self.path / "environment.json"))["dataset"]
+        if started_on != self.dataset.facts["fingerprint"]:
+            raise UserError(f"{self.path}: was started on another dataset; give the same --data")
+        return True
+
+    def start(self) -> None:
+        """Make the folder."""
+        self.path.mkdir(parents=True)
+        write_environment(self.dataset, self.path)
+        plain = self.settings.model_dump(mode="json")
+        self._file.write_text(yaml.safe_dump(plain, sort_keys=False))
+
+    @property
+    def _file(self) -> Path:
+        return self.path / f"{self.kind}.yaml"
+
+    def _goes_on(self) -> bool:
+        try:
+            started = type(self.settings)(**yaml.safe_load(self._file.read_text()))
+        except (yaml.YAMLError, ValueError, TypeError):
+            return False
+        return self.same(started, self.settings)
