@@ -10,7 +10,7 @@ import sys
 import click
 
 from leuk_ray import __version__
-from leuk_ray.commands import cluster, data, models, runs, serving, tuning
+from leuk_ray.commands import cluster, data, experiment, models, runs, serving, tuning
 from leuk_ray.errors import UserError
 
 _EPILOG = "For research. Not a medical device, not a diagnosis."
@@ -63,6 +63,7 @@ for _command in (
     runs.train,
     runs.evaluate,
     runs.compare,
+    experiment.experiment,
     tuning.tune,
     models.predict,
     models.explain,

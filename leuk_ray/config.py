@@ -80,7 +80,7 @@ def backbone_name(name: str) -> str:
     model = load_recipe(name).model
     if model.architecture == "se_cnn":
         raise UserError(f"{name}: trains from scratch; there are no weights to fetch")
-    return "alexnet" if model.architecture == "alexnet" else model.backbone
+    return model.pretrained
 
 
 def load_recipe(name: str, overrides: Iterable[str] = ()) -> Recipe:
@@ -101,8 +101,8 @@ def load_recipe(name: str, overrides: Iterable[str] = ()) -> Recipe:
     if not isinstance(values, dict):
         raise UserError(f"recipe {name}: must be a mapping of settings")
     values.setdefault("name", Path(name).stem)
-    for override in overrides:
-        _override(values, override)
+    for path, value in parse_overrides(overrides).items():
+        _override(values, path.split("."), value)
     try:
         return Recipe(**values)
     except ValidationError as error:
@@ -136,18 +136,29 @@ def value_at(recipe: Recipe, key: str) -> Any:
     return value
 
 
-def _override(values: dict, override: str) -> None:
-    key, separator, text = override.partition("=")
-    if not separator:
-        raise UserError(f"override {override!r}: write key=value")
-    path = setting_path(key)
+def parse_overrides(overrides: Iterable[str]) -> dict[str, Any]:
+    """Settings by full path (`training.lr`) from `key=value` texts, as `load_recipe` takes them.
+
+    Raises:
+        UserError: no such key, or no value.
+    """
+    values = {}
+    for override in overrides:
+        key, separator, text = override.partition("=")
+        if not separator:
+            raise UserError(f"override {override!r}: write key=value")
+        path = ".".join(setting_path(key))
+        try:
+            values[path] = yaml.safe_load(text)
+        except yaml.YAMLError as error:
+            raise UserError(f"override {override!r}: the value is not valid YAML") from error
+    return values
+
+
+def _override(values: dict, path: list[str], value: Any) -> None:
     target = values
     for part in path[:-1]:
         target = target.setdefault(part, {})
-    try:
-        value = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise UserError(f"override {override!r}: the value is not valid YAML") from error
     target[path[-1]] = value  # `1e-3` is text to YAML 1.1; the typed setting makes it a number
 
 

@@ -175,6 +175,14 @@ def tune_text(report: dict, out: Path) -> str:
     )
 
 
+def experiment_text(report: dict, out: Path) -> str:
+    """After `experiment`."""
+    lines = [report["sentence"]]
+    if report["scale"]["name"] != "paper":
+        lines.append(f"Scale {report['scale']['name']}: {report['scale']['note']}")
+    return "\n".join([*lines, f"Report: {out / 'report' / 'report.html'}"])
+
+
 def predict_text(values: dict) -> str:
     """After `predict`."""
     lines = []

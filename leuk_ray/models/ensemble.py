@@ -38,22 +38,26 @@ class Ensemble(nn.Module):
         self.models = nn.ModuleList(member.model for member in members)
         self.temperatures = [member.temperature for member in members]
         self.thresholds = [member.threshold for member in members]
-        self.rule = rule
+        self.rule: Rule = rule
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Images (N, 3, H, W) in 0..255 -> log-odds of the vote (N, 1) float64, embedding.
 
         The embedding is the members', one after the other.
         """
-        votes, embeddings = [], []
-        for model, temperature, threshold in zip(
-            self.models, self.temperatures, self.thresholds, strict=True
-        ):
+        probabilities, embeddings = [], []
+        for model, temperature in zip(self.models, self.temperatures, strict=True):
             logits, embedding = model(images)
-            probability = torch.sigmoid(positive_logit(logits.double()) / temperature)
-            if self.rule == "majority":
-                probability = (probability >= threshold).double()
-            votes.append(probability)
+            probabilities.append(torch.sigmoid(positive_logit(logits.double()) / temperature))
             embeddings.append(embedding)
-        vote = torch.stack(votes).mean(dim=0)
-        return torch.logit(vote, eps=_EPSILON)[:, None], torch.cat(embeddings, dim=1)
+        share = vote(torch.stack(probabilities), self.thresholds, self.rule)
+        return torch.logit(share, eps=_EPSILON)[:, None], torch.cat(embeddings, dim=1)
+
+
+def vote(probabilities: Tensor, thresholds: Sequence[float], rule: Rule) -> Tensor:
+    """What M members' calibrated probabilities (M, N) say together: (N,) in 0..1."""
+    if rule == "majority":
+        return torch.stack(
+            [(own >= at).double() for own, at in zip(probabilities, thresholds, strict=True)]
+        ).mean(dim=0)
+    return probabilities.mean(dim=0)

@@ -78,6 +78,11 @@ class ModelSettings(Settings):
             return f"{self.backbone}, attention {self.attention}"
         return self.backbone if self.architecture == "timm" else "AlexNet"
 
+    @property
+    def pretrained(self) -> str:
+        """Name of the network whose ImageNet weights `imagenet` means."""
+        return "alexnet" if self.architecture == "alexnet" else self.backbone
+
     @field_validator("weights")
     @classmethod
     def _absolute_weights(cls, value: str) -> str:

@@ -11,9 +11,11 @@ import re
 from collections.abc import Sequence
 from importlib import util
 from pathlib import Path
+from typing import Any
 
 import timm
 import torch
+from huggingface_hub import get_hf_file_metadata, hf_hub_url, try_to_load_from_cache
 from safetensors.torch import save_file
 from timm.models import load_state_dict  # pyright: ignore[reportPrivateImportUsage]
 from torch import Tensor, nn
@@ -72,7 +74,7 @@ def load_weights(model: ImageClassifier, settings: ModelSettings) -> None:
     if settings.weights == "scratch":
         return
     if settings.weights == "imagenet":
-        name = "alexnet" if settings.architecture == "alexnet" else settings.backbone
+        name = settings.pretrained
         _load(model.backbone, imagenet_state(name), f"imagenet weights of {name}")
         return
     if is_origin(settings.weights):
@@ -119,6 +121,37 @@ def imagenet_state(name: str) -> dict[str, Tensor]:
             f"({reason}); connect once, bring a file (leuk-ray weights fetch {name}), or choose "
             "model.weights=scratch"
         ) from error
+
+
+def missing_imagenet(names: Sequence[str]) -> list[str]:
+    """Those backbones whose ImageNet weights are neither here nor to be had from the hub.
+
+    Nothing is downloaded: a package, the hub's and PyTorch's folders of downloads are looked
+    into, and the hub is asked once, without the retries of a download.
+    """
+    absent = [name for name in names if not _is_here(name)]
+    return absent if absent and not _hub_answers() else []
+
+
+def _is_here(name: str) -> bool:
+    if name in _PACKAGES and util.find_spec(_PACKAGES[name]) is not None:
+        return True
+    url, repository = AlexNet_Weights.IMAGENET1K_V1.url, None
+    if name != "alexnet":
+        config: Any = timm.get_pretrained_cfg(name)
+        url, repository = config.url, config.hf_hub_id
+    if repository is None:
+        return (Path(torch.hub.get_dir()) / "checkpoints" / Path(url).name).is_file()
+    files = ("model.safetensors", "pytorch_model.bin")
+    return any(isinstance(try_to_load_from_cache(repository, file), str) for file in files)
+
+
+def _hub_answers() -> bool:
+    try:
+        get_hf_file_metadata(hf_hub_url("timm/resnet18.a1_in1k", "config.json"), timeout=10)
+    except Exception:  # no route, no name, no leave to read: nothing can be downloaded
+        return False
+    return True
 
 
 def fetch(names: Sequence[str], folder: Path) -> list[Path]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import csv
 import json
 import math
@@ -17,7 +16,7 @@ from leuk_ray.datasets.prepared import PreparedDataset
 from leuk_ray.datasets.splits import is_leaky
 from leuk_ray.evaluation.figures import Stamp
 from leuk_ray.models.summary import summarise
-from leuk_ray.pages import page_templates
+from leuk_ray.pages import embedded, page_templates, save_figures
 from leuk_ray.runs.table import RunRecord
 from leuk_ray.storage import directory_by_rename, read_json, write_json
 from leuk_ray.tuning import figures
@@ -30,7 +29,6 @@ if TYPE_CHECKING:
 
 SCHEMA_VERSION = 1
 MAX_NETWORKS = 20
-DOTS_PER_INCH = 150
 _MAP = ("training.lr", "training.batch_size")
 
 
@@ -68,11 +66,8 @@ def write_sweep_report(
     }
     content["sentence"] = _sentence(content)
     drawn = _draw(sweep, list(records.values()), weights, stamp)
-    content["figures"] = {name: f"figures/{name}.png" for name in drawn}
     with directory_by_rename(out / "report") as partial:
-        (partial / "figures").mkdir()
-        for name, figure in drawn.items():
-            figure.savefig(partial / "figures" / f"{name}.png", dpi=DOTS_PER_INCH)
+        content["figures"] = save_figures(drawn, partial)
         write_json(partial / "report.json", content)
         _write_csv(partial / "runs.csv", sweep, runs)
         (partial / "report.html").write_text(_page(content, partial), encoding="utf-8")
@@ -177,14 +172,10 @@ def _write_csv(path: Path, sweep: SweepSettings, runs: Sequence[RunRecord]) -> N
 def _page(content: Mapping[str, Any], directory: Path) -> str:
     environment = page_templates(Path(__file__).parent)
     environment.filters["value"] = _value
-    embedded = {
-        name: base64.b64encode((directory / path).read_bytes()).decode()
-        for name, path in content["figures"].items()
-    }
     metric = content["sweep"]["metric"]
     return environment.get_template("report.html.j2").render(
         **content,
-        embedded=embedded,
+        embedded=embedded(content["figures"], directory),
         metric=figures.words(metric),
         score=lambda run: (
             "n/a"

@@ -1,0 +1,1 @@
+"""The papers as experiments: fixed lists of runs, their tables, and one report each."""

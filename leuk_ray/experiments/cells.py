@@ -1,0 +1,161 @@
+"""One figure of a table: outcomes of several repeats to a value with counts and interval."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Mapping
+from typing import Any
+
+from leuk_ray.evaluation.formats import count, decimal, percent
+from leuk_ray.evaluation.repeats import mean_interval
+from leuk_ray.experiments.results import Outcome
+
+SHARES = (
+    "accuracy", "precision", "sensitivity", "specificity", "f1", "recall", "weighted_f1"
+)  # fmt: skip
+SCORES = ("auc", "loss")
+COSTS = ("parameters", "flops", "images_per_second", "epochs")
+_ROLES = {"ALL": ("ALL",), "healthy": ("healthy",), "both": ("ALL", "healthy")}
+_OF_CLASS = ("precision", "recall", "f1")
+WORDS = {
+    "accuracy": "Accuracy", "precision": "Precision", "sensitivity": "Sensitivity",
+    "specificity": "Specificity", "f1": "F1", "recall": "Recall", "loss": "Loss, nats",
+    "auc": "Area under ROC", "weighted_f1": "Weighted F1", "parameters": "Parameters",
+    "flops": "GFLOPs", "images_per_second": "Images/s", "epochs": "Epochs",
+    "train_healthy": "Training, healthy", "train_ALL": "Training, ALL",
+    "test_healthy": "Test, healthy", "test_ALL": "Test, ALL",
+}  # fmt: skip
+
+
+def cell(column: str, role: str | None, outcomes: Mapping[int, Outcome]) -> dict[str, Any]:
+    """A figure over repeats.
+
+    Args:
+        column: of the table.
+        role: the class judged as positive, `both` for the mean of the two, None for ALL.
+        outcomes: repeat -> outcome; at least one.
+
+    Returns:
+        text, detail: for people. value: the mean of the repeats, None where it is undefined in
+        one of them; sd over repeats; low, high: 95% t interval over the repeats, of one repeat
+        that of its groups; numerator, denominator: summed over the repeats; repeats: each with
+        its own value, counts and interval of groups; note: why there is no value or interval.
+    """
+    if column.startswith(("train_", "test_")):
+        return _image_count(column, outcomes)
+    if column in COSTS:
+        return _cost(column, outcomes)
+    each = {repeat: _one(column, role, outcome) for repeat, outcome in outcomes.items()}
+    values = [one["value"] for one in each.values()]
+    form = decimal if column in SCORES else percent
+    if None in values:
+        undefined = ", ".join(str(repeat) for repeat, one in each.items() if one["value"] is None)
+        note = f"0 of 0 in repeat {undefined}"
+        return {"text": "n/a", "detail": note, "value": None, "repeats": each, "note": note}
+    found: dict[str, Any] = {"value": statistics.fmean(values), "repeats": each}
+    found |= _counts(list(each.values()))
+    found |= _interval(list(each.values()))
+    return found | {"text": form(found["value"]), "detail": _detail(found, form)}
+
+
+def reported(column: str, value: float) -> str:
+    """A figure as the paper prints it."""
+    if column in SHARES:
+        return f"{value:g}%"
+    return f"{value:g}" if column in SCORES else count(value)
+
+
+def _one(column: str, role: str | None, outcome: Outcome) -> dict[str, Any]:
+    """A metric of one repeat: value, numerator, denominator, low, high, note, cells."""
+    metrics = outcome.metrics
+    name = "nll" if column == "loss" else column
+    if column in _OF_CLASS and role is not None:
+        own = [metrics["per_class"][label][name] for label in _ROLES[role]]
+        values = [ratio["value"] for ratio in own]
+        found = dict(own[0]) if len(own) == 1 else {}
+        found["value"] = None if None in values else statistics.fmean(values)
+        interval = {}
+    else:
+        name = "sensitivity" if name == "recall" else name
+        found = {key: metrics[name].get(key) for key in ("value", "numerator", "denominator")}
+        interval = outcome.intervals.get(name, {})
+    bounds = {key: interval.get(key) for key in ("low", "high")}
+    return found | bounds | {"note": interval.get("note", ""), "cells": metrics["cells"]}
+
+
+def _counts(each: list[dict[str, Any]]) -> dict[str, Any]:
+    cells = sum(one["cells"] for one in each)
+    if any(one.get("denominator") is None for one in each):
+        return {"cells": cells}
+    numerator, denominator = (sum(one[key] for one in each) for key in ("numerator", "denominator"))
+    return {"cells": cells, "numerator": numerator, "denominator": denominator}
+
+
+def _interval(each: list[dict[str, Any]]) -> dict[str, Any]:
+    """Over the repeats; of one repeat, over the groups of its test cells."""
+    if len(each) == 1:
+        (one,) = each
+        note = one["note"] or ("" if one["low"] is not None else "no interval of one repeat")
+        return {"low": one["low"], "high": one["high"], "sd": None, "note": note}
+    values = [one["value"] for one in each]
+    if len(set(values)) == 1:
+        note = f"no interval: all {len(values)} repeats give the same value"
+        return {"low": None, "high": None, "sd": 0.0, "note": note}
+    interval = mean_interval(values)
+    assert interval is not None
+    low, high = interval
+    return {"low": low, "high": high, "sd": statistics.stdev(values), "note": ""}
+
+
+def _detail(found: dict[str, Any], form: Any) -> str:
+    parts = []
+    if "denominator" in found and form is percent:
+        parts.append(f"{count(found['numerator'])} of {count(found['denominator'])}")
+    else:
+        parts.append(f"over {count(found['cells'])} cells")
+    repeats = len(found["repeats"])
+    if found["low"] is not None:
+        over = f"over {repeats} repeats" if repeats > 1 else "over groups"
+        low, high = (form(min(max(end, 0.0), 1.0)) for end in (found["low"], found["high"]))
+        if form is decimal and found["high"] > 1:  # a loss has no upper end
+            high = form(found["high"])
+        parts.append(f"95% {low} to {high} {over}")
+    else:
+        parts.append(found["note"])
+    if found["sd"]:
+        parts.append(f"SD {form(found['sd'])}")
+    return "; ".join(parts)
+
+
+def _image_count(column: str, outcomes: Mapping[int, Outcome]) -> dict[str, Any]:
+    role, _, label = column.partition("_")
+    each = {repeat: outcome.roles[role][label] for repeat, outcome in outcomes.items()}
+    return _listed(each, count)
+
+
+def _cost(column: str, outcomes: Mapping[int, Outcome]) -> dict[str, Any]:
+    each = {
+        repeat: outcome.costs[column]
+        for repeat, outcome in outcomes.items()
+        if column in outcome.costs
+    }
+    if not each:
+        return {"text": "n/a", "detail": "no network was trained", "value": None, "note": "n/a"}
+    forms = {"flops": lambda v: f"{v / 1e9:.3f}", "images_per_second": lambda v: f"{v:.0f}"}
+    found = _listed(each, forms.get(column, count))
+    if column == "epochs":
+        why = dict.fromkeys(outcome.stopped for outcome in outcomes.values())
+        found["detail"] = "; ".join(filter(None, [found["detail"], *why]))
+    return found
+
+
+def _listed(each: Mapping[int, float], form: Any) -> dict[str, Any]:
+    """The mean, and every repeat's number where they differ."""
+    values = list(each.values())
+    mean = statistics.fmean(values)
+    detail = ""
+    if len(set(map(form, values))) > 1:
+        detail = f"mean of {', '.join(map(form, values))}"
+    return {
+        "text": form(mean), "detail": detail, "value": mean, "repeats": dict(each), "note": ""
+    }  # fmt: skip

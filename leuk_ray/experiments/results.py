@@ -1,0 +1,129 @@
+"""What came out of the runs of an experiment: each place's outcome on its test cells."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import torch
+
+from leuk_ray.evaluation.formats import json_ready
+from leuk_ray.evaluation.intervals import group_bootstrap
+from leuk_ray.evaluation.metrics import evaluate
+from leuk_ray.evaluation.report import BOOTSTRAP
+from leuk_ray.experiments.plan import Place, Plan
+from leuk_ray.experiments.settings import ExperimentSettings, Vote
+from leuk_ray.models.ensemble import vote
+from leuk_ray.models.summary import summarise
+from leuk_ray.runs.table import RunRecord
+from leuk_ray.storage import read_json, read_table
+
+THRESHOLD = 0.5
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How one run, vote or baseline did on the test cells of its split.
+
+    metrics: an `Evaluation` as JSON has it. intervals: of groups, by metric.
+    roles: cells by role, as `splits.describe` counts them.
+    costs: parameters, flops, images_per_second, epochs, as far as there are such.
+    stopped: why the training ended.
+    """
+
+    metrics: dict[str, Any]
+    intervals: dict[str, Any]
+    roles: dict[str, Any] = field(default_factory=dict)
+    costs: dict[str, float] = field(default_factory=dict)
+    stopped: str = ""
+
+
+Outcomes = dict[Place, Outcome | str]  # or the reason why there is none
+
+
+def outcomes_of_runs(root: Path, plan: Plan, records: Mapping[str, RunRecord]) -> Outcomes:
+    """Read each run's report; a failed run has its reason instead."""
+    found: Outcomes = {}
+    networks: dict[str, dict[str, float]] = {}
+    for place, spec in plan.specs.items():
+        record = records.get(spec.name)
+        if record is None or not record.done:
+            found[place] = "not run" if record is None else f"failed: {record.reason}"
+            continue
+        model = spec.resolved.model
+        key = model.model_dump_json()
+        if key not in networks:
+            summary = summarise(model)
+            networks[key] = {name: summary[name] for name in ("parameters", "flops")}
+        report = read_json(str(root / "runs" / spec.name / "report" / "report.json"))
+        if report["metrics"]["test"] is None:
+            found[place] = "no test cell was scored"
+            continue
+        rate = record.metrics.get("images_per_second")
+        costs = networks[key] | {"epochs": len(record.curve)}
+        found[place] = Outcome(
+            report["metrics"]["test"],
+            report["intervals"],
+            report["run"]["roles"],
+            costs if rate is None else costs | {"images_per_second": rate},
+            record.reason,
+        )
+    return found
+
+
+def outcomes_of_votes(root: Path, experiment: ExperimentSettings, runs: Outcomes) -> Outcomes:
+    """Let the members of each ensemble vote wherever all of them were trained on one split."""
+    found: Outcomes = {}
+    for name, ensemble in experiment.votes.items():
+        places = [place for place in runs if place.of == ensemble.members[0]]
+        for first in places:
+            members = [
+                Place(member, first.data, first.protocol, first.repeat)
+                for member in ensemble.members
+            ]
+            place = Place(name, first.data, first.protocol, first.repeat)
+            failed = [m.of for m in members if not isinstance(runs.get(m), Outcome)]
+            if failed:
+                found[place] = f"no vote without {', '.join(failed)}"
+            else:
+                found[place] = _voted(root, ensemble, members)
+    return found
+
+
+def judge_predictions(predictions: pa.Table, threshold: float = THRESHOLD) -> Outcome:
+    """Metrics and intervals of scored test cells: label, group, probability."""
+    label, probability = predictions["label"].to_numpy(), predictions["probability"].to_numpy()
+    intervals = group_bootstrap(
+        label, probability, predictions["group"].to_pylist(), threshold, **BOOTSTRAP
+    )
+    judged = evaluate(label, probability, threshold)
+    return Outcome(json_ready(judged), json_ready(intervals))
+
+
+def tested_cells(root: Path, place: Place) -> pa.Table:
+    """What a run's report scored of its test cells, ordered by uid and copy."""
+    table = read_table(root / "runs" / place.name / "report" / "predictions.parquet")
+    table = table.filter(pc.field("role") == "test")
+    keys = [name for name in ("uid", "copy") if name in table.column_names]
+    return table.sort_by([(name, "ascending") for name in keys])
+
+
+def _voted(root: Path, ensemble: Vote, members: list[Place]) -> Outcome:
+    tables = [tested_cells(root, member) for member in members]
+    keys = [name for name in ("uid", "copy") if name in tables[0].column_names]
+    for one, other in itertools.pairwise(tables):
+        assert one.select(keys).equals(other.select(keys)), "members were tested on other cells"
+    stated = np.stack([table["probability"].to_numpy() for table in tables])
+    thresholds = [
+        read_json(str(root / "runs" / member.name / "report" / "report.json"))["threshold"]
+        for member in members
+    ]
+    share = vote(torch.from_numpy(stated), thresholds, ensemble.rule).numpy()
+    place = tables[0].column_names.index("probability")
+    return judge_predictions(tables[0].set_column(place, "probability", pa.array(share)))
