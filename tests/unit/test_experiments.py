@@ -1,0 +1,233 @@
+"""The papers as data: every row there, every network planned, every figure as reported."""
+
+import re
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from leuk_ray.errors import UserError
+from leuk_ray.evaluation.formats import json_ready
+from leuk_ray.evaluation.metrics import evaluate
+from leuk_ray.experiments import check
+from leuk_ray.experiments.cells import cell, reported
+from leuk_ray.experiments.check import check_networks
+from leuk_ray.experiments.plan import Place, make_plan
+from leuk_ray.experiments.results import Outcome
+from leuk_ray.experiments.settings import experiment_names, load_experiment
+from leuk_ray.experiments.tables import fill_table, leaks, summary
+
+CELLS = pa.table(
+    {
+        "uid": [f"c{n:02}" for n in range(40)],
+        "label": pa.array([n % 3 // 2 for n in range(40)], pa.int8()),
+        "role": ["keep"] * 40,
+        "official_split": pa.array([None] * 40, pa.string()),
+        "source": ["all-idb1"] * 10 + ["all-idb2"] * 30,
+    }
+)
+SCALES = ("paper", "small", "tiny")
+
+
+def plan(name: str, scale: str, **options):
+    experiment = load_experiment(name)
+    return make_plan(
+        experiment, experiment.scales[scale], CELLS, options.pop("values", {}), **options
+    )
+
+
+def outcome(tp: int, fn: int, fp: int, tn: int, costs: dict | None = None) -> Outcome:
+    label = np.repeat([1, 1, 0, 0], [tp, fn, fp, tn])
+    probability = np.repeat([0.9, 0.2, 0.8, 0.1], [tp, fn, fp, tn])
+    judged = json_ready(evaluate(label, probability, 0.5))
+    roles = {role: {"ALL": tp + fn, "healthy": fp + tn} for role in ("train", "test")}
+    return Outcome(judged, {}, roles, costs or {}, "all 2 epochs done")
+
+
+@pytest.mark.parametrize(
+    ("name", "letter", "last"), [("saeed2022", "A", 35), ("bukhari2022", "B", 20)]
+)
+def test_every_row_of_the_paper_is_met_by_id(name: str, letter: str, last: int):
+    experiment = load_experiment(name)
+    assert list(experiment.rows) == [f"{letter}{n:02}" for n in range(1, last + 1)]
+    in_tables = {key for table in experiment.tables for key in table.paper_rows}
+    assert in_tables <= experiment.rows.keys()
+    own = {"A": {"A27", "A28", "A35"}, "B": {"B14", "B15", "B16", "B17", "B18"}}
+    assert own[letter] <= in_tables
+
+
+@pytest.mark.parametrize("name", experiment_names())
+@pytest.mark.parametrize("scale", SCALES)
+def test_every_row_of_every_table_is_planned_or_says_why_not(name: str, scale: str):
+    experiment, planned = load_experiment(name), plan(name, scale)
+    trained = {(place.of, place.data) for place in planned.specs}
+    for row in (row for table in experiment.tables for row in table.rows):
+        members = experiment.votes[row.of].members if row.of in experiment.votes else (row.of,)
+        for member in members:
+            assert row.why or (member, row.data) in trained or member in planned.left_out, row.name
+    if scale == "tiny":
+        assert not planned.left_out, "tiny keeps every row"
+    names = [spec.name for spec in planned.specs.values()]
+    assert len(set(names)) == len(names)
+
+
+@pytest.mark.parametrize("name", experiment_names())
+def test_settings_that_stand_for_the_papers_are_those_of_a_recipe(name: str):
+    experiment, planned = load_experiment(name), plan(name, "paper")
+    recipe = next(s for p, s in planned.specs.items() if p.of == experiment.figures.main).resolved
+    known = recipe.model_dump(mode="json")
+    for row in experiment.rows.values():
+        for path in row.settings:
+            section, _, key = path.partition(".")
+            value = known[section]
+            for part in key.split("."):
+                value = value[part]
+            assert value is not None, path
+
+
+def test_a_repeat_is_a_seed_and_a_resplit_shared_by_all_networks():
+    planned = plan("saeed2022", "paper")
+    recipes = {place: spec.resolved for place, spec in planned.specs.items()}
+    for repeat in (1, 2, 3):
+        own = {r.split.model_dump_json() for p, r in recipes.items()
+               if (p.protocol, p.repeat) == ("subject-disjoint", repeat)}  # fmt: skip
+        assert len(own) == 1, "the ablation is paired"
+        fold = Place("v2s", "all", "official-folds", repeat)
+        assert recipes[fold].split.fold == repeat - 1
+        assert recipes[fold].seed == repeat - 1
+    assert len({r.split.model_dump_json() for r in recipes.values()}) == 12
+
+
+def test_scales_change_size_and_nothing_else():
+    tiny, paper = plan("saeed2022", "tiny"), plan("saeed2022", "paper")
+    place = Place("v2s-spatial", "all", "subject-disjoint", 1)
+    small, large = tiny.specs[place].resolved, paper.specs[place].resolved
+    assert small.model.attention == large.model.attention == "channel_spatial"
+    assert small.augment == large.augment
+    assert small.training.optimizer == large.training.optimizer == "adamax"
+    assert large.training.balance == large.split.copies == 20_000
+    # 27 healthy cells are the larger class; 1.5 times as many uses of each.
+    assert small.training.balance == small.split.copies == 41
+    assert "test_efficientnet" in small.model.backbone
+    assert "test_efficientnet" in tiny.stand_ins["v2s-spatial"]
+
+
+def test_a_part_of_the_data_counts_its_own_cells_and_splits_by_source():
+    planned = plan("bukhari2022", "small")
+    for data, source, uses in (("idb1", "all-idb1", 28), ("idb2", "all-idb2", 80)):
+        recipe = planned.specs[Place("se", data, "image-random", 2)].resolved
+        assert recipe.split.source == source
+        assert recipe.training.balance == uses
+    plain = planned.specs[Place("se-plain", "both", "image-random", 1)].resolved
+    assert plain.augment.policy == plain.training.balance == "none"
+
+
+def test_weights_come_from_a_folder_where_one_is_named(tmp_path):
+    planned = plan("saeed2022", "paper", weights=tmp_path, only=["vgg16-eca"])
+    (spec, *_) = planned.specs.values()
+    assert spec.resolved.model.weights == str(tmp_path / "vgg16.tv_in1k.safetensors")
+    assert planned.left_out["v2s"] == "left out by --models"
+
+
+@pytest.mark.parametrize(
+    ("scale", "options", "message"),
+    [
+        ("paper", {"only": ["v2"]}, "--models v2: saeed2022 has none; did you mean v2s"),
+        ("small", {"only": ["b3"]}, "nothing is left to train: Not trained at scale small"),
+        ("paper", {"values": {"model.attention": "multi"}}, "attention does not apply"),
+    ],
+)
+def test_what_cannot_be_planned_is_refused(scale: str, options: dict, message: str):
+    with pytest.raises(UserError, match=message):
+        plan("saeed2022", scale, **options)
+
+
+def test_comparators_without_weights_are_named_before_anything_is_built(monkeypatch):
+    monkeypatch.setattr(check, "missing_imagenet", lambda names: [n for n in names if "vgg" in n])
+    planned = plan("saeed2022", "paper")
+    recipes = {place.of: spec.resolved for place, spec in planned.specs.items()}
+    with pytest.raises(UserError, match=re.escape("no weights here for vgg16-eca, vgg19,")) as told:
+        check_networks(recipes)
+    assert "weights fetch vgg16.tv_in1k vgg19.tv_in1k --to weights" in str(told.value)
+    assert "weights=scratch" in str(told.value)
+
+
+def test_an_experiment_that_does_not_exist_is_named():
+    with pytest.raises(UserError, match="did you mean saeed2022"):
+        load_experiment("saeed")
+
+
+def test_a_figure_has_its_counts_its_mean_and_its_interval():
+    found = cell("accuracy", None, {1: outcome(9, 1, 2, 8), 2: outcome(10, 0, 1, 9)})
+    assert (found["numerator"], found["denominator"]) == (36, 40)
+    assert found["value"] == pytest.approx(0.9)
+    # Two values 0.05 from their mean: t(0.975, 1) = 12.706 standard errors of 0.05.
+    assert (found["low"], found["high"]) == pytest.approx((0.9 - 0.6353, 0.9 + 0.6353), abs=1e-3)
+    assert found["text"] == "90.00%"
+    assert "36 of 40" in found["detail"]
+    assert "to 100.00% over 2 repeats" in found["detail"]
+    same = cell("accuracy", None, {1: outcome(9, 1, 2, 8), 2: outcome(9, 1, 2, 8)})
+    assert same["low"] is None
+    assert "same value" in same["detail"]
+
+
+def test_classes_in_turn_and_their_mean():
+    one = {1: outcome(9, 1, 2, 8)}
+    assert cell("recall", "ALL", one)["value"] == pytest.approx(0.9)
+    assert cell("recall", "healthy", one)["value"] == pytest.approx(0.8)
+    assert cell("recall", "both", one)["value"] == pytest.approx(0.85)
+    assert cell("precision", "healthy", one)["numerator"] == 8
+    undefined = cell("precision", "ALL", {1: outcome(0, 3, 0, 4)})
+    assert undefined["text"] == "n/a"
+    assert undefined["detail"] == "0 of 0 in repeat 1"
+
+
+@pytest.mark.parametrize(("fn", "fp", "model"), [(8, 3, "v2s"), (10, 20, "b3")])
+def test_the_papers_counts_give_its_own_row_of_table_1(fn: int, fp: int, model: str):
+    row = next(r for r in load_experiment("saeed2022").tables[0].rows if r.of == model)
+    judged = {1: outcome(2000 - fn, fn, fp, 2000 - fp)}
+    for column in ("accuracy", "precision", "sensitivity", "specificity", "f1"):
+        # V2-S's accuracy is 99.725, which the paper rounds up; its F1 is 99.7246.
+        assert 100 * cell(column, None, judged)["value"] == pytest.approx(
+            row.reported[column], abs=0.0051
+        )
+        assert reported(column, row.reported[column]).endswith("%")
+
+
+def test_a_table_has_no_cell_without_text_and_no_gap_without_reason():
+    experiment, planned = load_experiment("saeed2022"), plan("saeed2022", "tiny", only=["v2s"])
+    found = {
+        place: "failed: out of memory" if place.repeat == 2 else outcome(9, 1, 2, 8, {"epochs": 2})
+        for place in planned.specs
+    }
+    for table in experiment.tables:
+        filled = fill_table(table, experiment, planned, found)
+        keys = {column["key"] for column in filled["columns"]}
+        for row in filled["rows"]:
+            assert row["reported"] is None or row["reported"].keys() == keys
+            assert row["ours"] or row["reason"], row["name"]
+            for line in row["ours"]:
+                assert "cells" in line or line["reason"]
+                assert all(part["text"] for part in line.get("cells", {}).values())
+    first = fill_table(experiment.tables[0], experiment, planned, found)["rows"]
+    assert first[0]["ours"][0]["leaky"]
+    assert first[0]["ours"][0]["reason"] == "repeat 2 failed: out of memory"
+    assert first[1]["reason"] == "left out by --models"
+    votes = fill_table(experiment.tables[1], experiment, planned, found)["rows"][3]
+    assert votes["reason"].startswith("No vote without nasnetalarge")
+
+
+def test_the_leak_is_paired_by_repeat():
+    experiment = load_experiment("bukhari2022")
+    found = {}
+    for repeat, (leaky, honest) in enumerate([(10, 8), (9, 8), (10, 6)], 1):
+        found[Place("cnn", "both", "image-random", repeat)] = outcome(leaky, 10 - leaky, 0, 10)
+        found[Place("cnn", "both", "slide-group-disjoint", repeat)] = outcome(
+            honest, 10 - honest, 0, 10
+        )
+    by_metric = {item["metric"]: item for item in leaks(experiment, found)}
+    assert list(by_metric["accuracy"]["differences"].values()) == pytest.approx([0.1, 0.05, 0.2])
+    assert by_metric["accuracy"]["mean"] == pytest.approx(0.35 / 3)
+    assert by_metric["accuracy"]["low"] < 0 < by_metric["accuracy"]["high"]
+    assert summary({1: 0.2})["note"] == "one repeat"
+    assert summary({1: 0.2, 2: 0.2})["low"] is None
