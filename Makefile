@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-demo test-tune test-load test-faults lint format clean
+.PHONY: help setup demo test test-demo test-tune test-experiments test-load test-faults lint format clean
 
 help:
 	@sed -n 's/^# //p' Makefile
@@ -37,6 +37,10 @@ test-demo: setup
 # On demand, about 12 minutes: sweeps killed and resumed, a population, two workers, each shipped sweep.
 test-tune: setup
 	$(BIN)/pytest tests/tune
+
+# On demand, about 20 minutes: both papers at scale tiny, killed and resumed.
+test-experiments: setup
+	$(BIN)/pytest tests/experiments
 
 # On demand, about 15 minutes: replicas killed, a promotion, overload.
 test-load: setup

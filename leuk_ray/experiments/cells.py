@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Mapping
 from typing import Any
@@ -55,7 +56,7 @@ def cell(column: str, role: str | None, outcomes: Mapping[int, Outcome]) -> dict
     found: dict[str, Any] = {"value": statistics.fmean(values), "repeats": each}
     found |= _counts(list(each.values()))
     found |= _interval(list(each.values()))
-    return found | {"text": form(found["value"]), "detail": _detail(found, form)}
+    return found | {"text": form(found["value"]), "detail": _detail(found, form, column != "loss")}
 
 
 def reported(column: str, value: float) -> str:
@@ -95,7 +96,7 @@ def _interval(each: list[dict[str, Any]]) -> dict[str, Any]:
     """Over the repeats; of one repeat, over the groups of its test cells."""
     if len(each) == 1:
         (one,) = each
-        note = one["note"] or ("" if one["low"] is not None else "no interval of one repeat")
+        note = one["note"] or ("" if one["low"] is not None else "no interval: one repeat")
         return {"low": one["low"], "high": one["high"], "sd": None, "note": note}
     values = [one["value"] for one in each]
     if len(set(values)) == 1:
@@ -107,7 +108,7 @@ def _interval(each: list[dict[str, Any]]) -> dict[str, Any]:
     return {"low": low, "high": high, "sd": statistics.stdev(values), "note": ""}
 
 
-def _detail(found: dict[str, Any], form: Any) -> str:
+def _detail(found: dict[str, Any], form: Any, bounded: bool) -> str:
     parts = []
     if "denominator" in found and form is percent:
         parts.append(f"{count(found['numerator'])} of {count(found['denominator'])}")
@@ -116,9 +117,8 @@ def _detail(found: dict[str, Any], form: Any) -> str:
     repeats = len(found["repeats"])
     if found["low"] is not None:
         over = f"over {repeats} repeats" if repeats > 1 else "over groups"
-        low, high = (form(min(max(end, 0.0), 1.0)) for end in (found["low"], found["high"]))
-        if form is decimal and found["high"] > 1:  # a loss has no upper end
-            high = form(found["high"])
+        highest = 1.0 if bounded else math.inf
+        low, high = (form(min(max(end, 0.0), highest)) for end in (found["low"], found["high"]))
         parts.append(f"95% {low} to {high} {over}")
     else:
         parts.append(found["note"])

@@ -109,7 +109,7 @@ def _content(told: Told) -> dict[str, Any]:
         "stand_ins": told.plan.stand_ins,
         "left_out": told.plan.left_out,
     }
-    content["sentence"] = _sentence(content)
+    content["sentence"] = _sentence(content, _bars_table(told, tables))
     return json_ready(content)
 
 
@@ -123,6 +123,11 @@ def _main_recipe(told: Told) -> Recipe:
 def _own_records(told: Told) -> list[RunRecord]:
     names = {spec.name for spec in told.plan.specs.values()}
     return [record for name, record in sorted(told.records.items()) if name in names]
+
+
+def _bars_table(told: Told, tables: list[dict[str, Any]]) -> dict[str, Any]:
+    """The table that stands for the paper: drawn as bars, and told in one sentence."""
+    return next(table for table in tables if table["id"] == told.experiment.figures.bars)
 
 
 def _protocols(told: Told) -> list[dict[str, Any]]:
@@ -156,32 +161,27 @@ def _layers(told: Told) -> list[dict[str, Any]]:
     return found
 
 
-def _sentence(content: Mapping[str, Any]) -> str:
-    """How many runs there are, and the first row that has a figure, under every protocol."""
-    runs = content["runs"]
-    done = sum(run["status"] == "finished" for run in runs)
-    text = f"{done} of {len(runs)} runs finished."
-    for table in content["tables"]:
-        keys = [column["key"] for column in table["columns"] if column["key"] in ("accuracy",)]
-        for row in table["rows"]:
-            lines = [line for line in row["ours"] if "cells" in line]
-            if not keys or not lines:
-                continue
-            told = [
-                f"{'LEAKY ' if line['leaky'] else ''}{line['protocol']} "
-                f"{line['cells'][keys[0]]['text']} ({line['cells'][keys[0]]['detail']})"
-                for line in lines
-            ]
-            paper = (row["reported"] or {}).get(keys[0], "not reported")
-            return f"{text} {row['name']}, accuracy: reported {paper}; ours: {'; '.join(told)}."
-    return f"{text} No row has a figure."
+def _sentence(content: Mapping[str, Any], table: Mapping[str, Any]) -> str:
+    """How many runs there are, and the accuracy of the first row with one, by protocol."""
+    done = sum(run["status"] == "finished" for run in content["runs"])
+    text = f"{done} of {len(content['runs'])} runs finished."
+    for row in table["rows"]:
+        told = [
+            f"{'LEAKY ' if line['leaky'] else ''}{line['protocol']} "
+            f"{line['cells']['accuracy']['text']} ({line['cells']['accuracy']['detail']})"
+            for line in row["ours"]
+            if "cells" in line
+        ]
+        if told:
+            paper = (row["reported"] or {}).get("accuracy", "not reported")
+            return f"{text} {row['name']}, accuracy: reported {paper}; ours: {', '.join(told)}."
+    return f"{text} No row of {table['title']} has a figure of ours."
 
 
 def _draw(told: Told, content: Mapping[str, Any]) -> dict[str, Figure]:
     wanted, synthetic = told.experiment.figures, told.dataset.synthetic
     drawn: dict[str, Figure] = {"activations": figures.activations_figure(wanted.activations)}
-    table = next(table for table in content["tables"] if table["id"] == wanted.bars)
-    bars = figures.bars_figure(table, Stamp(synthetic))
+    bars = figures.bars_figure(_bars_table(told, content["tables"]), Stamp(synthetic))
     if bars is not None:
         drawn["bars"] = bars
     if told.show_images:

@@ -148,7 +148,8 @@ class Figures(Settings):
     main: the model whose settings, augmentation and samples stand for the paper.
     curves: model -> parts of the data whose curves, confusion matrix and ROC are shown.
     layers: models shown as layer tables. activations: whether the functions are plotted.
-    bars: table drawn as bars. gradcam: networks to look into.
+    bars: id of the table that is drawn as bars and told first; it has a column accuracy.
+    gradcam: networks to look into.
     """
 
     main: str
@@ -198,6 +199,11 @@ class ExperimentSettings(Settings):
         for table in self.tables:
             _known("of", [row.of for row in table.rows if row.of], trained)
             _known("data", [row.data for row in table.rows if row.of], self.data)
+        stands = [table for table in self.tables if table.id == self.figures.bars]
+        if not stands or "accuracy" not in stands[0].columns:
+            raise ValueError(
+                f"figures.bars {self.figures.bars!r}: no table with accuracy is so called"
+            )
         drawn = [*self.figures.curves, *self.figures.layers, self.figures.main]
         pairs = [name for pair in self.figures.gradcam for name in (pair.baseline, pair.full)]
         _known("figure of", [*drawn, *pairs], self.models)
