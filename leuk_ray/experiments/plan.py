@@ -26,7 +26,7 @@ NUM_OFFICIAL_FOLDS = 3
 class Place:
     """Where a run stands in an experiment.
 
-    of: a model's id; of what is made from runs, a vote's or a baseline's.
+    of: a model's id; of what is made from runs, a vote's.
     data: part of the dataset. protocol: of the split. repeat: from 1.
     """
 

@@ -29,7 +29,7 @@ THRESHOLD = 0.5
 
 @dataclass(frozen=True)
 class Outcome:
-    """How one run, vote or baseline did on the test cells of its split.
+    """How one run or vote did on the test cells of its split.
 
     metrics: an `Evaluation` as JSON has it. intervals: of groups, by metric.
     roles: cells by role, as `splits.describe` counts them.

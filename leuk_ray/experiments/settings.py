@@ -81,7 +81,7 @@ class Vote(Settings):
 class Row(Settings):
     """A row of a table.
 
-    of: the model, vote or baseline that ours comes from; None where there is none, and then
+    of: the model or vote that ours comes from; None where there is none, and then
         `why` says the reason.
     data: part of the dataset.
     repeat: from 1; None takes the mean of all.
@@ -176,8 +176,6 @@ class ExperimentSettings(Settings):
     leaks: tuple[tuple[str, str], ...]
     models: dict[str, Model] = Field(min_length=1)
     votes: dict[str, Vote] = Field(default_factory=dict)
-    baselines: dict[str, str] = Field(default_factory=dict)
-    baseline_protocols: tuple[str, ...] = ()
     scales: dict[ScaleName, Scale]
     tables: tuple[Table, ...] = Field(min_length=1)
     figures: Figures
@@ -195,7 +193,7 @@ class ExperimentSettings(Settings):
             _known("member", vote.members, self.models)
         for scale in self.scales.values():
             _known("stand-in", [*scale.stand_ins, *scale.left_out], self.models)
-        trained = {*self.models, *self.votes, *self.baselines}
+        trained = {*self.models, *self.votes}
         for table in self.tables:
             _known("of", [row.of for row in table.rows if row.of], trained)
             _known("data", [row.data for row in table.rows if row.of], self.data)
