@@ -4,15 +4,18 @@ import shutil
 from pathlib import Path
 
 import pytest
+import timm
 import torch
 from click.testing import CliRunner
 from safetensors.torch import load_file, save_file
+from torchvision.models import AlexNet_Weights
 
 from leuk_ray.bundle import BundleFacts, load_bundle, write_bundle
 from leuk_ray.cli import cli
 from leuk_ray.config import load_recipe
 from leuk_ray.errors import UserError
 from leuk_ray.images import StorageSettings
+from leuk_ray.models import weights
 from leuk_ray.models.settings import ModelSettings
 from leuk_ray.models.weights import origin
 from leuk_ray.models.zoo import build
@@ -145,3 +148,20 @@ def test_fetching_what_there_is_not_says_so(tmp_path: Path):
         assert isinstance(done.exception, UserError)
         assert message in str(done.exception)
     assert not (tmp_path / "w").exists()
+
+
+def test_weights_that_are_here_are_known_without_asking_the_hub(monkeypatch, tmp_path: Path):
+    names = ["tf_efficientnet_lite0.in1k", "vgg16.tv_in1k", "legacy_xception.tf_in1k", "alexnet"]
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
+    monkeypatch.setattr(weights, "try_to_load_from_cache", lambda repository, file: None)
+    monkeypatch.setattr(weights, "_hub_answers", lambda: True)
+    assert weights.missing_imagenet(names) == []
+    monkeypatch.setattr(weights, "_hub_answers", lambda: False)
+    assert weights.missing_imagenet(names) == names[1:]
+    downloads = tmp_path / "checkpoints"
+    downloads.mkdir()
+    for url in (AlexNet_Weights.IMAGENET1K_V1.url, timm.get_pretrained_cfg(names[2]).url):
+        (downloads / Path(url).name).touch()
+    assert weights.missing_imagenet(names) == ["vgg16.tv_in1k"]
+    monkeypatch.setattr(weights, "try_to_load_from_cache", lambda repository, file: "/there")
+    assert weights.missing_imagenet(names) == []
