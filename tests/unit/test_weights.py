@@ -15,7 +15,7 @@ from leuk_ray.cli import cli
 from leuk_ray.config import load_recipe
 from leuk_ray.errors import UserError
 from leuk_ray.images import StorageSettings
-from leuk_ray.models import weights
+from leuk_ray.models import weights as started_from
 from leuk_ray.models.settings import ModelSettings
 from leuk_ray.models.weights import origin
 from leuk_ray.models.zoo import build
@@ -153,15 +153,15 @@ def test_fetching_what_there_is_not_says_so(tmp_path: Path):
 def test_weights_that_are_here_are_known_without_asking_the_hub(monkeypatch, tmp_path: Path):
     names = ["tf_efficientnet_lite0.in1k", "vgg16.tv_in1k", "legacy_xception.tf_in1k", "alexnet"]
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
-    monkeypatch.setattr(weights, "try_to_load_from_cache", lambda repository, file: None)
-    monkeypatch.setattr(weights, "_hub_answers", lambda: True)
-    assert weights.missing_imagenet(names) == []
-    monkeypatch.setattr(weights, "_hub_answers", lambda: False)
-    assert weights.missing_imagenet(names) == names[1:]
+    monkeypatch.setattr(started_from, "try_to_load_from_cache", lambda repository, file: None)
+    monkeypatch.setattr(started_from, "_hub_answers", lambda: True)
+    assert started_from.missing_imagenet(names) == []
+    monkeypatch.setattr(started_from, "_hub_answers", lambda: False)
+    assert started_from.missing_imagenet(names) == names[1:]
     downloads = tmp_path / "checkpoints"
     downloads.mkdir()
     for url in (AlexNet_Weights.IMAGENET1K_V1.url, timm.get_pretrained_cfg(names[2]).url):
         (downloads / Path(url).name).touch()
-    assert weights.missing_imagenet(names) == ["vgg16.tv_in1k"]
-    monkeypatch.setattr(weights, "try_to_load_from_cache", lambda repository, file: "/there")
-    assert weights.missing_imagenet(names) == []
+    assert started_from.missing_imagenet(names) == ["vgg16.tv_in1k"]
+    monkeypatch.setattr(started_from, "try_to_load_from_cache", lambda repository, file: "/there")
+    assert started_from.missing_imagenet(names) == []
