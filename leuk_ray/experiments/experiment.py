@@ -20,6 +20,7 @@ from leuk_ray.progress import note
 from leuk_ray.runs.executor import Executor
 from leuk_ray.runs.placement import Resources
 from leuk_ray.runs.root import RunsRoot
+from leuk_ray.runs.table import RunTable
 from leuk_ray.settings import Settings
 
 
@@ -73,23 +74,32 @@ def run_experiment(
         raise UserError(f"--scale {scale}: {experiment.name} has {', '.join(experiment.scales)}")
     given = dict(values or {})
     size = experiment.scales[scale]
-    plan = make_plan(experiment, size, dataset.cells, given, only, weights)
+    asked = make_plan(experiment, size, dataset.cells, given, only, weights)
     started = Started(experiment=experiment, scale=scale, values=given)
     root = RunsRoot(out, "experiment", started, dataset)
     resuming = root.check(resume=resume)
+    table = RunTable(out / "runs.jsonl")
+    told_of = [*only, *_trained_before(experiment, table)] if only else ()
+    plan = make_plan(experiment, size, dataset.cells, given, told_of, weights)
     recipes = {place: spec.resolved for place, spec in plan.specs.items()}
     splits = check_data(experiment, dataset, recipes.values())
-    check_networks({place.of: recipe for place, recipe in recipes.items()})
+    check_networks({place.of: recipes[place] for place in asked.specs})
     connect()
     executor = Executor(out, dataset, resources or Resources(), splits, judged=True)
     if not resuming:
         root.start()
-    executor.run_all(plan.specs.values(), f"experiment {experiment.name}")
+    executor.run_all(asked.specs.values(), f"experiment {experiment.name}")
     note("experiment: writing the report")
-    records = executor.table.records()
+    records = table.records()
     found = outcomes_of_runs(out, plan, records)
     found |= outcomes_of_votes(out, experiment, found)
     told = Told(
         out, experiment, scale, dataset, plan, splits, records, found, show_images
     )  # fmt: skip
     return write_experiment_report(told)
+
+
+def _trained_before(experiment: ExperimentSettings, table: RunTable) -> list[str]:
+    """Models that have runs in the table, which the report goes on telling of."""
+    names = {name.partition(".")[0] for name in table.records()}
+    return [name for name in experiment.models if name in names]

@@ -40,7 +40,7 @@ class RunsRoot:
                 something else, with other settings or on another dataset.
         """
         if not resume:
-            refuse_existing(self.path, f"{self.kind} (add --resume to go on with it)")
+            refuse_existing(self.path, "folder of runs (add --resume to go on with it)")
             return False
         if not self.path.exists():
             return False
