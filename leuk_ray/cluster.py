@@ -19,6 +19,8 @@ _LOCAL_ENVIRONMENT = {
 }
 
 
+Workers = int | tuple[int, int]  # a number, or fewest and most, as Ray Train takes them
+
 _LOG_LEVELS = {
     "ray.data": logging.CRITICAL,
     "ray.train": logging.ERROR,
@@ -26,7 +28,7 @@ _LOG_LEVELS = {
 }
 
 
-def connect(address: str | None = None, num_workers: int = 1) -> None:
+def connect(address: str | None = None, num_workers: Workers = 1) -> None:
     """Join the cluster at `address` or RAY_ADDRESS; without either, start Ray on this machine.
 
     A local Ray gets more logical CPUs than cores when needed: training workers hold one
@@ -50,31 +52,55 @@ def connect(address: str | None = None, num_workers: int = 1) -> None:
         os.environ.setdefault(name, value)
     ray.init(
         address="local",
-        num_cpus=num_workers + max(os.cpu_count() or 1, 1),
+        num_cpus=span(num_workers)[1] + max(os.cpu_count() or 1, 1),
         include_dashboard=True,  # Tune and Train ask its State API to clean up
         log_to_driver=False,
         logging_level=logging.ERROR,
     )
 
 
-def require(num_workers: int, gpus: bool) -> None:
+def span(workers: Workers) -> tuple[int, int]:
+    """The fewest and the most workers that are asked for."""
+    return (workers, workers) if isinstance(workers, int) else workers
+
+
+def require(workers: Workers, gpus: bool) -> None:
     """Refuse what the cluster can never place; Ray Train would retry for ever.
+
+    Of an elastic number, the fewest must fit. A cluster that scales itself is only noted to be
+    too small so far: the nodes that are wanting come when the run asks for them.
 
     Raises:
         UserError: with the arithmetic.
     """
+    num_workers, _ = span(workers)
     have = ray.cluster_resources()
-    cpus, needed = int(have.get("CPU", 0)), num_workers + 1
+    cpus, num_gpus, needed = int(have.get("CPU", 0)), int(have.get("GPU", 0)), num_workers + 1
+    short = ""
     if needed > cpus:
-        raise UserError(
+        short = (
             f"--workers {num_workers}: needs {num_workers} CPUs and 1 for Ray Data, {needed} in "
-            f"all; the cluster has {cpus}: ask for fewer workers or add nodes"
+            f"all; the cluster has {cpus}"
         )
-    if gpus and have.get("GPU", 0) < num_workers:
-        raise UserError(
-            f"--gpus: {num_workers} workers need {num_workers} GPUs, the cluster has "
-            f"{int(have.get('GPU', 0))}: ask for fewer workers, or leave --gpus out"
-        )
+    elif gpus and num_gpus < num_workers:
+        short = f"--gpus: {num_workers} workers need {num_workers} GPUs, the cluster has {num_gpus}"
+    if short and not _scales():
+        raise UserError(f"{short}: ask for fewer workers or add nodes")
+    if short:
+        note(f"{short} so far; waiting for its autoscaler to add nodes")
+
+
+def _scales() -> bool:
+    """Whether an autoscaler (version 2, as in cluster/) that can add nodes reports to Ray.
+
+    Where nodes are fixed, Ray's monitor reports too, each node as a type of its own: node_ID.
+    """
+    from ray.autoscaler.v2.sdk import get_cluster_status
+
+    status = get_cluster_status(ray.get_runtime_context().gcs_address)
+    nodes = [*status.active_nodes, *status.idle_nodes]
+    types = {node.ray_node_type_name for node in nodes} - {""}
+    return any(not name.startswith("node_") for name in types)
 
 
 def _quiet() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from dataclasses import dataclass
 
@@ -110,14 +111,15 @@ def _external(judged: Judged, facts: Facts, dataset: PreparedDataset) -> str:
 
 def batch_norm_notes(training: dict, history: list[dict]) -> list[str]:
     """Which cells BatchNorm normalised by, where that depends on how the run was placed."""
-    seen = dict.fromkeys((line["workers"], line["batch_norms"]) for line in history)
     notes = []
-    for workers, layers in seen:
+    for (workers, layers), alike in itertools.groupby(
+        history, lambda line: (line["workers"], line["batch_norms"])
+    ):
         passes = 1 if training["sync_batchnorm"] else workers
         passes *= training["accumulate"]
         if layers == 0 or passes == 1:
             continue
-        epochs = [line["epoch"] for line in history if line["workers"] == workers]
+        epochs = [line["epoch"] for line in alike]
         whole = " of all workers" if training["sync_batchnorm"] else " of one worker"
         notes.append(
             f"BatchNorm, epochs {min(epochs)} to {max(epochs)}: {workers} workers; {layers} layers "
@@ -129,13 +131,23 @@ def batch_norm_notes(training: dict, history: list[dict]) -> list[str]:
 
 
 def interruption_notes(items: list[dict]) -> list[str]:
-    """What was lost during the run, and that it went on."""
-    return [
-        f"Interrupted at {item['time']} after {item['epochs_done']} epochs: worker "
-        f"{', '.join(map(str, item['lost_workers']))} was lost. The run went on from its last "
-        "checkpoint."
-        for item in items
-    ]
+    """What stopped the run on its way, where it went on, and with how many workers."""
+    return [_interruption(**item) for item in items]
+
+
+def _interruption(
+    time: str, lost_workers: list[int], epochs_done: int, workers_before: int, workers_after: int
+) -> str:
+    if lost_workers:
+        what = f"worker {', '.join(map(str, lost_workers))} was lost"
+    elif workers_before == workers_after:
+        what = "started anew"
+    else:
+        what = "another number of workers"
+    size = f"{workers_after} workers"
+    if workers_before != workers_after:
+        size += f" instead of {workers_before}"
+    return f"Interrupted at {time}: {what}. Went on after epoch {epochs_done} with {size}."
 
 
 def _environment(judged: Judged) -> dict:

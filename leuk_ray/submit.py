@@ -18,6 +18,7 @@ from typing import Any, Literal
 from ray.exceptions import AuthenticationError
 from ray.job_submission import JobStatus, JobSubmissionClient
 
+from leuk_ray.cluster import span
 from leuk_ray.errors import UserError
 from leuk_ray.preflight import versions
 
@@ -26,7 +27,10 @@ _POLL_SECONDS = 0.5
 
 @dataclass(frozen=True)
 class Asked:
-    """What a command asks of a cluster: its words, and the settings among them that matter."""
+    """What a command asks of a cluster: its words, and the settings among them that matter.
+
+    workers: without which it cannot start.
+    """
 
     words: tuple[str, ...]
     workers: int = 0
@@ -62,7 +66,7 @@ def asked_for(words: Sequence[str], settings: dict[str, Any]) -> Asked:
                     "an s3:// or gs:// address"
                 )
             paths.append(text)
-    workers = settings.get("workers") or 0
+    workers, _ = span(settings.get("workers") or 0)
     return Asked(tuple(words), workers, bool(settings.get("gpus")), tuple(paths))
 
 

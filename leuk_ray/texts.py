@@ -103,7 +103,7 @@ def dry_run_text(values: dict) -> str:
     cells, size, seconds = values["cells"], values["bytes"], values["seconds"]
     return "\n".join(
         [
-            "Nothing was trained. A run like this would take:",
+            f"Nothing was trained. A run like this with {values['workers']} workers would take:",
             f"  cells    {cells['train']:,} training, {cells['validation']:,} validation, "
             f"{cells['test']:,} test",
             f"  steps    {values['steps_per_epoch']:,} an epoch ({values['uses_per_epoch']:,} uses "

@@ -28,6 +28,25 @@ class _LocationType(click.ParamType):
 LOCATION = _LocationType()
 
 
+class _WorkersType(click.ParamType):
+    name = "N or MIN:MAX"
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> Any:
+        """A number, or (fewest, most) for MIN:MAX."""
+        if not isinstance(value, str):
+            return value
+        least, colon, most = value.partition(":")
+        numbers = [least, most] if colon else [least]
+        if not all(number.isdecimal() and int(number) > 0 for number in numbers):
+            self.fail(f"{value!r}: give a number from 1 on, or MIN:MAX", param, ctx)
+        if colon and int(least) > int(most):
+            self.fail(f"{value!r}: MIN is larger than MAX", param, ctx)
+        return (int(least), int(most)) if colon else int(least)
+
+
+WORKERS = _WorkersType()
+
+
 def command(function: Callable[..., tuple[dict, str]]) -> Callable[..., Any]:
     """Give a command --json; it returns (plain values, text for people)."""
 

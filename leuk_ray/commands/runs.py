@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING
 
 import click
 
-from leuk_ray.commands.base import ADDRESS, LOCATION, PATH, command
+from leuk_ray.commands.base import ADDRESS, LOCATION, PATH, WORKERS, command
 from leuk_ray.errors import UserError
 
 if TYPE_CHECKING:
+    from leuk_ray.cluster import Workers
     from leuk_ray.locations import Location
 
 
@@ -68,7 +69,13 @@ def recipes(
 @click.option("--data", type=LOCATION, required=True, help="A prepared dataset.")
 @click.option("--out", type=LOCATION, required=True, help="Folder of the run.")
 @click.option("--protocol", help="Split protocol, instead of the recipe's.")
-@click.option("--workers", default=1, show_default=True, type=click.IntRange(1))
+@click.option(
+    "--workers",
+    default=1,
+    show_default=True,
+    type=WORKERS,
+    help="A number, or MIN:MAX for as many as the cluster has room for, at every time.",
+)
 @click.option("--gpus", is_flag=True, help="One GPU a worker.")
 @click.option("--resume", is_flag=True, help="Go on with the run in --out.")
 @click.option("--dry-run", is_flag=True, help="Say what the run would take, and train nothing.")
@@ -82,7 +89,7 @@ def train(
     data: Location,
     out: Location,
     protocol: str | None,
-    workers: int,
+    workers: Workers,
     gpus: bool,
     resume: bool,
     dry_run: bool,

@@ -170,6 +170,7 @@ def make_feeds(
     window: Window,
     world_size: int,
     workers_on_node: int,
+    stream: bool = True,
 ) -> tuple[Feed, Feed]:
     """The feeds of a worker, for training and for validation. They differ in speed alone.
 
@@ -183,20 +184,21 @@ def make_feeds(
             them that this node has room for.
         window: of the epoch plan; the stream reads as far ahead.
         world_size, workers_on_node: workers of the run, and those that share this node.
+        stream: read through Ray Data; else this process reads for itself.
 
     Raises:
         UserError: no room for the cache that is asked for, with the arithmetic.
     """
     reader, size = dataset.reader(), dataset.storage.size
     ahead = _ROWS_PER_TASK if window == "all" else max(_ROWS_PER_TASK, window // world_size)
-    stream = StreamFeed(reader, device, ahead)
+    source = StreamFeed(reader, device, ahead) if stream else ReaderFeed(reader, device)
     if cache in ("auto", "device"):
         sharing = 1 if device.type == "cuda" else workers_on_node  # a GPU each, but one memory
         shortage = device_shortage(len(train) + len(validation), size, device, sharing)
         if not shortage:
             return (
-                ResidentFeed(stream, train, size, device),
-                ResidentFeed(stream, validation, size, device),
+                ResidentFeed(source, train, size, device),
+                ResidentFeed(source, validation, size, device),
             )
         if cache == "device":
             raise UserError(shortage)
@@ -208,7 +210,7 @@ def make_feeds(
                 raise
         else:
             return host, host
-    return stream, stream
+    return source, source
 
 
 def device_shortage(num_rows: int, size: int, device: torch.device, sharing: int) -> str:

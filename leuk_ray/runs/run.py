@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from leuk_ray.cluster import Workers
 from leuk_ray.config import Recipe
 from leuk_ray.datasets.prepared import PreparedDataset
 from leuk_ray.judge import Judged, keep_results, report_on
@@ -15,7 +16,7 @@ def train_and_judge(
     dataset: PreparedDataset,
     out: Location,
     *,
-    workers: int,
+    workers: Workers,
     gpus: bool = False,
     resume: bool = False,
     show_images: bool = True,

@@ -1,7 +1,14 @@
-"""Fitting until it is done: a run whose workers are lost goes on from its last checkpoint."""
+"""Fitting until it is done: a run whose workers are lost goes on from its last checkpoint.
+
+attempts.jsonl in the run's folder has a line for every start of its workers: `started` (UTC),
+`workers`, `epochs_done` (of the checkpoint it starts from); where workers were lost, also `ended`
+and `lost_workers` (ranks). An attempt begins anew after a loss, after `--resume`, after a node was
+preempted, and where the number of workers is elastic, when nodes have come.
+"""
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -16,8 +23,8 @@ from leuk_ray.locations import Location, join
 from leuk_ray.progress import note
 from leuk_ray.storage import exists, read_bytes, write_bytes
 
-_MAX_INTERRUPTIONS = 3
-_FILE = "interruptions.jsonl"
+_MAX_LOSSES = 3
+_FILE = "attempts.jsonl"
 
 
 def fit(
@@ -31,9 +38,8 @@ def fit(
     Raises:
         TrainingFailedError: an exception in the code, or workers were lost too often.
     """
-    attempt = 0
+    losses = 0
     while True:
-        attempt += 1
         trainer = TorchTrainer(
             worker, train_loop_config=config, scaling_config=scaling, run_config=run
         )
@@ -41,31 +47,61 @@ def fit(
             return trainer.fit().return_value
         except ray.train.TrainingFailedError as error:
             lost = _lost_workers(error)
-            if not lost or attempt > _MAX_INTERRUPTIONS:
+            losses += 1
+            if lost:
+                _attempt_lost(config["run"], lost)
+            if not lost or losses > _MAX_LOSSES:
                 raise
-            _record(config["run"], lost)
             names = ", ".join(map(str, lost))
             note(f"train: worker {names} was lost; going on from the last checkpoint")
 
 
+def attempt_starts(run: Location, workers: int, epochs_done: int) -> None:
+    """Record a start of the workers; rank 0 calls it when it knows where it stands."""
+    line = {"started": _now(), "workers": workers, "epochs_done": epochs_done}
+    _write(run, [*attempts(run), line])
+
+
+def attempts(run: Location) -> list[dict[str, Any]]:
+    """All attempts of a run, see the module; none for one that never started on Ray Train."""
+    file = join(run, _FILE)
+    lines = read_bytes(file).decode().splitlines() if exists(file) else []
+    return [json.loads(line) for line in lines]
+
+
 def interruptions(run: Location) -> list[dict[str, Any]]:
-    """Every interruption of a run: time (UTC), lost_workers (ranks), epochs_done."""
-    return [json.loads(line) for line in _lines(run, _FILE)]
+    """What lay between attempts.
+
+    Returns:
+        For each: `time` (UTC), `lost_workers` (ranks, none where the run was resumed or resized),
+        `epochs_done`, `workers_before` and `workers_after`.
+    """
+    return [
+        {
+            "time": before.get("ended", after["started"]),
+            "lost_workers": before.get("lost_workers", []),
+            "epochs_done": after["epochs_done"],
+            "workers_before": before["workers"],
+            "workers_after": after["workers"],
+        }
+        for before, after in itertools.pairwise(attempts(run))
+    ]
 
 
-def _record(run: Location, lost: list[int]) -> None:
-    line = {
-        "time": datetime.now(UTC).isoformat(timespec="seconds"),
-        "lost_workers": lost,
-        "epochs_done": len(_lines(run, "metrics.jsonl")),
-    }
-    lines = [*_lines(run, _FILE), json.dumps(line)]
-    write_bytes(join(run, _FILE), "".join(f"{line}\n" for line in lines).encode())
+def _attempt_lost(run: Location, lost: list[int]) -> None:
+    lines = attempts(run)
+    if lines and "ended" not in lines[-1]:  # else they were lost before they started
+        lines[-1] |= {"ended": _now(), "lost_workers": lost}
+        _write(run, lines)
 
 
-def _lines(run: Location, name: str) -> list[str]:
-    file = join(run, name)
-    return read_bytes(file).decode().splitlines() if exists(file) else []
+def _write(run: Location, lines: list[dict[str, Any]]) -> None:
+    text = "".join(json.dumps(line) + "\n" for line in lines)
+    write_bytes(join(run, _FILE), text.encode())
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
 
 
 def _lost_workers(error: ray.train.TrainingFailedError) -> list[int]:

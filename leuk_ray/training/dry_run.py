@@ -14,6 +14,7 @@ import ray
 import torch
 
 from leuk_ray.augment.policies import parameters
+from leuk_ray.cluster import Workers, span
 from leuk_ray.config import Recipe
 from leuk_ray.datasets.plan import plan_epoch
 from leuk_ray.datasets.prepared import PreparedDataset
@@ -28,13 +29,18 @@ from leuk_ray.training.trainer import check_run
 _STEPS = 3
 
 
-def dry_run(recipe: Recipe, dataset: PreparedDataset, *, workers: int, gpus: bool = False) -> dict:
+def dry_run(
+    recipe: Recipe, dataset: PreparedDataset, *, workers: Workers, gpus: bool = False
+) -> dict:
     """Check a run as training would, measure one worker's steps, and reckon; Ray must be up.
 
+    Of an elastic number of workers, with the fewest: none of them would need more.
+
     Returns:
-        `cells` by role; `steps_per_epoch`, `uses_per_epoch`, `epochs`; `parameters`; `bytes` of
-        the pixels, of a worker's memory at its fullest, of a checkpoint and of the run on disk;
-        `seconds` of a step, an epoch and the run at most, without start and first reading.
+        `cells` by role; `workers` reckoned with; `steps_per_epoch`, `uses_per_epoch`, `epochs`;
+        `parameters`; `bytes` of the pixels, of a worker's memory at its fullest, of a checkpoint
+        and of the run on disk; `seconds` of a step, an epoch and the run at most, without start
+        and first reading.
 
     Raises:
         UserError: what training would refuse.
@@ -51,13 +57,14 @@ def dry_run(recipe: Recipe, dataset: PreparedDataset, *, workers: int, gpus: boo
         batch_size=settings.batch_size,
     )
     measure = ray.remote(num_cpus=1, num_gpus=int(gpus), max_calls=1)(_measure)
-    share = -(-settings.batch_size // workers)
-    on_node = workers if len(ray.nodes()) == 1 else -(-workers // len(ray.nodes()))
+    num_workers, _ = span(workers)
+    share = -(-settings.batch_size // num_workers)
+    on_node = -(-num_workers // len(ray.nodes()))
     measured = ray.get(measure.remote(recipe, share, side, on_node))
     num_test = len(rows_with_role(dataset.cells, split, ("test",)))
-    scored = len(cells.validation) / workers * measured["score_seconds"]
+    scored = len(cells.validation) / num_workers * measured["score_seconds"]
     epoch = len(plan) * measured["step_seconds"] + scored
-    whole = settings.epochs * epoch + num_test / workers * measured["score_seconds"]
+    whole = settings.epochs * epoch + num_test / num_workers * measured["score_seconds"]
     kept = min(settings.keep + 1, settings.epochs) * measured["checkpoint_bytes"]
     return {
         "cells": {
@@ -65,6 +72,7 @@ def dry_run(recipe: Recipe, dataset: PreparedDataset, *, workers: int, gpus: boo
             "validation": len(cells.validation),
             "test": num_test,
         },
+        "workers": num_workers,
         "epochs": settings.epochs,
         "steps_per_epoch": len(plan),
         "uses_per_epoch": len(plan.rows),

@@ -19,8 +19,9 @@ from torch import nn
 
 from leuk_ray import cluster
 from leuk_ray.bundle import write_bundle
+from leuk_ray.cluster import Workers
 from leuk_ray.config import Recipe
-from leuk_ray.datasets.feeds import StreamFeed, make_feeds
+from leuk_ray.datasets.feeds import ReaderFeed, StreamFeed, make_feeds
 from leuk_ray.datasets.plan import check_batches
 from leuk_ray.datasets.prepared import PreparedDataset
 from leuk_ray.datasets.splits import copies_with_role, rows_with_role, split_cells
@@ -30,7 +31,7 @@ from leuk_ray.models.zoo import build
 from leuk_ray.progress import training_bar
 from leuk_ray.storage import exists, read_table, refuse_existing
 from leuk_ray.training import collective
-from leuk_ray.training.attempts import fit
+from leuk_ray.training.attempts import attempt_starts, fit
 from leuk_ray.training.cells import TrainingCells
 from leuk_ray.training.learner import Learner, make_optimizer
 from leuk_ray.training.loop import train
@@ -73,7 +74,7 @@ def run_training(
     dataset: PreparedDataset,
     out: Location,
     *,
-    workers: int,
+    workers: Workers,
     gpus: bool = False,
     resume: bool = False,
     mlflow: str | None = None,
@@ -84,7 +85,8 @@ def run_training(
     Args:
         recipe, dataset: what to train and on what.
         out: folder of the run.
-        workers: training workers.
+        workers: training workers; (fewest, most) for as many as there is room for, looked at
+            again when workers are lost and when nodes come.
         gpus: one GPU a worker.
         resume: go on with the run that lies in `out`.
         mlflow: an MLflow server or store that also gets the metrics.
@@ -121,6 +123,8 @@ def run_training(
                     "run": out,
                     "board": board,
                     "mlflow": tracked,
+                    # Workers of an elastic run may take every CPU: Ray Data would get none.
+                    "stream": isinstance(workers, int),
                 },
                 ScalingConfig(num_workers=workers, use_gpu=gpus),
                 RunConfig(
@@ -144,7 +148,7 @@ def run_training(
 
 
 def check_run(
-    recipe: Recipe, dataset: PreparedDataset, split: pa.Table, workers: int, gpus: bool
+    recipe: Recipe, dataset: PreparedDataset, split: pa.Table, workers: Workers, gpus: bool
 ) -> TrainingCells:
     """The cells of a run that can work.
 
@@ -166,7 +170,7 @@ def check_run(
         cells.labels[cells.train],
         settings.balance,
         settings.batch_size,
-        workers,
+        cluster.span(workers)[1],
         settings.accumulate,
     )
     return cells
@@ -203,7 +207,10 @@ def train_worker(config: dict[str, Any]) -> _Ended:
         window=recipe.training.window,
         world_size=collective.world_size(),
         workers_on_node=on_node,
+        stream=config["stream"],
     )
+    if rank == 0:
+        attempt_starts(config["run"], collective.world_size(), state.epoch)
     board = config["board"] if rank == 0 else None
     reporter = Reporter(config["run"], state, board, config["mlflow"], monitor)
     state = train(
@@ -221,9 +228,10 @@ def train_worker(config: dict[str, Any]) -> _Ended:
     best = max(reported, key=lambda item: item.metrics["selection"])
     with best.checkpoint.as_directory() as directory:
         load_model(learner.scored, Path(directory) / "model.safetensors")
-    stream, judged = StreamFeed(config["dataset"].reader(), device), config["judged"]
+    reader, judged = config["dataset"].reader(), config["judged"]
+    feed = StreamFeed(reader, device) if config["stream"] else ReaderFeed(reader, device)
     redraw = Redraw.of(recipe.augment, recipe.seed, cells, judged, config["judged_copies"])
-    logits = score_rows(learner.scored, judged, stream, recipe.training.batch_size, redraw)
+    logits = score_rows(learner.scored, judged, feed, recipe.training.batch_size, redraw)
     return _Ended(state.stopped, best.checkpoint, best.metrics, logits)
 
 

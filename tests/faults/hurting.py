@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import threading
 import time
 from collections.abc import Callable
@@ -16,7 +18,8 @@ from leuk_ray.datasets.prepared import PreparedDataset
 from leuk_ray.datasets.synthetic import SyntheticSpec, write_c_nmc
 from leuk_ray.images import StorageSettings
 
-SETTINGS = ["weights=scratch", "input_size=64", "epochs=4", "frozen_norm=none", "lr=1e-4"]
+EPOCHS = 4
+SETTINGS = ["weights=scratch", "input_size=64", f"epochs={EPOCHS}", "frozen_norm=none", "lr=1e-4"]
 
 
 def recipe():
@@ -36,7 +39,9 @@ def history(run: Path) -> list[dict]:
 
 def results(run: Path) -> list[tuple[float, float]]:
     """What must be equal to the last bit: losses of every epoch."""
-    return [(line["train_loss"], line["validation_loss"]) for line in history(run)]
+    lines = history(run)
+    assert len(lines) == EPOCHS
+    return [(line["train_loss"], line["validation_loss"]) for line in lines]
 
 
 def train_workers() -> list:
@@ -45,12 +50,21 @@ def train_workers() -> list:
     return [actor for actor in actors if actor.class_name == "RayTrainWorker"]
 
 
+def kill_a_worker() -> None:
+    os.kill(train_workers()[-1].pid, signal.SIGKILL)
+
+
 def after_epoch(run: Path, epoch: int, hurt: Callable[[], None]) -> threading.Thread:
     """Call `hurt` in the middle of the epoch that follows `epoch`."""
+    return when(lambda: len(history(run)) >= epoch, hurt)
+
+
+def when(happens: Callable[[], bool], hurt: Callable[[], None]) -> threading.Thread:
+    """Call `hurt` shortly after something is the case; wait for the thread to know it was."""
 
     def watch() -> None:
         deadline = time.monotonic() + 200
-        while len(history(run)) < epoch and time.monotonic() < deadline:
+        while not happens() and time.monotonic() < deadline:
             time.sleep(0.05)
         time.sleep(0.3)
         hurt()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import pytest
@@ -11,6 +10,7 @@ from hurting import after_epoch, make_dataset, recipe, results, train_workers
 from ray.cluster_utils import Cluster
 
 from leuk_ray import cluster
+from leuk_ray.training.attempts import interruptions
 from leuk_ray.training.trainer import run_training
 
 
@@ -40,5 +40,5 @@ def test_a_lost_node_changes_no_number(nodes: Cluster, tmp_path: Path):
     run_training(recipe(), dataset, out, workers=2)
     assert len(nodes.worker_nodes) == 1
     assert results(out) == results(tmp_path / "undisturbed")
-    (line,) = (out / "interruptions.jsonl").read_text().splitlines()
-    assert json.loads(line)["lost_workers"]
+    (interruption,) = interruptions(out)
+    assert interruption["lost_workers"]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import subprocess
@@ -12,11 +11,26 @@ from pathlib import Path
 
 import pytest
 import ray
-from hurting import SETTINGS, after_epoch, history, make_dataset, recipe, results, train_workers
+import torch
+from fsspec.implementations.local import LocalFileSystem
+from hurting import (
+    SETTINGS,
+    after_epoch,
+    history,
+    kill_a_worker,
+    make_dataset,
+    recipe,
+    results,
+    train_workers,
+    when,
+)
+from pyarrow.fs import FSSpecHandler, PyFileSystem
 
 from leuk_ray import cluster
 from leuk_ray.datasets.prepared import PreparedDataset
 from leuk_ray.runs.run import train_and_judge
+from leuk_ray.training import trainer
+from leuk_ray.training.attempts import interruptions
 from leuk_ray.training.trainer import run_training
 
 
@@ -36,27 +50,79 @@ def dataset(tmp_path_factory) -> PreparedDataset:
 def undisturbed(dataset, tmp_path_factory) -> Path:
     out = tmp_path_factory.mktemp("runs") / "undisturbed"
     run_training(recipe(), dataset, out, workers=2)
-    assert len(history(out)) == 4
+    assert interruptions(out) == []
     return out
+
+
+@pytest.mark.timeout(280)
+def test_a_killed_worker_changes_no_number(undisturbed, dataset, tmp_path: Path):
+    out = tmp_path / "run"
+    after_epoch(out, 2, kill_a_worker)
+    run_training(recipe(), dataset, out, workers=2)
+    assert results(out) == results(undisturbed)
+    (interruption,) = interruptions(out)
+    assert interruption["lost_workers"]
+    assert (interruption["workers_before"], interruption["workers_after"]) == (2, 2)
 
 
 @pytest.mark.timeout(280)
 def test_two_killed_workers_in_a_row_change_no_number(undisturbed, dataset, tmp_path: Path):
     out = tmp_path / "run"
-
-    def kill_one() -> None:
-        os.kill(train_workers()[-1].pid, signal.SIGKILL)
-
-    threads = [after_epoch(out, 1, kill_one), after_epoch(out, 3, kill_one)]
+    threads = [after_epoch(out, 1, kill_a_worker), after_epoch(out, 3, kill_a_worker)]
     report = train_and_judge(recipe(), dataset, out, workers=2)
     for thread in threads:
         thread.join(timeout=10)
     assert results(out) == results(undisturbed)
-    lines = [json.loads(x) for x in (out / "interruptions.jsonl").read_text().splitlines()]
-    assert len(lines) == 2
-    assert all(line["lost_workers"] for line in lines)
+    assert [bool(item["lost_workers"]) for item in interruptions(out)] == [True, True]
     notes = [note for note in report["run"]["notes"] if note.startswith("Interrupted at")]
     assert len(notes) == 2, "the report lists them"
+
+
+class StuckUpload(LocalFileSystem):
+    """The first time the second epoch's weights come, a part is written, then nothing more.
+
+    who: a file that then holds the pid of the process that writes.
+    """
+
+    cachable = False
+
+    def __init__(self, who: str) -> None:
+        super().__init__()
+        self.who = Path(who)
+
+    def _open(self, path, mode="rb", **options):
+        file = super()._open(path, mode=mode, **options)
+        if "w" in mode and str(path).endswith("epoch_0002/state.pt") and not self.who.exists():
+            file.write(b"half")
+            file.flush()
+            self.who.write_text(str(os.getpid()))
+            time.sleep(200)
+        return file
+
+
+@pytest.mark.timeout(280)
+def test_a_checkpoint_whose_upload_was_cut_off_is_not_gone_on_from(
+    undisturbed, dataset, tmp_path: Path, monkeypatch
+):
+    out, who = tmp_path / "run", tmp_path / "who"
+    half = out / "checkpoints" / "epoch_0002" / "state.pt"
+    files = PyFileSystem(FSSpecHandler(StuckUpload(str(who))))
+    path = trainer.filesystem(out)[1]
+    monkeypatch.setattr(trainer, "filesystem", lambda location: (files, path))
+    left_behind = []
+
+    def kill_the_writer() -> None:
+        left_behind.append(half.read_bytes())
+        os.kill(int(who.read_text()), signal.SIGKILL)
+
+    when(lambda: who.exists() and who.read_text() != "", kill_the_writer)
+    run_training(recipe(), dataset, out, workers=2)
+    assert left_behind == [b"half"]
+    (interruption,) = interruptions(out)
+    assert interruption["epochs_done"] == 1, "the last whole checkpoint is the first epoch's"
+    assert results(out) == results(undisturbed)
+    for state in (out / "checkpoints").glob("epoch_*/state.pt"):
+        torch.load(state, weights_only=True)
 
 
 @pytest.mark.timeout(280)
@@ -77,3 +143,5 @@ def test_a_killed_driver_resumes_to_the_same_numbers(undisturbed, dataset, tmp_p
         time.sleep(0.5)
     run_training(recipe(), dataset, out, workers=2, resume=True)
     assert results(out) == results(undisturbed)
+    (interruption,) = interruptions(out)
+    assert interruption["lost_workers"] == [], "no worker was lost: the run was resumed"

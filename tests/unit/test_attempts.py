@@ -13,7 +13,7 @@ from ray.train.v2.api.exceptions import WorkerGroupError
 from leuk_ray.errors import UserError
 from leuk_ray.judged import interruption_notes
 from leuk_ray.training import attempts
-from leuk_ray.training.attempts import _lost_workers, interruptions
+from leuk_ray.training.attempts import _lost_workers, attempt_starts, interruptions
 
 GONE = WorkerHealthCheckFailedError("health check failed", ActorDiedError())
 RESET = RuntimeError("Connection reset by peer")
@@ -33,13 +33,16 @@ class Trainer:
     """Stands where Ray Train would, to fail in the ways that a test on one machine cannot."""
 
     failures: list[dict]
+    sizes: list[int]
     fits = 0
 
-    def __init__(self, *_, **__):
-        pass
+    def __init__(self, *_, train_loop_config: dict, **__):
+        self.run = train_loop_config["run"]
 
     def fit(self):
         Trainer.fits += 1
+        if self.sizes:  # else it ends before the workers have started
+            attempt_starts(self.run, self.sizes.pop(0), epochs_done=Trainer.fits - 1)
         if self.failures:
             raise WorkerGroupError("failed", self.failures.pop(0))
         return type("Result", (), {"return_value": "done"})
@@ -49,7 +52,7 @@ class Trainer:
 def run(tmp_path: Path, monkeypatch) -> Path:
     monkeypatch.setattr(attempts, "TorchTrainer", Trainer)
     monkeypatch.setattr(Trainer, "fits", 0)
-    (tmp_path / "metrics.jsonl").write_text("{}\n{}\n")
+    monkeypatch.setattr(Trainer, "sizes", [3, 2, 2, 3], raising=False)
     return tmp_path
 
 
@@ -60,10 +63,33 @@ def fit(run: Path):
 def test_a_lost_worker_is_recorded_and_the_run_goes_on(run: Path, monkeypatch):
     monkeypatch.setattr(Trainer, "failures", [{0: RESET, 1: GONE}, {0: GONE}], raising=False)
     assert fit(run) == "done"
-    assert [item["lost_workers"] for item in interruptions(run)] == [[1], [0]]
-    assert {item["epochs_done"] for item in interruptions(run)} == {2}
+    first, second = interruptions(run)
+    assert first.pop("time")
+    assert first == {
+        "lost_workers": [1], "epochs_done": 1, "workers_before": 3, "workers_after": 2,
+    }  # fmt: skip
+    assert (second["lost_workers"], second["epochs_done"]) == ([0], 2)
     notes = interruption_notes(interruptions(run))
-    assert "after 2 epochs: worker 1 was lost. The run went on from its last" in notes[0]
+    assert "worker 1 was lost. Went on after epoch 1 with 2 workers instead of 3." in notes[0]
+    assert "worker 0 was lost. Went on after epoch 2 with 2 workers." in notes[1]
+
+
+def test_a_run_that_is_resumed_or_resized_says_so(run: Path):
+    for workers, epochs_done in ((2, 0), (2, 3), (4, 5)):
+        attempt_starts(run, workers, epochs_done)
+    resumed, resized = interruption_notes(interruptions(run))
+    assert resumed.endswith(": started anew. Went on after epoch 3 with 2 workers.")
+    assert resized.endswith(
+        ": another number of workers. Went on after epoch 5 with 4 workers instead of 2."
+    )
+
+
+def test_workers_lost_before_they_start_change_no_earlier_attempt(run: Path, monkeypatch):
+    monkeypatch.setattr(Trainer, "sizes", [2])
+    monkeypatch.setattr(Trainer, "failures", [{1: GONE}, {0: GONE}], raising=False)
+    assert fit(run) == "done"
+    (attempt,) = attempts.attempts(run)
+    assert attempt["lost_workers"] == [1]
 
 
 def test_a_mistake_is_not_tried_again(run: Path, monkeypatch):
@@ -79,4 +105,4 @@ def test_workers_lost_again_and_again_end_the_run(run: Path, monkeypatch):
     with pytest.raises(ray.train.TrainingFailedError):
         fit(run)
     assert Trainer.fits == 4
-    assert len(interruptions(run)) == 3
+    assert [bool(line["lost_workers"]) for line in attempts.attempts(run)] == [True] * 4

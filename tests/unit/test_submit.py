@@ -27,6 +27,7 @@ def test_a_command_tells_its_workers_gpus_and_paths():
     assert set(found.paths) == {"/shared/d", "/shared/runs/r"}
     assert found.words == (*TRAIN, "--gpus", "lr=1e-3")
     assert asked("audit", "/shared/d").workers == 0
+    assert asked(*TRAIN[:-1], "2:8").workers == 2, "with these it can start"
 
 
 def test_addresses_of_object_stores_are_no_paths_of_nodes():
