@@ -14,14 +14,15 @@ import uuid
 from pathlib import Path
 from typing import Any
 
+import ray
+
 from leuk_ray import __version__
 from leuk_ray.errors import UserError
+from leuk_ray.locations import Location, parse
 
 
 def versions() -> dict[str, str]:
     """What must be the same on both sides. Of Python, the minor version."""
-    import ray
-
     python = ".".join(platform.python_version_tuple()[:2])
     return {"ray": ray.__version__, "python": python, "leuk_ray": __version__}
 
@@ -34,6 +35,13 @@ def check_versions(theirs: dict[str, str]) -> None:
                 f"{name}: the cluster has {ours}, you have {theirs[name]}; submit from the image "
                 "that the cluster runs, or start the cluster from yours"
             )
+
+
+def check_shared(*locations: Location) -> None:
+    """Raise a UserError where Ray has several nodes and one does not see a local path."""
+    paths = [str(path) for place in locations if isinstance(path := parse(str(place)), Path)]
+    if sum(node["Alive"] for node in ray.nodes()) > 1:
+        check_paths(paths)
 
 
 def check_paths(paths: list[str]) -> None:
@@ -73,7 +81,6 @@ def check_paths(paths: list[str]) -> None:
 
 
 def _seen_by_node(paths: list[str]) -> list[tuple[str, list[bool]]]:
-    import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
     def look(paths: list[str]) -> list[bool]:

@@ -109,10 +109,12 @@ def prepare(
     from leuk_ray import cluster
     from leuk_ray.datasets.prepare import prepare as run
     from leuk_ray.images import StorageSettings
+    from leuk_ray.preflight import check_shared
     from leuk_ray.progress import bar
     from leuk_ray.texts import prepare_text
 
     cluster.connect(address)
+    check_shared(source, dataset)
     with bar("prepare: decoding", "cell") as progress:
         storage = StorageSettings(size=size, crop=crop)
         values = run(source, dataset, layout, storage, progress, options)

@@ -28,6 +28,7 @@ from leuk_ray.datasets.splits import copies_with_role, rows_with_role, split_cel
 from leuk_ray.errors import UserError
 from leuk_ray.locations import Location, filesystem, join
 from leuk_ray.models.zoo import build
+from leuk_ray.preflight import check_shared
 from leuk_ray.progress import training_bar
 from leuk_ray.storage import exists, read_table, refuse_existing
 from leuk_ray.training import collective
@@ -104,6 +105,7 @@ def run_training(
         refuse_existing(out, "run (add --resume to go on with it)")
         split = split_cells(dataset.cells, recipe.split)
     cells = check_run(recipe, dataset, split, workers, gpus)
+    check_shared(out, dataset.location)
     if not resuming:
         start_record(recipe, dataset, out, split)
     files, path = filesystem(out)

@@ -1,44 +1,148 @@
-"""A node is lost in the middle of a run; it goes on on another and ends with the same numbers."""
+"""Nodes are lost and come in the middle of a run."""
 
 from __future__ import annotations
 
+import json
+import time
+from collections import defaultdict
+from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import ray
-from hurting import after_epoch, make_dataset, recipe, results, train_workers
+from hurting import EPOCHS, after_epoch, history, recipe, results, train_workers, when
 from ray.cluster_utils import Cluster
+from ray.train import ScalingConfig
 
 from leuk_ray import cluster
-from leuk_ray.training.attempts import interruptions
+from leuk_ray.datasets.plan import plan_epoch, uid_keys
+from leuk_ray.datasets.splits import split_cells
+from leuk_ray.runs.run import train_and_judge
+from leuk_ray.training import collective, loop, trainer
+from leuk_ray.training.attempts import attempts, interruptions
+from leuk_ray.training.cells import TrainingCells
 from leuk_ray.training.trainer import run_training
 
 
 @pytest.fixture
-def nodes():
-    many = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": True})
-    for _ in range(2):
-        many.add_node(num_cpus=2)
-    cluster.connect(many.address)
+def nodes(undisturbed) -> Iterator[Cluster]:
+    """A head that computes nothing, until nodes are added."""
+    many = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": True})
     yield many
     ray.shutdown()
     many.shutdown()
 
 
+def lose_a_node(nodes: Cluster) -> None:
+    hosts = {worker.node_id for worker in train_workers()}
+    lost = next(node for node in nodes.worker_nodes if node.node_id in hosts)
+    nodes.remove_node(lost, allow_graceful=False)
+
+
 @pytest.mark.timeout(290)
-def test_a_lost_node_changes_no_number(nodes: Cluster, tmp_path: Path):
-    dataset = make_dataset(tmp_path)
-    run_training(recipe(), dataset, tmp_path / "undisturbed", workers=2)
+def test_a_lost_node_changes_no_number(nodes: Cluster, undisturbed, tmp_path: Path):
+    for _ in range(2):
+        nodes.add_node(num_cpus=3)
+    cluster.connect(nodes.address)
     out = tmp_path / "run"
-
-    def lose_a_node() -> None:
-        hosts = {worker.node_id for worker in train_workers()}
-        lost = next(n for n in nodes.worker_nodes if n.node_id in hosts)
-        nodes.remove_node(lost, allow_graceful=False)
-
-    after_epoch(out, 1, lose_a_node)
-    run_training(recipe(), dataset, out, workers=2)
+    after_epoch(out, 1, lambda: lose_a_node(nodes))
+    run_training(recipe(), undisturbed.dataset, out, workers=2)
     assert len(nodes.worker_nodes) == 1
-    assert results(out) == results(tmp_path / "undisturbed")
+    assert results(out) == undisturbed.results
     (interruption,) = interruptions(out)
     assert interruption["lost_workers"]
+
+
+# Elastic: where a run of this many workers stops in the middle of an epoch, until it is changed.
+WAITS = {3: 1, 2: 2}
+
+
+def recording_worker(config: dict[str, Any]) -> Any:
+    """`train_worker`, which writes down every use of a cell as it is trained on, in its order.
+
+    uses/ATTEMPT-RANK.jsonl in the run's folder: keys and draws, a line for each step.
+    """
+    folder = Path(config["run"]) / "uses"
+    folder.mkdir(exist_ok=True)
+    parameters, files = loop.parameters, []
+
+    def recorded(*args, keys: np.ndarray, draws: np.ndarray, **others):
+        if not files:
+            attempt = collective.from_rank_zero(len(attempts(config["run"])) - 1)
+            files.append(folder / f"{attempt}-{collective.rank()}.jsonl")
+        with files[0].open("a") as file:
+            file.write(json.dumps([keys.tolist(), draws.tolist()]) + "\n")
+        epoch = int(draws[0]) >> 20
+        workers = collective.world_size()
+        begun = sum(1 for line in files[0].open() if json.loads(line)[1][0] >> 20 == epoch)
+        if WAITS.get(workers) == epoch and begun == 3:
+            (folder / f"waiting-{workers}").touch()
+            time.sleep(250)
+        return parameters(*args, keys=keys, draws=draws, **others)
+
+    loop.parameters = recorded
+    return trainer.train_worker(config)
+
+
+def trained_on(run: Path, epoch: int) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Keys and draws of each step of a committed epoch, over all workers of its last attempt."""
+    starts = [attempt["epochs_done"] for attempt in attempts(run)]
+    committed = max(number for number, start in enumerate(starts) if start <= epoch)
+    steps: dict[int, list] = defaultdict(list)
+    for file in sorted((run / "uses").glob(f"{committed}-*.jsonl")):  # by rank
+        lines = [json.loads(line) for line in file.read_text().splitlines()]
+        for step, line in enumerate(line for line in lines if line[1][0] >> 20 == epoch):
+            steps[step].append(line)
+    assert len(list((run / "uses").glob(f"{committed}-*"))) == attempts(run)[committed]["workers"]
+    return [
+        tuple(
+            np.concatenate([np.asarray(p[what], np.uint64) for p in steps[step]]) for what in (0, 1)
+        )
+        for step in range(len(steps))
+    ]
+
+
+@pytest.mark.timeout(290)
+def test_three_workers_two_and_three_again_lose_and_repeat_no_row(
+    nodes: Cluster, undisturbed, tmp_path: Path, monkeypatch
+):
+    monkeypatch.setenv("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "15")  # not a minute
+    for _ in range(3):
+        nodes.add_node(num_cpus=1)
+    cluster.connect(nodes.address)
+    out, dataset = tmp_path / "run", undisturbed.dataset
+    monkeypatch.setattr(trainer, "train_worker", recording_worker)
+    looks = partial(ScalingConfig, elastic_resize_monitor_interval_s=5)  # not every minute
+    monkeypatch.setattr(trainer, "ScalingConfig", looks)
+    when((out / "uses" / "waiting-3").exists, lambda: lose_a_node(nodes))
+    when((out / "uses" / "waiting-2").exists, lambda: nodes.add_node(num_cpus=1))
+    report = train_and_judge(recipe(), dataset, out, workers=(2, 3))
+
+    assert [attempt["workers"] for attempt in attempts(out)] == [3, 2, 3]
+    assert [line["workers"] for line in history(out)] == [3, 2, 3, 3]
+    sizes = [(item["workers_before"], item["workers_after"]) for item in interruptions(out)]
+    assert sizes == [(3, 2), (2, 3)]
+    notes = [note for note in report["run"]["notes"] if note.startswith("Interrupted at")]
+    assert "2 workers instead of 3" in notes[0]
+    assert "3 workers instead of 2" in notes[1]
+
+    cells = TrainingCells.of(dataset.cells, split_cells(dataset.cells, recipe().split))
+    keys = uid_keys(cells.uids)
+    for epoch in range(EPOCHS):
+        plan = plan_epoch(
+            cells.train,
+            cells.labels[cells.train],
+            seed=recipe().seed,
+            epoch=epoch,
+            balance=recipe().training.balance,
+            batch_size=recipe().training.batch_size,
+        )
+        steps = trained_on(out, epoch)
+        assert len(steps) == len(plan)
+        for step, (used, draws) in enumerate(steps):
+            batch = slice(*plan.bounds[step : step + 2])
+            assert used.tolist() == keys[plan.rows[batch]].tolist()
+            assert draws.tolist() == plan.draws[batch].tolist()

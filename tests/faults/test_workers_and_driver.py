@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -18,7 +19,6 @@ from hurting import (
     after_epoch,
     history,
     kill_a_worker,
-    make_dataset,
     recipe,
     results,
     train_workers,
@@ -34,24 +34,11 @@ from leuk_ray.training.attempts import interruptions
 from leuk_ray.training.trainer import run_training
 
 
-@pytest.fixture(scope="module", autouse=True)
-def local_ray():
+@pytest.fixture(scope="module")
+def dataset(undisturbed) -> Iterator[PreparedDataset]:
     cluster.connect(num_workers=3)
-    yield
+    yield undisturbed.dataset
     ray.shutdown()
-
-
-@pytest.fixture(scope="module")
-def dataset(tmp_path_factory) -> PreparedDataset:
-    return make_dataset(tmp_path_factory.mktemp("data"))
-
-
-@pytest.fixture(scope="module")
-def undisturbed(dataset, tmp_path_factory) -> Path:
-    out = tmp_path_factory.mktemp("runs") / "undisturbed"
-    run_training(recipe(), dataset, out, workers=2)
-    assert interruptions(out) == []
-    return out
 
 
 @pytest.mark.timeout(280)
@@ -59,7 +46,7 @@ def test_a_killed_worker_changes_no_number(undisturbed, dataset, tmp_path: Path)
     out = tmp_path / "run"
     after_epoch(out, 2, kill_a_worker)
     run_training(recipe(), dataset, out, workers=2)
-    assert results(out) == results(undisturbed)
+    assert results(out) == undisturbed.results
     (interruption,) = interruptions(out)
     assert interruption["lost_workers"]
     assert (interruption["workers_before"], interruption["workers_after"]) == (2, 2)
@@ -72,7 +59,7 @@ def test_two_killed_workers_in_a_row_change_no_number(undisturbed, dataset, tmp_
     report = train_and_judge(recipe(), dataset, out, workers=2)
     for thread in threads:
         thread.join(timeout=10)
-    assert results(out) == results(undisturbed)
+    assert results(out) == undisturbed.results
     assert [bool(item["lost_workers"]) for item in interruptions(out)] == [True, True]
     notes = [note for note in report["run"]["notes"] if note.startswith("Interrupted at")]
     assert len(notes) == 2, "the report lists them"
@@ -120,7 +107,7 @@ def test_a_checkpoint_whose_upload_was_cut_off_is_not_gone_on_from(
     assert left_behind == [b"half"]
     (interruption,) = interruptions(out)
     assert interruption["epochs_done"] == 1, "the last whole checkpoint is the first epoch's"
-    assert results(out) == results(undisturbed)
+    assert results(out) == undisturbed.results
     for state in (out / "checkpoints").glob("epoch_*/state.pt"):
         torch.load(state, weights_only=True)
 
@@ -142,6 +129,6 @@ def test_a_killed_driver_resumes_to_the_same_numbers(undisturbed, dataset, tmp_p
     while train_workers() and time.monotonic() < deadline:
         time.sleep(0.5)
     run_training(recipe(), dataset, out, workers=2, resume=True)
-    assert results(out) == results(undisturbed)
+    assert results(out) == undisturbed.results
     (interruption,) = interruptions(out)
     assert interruption["lost_workers"] == [], "no worker was lost: the run was resumed"

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import json
+import re
 import socket
 import time
 from collections import Counter
@@ -11,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import ray
 import requests
 import tritonclient.http as triton
 from ray import serve
@@ -244,3 +247,21 @@ def test_settings_and_bundles_that_cannot_work_are_refused_by_the_driver(bundle:
     ):
         with pytest.raises(UserError, match=message):
             build(args)
+
+
+@pytest.mark.timeout(60)
+def test_what_it_counts_is_exported(url: str):
+    """All but what a bundle counts that was calibrated: tests/newcomer reads those."""
+    listed = json.loads(Path(__file__).parents[1].joinpath("metrics_of_service.json").read_text())
+    wanted = {name for name in listed if "drift" not in name and "abstained" not in name}
+    assert predict(url, encode(cells(1)[0])).status_code == 200
+    assert predict(url, b"no image").status_code == 415
+    seen: set[str] = set()
+    deadline = time.monotonic() + 40
+    while not wanted <= seen and time.monotonic() < deadline:
+        time.sleep(1)
+        for node in ray.nodes():
+            address = f"http://{node['NodeManagerAddress']}:{node['MetricsExportPort']}/metrics"
+            text = requests.get(address, timeout=10).text
+            seen |= set(re.findall(r"^(ray_leuk_ray_\w+)\{", text, re.MULTILINE))
+    assert wanted - seen == set()

@@ -1,7 +1,8 @@
 """Alerts and dashboard: the expressions parse, and name only metrics that are exported.
 
-Training's metrics are the gauges of training/monitoring.py, which an integration test reads from a
-live Ray; those of Ray itself are read from one in tests/cluster.
+Training's metrics are the gauges of training/monitoring.py and the service's are listed in
+metrics_of_service.json, which integration tests read from a live Ray; those of Ray itself are read
+from one in tests/cluster. tests/newcomer reads all of them from one run.
 """
 
 from __future__ import annotations
@@ -18,7 +19,9 @@ import yaml
 from leuk_ray.training.monitoring import GAUGES, PREFIX
 
 MONITORING = Path(__file__).parents[2] / "cluster" / "monitoring"
-OF_RAY = json.loads((Path(__file__).parents[1] / "metrics_of_ray.json").read_text())
+TESTS = Path(__file__).parents[1]
+OF_RAY = set(json.loads((TESTS / "metrics_of_ray.json").read_text()))
+OF_SERVICE = set(json.loads((TESTS / "metrics_of_service.json").read_text()))
 
 
 def alerts() -> list[dict]:
@@ -40,10 +43,18 @@ def metrics_in(expression: str) -> set[str]:
 
 
 def test_expressions_parse_and_name_what_is_exported():
-    ours = {f"ray_{PREFIX}{name}" for name in GAUGES}
+    ours = {f"ray_{PREFIX}{name}" for name in GAUGES} | OF_SERVICE
     named = set().union(*(metrics_in(expression) for expression in expressions()))
-    assert named - ours - set(OF_RAY) == set()
-    assert ours <= named, "every gauge is shown somewhere"
+    assert named - ours - OF_RAY == set()
+    assert ours <= named, "each of ours is shown somewhere"
+
+
+def test_the_service_exports_no_metric_that_is_not_listed():
+    source = (TESTS.parent / "leuk_ray" / "serving" / "monitoring.py").read_text()
+    defined = set(re.findall(r'"(leuk_ray_\w+)"', source))
+    assert len(defined) == 6
+    listed = {re.sub("^ray_|_(total|bucket|sum|count)$", "", name) for name in OF_SERVICE}
+    assert listed == defined
 
 
 @pytest.mark.parametrize("wrong", ["sum(rate(x[5m])", "sum by run (x)", "rate(x[5 minutes])"])

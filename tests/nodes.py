@@ -1,10 +1,10 @@
-"""A Ray of two nodes with a dashboard, until standard input closes. Run by test_jobs.py."""
+"""A Ray of several nodes with a dashboard, until standard input closes. Run by job_cluster.py."""
 
 import sys
 
 from ray.cluster_utils import Cluster
 
-port, cpus = int(sys.argv[1]), int(sys.argv[2])
+port, num_nodes, cpus = map(int, sys.argv[1:])
 cluster = Cluster(
     initialize_head=True,
     head_node_args={
@@ -14,8 +14,9 @@ cluster = Cluster(
         "dashboard_port": port,
     },
 )
-cluster.add_node(num_cpus=cpus)
+for _ in range(num_nodes - 1):
+    cluster.add_node(num_cpus=cpus)
 cluster.wait_for_nodes()
-print("ready", cluster.head_node.get_temp_dir_path(), flush=True)
+print("ready", cluster.address, cluster.head_node.get_temp_dir_path(), flush=True)
 sys.stdin.read()
 cluster.shutdown()

@@ -1,0 +1,87 @@
+"""Storage that becomes read-only or slow while a run trains; a full one: tests/integration."""
+
+from __future__ import annotations
+
+import errno
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import ray
+from fsspec.implementations.local import LocalFileSystem
+from hurting import history, recipe, results
+from pyarrow.fs import FSSpecHandler, PyFileSystem
+
+from leuk_ray import cluster
+from leuk_ray.datasets.prepared import PreparedDataset
+from leuk_ray.errors import UserError
+from leuk_ray.training import trainer
+from leuk_ray.training.attempts import interruptions
+
+SECONDS = 2.0
+
+
+@pytest.fixture(scope="module")
+def dataset(undisturbed) -> Iterator[PreparedDataset]:
+    cluster.connect(num_workers=2)
+    yield undisturbed.dataset
+    ray.shutdown()
+
+
+class ReadOnly(LocalFileSystem):
+    """Takes nothing more from the second epoch's checkpoint on."""
+
+    cachable = False
+
+    def _open(self, path, mode="rb", **options):
+        if "w" in mode and "epoch_0002" in str(path):
+            raise OSError(errno.EROFS, "Read-only file system", str(path))
+        return super()._open(path, mode=mode, **options)
+
+
+class Slow(LocalFileSystem):
+    """Every file of a checkpoint takes its time, more than an epoch does."""
+
+    cachable = False
+
+    def _open(self, path, mode="rb", **options):
+        if "w" in mode and "epoch_" in str(path):
+            time.sleep(SECONDS)
+        return super()._open(path, mode=mode, **options)
+
+
+def on(files: LocalFileSystem, out: Path, patch: pytest.MonkeyPatch) -> None:
+    """Checkpoints of the run at `out` lie there."""
+    path = trainer.filesystem(out)[1]
+    through = PyFileSystem(FSSpecHandler(files))
+    patch.setattr(trainer, "filesystem", lambda location: (through, path))
+
+
+@pytest.mark.timeout(280)
+def test_read_only_storage_ends_the_run_with_the_last_checkpoint_whole(
+    undisturbed, dataset, tmp_path: Path
+):
+    out = tmp_path / "run"
+    with pytest.MonkeyPatch.context() as patch:
+        on(ReadOnly(), out, patch)
+        with pytest.raises(UserError, match=r"Read-only file system.*mend the storage, then"):
+            trainer.run_training(recipe(), dataset, out, workers=2)
+    good = {p.name: p.stat().st_size for p in (out / "checkpoints" / "epoch_0001").iterdir()}
+    assert set(good) == {"model.safetensors", "state.pt"}
+    assert not (out / "bundle").exists()
+    trainer.run_training(recipe(), dataset, out, workers=2, resume=True)
+    assert results(out) == undisturbed.results
+    (interruption,) = interruptions(out)
+    assert interruption["epochs_done"] == 1, "it went on from the good one"
+
+
+@pytest.mark.timeout(280)
+def test_slow_storage_is_waited_for(undisturbed, dataset, tmp_path: Path, monkeypatch):
+    out = tmp_path / "run"
+    on(Slow(), out, monkeypatch)
+    started = time.monotonic()
+    trainer.run_training(recipe(), dataset, out, workers=2)
+    assert time.monotonic() - started > len(history(out)) * SECONDS
+    assert results(out) == undisturbed.results
+    assert interruptions(out) == []
