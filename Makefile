@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-demo test-tune test-experiments test-load test-faults lint format clean
+.PHONY: help setup demo test test-demo test-tune test-experiments test-load test-faults test-cluster test-images lint format clean
 
 help:
 	@sed -n 's/^# //p' Makefile
@@ -46,9 +46,17 @@ test-experiments: setup
 test-load: setup
 	$(BIN)/pytest -s tests/load
 
-# On demand, about 6 minutes: workers, drivers and nodes are killed in the middle of a run.
+# On demand, about 15 minutes: workers, drivers, nodes and the head are killed in the middle of a run.
 test-faults: setup
 	$(BIN)/pytest tests/faults
+
+# On demand, about 5 minutes: the commands of cluster/README.md, from its text, on four nodes.
+test-cluster: setup
+	$(BIN)/pytest tests/newcomer
+
+# On demand, about 5 minutes: what the Dockerfiles install, into an environment that is new.
+test-images: setup
+	$(BIN)/pytest tests/images
 
 lint: setup
 	$(BIN)/ruff check .
