@@ -40,7 +40,10 @@ class Asked:
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a job ended. exit_code: None for a job that was left running."""
+    """How a job ended.
+
+    status: Ray's, or UNREACHABLE. exit_code: None for a job that was left running.
+    """
 
     job: str
     status: str
@@ -126,6 +129,13 @@ def submit(
             return Outcome(job, "RUNNING", None)
         client.stop_job(job)
         status = _ended(client, job)
+    except (OSError, RuntimeError) as error:
+        said = " ".join(str(error).split())[:200]
+        log(
+            f"submit: the cluster cannot be reached any more ({said}); when it is back, ask `ray job "
+            f"status {job}`, or submit the command again: a run goes on with --resume\n"
+        )
+        return Outcome(job, "UNREACHABLE", 1)
     info = client.get_job_info(job)
     code = info.driver_exit_code
     if code is None or code < 0:  # it never ran, or was ended by a signal

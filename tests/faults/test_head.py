@@ -79,7 +79,10 @@ def test_a_job_submitted_again_after_the_head_was_lost_resumes(undisturbed, tmp_
     first = JobCluster(num_nodes=2, cpus=3)
     job = first.start(tmp_path, *words)
     after_epoch(out, 2, first.kill).join(timeout=150)
-    assert job.wait(timeout=60) != 0, job.communicate()[1]
+    _, said = job.communicate(timeout=60)
+    assert job.returncode == 1, said
+    assert "the cluster cannot be reached any more" in said
+    assert "Traceback" not in said
     assert 2 <= len(history(out)) < 4
     second = JobCluster(num_nodes=2, cpus=3)
     try:
