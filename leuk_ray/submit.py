@@ -132,8 +132,8 @@ def submit(
     except (OSError, RuntimeError) as error:
         said = " ".join(str(error).split())[:200]
         log(
-            f"submit: the cluster cannot be reached any more ({said}); when it is back, ask `ray job "
-            f"status {job}`, or submit the command again: a run goes on with --resume\n"
+            f"submit: the cluster cannot be reached any more ({said}); when it is back, ask "
+            f"`ray job status {job}`, or submit again: a run goes on with --resume\n"
         )
         return Outcome(job, "UNREACHABLE", 1)
     info = client.get_job_info(job)
