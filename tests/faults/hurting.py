@@ -18,7 +18,7 @@ from leuk_ray.datasets.prepared import PreparedDataset
 from leuk_ray.datasets.synthetic import SyntheticSpec, write_c_nmc
 from leuk_ray.images import StorageSettings
 
-EPOCHS = 4
+EPOCHS = 8
 SETTINGS = ["weights=scratch", "input_size=64", f"epochs={EPOCHS}", "frozen_norm=none", "lr=1e-4"]
 
 
@@ -35,6 +35,15 @@ def make_dataset(folder: Path) -> PreparedDataset:
 def history(run: Path) -> list[dict]:
     file = run / "metrics.jsonl"
     return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
+
+
+def checkpoints_that_count(run: Path) -> int:
+    """Those that Ray Train has listed; it looks every two seconds, longer than an epoch here."""
+    file = run / "checkpoints" / "checkpoint_manager_snapshot.json"
+    try:
+        return json.loads(file.read_text())["current_report_index"]
+    except (FileNotFoundError, ValueError):  # not there yet, or being written
+        return 0
 
 
 def results(run: Path) -> list[tuple[float, float]]:
