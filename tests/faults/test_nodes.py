@@ -13,7 +13,16 @@ from typing import Any
 import numpy as np
 import pytest
 import ray
-from hurting import EPOCHS, after_epoch, history, recipe, results, train_workers, when
+from hurting import (
+    EPOCHS,
+    after_epoch,
+    checkpoints_that_count,
+    history,
+    recipe,
+    results,
+    train_workers,
+    when,
+)
 from ray.cluster_utils import Cluster
 from ray.train import ScalingConfig
 
@@ -117,8 +126,13 @@ def test_three_workers_two_and_three_again_lose_and_repeat_no_row(
     monkeypatch.setattr(trainer, "train_worker", recording_worker)
     looks = partial(ScalingConfig, elastic_resize_monitor_interval_s=5)  # not every minute
     monkeypatch.setattr(trainer, "ScalingConfig", looks)
-    when((out / "uses" / "waiting-3").exists, lambda: lose_a_node(nodes))
-    when((out / "uses" / "waiting-2").exists, lambda: nodes.add_node(num_cpus=1))
+
+    def waits(workers: int, saved: int) -> bool:
+        there = (out / "uses" / f"waiting-{workers}").exists()
+        return there and checkpoints_that_count(out) == saved
+
+    when(lambda: waits(3, saved=1), lambda: lose_a_node(nodes))
+    when(lambda: waits(2, saved=2), lambda: nodes.add_node(num_cpus=1))
     report = train_and_judge(recipe(), dataset, out, workers=(2, 3))
 
     assert [attempt["workers"] for attempt in attempts(out)] == [3, 2, 3]
