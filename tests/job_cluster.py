@@ -31,6 +31,7 @@ class JobCluster:
             "RAY_AUTH_MODE": "token",
             "RAY_AUTH_TOKEN": secrets.token_hex(32),
             "RAY_worker_niceness": "0",
+            "RAY_worker_maximum_startup_concurrency": "4",  # one a CPU by default
         }
         command = [sys.executable, str(NODES), str(port), str(num_nodes), str(cpus)]
         self._process = subprocess.Popen(

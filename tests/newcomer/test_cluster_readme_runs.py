@@ -1,4 +1,4 @@
-"""cluster/README.md, run as it stands: every block marked `bash`, in order, on a Ray of four nodes.
+"""cluster/README.md, as it stands: every block marked `bash` is run, in order, on several nodes.
 
 From images to a served model through jobs, with token authentication; and every metric that the
 dashboard and the alerts name is exported on the way.
@@ -17,6 +17,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 import promql_parser
@@ -25,43 +26,88 @@ import requests
 import yaml
 
 from leuk_ray.datasets.synthetic import SyntheticSpec, write_c_nmc
+from leuk_ray.training.attempts import attempts
+from leuk_ray.training.monitoring import GAUGES, PREFIX
 from tests.job_cluster import ROOT, JobCluster, free_port
 from tests.readme_blocks import blocks
 
 # What the text leaves to the defaults is made small: added to the lines that hold these words.
+# Epochs take half a second; the metrics are exported every ten.
 SMALL = {
     "submit prepare": "--size 64",
-    "train lite": "weights=scratch frozen_norm=none input_size=64 epochs=1 batch_size=12",
+    "train lite": "weights=scratch frozen_norm=none input_size=64 epochs=20 batch_size=12",
     "submit tune": "trials=2 top=1 overrides.weights=scratch overrides.frozen_norm=none",
 }
+README = ROOT / "cluster" / "README.md"
 LEFT_OUT = (".git", ".venv", "__pycache__", ".*_cache", "tests", "demo", "runs", "sweeps")
 
 
-@pytest.fixture
-def cluster() -> Iterator[JobCluster]:
-    """A CPU a node, so that three workers are on three nodes."""
-    nodes = JobCluster(num_nodes=4, cpus=1)
-    yield nodes
-    nodes.stop()
+@dataclass(frozen=True)
+class Place:
+    """share: what all nodes see. checkout: a clean one, in which the commands are typed."""
+
+    share: Path
+    checkout: Path
+    port: int
+
+    def here(self, text: str) -> str:
+        """The text with the share, the image's files and the port of this machine."""
+        text = text.replace("/shared", str(self.share))
+        text = text.replace("/opt/leuk-ray", str(self.checkout))
+        return re.sub(r"\b8000\b", str(self.port), text)
 
 
-@pytest.fixture
-def share(tmp_path: Path) -> Path:
-    """What all nodes see: SYNTHETIC images as they are downloaded, and some new ones."""
-    folder = tmp_path / "share"
-    write_c_nmc(folder / "C-NMC_Leukemia", SyntheticSpec(cells=96, subjects=18, seed=3))
-    (folder / "new_cells").mkdir()
-    for cell in sorted((folder / "C-NMC_Leukemia").rglob("*.bmp"))[:5]:
-        shutil.copy(cell, folder / "new_cells")
-    return folder
+@pytest.fixture(scope="module")
+def place(tmp_path_factory) -> Place:
+    """SYNTHETIC images as they are downloaded, and some new ones."""
+    folder = tmp_path_factory.mktemp("cluster")
+    share, checkout = folder / "share", folder / "checkout"
+    write_c_nmc(share / "C-NMC_Leukemia", SyntheticSpec(cells=96, subjects=18, seed=3))
+    (share / "new_cells").mkdir()
+    for cell in sorted((share / "C-NMC_Leukemia").rglob("*.bmp"))[:5]:
+        shutil.copy(cell, share / "new_cells")
+    shutil.copytree(ROOT, checkout, ignore=shutil.ignore_patterns(*LEFT_OUT))
+    shutil.copy(next((share / "new_cells").iterdir()), checkout / "cell.bmp")
+    found = Place(share, checkout, free_port())
+    config = checkout / "cluster" / "serve.yaml"
+    config.write_text(found.here(config.read_text()))
+    return found
 
 
-@pytest.fixture
-def checkout(tmp_path: Path, share: Path) -> Path:
-    folder = tmp_path / "checkout"
-    shutil.copytree(ROOT, folder, ignore=shutil.ignore_patterns(*LEFT_OUT))
-    shutil.copy(next((share / "new_cells").iterdir()), folder / "cell.bmp")
-    return folder
+@contextmanager
+def job_cluster(num_nodes: int, cpus: int) -> Iterator[JobCluster]:
+    nodes = JobCluster(num_nodes, cpus)
+    try:
+        yield nodes
+    finally:
+        nodes.stop()
+
+
+def run(cluster: JobCluster, place: Place, texts: list[str]) -> str:
+    """Type the blocks one after the other into one shell; what they print."""
+    script = []
+    for line in place.here("\n".join(texts)).splitlines():
+        added = [small for words, small in SMALL.items() if words in line]
+        script.append(" ".join([line, *added]))
+    done = subprocess.run(
+        ["bash", "-euxo", "pipefail", "-c", "\n".join(script)],
+        env=cluster.environment | {"HOME": str(place.share.parent)},
+        cwd=place.checkout,
+        capture_output=True,
+        text=True,
+        timeout=500,
+    )
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-6000:]
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def exported_by_training(place: Place) -> set[str]:
+    """The first block: images become a model, on three nodes, since each has one CPU."""
+    first, *_ = blocks(README, "bash")
+    with job_cluster(num_nodes=4, cpus=1) as cluster, exported_names(cluster.metrics) as seen:
+        run(cluster, place, [first])
+    return seen
 
 
 @contextmanager
@@ -100,43 +146,32 @@ def metrics_named() -> set[str]:
 
 
 @pytest.mark.timeout(600)
-def test_the_text_runs_and_every_metric_that_is_named_is_exported(
-    cluster: JobCluster, share: Path, checkout: Path, tmp_path: Path
+def test_images_become_a_model_on_three_nodes(exported_by_training: set[str], place: Place):
+    trained = place.share / "runs" / "lite"
+    assert (trained / "bundle" / "bundle.json").exists()
+    assert (trained / "report" / "report.html").exists()
+    assert [attempt["workers"] for attempt in attempts(trained)] == [3]
+    assert {f"ray_{PREFIX}{name}" for name in GAUGES} <= exported_by_training
+
+
+@pytest.mark.timeout(600)
+def test_a_model_is_searched_asked_and_served_and_every_metric_named_is_exported(
+    exported_by_training: set[str], place: Place
 ):
-    port = str(free_port())
-
-    def here(text: str) -> str:
-        text = text.replace("/shared", str(share)).replace("/opt/leuk-ray", str(checkout))
-        return re.sub(r"\b8000\b", port, text)
-
-    config = checkout / "cluster" / "serve.yaml"
-    config.write_text(here(config.read_text()))
-    script = []
-    for line in here("\n".join(blocks(checkout / "cluster" / "README.md", "bash"))).splitlines():
-        added = [small for words, small in SMALL.items() if words in line]
-        script.append(" ".join([line, *added]))
-    with exported_names(cluster.metrics) as seen:
-        done = subprocess.run(
-            ["bash", "-euxo", "pipefail", "-c", "\n".join(script)],
-            env=cluster.environment | {"HOME": str(tmp_path)},
-            cwd=checkout,
-            capture_output=True,
-            text=True,
-            timeout=500,
-        )
-        assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-6000:]
-        printed = done.stdout[done.stdout.index('{"model"') :]
-        answer, _ = json.JSONDecoder().raw_decode(printed)
-        assert answer["predictions"][0]["label"] in ("ALL", "healthy", "abstain")
-        assert len((share / "answers.csv").read_text().splitlines()) == 1 + 5
-        for folder in ("runs/lite/report", "sweeps/quick/winner", "registry.restored/lite"):
-            assert (share / folder).is_dir()
-        wanted = metrics_named()
-        ask_much(f"http://127.0.0.1:{port}", share)
+    _, *others = blocks(README, "bash")
+    wanted = metrics_named()
+    with job_cluster(num_nodes=2, cpus=2) as cluster, exported_names(cluster.metrics) as seen:
+        printed = run(cluster, place, others)
+        ask_much(f"http://127.0.0.1:{place.port}", place.share)
         deadline = time.monotonic() + 40
-        while not wanted <= seen and time.monotonic() < deadline:
+        while not wanted <= seen | exported_by_training and time.monotonic() < deadline:
             time.sleep(1)
-    assert wanted - seen == set()
+    answer, _ = json.JSONDecoder().raw_decode(printed[printed.index('{"model"') :])
+    assert answer["predictions"][0]["label"] in ("ALL", "healthy", "abstain")
+    assert len((place.share / "answers.csv").read_text().splitlines()) == 1 + 5
+    for folder in ("sweeps/quick/winner", "registry.restored/lite/versions/2"):
+        assert (place.share / folder).is_dir()
+    assert wanted - seen - exported_by_training == set()
 
 
 def ask_much(url: str, share: Path) -> None:

@@ -50,7 +50,7 @@ def test_every_block_says_who_runs_it_and_its_programs_are_those():
     assert {language for _, language, _ in FENCE.findall(README.read_text())} == {"bash", "console"}
     assert {words[0] for words in lines("bash")} <= RUN_BY_A_TEST
     assert {words[0] for words in lines("console")} <= ELSEWHERE
-    for step in ("prepare", "train", "tune", "predict", "calibrate"):
+    for step in ("prepare", "train", "tune", "predict"):
         assert any(step in words for words in lines("bash") if words[:2] == ["leuk-ray", "submit"])
 
 
