@@ -199,6 +199,15 @@ def test_a_training_job_starts_with_the_nodes_it_needs(overlay: str, rendered):
     assert have["nvidia.com/gpu"] == (workers if "--gpus" in words else 0)
 
 
+@pytest.mark.parametrize("name", ["train", "tune"])
+def test_a_job_that_is_tried_again_goes_on_where_it_stopped(name: str, rendered):
+    job = next(i for i in rendered["gpu"] if i["kind"] == "RayJob" and _name(i) == name)
+    words = shlex.split(job["spec"]["entrypoint"])
+    assert job["spec"]["backoffLimit"] > 0
+    assert "--resume" in words
+    assert re.fullmatch(r"/shared/[\w/-]+", words[words.index("--out") + 1]), "the same every time"
+
+
 def _name(item: dict) -> str:
     return item["metadata"]["name"]
 
