@@ -249,7 +249,7 @@ def test_settings_and_bundles_that_cannot_work_are_refused_by_the_driver(bundle:
             build(args)
 
 
-@pytest.mark.timeout(60)
+@pytest.mark.timeout(150)
 def test_what_it_counts_is_exported(url: str):
     """All but what a bundle counts that was calibrated: tests/newcomer reads those."""
     listed = json.loads(Path(__file__).parents[1].joinpath("metrics_of_service.json").read_text())
