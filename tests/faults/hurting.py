@@ -19,7 +19,10 @@ from leuk_ray.datasets.synthetic import SyntheticSpec, write_c_nmc
 from leuk_ray.images import StorageSettings
 
 EPOCHS = 8
-SETTINGS = ["weights=scratch", "input_size=64", f"epochs={EPOCHS}", "frozen_norm=none", "lr=1e-4"]
+SETTINGS = [
+    "weights=scratch", "input_size=64", f"epochs={EPOCHS}", "frozen_norm=none", "lr=1e-4",
+    "schedule.kind=cosine",  # a plateau would end the run early
+]  # fmt: skip
 
 
 def recipe():
