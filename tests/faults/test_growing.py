@@ -52,6 +52,7 @@ def growing(undisturbed, tmp_path: Path, monkeypatch) -> Iterator[Cluster]:
     head = {
         "num_cpus": 1,
         "include_dashboard": True,
+        "dashboard_port": free_port(),
         "gcs_server_port": port,
         "autoscaling_config": str(tmp_path / "autoscaling.json"),
     }

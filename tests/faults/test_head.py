@@ -44,7 +44,7 @@ def redis(tmp_path: Path) -> Iterator[str]:
 def nodes(undisturbed, redis: str, monkeypatch) -> Iterator[Cluster]:
     """A head that computes nothing, and a node with an address of its own."""
     monkeypatch.setenv("RAY_REDIS_ADDRESS", redis)
-    head = {"num_cpus": 0, "include_dashboard": True}
+    head = {"num_cpus": 0, "include_dashboard": True, "dashboard_port": free_port()}
     many = Cluster(initialize_head=True, head_node_args=head)
     many.add_node(num_cpus=4, node_ip_address="127.0.0.2")
     ray.init(address=many.address, _node_ip_address="127.0.0.2", log_to_driver=False)

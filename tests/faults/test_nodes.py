@@ -34,12 +34,14 @@ from leuk_ray.training import collective, loop, trainer
 from leuk_ray.training.attempts import attempts, interruptions
 from leuk_ray.training.cells import TrainingCells
 from leuk_ray.training.trainer import run_training
+from tests.job_cluster import free_port
 
 
 @pytest.fixture
 def nodes(undisturbed) -> Iterator[Cluster]:
     """A head that computes nothing, until nodes are added."""
-    many = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": True})
+    head = {"num_cpus": 0, "include_dashboard": True, "dashboard_port": free_port()}
+    many = Cluster(initialize_head=True, head_node_args=head)
     yield many
     ray.shutdown()
     many.shutdown()
