@@ -1,6 +1,6 @@
 """An experiment from its settings to its report.
 
-experiment.yaml  environment.json  runs.jsonl  runs/NAME/  report/
+experiment.yaml  environment.json  runs.jsonl  runs/NAME/  baselines/  report/
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from typing import Any
 
 from leuk_ray.datasets.prepared import PreparedDataset
 from leuk_ray.errors import UserError
+from leuk_ray.experiments.baselines import outcomes_of_baselines
 from leuk_ray.experiments.check import check_data, check_networks
 from leuk_ray.experiments.plan import make_plan
 from leuk_ray.experiments.report import Told, write_experiment_report
@@ -93,6 +94,7 @@ def run_experiment(
     records = table.records()
     found = outcomes_of_runs(out, plan, records)
     found |= outcomes_of_votes(out, experiment, found)
+    found |= outcomes_of_baselines(out, experiment, plan, dataset, splits)
     told = Told(
         out, experiment, scale, dataset, plan, splits, records, found, show_images
     )  # fmt: skip

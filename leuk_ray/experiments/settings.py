@@ -81,7 +81,7 @@ class Vote(Settings):
 class Row(Settings):
     """A row of a table.
 
-    of: the model or vote that ours comes from; None where there is none, and then
+    of: the model, vote or baseline that ours comes from; None where there is none, and then
         `why` says the reason.
     data: part of the dataset.
     repeat: from 1; None takes the mean of all.
@@ -165,6 +165,7 @@ class ExperimentSettings(Settings):
 
     paper: how it is cited. prepare: the command that makes its dataset.
     data: part of the dataset -> its source, None for all of it.
+    baselines: of `leuk_ray.baselines`, scored on the splits of these protocols.
     leaks: (leaky, honest) protocols whose difference is the size of the leak.
     rows: every row of the paper in PAPERS.md, by id.
     """
@@ -176,6 +177,8 @@ class ExperimentSettings(Settings):
     leaks: tuple[tuple[str, str], ...]
     models: dict[str, Model] = Field(min_length=1)
     votes: dict[str, Vote] = Field(default_factory=dict)
+    baselines: tuple[str, ...] = ()
+    baseline_protocols: tuple[str, ...] = ()
     scales: dict[ScaleName, Scale]
     tables: tuple[Table, ...] = Field(min_length=1)
     figures: Figures
@@ -193,7 +196,7 @@ class ExperimentSettings(Settings):
             _known("member", vote.members, self.models)
         for scale in self.scales.values():
             _known("stand-in", [*scale.stand_ins, *scale.left_out], self.models)
-        trained = {*self.models, *self.votes}
+        trained = {*self.models, *self.votes, *self.baselines}
         for table in self.tables:
             _known("of", [row.of for row in table.rows if row.of], trained)
             _known("data", [row.data for row in table.rows if row.of], self.data)

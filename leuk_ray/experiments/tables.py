@@ -97,6 +97,8 @@ def _why_not(of: str, experiment: ExperimentSettings, plan: Plan) -> str:
     if of in experiment.votes:
         absent = [name for name in experiment.votes[of].members if name in plan.left_out]
         return f"No vote without {', '.join(absent)}: {plan.left_out[absent[0]]}"
+    if of in experiment.baselines:
+        return "no network trains on cells as they are at this scale"
     return "not part of this scale"
 
 
