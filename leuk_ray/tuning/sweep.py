@@ -53,7 +53,7 @@ def run_sweep(
         UserError: what cannot work, before any run starts; or all runs failed.
     """
     out = out.absolute()
-    root = RunsRoot(out, "sweep", sweep, dataset, _same)
+    root = RunsRoot(out, "sweep", sweep, dataset, same_results)
     resuming = root.check(resume=resume)
     splits = make_splits(dataset, [sweep.base()])
     _check_metric(sweep, splits[split_key(sweep.base())], dataset)
@@ -135,8 +135,8 @@ def _judge_winner(name: str, dataset: PreparedDataset, out: Path) -> None:
     marker.write_text(name)
 
 
-def _same(started: SweepSettings, sweep: SweepSettings) -> bool:
-    """Whether results are the same; what a run may take changes none."""
+def same_results(started: SweepSettings, sweep: SweepSettings) -> bool:
+    """Whether two sweeps come to the same results; what a run may take changes none."""
     alike = started.resources.workers == sweep.resources.workers
     return alike and started.model_copy(update={"resources": sweep.resources}) == sweep
 
