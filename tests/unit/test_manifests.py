@@ -19,6 +19,8 @@ import kubernetes_validate
 import pytest
 import yaml
 
+from leuk_ray.serving.switches import SWITCHES
+
 ROOT = Path(__file__).parents[2]
 CLUSTER = ROOT / "cluster"
 KUBERNETES = "1.34"
@@ -333,6 +335,13 @@ def test_dockerfiles_are_clean_and_a_typo_is_not(name: str, tmp_path: Path):
     assert ":" in hadolint(tmp_path / name), "the place of the mistake"
     users = re.findall(r"^USER (.+)$", text, re.MULTILINE)
     assert users[-1] == "1000:1000"
+
+
+@pytest.mark.parametrize("name", DOCKERFILES)
+def test_the_image_has_the_switches_of_serve(name: str):
+    text = (CLUSTER / "docker" / name).read_text().replace("\\\n", " ")
+    (line,) = (line for line in text.splitlines() if line.startswith("ENV RAY_SERVE"))
+    assert dict(word.split("=", 1) for word in shlex.split(line)[1:]) == SWITCHES
 
 
 def test_the_image_gets_what_it_copies_and_nothing_else():
