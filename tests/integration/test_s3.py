@@ -84,7 +84,7 @@ def test_prepare_split_audit_train_and_predict(cells_folder: Path, tmp_path: Pat
     leuk_ray("audit", data)
     leuk_ray("audit", data, "--out", f"{BUCKET}/audit")
     assert read_json(f"{data}/audit.json") == read_json(f"{BUCKET}/audit/audit.json")
-    assert list_files(f"{BUCKET}/audit") == ["audit.html", "audit.json"]
+    assert list_files(f"{BUCKET}/audit") == ["DATASHEET.md", "audit.html", "audit.json"]
 
     report = leuk_ray("train", "lite", *settings(), "--data", data, "--out", run)
     left = list_files(run)
@@ -116,7 +116,7 @@ def test_prepare_split_audit_train_and_predict(cells_folder: Path, tmp_path: Pat
     for row, answer in zip(table, direct, strict=False):
         assert row["probability"] == pytest.approx(answer.as_dict()["probability"], abs=1e-6)
     assert "not_an_image" in table[3]["error"]
-    assert len(answers["predictions"]) == 4
+    assert answers["images"] == 4
 
 
 def test_a_changed_bundle_is_refused_by_its_address(tmp_path: Path):

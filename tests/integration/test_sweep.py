@@ -10,7 +10,6 @@ from pathlib import Path
 import pytest
 import yaml
 from click.testing import CliRunner
-from starlette.testclient import TestClient
 
 from leuk_ray.cli import cli, main
 from leuk_ray.config import load_recipe
@@ -24,13 +23,9 @@ from leuk_ray.runs.placement import Resources
 from leuk_ray.runs.spec import RunSpec, split_key
 from leuk_ray.runs.table import RunTable
 from leuk_ray.runs.trial import Shared, train_in_process
-from leuk_ray.serving.api import create_api
-from leuk_ray.serving.models import Models
-from leuk_ray.serving.monitoring import Metrics
-from leuk_ray.serving.settings import Limits, ServeSettings
 from leuk_ray.tuning.settings import load_sweep
 from leuk_ray.tuning.sweep import run_sweep
-from tests.serving_bundles import alone
+from tests.serving_bundles import client_of
 
 SMALL = {
     "recipe": "bukhari2022-se",
@@ -107,8 +102,7 @@ def test_the_best_vote_together_in_a_command_and_over_http(grid, cells_folder, t
     assert "soft vote of 1, 2" in done.output
     done = CliRunner().invoke(cli, ["predict", str(voted), str(image), "--json"])
     (answer,) = json.loads(done.stdout)["predictions"]
-    models = Models(ServeSettings(bundle=str(voted), anonymous=True), Metrics(), alone)
-    with TestClient(create_api(models, Limits(), None, models.metrics)) as client:
+    with client_of(voted) as client:
         (served,) = client.post("/v1/predict", content=image.read_bytes()).json()["predictions"]
     data = [("x", image.read_bytes())]
     each = [Classifier.load(bundle).predict(data)[0].as_dict()["probability"] for bundle in best]
