@@ -5,21 +5,14 @@ import base64
 import io
 import json
 import struct
-import threading
 import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
-from starlette.testclient import TestClient
 
-from leuk_ray.errors import UserError
 from leuk_ray.inference.classifier import Cell, Classifier, Prediction
-from leuk_ray.registry import Registry
-from leuk_ray.serving import models as models_module
-from leuk_ray.serving.models import Models
-from leuk_ray.serving.runner import LocalNetwork
 from leuk_ray.serving.schemas import ModelsOut, PredictOut
 from leuk_ray.serving.settings import Limits
 from tests.serving_bundles import (
@@ -210,49 +203,6 @@ def test_explaining_beside_scoring_leaves_every_cell_its_own_probability(bundle:
     assert len(set(pictures)) == 6, "in parts of max_batch_size, and each cell its own"
 
 
-def test_callers_of_a_check_share_one_run(bundle: Path, monkeypatch):
-    runs: list[bool] = []
-    works = True
-
-    async def check(self: LocalNetwork) -> None:
-        runs.append(works)
-        await asyncio.sleep(0.05)
-        if not works:
-            raise RuntimeError("the network gives no number")
-
-    monkeypatch.setattr(LocalNetwork, "check", check)
-
-    async def ask() -> None:
-        nonlocal works
-        models = models_from(bundle)
-        await models.start()
-        await asyncio.gather(*(models.check() for _ in range(10)))
-        await models.check()
-        assert runs == [True], "one run, and its success holds for a while"
-        monkeypatch.setattr(models_module, "_CHECK_SECONDS", 0)
-        works = False
-        failed = await asyncio.gather(*(models.check() for _ in range(3)), return_exceptions=True)
-        assert runs == [True, False]
-        assert [str(error) for error in failed] == ["the network gives no number"] * 3
-        works = True
-        await models.check()
-        assert runs == [True, False, True], "a failure is not kept"
-
-    asyncio.run(ask())
-
-
-def test_a_network_without_a_number_answers_nobody(tmp_path: Path):
-    path = write_small_bundle(tmp_path / "small")
-    with client_of(path) as client:
-        runner = client.portal.call(models_of(client).get, "small")
-        for parameter in runner.network.classifier.model.parameters():
-            parameter.data.fill_(float("nan"))
-        answer = client.post("/v1/predict", content=encode(cells(1)[0]))
-        assert (answer.status_code, answer.json()["reason"]) == (500, "no_number")
-        (item,) = runner.network.classifier.predict([("cell.png", encode(cells(1)[0]))])
-    assert item.as_dict() == {"name": "cell.png", "error": "the network gives no number"}
-
-
 def test_the_openapi_document_and_the_page_are_served(client):
     document = client.get("/openapi.json").json()
     operation = document["paths"]["/v1/predict"]["post"]
@@ -338,102 +288,6 @@ def test_v2_tells_what_there_is(client):
     assert client.get("/v2/models/small/versions/none/ready").status_code == 404
 
 
-def test_a_registry_answers_by_name_version_and_alias_and_follows_its_champion(tmp_path: Path):
-    registry = Registry(tmp_path / "registry")
-    for seed in (1, 2):
-        registry.add(write_small_bundle(tmp_path / f"b{seed}", seed=seed), "one")
-    registry.add(write_small_bundle(tmp_path / "b3", seed=3), "two")
-    registry.promote("one", 1)
-    cell = encode(cells(1)[0])
-    with client_of(registry.path, max_models=2) as client:
-
-        def version(query: str = "") -> str:
-            answer = client.post(f"/v1/predict{query}", content=cell)
-            assert answer.status_code == 200, answer.text
-            return answer.json()["model"]["version"]
-
-        assert version() == "1"
-        assert version("?model=one@2") == "2"
-        assert client.post("/v1/predict?model=two", content=cell).status_code == 404
-        assert version("?model=two@1") == "1"
-        registry.promote("one", 2)
-        seen = set()
-        for _ in range(200):
-            seen.add(version())
-            if "2" in seen:
-                break
-        assert "2" in seen, "a promotion is followed without a restart"
-        registry.promote("two", 1)
-        client.portal.call(models_of(client)._resolved.clear)
-        refused = client.post("/v1/predict", content=cell)
-        assert refused.status_code == 422
-        assert "one, two" in refused.json()["detail"]
-
-
-def registry_of(folder: Path, *names: str) -> Registry:
-    registry = Registry(folder / "registry")
-    for seed, name in enumerate(names):
-        registry.add(write_small_bundle(folder / name, seed=seed), name)
-        registry.promote(name, 1)
-    return registry
-
-
-def test_listing_loads_nothing_and_leaves_a_broken_model_out(tmp_path: Path):
-    registry = registry_of(tmp_path, "a", "b", "c")
-    with client_of(registry.path, max_models=1) as client:
-        client.portal.call(models_of(client).start)
-        (registry.path / "b" / "versions" / "1" / "bundle.json").write_text("{}")
-        answer = client.get("/v1/models")
-        assert answer.status_code == 200, answer.text
-        listed = ModelsOut(**answer.json()).models
-        assert [(model.name, model.info.engine) for model in listed] == [
-            ("a", "pytorch"), ("c", None),
-        ]  # fmt: skip
-        assert len(models_of(client)._loaded) == 1
-        client.post("/v1/predict?model=c", content=encode(cells(1)[0]))
-        again = ModelsOut(**client.get("/v1/models").json()).models
-    assert [model.info.engine for model in again] == [None, "pytorch"]
-    assert [model.info.fingerprint for model in again] == [m.info.fingerprint for m in listed]
-
-
-def test_models_load_one_at_a_time(tmp_path: Path, monkeypatch):
-    registry = registry_of(tmp_path, "a", "b", "c")
-    busy = threading.Lock()
-    load = LocalNetwork.__init__
-
-    def alone_or_fail(self: LocalNetwork, *args) -> None:
-        assert busy.acquire(blocking=False), "two loads at once"
-        time.sleep(0.05)  # time for the others to begin
-        load(self, *args)
-        busy.release()
-
-    monkeypatch.setattr(LocalNetwork, "__init__", alone_or_fail)
-
-    async def ask() -> None:
-        models = models_from(registry.path, max_models=2)
-        found = await asyncio.gather(*(models.get(name) for name in ("a", "b", "c", "a")))
-        assert [runner.info.name for runner in found] == ["a", "b", "c", "a"]
-        assert len(models._loaded) == 2
-
-    asyncio.run(ask())
-
-
-def test_no_path_of_the_server_is_told(tmp_path: Path, caplog):
-    registry = registry_of(tmp_path, "a", "b")
-    with client_of(registry.path) as client:
-        weights = registry.path / "a" / "versions" / "1" / "model.safetensors"
-        weights.write_bytes(weights.read_bytes()[:-1])
-        broken = client.post("/v1/predict?model=a", content=b"x")
-        absent = [client.post(f"/v1/predict?model={name}", content=b"x") for name in (
-            "none", "b@none", "b@01", "b@" + "1" * 150, "b@%C2%B2",
-        )]  # fmt: skip
-    assert (broken.status_code, broken.json()["detail"]) == (503, "a@1 cannot be loaded")
-    for answer in absent:
-        assert answer.status_code == 404, answer.text
-        assert answer.json()["detail"] == "no such model here; see /v1/models"
-    assert str(tmp_path) in caplog.text, "the log knows why"
-
-
 def test_a_length_that_is_no_length_is_refused(client):
     for length in ("1" * 5000, "-1", "\u00b2".encode()):
         answer = client.post(
@@ -441,15 +295,3 @@ def test_a_length_that_is_no_length_is_refused(client):
             headers={"Inference-Header-Content-Length": length},
         )  # fmt: skip
         assert answer.status_code == 400, answer.text
-
-
-def models_of(client: TestClient) -> Models:
-    return client.app.state.models
-
-
-def test_what_is_no_model_is_refused_before_anything_starts(tmp_path: Path):
-    with pytest.raises(UserError, match="nor a registry"):
-        client_of(tmp_path)
-    Registry(tmp_path / "registry").add(write_small_bundle(tmp_path / "b"), "one")
-    with pytest.raises(UserError, match="no model has a champion"):
-        client_of(tmp_path / "registry")
