@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import warnings
 
 import ray
 
@@ -110,3 +111,5 @@ def _quiet() -> None:
     for name, level in _LOG_LEVELS.items():
         logging.getLogger(name).setLevel(level)
     DataContext.get_current().enable_progress_bars = False
+    # Ray 2.60 has no other way to say `max_restarts` of a pool's actors (pool.py).
+    warnings.filterwarnings("ignore", "`ray_remote_args` is deprecated")

@@ -130,7 +130,7 @@ def _on_pool(
         compute=ray.data.ActorPoolStrategy(size=actors),
         num_gpus=1 if gpus else 0,
         # Ray warns on the terminal of actors that restart with arguments from its store.
-        ray_remote_args_fn=lambda: {"max_restarts": 0},
+        max_restarts=0,
         fn_constructor_kwargs={
             "bundle": bundle.absolute() if isinstance(bundle, Path) else bundle,
             "device": "cuda" if gpus else "cpu",

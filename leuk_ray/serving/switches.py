@@ -16,6 +16,7 @@ SWITCHES = {
     # twice is safe. A request is kept for that up to the size of the buffer, in bytes.
     "RAY_SERVE_HAPROXY_RETRY_ON": "conn-failure empty-response response-timeout",
     "RAY_SERVE_HAPROXY_RETRIES": "20",
+    "RAY_SERVE_HAPROXY_OBSERVE_ERROR_LIMIT": "1",
     "RAY_SERVE_HAPROXY_TUNE_BUFSIZE": str(2**20),
     "RAY_SERVE_CONTROL_LOOP_INTERVAL_S": "0.5",
 }
