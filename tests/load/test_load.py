@@ -196,6 +196,10 @@ def test_a_promotion_under_load_fails_nobody(url: str, files, expected, registry
 
 @pytest.mark.timeout(600)
 def test_overload_is_refused_and_passes(url: str, files):
+    end = time.monotonic() + 120
+    while len(replica_processes()) < REPLICAS:  # one may have been killed just before
+        assert time.monotonic() < end
+        time.sleep(1)
     before = replica_bytes()
     clients = 4 * REPLICAS * 16
     accepted: list[float] = []
@@ -224,12 +228,17 @@ def test_overload_is_refused_and_passes(url: str, files):
     assert time.monotonic() - started < 1
 
 
-def replica_bytes() -> int:
-    """Resident memory of the replicas, which are descendants of this process."""
-    found = [
+def replica_processes() -> list[psutil.Process]:
+    """The replicas, which are descendants of this process."""
+    return [
         child
         for child in psutil.Process().children(recursive=True)
         if any("ServeReplica" in word for word in child.cmdline())
     ]
+
+
+def replica_bytes() -> int:
+    """Resident memory of the replicas."""
+    found = replica_processes()
     assert len(found) == REPLICAS
     return sum(child.memory_info().rss for child in found)
