@@ -10,13 +10,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from leuk_ray.bundle import Facts, read_facts
+from leuk_ray.bundle import read_facts
 from leuk_ray.datasets.prepared import PreparedDataset
 from leuk_ray.datasets.splits import eligible
 from leuk_ray.errors import UserError
 from leuk_ray.evaluation.paired import paired_bootstrap
 from leuk_ray.inference.calibration import probability
-from leuk_ray.judge import Judged
+from leuk_ray.judge import Judged, check_pixels
 from leuk_ray.locations import Location, join, parent
 from leuk_ray.pool import score_rows
 from leuk_ray.storage import exists, read_table
@@ -63,7 +63,7 @@ def compare(
     judged = [Judged.at(place) for place in places]
     facts = [read_facts(one.bundle) for one in judged]
     for one, own in zip(judged, facts, strict=True):
-        _check_pixels(one, own, dataset)
+        check_pixels(one, own, dataset)
     splits = {
         str(place): Trained(_split(one, dataset), own.protocol)
         for place, one, own in zip(places, judged, facts, strict=True)
@@ -150,12 +150,3 @@ def _split(judged: Judged, dataset: PreparedDataset) -> pa.Table:
             "is not known on which; give the run's folder"
         )
     return read_table(join(run, "split.parquet"))
-
-
-def _check_pixels(judged: Judged, facts: Facts, dataset: PreparedDataset) -> None:
-    if facts.storage != dataset.storage:
-        raise UserError(
-            f"{judged.bundle}: expects {facts.storage.crop} crops stored at {facts.storage.size} "
-            f"px, {dataset.location} has {dataset.storage.crop} at {dataset.storage.size}; "
-            "prepare the images as it expects them"
-        )

@@ -190,9 +190,10 @@ def split_of(judged: Judged, facts: Facts, dataset: PreparedDataset) -> pa.Table
     """The run's split; for a bare bundle every labelled, kept cell as `test`.
 
     Raises:
-        UserError: another dataset than the run's.
+        UserError: another dataset than the run's, or pixels that the bundle does not expect.
     """
     if judged.run is None:
+        check_pixels(judged, facts, dataset)
         cells = eligible(dataset.cells)
         role = pa.array(["test"] * len(cells))
         return cells.select(["uid", "subject", "group"]).append_column("role", role)
@@ -202,6 +203,16 @@ def split_of(judged: Judged, facts: Facts, dataset: PreparedDataset) -> pa.Table
             f"{judged.bundle} on this one"
         )
     return read_table(join(judged.run, "split.parquet"))
+
+
+def check_pixels(judged: Judged, facts: Facts, dataset: PreparedDataset) -> None:
+    """Raise UserError where a dataset's pixels are not stored as a bundle expects them."""
+    if facts.storage != dataset.storage:
+        raise UserError(
+            f"{judged.bundle}: expects {facts.storage.crop} crops stored at {facts.storage.size} "
+            f"px, {dataset.location} has {dataset.storage.crop} at {dataset.storage.size}; "
+            "prepare the images as it expects them"
+        )
 
 
 def keep_results(judged: Judged, report: dict) -> None:

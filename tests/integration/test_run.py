@@ -282,6 +282,8 @@ def test_two_bundles_are_compared_on_test_cells_alone(run: Path, dataset, tmp_pa
     derive_bundle(other, tmp_path / "larger", changes={"storage": StorageSettings(size=96)})
     with pytest.raises(UserError, match="expects center crops stored at 96 px"):
         compare((run, tmp_path / "larger"), dataset)
+    with pytest.raises(UserError, match="expects center crops stored at 96 px"):
+        judge(Judged.at(tmp_path / "larger"), dataset, tmp_path / "judged")
 
 
 def test_a_report_tells_no_path_of_first_weights(run: Path, dataset, tmp_path: Path):
