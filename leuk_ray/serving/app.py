@@ -207,8 +207,12 @@ def _sized(settings: ServeSettings) -> dict[str, Any]:
 
 
 def _log_to_stdout() -> None:
-    """Lines that are JSON already go to the replica's log as they are."""
-    handler = logging.StreamHandler(sys.stdout)
+    """Lines that are JSON already go to the output of the replica's process as they are.
+
+    That is logs/worker-*.out in Ray's session. Serve's own `sys.stdout` puts its words before
+    each line.
+    """
+    handler = logging.StreamHandler(sys.__stdout__)
     handler.setFormatter(logging.Formatter("%(message)s"))
     for log in (access_log, shadow_log):
         log.handlers = [handler]

@@ -19,6 +19,8 @@ SWITCHES = {
     "RAY_SERVE_HAPROXY_OBSERVE_ERROR_LIMIT": "1",
     "RAY_SERVE_HAPROXY_TUNE_BUFSIZE": str(2**20),
     "RAY_SERVE_CONTROL_LOOP_INTERVAL_S": "0.5",
+    # An alarm is to be read when it is raised, and not after 999 other lines.
+    "RAY_SERVE_REQUEST_PATH_LOG_BUFFER_SIZE": "1",
 }
 _LOCAL = {
     # Nobody beside HAProxy itself has to learn that a replica is about to stop.

@@ -1,15 +1,19 @@
 """`leuk-ray serve` as a user runs it: it answers, and a signal ends it cleanly."""
 
+import json
 import signal
 import socket
 import subprocess
 import sys
 import time
+from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import requests
 
+from leuk_ray.registry import Registry
 from tests.serving_bundles import cells, encode, write_small_bundle
 
 
@@ -20,35 +24,75 @@ def leuk_ray(*arguments: object, **options) -> subprocess.Popen[str]:
     )
 
 
+@pytest.fixture(scope="module")
+def registry(tmp_path_factory) -> Path:
+    """`small` in three versions, of which the first is the champion."""
+    folder = tmp_path_factory.mktemp("served")
+    registry = Registry(folder / "registry")
+    for seed in (1, 2, 3):
+        registry.add(write_small_bundle(folder / f"b{seed}", seed=seed), "small")
+    registry.promote("small", 1)
+    return registry.path
+
+
+def logged(since: float) -> list[dict]:
+    """Lines of JSON that processes of this machine's latest Ray have written."""
+    found = []
+    for path in Path("/tmp/ray/session_latest/logs").glob("worker-*.out"):
+        if path.stat().st_mtime > since:
+            lines = path.read_text().splitlines()
+            found += [json.loads(line) for line in lines if line.startswith("{")]
+    return found
+
+
 @pytest.mark.timeout(200)
-def test_it_answers_until_it_is_told_to_stop(tmp_path: Path):
-    bundle = write_small_bundle(tmp_path / "small")
+def test_it_answers_until_it_is_told_to_stop(registry: Path):
+    since = time.time()
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     url = f"http://127.0.0.1:{port}"
-    process = leuk_ray("serve", bundle, "--port", port, "--json")
+    beside = ("--canary", "small@2=0.5", "--shadow", "small@3")
+    process = leuk_ray("serve", registry, *beside, "--port", port, "--json")
     try:
-        end = time.monotonic() + 150
-        while True:
-            assert process.poll() is None, process.communicate()[1]
-            assert time.monotonic() < end
-            try:
-                if requests.get(f"{url}/readyz", timeout=5).ok:
-                    break
-            except requests.RequestException:
-                time.sleep(0.5)
-        answer = requests.post(f"{url}/v1/predict", data=encode(cells(1)[0]), timeout=30)
-        assert answer.json()["predictions"][0]["label"] in ("ALL", "healthy")
+        wait(lambda: requests.get(f"{url}/readyz", timeout=5).ok, process, 150)
+        cell, versions = encode(cells(1)[0]), Counter()
+        for number in range(40):
+            headers = {"X-Request-ID": f"request-{number}"}
+            answer = requests.post(f"{url}/v1/predict", data=cell, headers=headers, timeout=30)
+            assert answer.json()["predictions"][0]["label"] in ("ALL", "healthy")
+            versions[answer.json()["model"]["version"]] += 1
+        # 20 expected; binomial standard deviation 3.2.
+        assert set(versions) == {"1", "2"}
+        assert 7 <= versions["2"] <= 33
+        wait(lambda: any("shadow" in line for line in logged(since)), process, 30)
+        compared = [line for line in logged(since) if "shadow" in line]
+        assert {(line["shadow"], line["failed"]) for line in compared} == {("3", 0)}
+        asked = {line.get("request_id") for line in logged(since)}
+        assert asked >= {f"request-{number}" for number in range(40)}
         assert "leuk_ray" in requests.get(url, timeout=30).text
         process.send_signal(signal.SIGTERM)
         stdout, stderr = process.communicate(timeout=60)
         assert process.returncode == 0, stderr
         assert url in stdout
         assert "Traceback" not in stderr
+        print(stderr)
     finally:
         process.kill()
         process.wait()
+
+
+def wait(holds: Callable[[], bool], process: subprocess.Popen[str], seconds: float) -> None:
+    end = time.monotonic() + seconds
+    while True:
+        assert process.poll() is None, process.communicate()[1]
+        assert time.monotonic() < end
+        try:
+            if holds():
+                return
+        except requests.RequestException:
+            pass
+        time.sleep(0.5)
 
 
 @pytest.mark.timeout(240)
