@@ -13,7 +13,7 @@ from leuk_ray.datasets.splits import rows_with_role
 from leuk_ray.errors import UserError
 from leuk_ray.evaluation.decisions import ABSTAIN_SHARES, fix_decisions
 from leuk_ray.evaluation.subjects import per_subject
-from leuk_ray.inference.calibration import abstain_band, fit_temperature
+from leuk_ray.inference.calibration import abstain_band, fit_temperature, probability
 from leuk_ray.inference.classifier import Classifier
 from leuk_ray.inference.scope import SCOPE_FILE, fit_scope, measure
 from leuk_ray.judge import Judged, predictions_table, split_of
@@ -90,6 +90,8 @@ def calibrate(
         shares=(abstain_share, *ABSTAIN_SHARES),
     )
     scope, neighbourhood = fit_scope(features, embedding, groups)
+    held_out = probability(logits, temperature)
+    scope.typical["probability"] = (float(held_out.mean()), float(held_out.std()))
     derive_bundle(
         bundle,
         target,

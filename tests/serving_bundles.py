@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import colorsys
 import io
 import threading
 import time
@@ -50,6 +51,14 @@ def cells(num: int, seed: int = 7) -> list[np.ndarray]:
     """SYNTHETIC cells, (450, 450, 3) uint8."""
     drawn = draw_cells(SyntheticSpec(cells=max(num, 2), subjects=2, seed=seed))
     return [render(cell) for cell in drawn[:num]]
+
+
+def turned(pixels: np.ndarray, degrees: float) -> np.ndarray:
+    """Pixels with their hue turned, brightness kept: uint8 -> uint8."""
+    luma = np.array([0.299, 0.587, 0.114])
+    across = [np.array(colorsys.hsv_to_rgb(h / 3 + degrees / 360, 1, 1)) for h in range(3)]
+    matrix = np.stack([a - luma * (a.sum() - 1) for a in across], axis=1)
+    return np.clip(pixels @ matrix.T, 0, 255).astype(np.uint8)
 
 
 def encode(pixels: np.ndarray, kind: str = "PNG") -> bytes:

@@ -64,8 +64,9 @@ class ScopeSettings(Settings):
 
     ranges: of each of FEATURES, its lowest and highest accepted value.
     distance: largest accepted distance of the embedding; None leaves it unmeasured.
-    typical: mean and standard deviation of each feature, and of the `distance` of cells of
-        groups that did not take part in its fit; what drift is measured from.
+    typical: mean and standard deviation of each feature, of the `distance` of cells of groups
+        that did not take part in its fit, and of the calibrated `probability` of cells that did
+        not train the network; what drift is measured from.
     """
 
     ranges: dict[str, Range]

@@ -157,8 +157,10 @@ class Runner:
                 self.metrics.rejected("no_number")
                 continue
             self.metrics.answer(self.info.name, answer)
-            far = {} if scores.distance is None else {"distance": float(scores.distance[index])}
-            self._watch(cell.features | far)
+            watched = {**cell.features, "probability": answer.probability}
+            if scores.distance is not None:
+                watched["distance"] = float(scores.distance[index])
+            self._watch(watched)
         return answers
 
     async def explain(self, cells: Sequence[Cell]) -> list[str]:

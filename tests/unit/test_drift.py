@@ -1,7 +1,5 @@
 """An alarm for what changes, none for what does not."""
 
-import colorsys
-
 import numpy as np
 import pytest
 
@@ -9,14 +7,7 @@ from leuk_ray.datasets.synthetic import SyntheticSpec, draw_cells, render
 from leuk_ray.images import StorageSettings, to_storage
 from leuk_ray.inference.scope import fit_scope, measure
 from leuk_ray.serving.drift import WINDOW, Drift
-
-
-def turned(pixels: np.ndarray, degrees: float) -> np.ndarray:
-    """SYNTHETIC pixels with their hue turned."""
-    luma = np.array([0.299, 0.587, 0.114])
-    across = [np.array(colorsys.hsv_to_rgb(h / 3 + degrees / 360, 1, 1)) for h in range(3)]
-    matrix = np.stack([a - luma * (a.sum() - 1) for a in across], axis=1)
-    return np.clip(pixels @ matrix.T, 0, 255).astype(np.uint8)
+from tests.serving_bundles import turned
 
 
 @pytest.fixture(scope="module")
