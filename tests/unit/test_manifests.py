@@ -19,6 +19,7 @@ import kubernetes_validate
 import pytest
 import yaml
 
+from leuk_ray.serving.haproxy import PROGRAM
 from leuk_ray.serving.switches import SWITCHES
 
 ROOT = Path(__file__).parents[2]
@@ -341,7 +342,8 @@ def test_dockerfiles_are_clean_and_a_typo_is_not(name: str, tmp_path: Path):
 def test_the_image_has_the_switches_of_serve(name: str):
     text = (CLUSTER / "docker" / name).read_text().replace("\\\n", " ")
     (line,) = (line for line in text.splitlines() if line.startswith("ENV RAY_SERVE"))
-    assert dict(word.split("=", 1) for word in shlex.split(line)[1:]) == SWITCHES
+    own = {"RAY_SERVE_HAPROXY_BINARY_PATH": f"/opt/venv/bin/{PROGRAM}"}
+    assert dict(word.split("=", 1) for word in shlex.split(line)[1:]) == SWITCHES | own
 
 
 def test_the_image_gets_what_it_copies_and_nothing_else():
