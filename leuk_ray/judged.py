@@ -136,10 +136,16 @@ def interruption_notes(items: list[dict]) -> list[str]:
 
 
 def _interruption(
-    time: str, lost_workers: list[int], epochs_done: int, workers_before: int, workers_after: int
+    time: str,
+    lost_workers: list[int],
+    preempted: bool,
+    epochs_done: int,
+    workers_before: int,
+    workers_after: int,
 ) -> str:
     if lost_workers:
         what = f"worker {', '.join(map(str, lost_workers))} was lost"
+        what += ", its node preempted" if preempted else ""
     elif workers_before == workers_after:
         what = "started anew"
     else:

@@ -1,9 +1,10 @@
 """Fitting until it is done: a run whose workers are lost goes on from its last checkpoint.
 
 attempts.jsonl in the run's folder has a line for every start of its workers: `started` (UTC),
-`workers`, `epochs_done` (of the checkpoint it starts from); where workers were lost, also `ended`
-and `lost_workers` (ranks). An attempt begins anew after a loss, after `--resume`, after a node was
-preempted, and where the number of workers is elastic, when nodes have come.
+`workers`, `epochs_done` (of the checkpoint it starts from); where workers were lost, also `ended`,
+`lost_workers` (ranks) and `preempted` (whether their node was taken away with notice). An attempt
+begins anew after a loss, after `--resume`, and where the number of workers is elastic, when nodes
+have come.
 """
 
 from __future__ import annotations
@@ -16,13 +17,15 @@ from typing import Any
 
 import ray.train
 from ray.exceptions import RayActorError
-from ray.train import RunConfig, ScalingConfig
+from ray.train import FailureConfig, PreemptionError, RunConfig, ScalingConfig
 from ray.train.torch import TorchTrainer
 
 from leuk_ray.locations import Location, join
 from leuk_ray.progress import note
 from leuk_ray.storage import exists, read_bytes, write_bytes
 
+# Ray Train tries nothing again by itself: `fit` does, and writes down why.
+FAILURES = FailureConfig(max_failures=0, max_preemption_failures=0)
 _MAX_LOSSES = 3
 _FILE = "attempts.jsonl"
 
@@ -32,8 +35,14 @@ def fit(
 ) -> Any:
     """What rank 0 returns, after as many attempts as lost workers make necessary.
 
-    Ray Train's own `max_failures` would also try a user's mistake again. A preempted node is
-    its matter: it never counts as a failure.
+    Ray Train's own `max_failures` would also try a user's mistake again. After the notice that a
+    node will be preempted, it trains on until the node's deadline, and saves what epochs end by
+    then; that is no loss and counts as none.
+
+    Args:
+        worker, config: run on every worker; config["run"] is the run's folder.
+        scaling: how many workers.
+        run: where checkpoints go; with `FAILURES`.
 
     Raises:
         TrainingFailedError: an exception in the code, or workers were lost too often.
@@ -46,10 +55,10 @@ def fit(
         try:
             return trainer.fit().return_value
         except ray.train.TrainingFailedError as error:
-            lost = _lost_workers(error)
-            losses += 1
+            lost, preempted = _lost_workers(error)
+            losses += not preempted
             if lost:
-                _attempt_lost(config["run"], lost)
+                _attempt_lost(config["run"], lost, preempted)
             if not lost or losses > _MAX_LOSSES:
                 raise
             names = ", ".join(map(str, lost))
@@ -74,12 +83,13 @@ def interruptions(run: Location) -> list[dict[str, Any]]:
 
     Returns:
         For each: `time` (UTC), `lost_workers` (ranks, none where the run was resumed or resized),
-        `epochs_done`, `workers_before` and `workers_after`.
+        `preempted`, `epochs_done`, `workers_before` and `workers_after`.
     """
     return [
         {
             "time": before.get("ended", after["started"]),
             "lost_workers": before.get("lost_workers", []),
+            "preempted": before.get("preempted", False),
             "epochs_done": after["epochs_done"],
             "workers_before": before["workers"],
             "workers_after": after["workers"],
@@ -88,10 +98,10 @@ def interruptions(run: Location) -> list[dict[str, Any]]:
     ]
 
 
-def _attempt_lost(run: Location, lost: list[int]) -> None:
+def _attempt_lost(run: Location, lost: list[int], preempted: bool) -> None:
     lines = attempts(run)
     if lines and "ended" not in lines[-1]:  # else they were lost before they started
-        lines[-1] |= {"ended": _now(), "lost_workers": lost}
+        lines[-1] |= {"ended": _now(), "lost_workers": lost, "preempted": preempted}
         _write(run, lines)
 
 
@@ -104,11 +114,17 @@ def _now() -> str:
     return datetime.now(UTC).isoformat(timespec="seconds")
 
 
-def _lost_workers(error: ray.train.TrainingFailedError) -> list[int]:
-    """Ranks of the workers whose process is gone, with which others may have failed too."""
+def _lost_workers(error: ray.train.TrainingFailedError) -> tuple[list[int], bool]:
+    """Ranks of the workers whose process is gone, and whether a preempted node took them along.
+
+    Others may have failed with them, waiting for an answer.
+    """
+    if isinstance(error, PreemptionError):
+        return error.preemption_info.preempted_ranks, True
     failures = getattr(error, "worker_failures", {})
     causes = {
         rank: getattr(failure, "health_check_failure", failure)
         for rank, failure in failures.items()
     }
-    return sorted(rank for rank, cause in causes.items() if isinstance(cause, RayActorError))
+    gone = {rank: cause for rank, cause in causes.items() if isinstance(cause, RayActorError)}
+    return sorted(gone), any(cause.preempted for cause in gone.values())

@@ -32,7 +32,7 @@ from leuk_ray.preflight import check_shared
 from leuk_ray.progress import training_bar
 from leuk_ray.storage import exists, read_table, refuse_existing
 from leuk_ray.training import collective
-from leuk_ray.training.attempts import attempt_starts, fit
+from leuk_ray.training.attempts import FAILURES, attempt_starts, fit
 from leuk_ray.training.cells import TrainingCells
 from leuk_ray.training.learner import Learner, make_optimizer
 from leuk_ray.training.loop import train
@@ -133,6 +133,7 @@ def run_training(
                     storage_path=path,
                     storage_filesystem=files,
                     name="checkpoints",
+                    failure_config=FAILURES,
                     checkpoint_config=CheckpointConfig(
                         num_to_keep=recipe.training.keep, checkpoint_score_attribute="selection"
                     ),

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 import time
 from collections import defaultdict
 from collections.abc import Iterator
@@ -23,6 +25,7 @@ from hurting import (
     train_workers,
     when,
 )
+from ray._private.node import Node
 from ray.cluster_utils import Cluster
 from ray.train import ScalingConfig
 
@@ -47,10 +50,25 @@ def nodes(undisturbed) -> Iterator[Cluster]:
     many.shutdown()
 
 
-def lose_a_node(nodes: Cluster) -> None:
+def a_training_node(nodes: Cluster) -> Node:
     hosts = {worker.node_id for worker in train_workers()}
-    lost = next(node for node in nodes.worker_nodes if node.node_id in hosts)
-    nodes.remove_node(lost, allow_graceful=False)
+    return next(node for node in nodes.worker_nodes if node.node_id in hosts)
+
+
+def lose_a_node(nodes: Cluster) -> None:
+    nodes.remove_node(a_training_node(nodes), allow_graceful=False)
+
+
+def preempt_a_node(nodes: Cluster) -> None:
+    """As a cloud takes back a machine: notice first, and at the deadline it is gone."""
+    node, seconds = a_training_node(nodes), 10
+    words = [
+        f"--address={nodes.address}", f"--node-id={node.node_id}", "--reason-message=spot",
+        "--reason=DRAIN_NODE_REASON_PREEMPTION", f"--deadline-remaining-seconds={seconds}",
+    ]  # fmt: skip
+    subprocess.run([sys.executable, "-m", "ray.scripts.scripts", "drain-node", *words], check=True)
+    time.sleep(seconds)
+    nodes.remove_node(node, allow_graceful=False)
 
 
 @pytest.mark.timeout(290)
@@ -65,6 +83,41 @@ def test_a_lost_node_changes_no_number(nodes: Cluster, undisturbed, tmp_path: Pa
     assert results(out) == undisturbed.results
     (interruption,) = interruptions(out)
     assert interruption["lost_workers"]
+
+
+def slow_worker(config: dict[str, Any]) -> Any:
+    """`train_worker`, slow enough to be met by a notice, until it goes on from a checkpoint."""
+    if ray.train.get_checkpoint() is None:
+        parameters = loop.parameters
+
+        def slowly(*args, **others):
+            time.sleep(1)
+            return parameters(*args, **others)
+
+        loop.parameters = slowly
+    return trainer.train_worker(config)
+
+
+@pytest.mark.timeout(290)
+def test_a_preempted_node_changes_no_number_and_is_listed(
+    nodes: Cluster, undisturbed, tmp_path: Path, monkeypatch
+):
+    monkeypatch.setattr(trainer, "train_worker", slow_worker)
+    for _ in range(2):
+        nodes.add_node(num_cpus=3)
+    cluster.connect(nodes.address)
+    out = tmp_path / "run"
+    watch = after_epoch(out, 1, lambda: preempt_a_node(nodes))
+    report = train_and_judge(recipe(), undisturbed.dataset, out, workers=2)
+    watch.join(timeout=10)
+    assert not watch.is_alive()
+    assert len(nodes.worker_nodes) == 1
+    assert results(out) == undisturbed.results
+    (interruption,) = interruptions(out)
+    assert interruption["preempted"]
+    assert interruption["lost_workers"]
+    (note,) = [note for note in report["run"]["notes"] if note.startswith("Interrupted at")]
+    assert "was lost, its node preempted" in note
 
 
 # Elastic: where a run of this many workers stops in the middle of an epoch, until it is changed.

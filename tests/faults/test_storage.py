@@ -1,8 +1,9 @@
-"""Storage that becomes read-only or slow while a run trains; a full one: tests/integration."""
+"""Storage that becomes read-only, full or slow while a run trains."""
 
 from __future__ import annotations
 
 import errno
+import os
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -29,14 +30,22 @@ def dataset(undisturbed) -> Iterator[PreparedDataset]:
     ray.shutdown()
 
 
-class ReadOnly(LocalFileSystem):
-    """Takes nothing more from the second epoch's checkpoint on."""
+class Failing(LocalFileSystem):
+    """From one file of the second epoch's checkpoint on, takes nothing more.
+
+    code: errno of what it fails with. first: end of that file's name.
+    """
 
     cachable = False
 
+    def __init__(self, code: int, first: str) -> None:
+        super().__init__()
+        self.code = code
+        self.first = first
+
     def _open(self, path, mode="rb", **options):
-        if "w" in mode and "epoch_0002" in str(path):
-            raise OSError(errno.EROFS, "Read-only file system", str(path))
+        if "w" in mode and "epoch_0002" in str(path) and str(path).endswith(self.first):
+            raise OSError(self.code, os.strerror(self.code), str(path))
         return super()._open(path, mode=mode, **options)
 
 
@@ -59,21 +68,30 @@ def on(files: LocalFileSystem, out: Path, patch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.timeout(280)
-def test_read_only_storage_ends_the_run_with_the_last_checkpoint_whole(
-    undisturbed, dataset, tmp_path: Path
+@pytest.mark.parametrize(
+    ("code", "first"), [(errno.EROFS, ""), (errno.ENOSPC, "state.pt")], ids=["read-only", "full"]
+)
+def test_storage_that_fails_ends_the_run_with_the_last_checkpoint_whole(
+    code: int, first: str, undisturbed, dataset, tmp_path: Path
 ):
     out = tmp_path / "run"
     with pytest.MonkeyPatch.context() as patch:
-        on(ReadOnly(), out, patch)
-        with pytest.raises(UserError, match=r"Read-only file system.*mend the storage, then"):
+        on(Failing(code, first), out, patch)
+        with pytest.raises(
+            UserError, match=rf"{os.strerror(code)}.*mend the storage, then"
+        ) as told:
             trainer.run_training(recipe(), dataset, out, workers=2)
-    good = {p.name: p.stat().st_size for p in (out / "checkpoints" / "epoch_0001").iterdir()}
+    assert "\n" not in str(told.value)
+    good = {p.name: p.read_bytes() for p in (out / "checkpoints" / "epoch_0001").iterdir()}
     assert set(good) == {"model.safetensors", "state.pt"}
     assert not (out / "bundle").exists()
     trainer.run_training(recipe(), dataset, out, workers=2, resume=True)
     assert results(out) == undisturbed.results
     (interruption,) = interruptions(out)
     assert interruption["epochs_done"] == 1, "it went on from the good one"
+    best = sorted(history(out), key=lambda epoch: epoch["selection"])[-recipe().training.keep :]
+    kept = {f"epoch_{epoch['epoch']:04d}" for epoch in [*best, history(out)[-1]]}
+    assert {p.name for p in (out / "checkpoints").iterdir() if p.is_dir()} == kept
 
 
 @pytest.mark.timeout(280)

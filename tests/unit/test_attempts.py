@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 from pathlib import Path
 
 import pytest
 import ray.train
+from ray.core.generated.common_pb2 import ActorDiedErrorContext, NodeDeathInfo
 from ray.exceptions import ActorDiedError
+from ray.train import PreemptionError, PreemptionInfo
 from ray.train.v2._internal.exceptions import WorkerHealthCheckFailedError
 from ray.train.v2.api.exceptions import WorkerGroupError
 
@@ -14,25 +17,36 @@ from leuk_ray.errors import UserError
 from leuk_ray.judged import interruption_notes
 from leuk_ray.training import attempts
 from leuk_ray.training.attempts import _lost_workers, attempt_starts, interruptions
+from leuk_ray.training.trainer import _cause
 
 GONE = WorkerHealthCheckFailedError("health check failed", ActorDiedError())
 RESET = RuntimeError("Connection reset by peer")
+TAKEN = ActorDiedError(
+    ActorDiedErrorContext(
+        actor_id=bytes(16),
+        node_death_info=NodeDeathInfo(reason=NodeDeathInfo.AUTOSCALER_DRAIN_PREEMPTED),
+    )
+)
+NOTICE = PreemptionError(PreemptionInfo(deadline_ms=1, preempted_node_to_ranks={"node": [2, 1]}))
 
 
-@pytest.mark.parametrize(("failures", "lost"), [
-    ({0: RESET, 1: GONE}, [1]),
-    ({0: GONE, 2: ActorDiedError()}, [0, 2]),
-    ({0: UserError("lr"), 1: UserError("lr")}, []),
-    ({0: RESET}, []),
+@pytest.mark.parametrize(("failures", "lost", "preempted"), [
+    ({0: RESET, 1: GONE}, [1], False),
+    ({0: GONE, 2: ActorDiedError()}, [0, 2], False),
+    ({0: RESET, 1: TAKEN}, [1], True),
+    ({0: UserError("lr"), 1: UserError("lr")}, [], False),
+    ({0: RESET}, [], False),
 ])  # fmt: skip
-def test_only_a_worker_that_is_gone_counts_as_lost(failures: dict, lost: list[int]):
-    assert _lost_workers(WorkerGroupError("failed", failures)) == lost
+def test_only_a_worker_that_is_gone_counts_as_lost(
+    failures: dict, lost: list[int], preempted: bool
+):
+    assert _lost_workers(WorkerGroupError("failed", failures)) == (lost, preempted)
 
 
 class Trainer:
     """Stands where Ray Train would, to fail in the ways that a test on one machine cannot."""
 
-    failures: list[dict]
+    failures: list[dict | PreemptionError]
     sizes: list[int]
     fits = 0
 
@@ -44,7 +58,10 @@ class Trainer:
         if self.sizes:  # else it ends before the workers have started
             attempt_starts(self.run, self.sizes.pop(0), epochs_done=Trainer.fits - 1)
         if self.failures:
-            raise WorkerGroupError("failed", self.failures.pop(0))
+            failure = self.failures.pop(0)
+            if isinstance(failure, dict):
+                raise WorkerGroupError("failed", failure)
+            raise failure
         return type("Result", (), {"return_value": "done"})
 
 
@@ -66,12 +83,23 @@ def test_a_lost_worker_is_recorded_and_the_run_goes_on(run: Path, monkeypatch):
     first, second = interruptions(run)
     assert first.pop("time")
     assert first == {
-        "lost_workers": [1], "epochs_done": 1, "workers_before": 3, "workers_after": 2,
+        "lost_workers": [1], "preempted": False, "epochs_done": 1,
+        "workers_before": 3, "workers_after": 2,
     }  # fmt: skip
     assert (second["lost_workers"], second["epochs_done"]) == ([0], 2)
     notes = interruption_notes(interruptions(run))
     assert "worker 1 was lost. Went on after epoch 1 with 2 workers instead of 3." in notes[0]
     assert "worker 0 was lost. Went on after epoch 2 with 2 workers." in notes[1]
+
+
+def test_a_preempted_node_is_listed_and_never_ends_the_run(run: Path, monkeypatch):
+    monkeypatch.setattr(Trainer, "failures", [*[NOTICE, {0: TAKEN}] * 4, {0: GONE}], raising=False)
+    assert fit(run) == "done"
+    first, second, third = interruptions(run)
+    assert [item["preempted"] for item in (first, second, third)] == [True, True, True]
+    assert [item["lost_workers"] for item in (first, second, third)] == [[1, 2], [0], [1, 2]]
+    notes = interruption_notes([first])
+    assert "worker 1, 2 was lost, its node preempted. Went on after epoch 1" in notes[0]
 
 
 def test_a_run_that_is_resumed_or_resized_says_so(run: Path):
@@ -106,3 +134,16 @@ def test_workers_lost_again_and_again_end_the_run(run: Path, monkeypatch):
         fit(run)
     assert Trainer.fits == 4
     assert [bool(line["lost_workers"]) for line in attempts.attempts(run)] == [True] * 4
+
+
+def test_storage_that_fails_is_named_in_one_line(tmp_path: Path):
+    full = OSError(errno.ENOSPC, "No space left on device", "epoch_0002/state.pt")
+    wrapped = RuntimeError("upload failed")
+    wrapped.__cause__ = full
+    for failure in (full, wrapped):
+        cause = _cause(WorkerGroupError("failed", {0: RESET, 1: failure}), tmp_path)
+        assert isinstance(cause, UserError)
+        assert str(cause).startswith(f"{tmp_path}: ")
+        assert "No space left on device: epoch_0002/state.pt" in str(cause)
+        assert "--resume" in str(cause)
+        assert "\n" not in str(cause)
