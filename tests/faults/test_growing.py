@@ -68,7 +68,7 @@ def growing(undisturbed, tmp_path: Path, monkeypatch) -> Iterator[Cluster]:
             process.kill()
 
 
-@pytest.mark.timeout(280)
+@pytest.mark.timeout(400)
 def test_what_is_wanting_is_waited_for(growing: Cluster, undisturbed, tmp_path: Path, capsys):
     assert ray.cluster_resources()["CPU"] == 1
     out = tmp_path / "run"

@@ -53,7 +53,7 @@ def nodes(undisturbed, redis: str, monkeypatch) -> Iterator[Cluster]:
     many.shutdown()
 
 
-@pytest.mark.timeout(290)
+@pytest.mark.timeout(400)
 def test_a_run_does_not_notice_that_the_server_of_tables_was_killed(
     nodes: Cluster, undisturbed, tmp_path: Path
 ):
@@ -77,7 +77,7 @@ def test_a_run_does_not_notice_that_the_server_of_tables_was_killed(
     )
 
 
-@pytest.mark.timeout(290)
+@pytest.mark.timeout(400)
 def test_a_job_submitted_again_after_the_head_was_lost_resumes(undisturbed, tmp_path: Path):
     out = tmp_path / "run"
     words = [

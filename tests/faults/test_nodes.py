@@ -71,7 +71,7 @@ def preempt_a_node(nodes: Cluster) -> None:
     nodes.remove_node(node, allow_graceful=False)
 
 
-@pytest.mark.timeout(290)
+@pytest.mark.timeout(400)
 def test_a_lost_node_changes_no_number(nodes: Cluster, undisturbed, tmp_path: Path):
     for _ in range(2):
         nodes.add_node(num_cpus=3)
@@ -98,7 +98,7 @@ def slow_worker(config: dict[str, Any]) -> Any:
     return trainer.train_worker(config)
 
 
-@pytest.mark.timeout(290)
+@pytest.mark.timeout(400)
 def test_a_preempted_node_changes_no_number_and_is_listed(
     nodes: Cluster, undisturbed, tmp_path: Path, monkeypatch
 ):
@@ -169,7 +169,7 @@ def trained_on(run: Path, epoch: int) -> list[tuple[np.ndarray, np.ndarray]]:
     ]
 
 
-@pytest.mark.timeout(290)
+@pytest.mark.timeout(400)
 def test_three_workers_two_and_three_again_lose_and_repeat_no_row(
     nodes: Cluster, undisturbed, tmp_path: Path, monkeypatch
 ):

@@ -67,7 +67,7 @@ def on(files: LocalFileSystem, out: Path, patch: pytest.MonkeyPatch) -> None:
     patch.setattr(trainer, "filesystem", lambda location: (through, path))
 
 
-@pytest.mark.timeout(280)
+@pytest.mark.timeout(400)
 @pytest.mark.parametrize(
     ("code", "first"), [(errno.EROFS, ""), (errno.ENOSPC, "state.pt")], ids=["read-only", "full"]
 )
@@ -94,7 +94,7 @@ def test_storage_that_fails_ends_the_run_with_the_last_checkpoint_whole(
     assert {p.name for p in (out / "checkpoints").iterdir() if p.is_dir()} == kept
 
 
-@pytest.mark.timeout(280)
+@pytest.mark.timeout(400)
 def test_slow_storage_is_waited_for(undisturbed, dataset, tmp_path: Path, monkeypatch):
     out = tmp_path / "run"
     on(Slow(), out, monkeypatch)

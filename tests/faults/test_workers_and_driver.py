@@ -43,7 +43,7 @@ def dataset(undisturbed) -> Iterator[PreparedDataset]:
     ray.shutdown()
 
 
-@pytest.mark.timeout(280)
+@pytest.mark.timeout(400)
 def test_a_killed_worker_changes_no_number(undisturbed, dataset, tmp_path: Path):
     out = tmp_path / "run"
     after_epoch(out, 2, kill_a_worker)
@@ -54,7 +54,7 @@ def test_a_killed_worker_changes_no_number(undisturbed, dataset, tmp_path: Path)
     assert (interruption["workers_before"], interruption["workers_after"]) == (2, 2)
 
 
-@pytest.mark.timeout(280)
+@pytest.mark.timeout(400)
 def test_two_killed_workers_in_a_row_change_no_number(undisturbed, dataset, tmp_path: Path):
     out = tmp_path / "run"
     threads = [after_epoch(out, 1, kill_a_worker), after_epoch(out, 3, kill_a_worker)]
@@ -89,7 +89,7 @@ class StuckUpload(LocalFileSystem):
         return file
 
 
-@pytest.mark.timeout(280)
+@pytest.mark.timeout(400)
 def test_a_checkpoint_whose_upload_was_cut_off_is_not_gone_on_from(
     undisturbed, dataset, tmp_path: Path, monkeypatch
 ):
@@ -117,7 +117,7 @@ def test_a_checkpoint_whose_upload_was_cut_off_is_not_gone_on_from(
         torch.load(state, weights_only=True)
 
 
-@pytest.mark.timeout(280)
+@pytest.mark.timeout(400)
 def test_a_killed_driver_resumes_to_the_same_numbers(undisturbed, dataset, tmp_path: Path):
     out = tmp_path / "run"
     words = ["train", "lite", "--data", dataset.location, "--out", str(out), "--workers", "2"]
