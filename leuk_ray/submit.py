@@ -23,6 +23,7 @@ from leuk_ray.errors import UserError
 from leuk_ray.preflight import versions
 
 _POLL_SECONDS = 0.5
+_START_SECONDS = 60.0  # that a cluster may take until its first node can start jobs
 
 
 @dataclass(frozen=True)
@@ -111,16 +112,7 @@ def submit(
     expected = versions() | {"workers": asked.workers, "gpus": asked.gpus, "paths": asked.paths}
     look = shlex.join(["python", "-m", "leuk_ray.preflight", json.dumps(expected)])
     command = shlex.join(["python", "-m", "leuk_ray.cli", *asked.words])
-    try:
-        job = client.submit_job(
-            entrypoint=f"{look} && exec {command}",
-            submission_id=name,
-            runtime_env={"working_dir": working_dir} if working_dir else {},
-        )
-    except RuntimeError as error:
-        if name and "already exists" in str(error):
-            raise UserError(f"--name {name}: the cluster has a job of this name") from error
-        raise
+    job = _start(client, f"{look} && exec {command}", name, working_dir)
     try:
         asyncio.run(_follow(client, job, log))
         status = _ended(client, job)
@@ -141,6 +133,31 @@ def submit(
     if code is None or code < 0:  # it never ran, or was ended by a signal
         code = 0 if status == JobStatus.SUCCEEDED else 1
     return Outcome(job, status.value, code)
+
+
+def _start(
+    client: JobSubmissionClient, entrypoint: str, name: str | None, working_dir: str | None
+) -> str:
+    """Start a job; a cluster that has none to start it with yet is waited for."""
+    deadline = time.monotonic() + _START_SECONDS
+    while True:
+        try:
+            return client.submit_job(
+                entrypoint=entrypoint,
+                submission_id=name,
+                runtime_env={"working_dir": working_dir} if working_dir else {},
+            )
+        except RuntimeError as error:
+            if name and "already exists" in str(error):
+                raise UserError(f"--name {name}: the cluster has a job of this name") from error
+            if "No available agent" not in str(error):
+                raise
+            if time.monotonic() > deadline:
+                raise UserError(
+                    f"submit: no node of the cluster could start a job for {_START_SECONDS:.0f} s; "
+                    "look with `ray status` whether its nodes are up"
+                ) from error
+        time.sleep(_POLL_SECONDS)
 
 
 async def _follow(client: JobSubmissionClient, job: str, log: Callable[[str], None]) -> None:

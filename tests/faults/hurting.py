@@ -66,21 +66,25 @@ def kill_a_worker() -> None:
     os.kill(train_workers()[-1].pid, signal.SIGKILL)
 
 
-def after_epoch(run: Path, epoch: int, hurt: Callable[[], None]) -> threading.Thread:
+def after_epoch(run: Path, epoch: int, hurt: Callable[[], None]) -> threading.Event:
     """Call `hurt` in the middle of the epoch that follows `epoch`."""
     return when(lambda: len(history(run)) >= epoch, hurt)
 
 
-def when(happens: Callable[[], bool], hurt: Callable[[], None]) -> threading.Thread:
-    """Call `hurt` shortly after something is the case; wait for the thread to know it was."""
+def when(happens: Callable[[], bool], hurt: Callable[[], None]) -> threading.Event:
+    """Call `hurt` shortly after something is the case; the event is set when that is done.
+
+    The thread stays: what Ray starts on Linux dies with the thread that started it.
+    """
+    done = threading.Event()
 
     def watch() -> None:
-        deadline = time.monotonic() + 200
-        while not happens() and time.monotonic() < deadline:
+        while not happens():
             time.sleep(0.05)
         time.sleep(0.3)
         hurt()
+        done.set()
+        threading.Event().wait()
 
-    thread = threading.Thread(target=watch, daemon=True)
-    thread.start()
-    return thread
+    threading.Thread(target=watch, daemon=True).start()
+    return done

@@ -107,10 +107,9 @@ def test_a_preempted_node_changes_no_number_and_is_listed(
         nodes.add_node(num_cpus=3)
     cluster.connect(nodes.address)
     out = tmp_path / "run"
-    watch = after_epoch(out, 1, lambda: preempt_a_node(nodes))
+    taken = after_epoch(out, 1, lambda: preempt_a_node(nodes))
     report = train_and_judge(recipe(), undisturbed.dataset, out, workers=2)
-    watch.join(timeout=10)
-    assert not watch.is_alive()
+    assert taken.wait(timeout=10)
     assert len(nodes.worker_nodes) == 1
     assert results(out) == undisturbed.results
     (interruption,) = interruptions(out)

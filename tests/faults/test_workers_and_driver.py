@@ -57,10 +57,9 @@ def test_a_killed_worker_changes_no_number(undisturbed, dataset, tmp_path: Path)
 @pytest.mark.timeout(400)
 def test_two_killed_workers_in_a_row_change_no_number(undisturbed, dataset, tmp_path: Path):
     out = tmp_path / "run"
-    threads = [after_epoch(out, 1, kill_a_worker), after_epoch(out, 3, kill_a_worker)]
+    killed = [after_epoch(out, 1, kill_a_worker), after_epoch(out, 3, kill_a_worker)]
     report = train_and_judge(recipe(), dataset, out, workers=2)
-    for thread in threads:
-        thread.join(timeout=10)
+    assert all(event.is_set() for event in killed)
     assert results(out) == undisturbed.results
     assert [bool(item["lost_workers"]) for item in interruptions(out)] == [True, True]
     notes = [note for note in report["run"]["notes"] if note.startswith("Interrupted at")]
@@ -127,7 +126,7 @@ def test_a_killed_driver_resumes_to_the_same_numbers(undisturbed, dataset, tmp_p
         stderr=subprocess.PIPE,
         text=True,
     )
-    after_epoch(out, 2, driver.kill).join(timeout=210)
+    assert after_epoch(out, 2, driver.kill).wait(timeout=210)
     assert driver.wait(timeout=10) == -signal.SIGKILL, driver.communicate()[1]
     assert 2 <= len(history(out)) < EPOCHS
     deadline = time.monotonic() + 60

@@ -8,6 +8,7 @@ import click
 import pytest
 
 from leuk_ray import preflight
+from leuk_ray import submit as jobs
 from leuk_ray.cli import cli
 from leuk_ray.commands.cluster import _parsed
 from leuk_ray.errors import UserError
@@ -77,3 +78,28 @@ def test_a_folder_that_a_node_does_not_share_is_refused(tmp_path: Path, monkeypa
         preflight.check_paths([str(tmp_path / "d"), str(out)])
     assert Path(asked_of_nodes[1]).parent == tmp_path, "a marker in the folder that is there"
     assert [path.name for path in tmp_path.iterdir()] == ["d"], "and it is gone again"
+
+
+class Starting:
+    """A cluster whose nodes cannot start jobs yet when they are first asked."""
+
+    def __init__(self, refusals: list[str]) -> None:
+        self.refusals = refusals
+
+    def submit_job(self, *, submission_id: str | None, **_) -> str:
+        if self.refusals:
+            raise RuntimeError(f"Request failed with status code 500: {self.refusals.pop(0)}")
+        return submission_id or "raysubmit_1"
+
+
+EARLY = "No available agent to submit job, please try again later.."
+
+
+def test_a_cluster_that_has_just_started_is_waited_for(monkeypatch):
+    monkeypatch.setattr(jobs, "_POLL_SECONDS", 0.0)
+    assert jobs._start(Starting([EARLY] * 3), "true", "nightly", None) == "nightly"
+    monkeypatch.setattr(jobs, "_START_SECONDS", 0.0)
+    with pytest.raises(UserError, match="no node of the cluster could start a job for 0 s"):
+        jobs._start(Starting([EARLY] * 9), "true", None, None)
+    with pytest.raises(RuntimeError, match="disk is full"):
+        jobs._start(Starting(["disk is full"]), "true", None, None)
