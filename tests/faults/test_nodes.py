@@ -44,7 +44,8 @@ from tests.job_cluster import free_port
 def nodes(undisturbed) -> Iterator[Cluster]:
     """A head that computes nothing, until nodes are added."""
     head = {"num_cpus": 0, "include_dashboard": True, "dashboard_port": free_port()}
-    many = Cluster(initialize_head=True, head_node_args=head)
+    # Without hooks at exit, which only a main thread can set: a thread adds a node.
+    many = Cluster(initialize_head=True, head_node_args=head, shutdown_at_exit=False)
     yield many
     ray.shutdown()
     many.shutdown()
