@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import zipfile
 from pathlib import Path
 
 import click
 import pytest
+from ray._private.runtime_env.packaging import create_package
 
 from leuk_ray import preflight
 from leuk_ray import submit as jobs
@@ -14,6 +16,7 @@ from leuk_ray.commands.cluster import _parsed
 from leuk_ray.errors import UserError
 from leuk_ray.submit import asked_for
 
+ROOT = Path(__file__).parents[2]
 TRAIN = ("train", "lite", "--data", "/shared/d", "--out", "/shared/runs/r", "--workers", "3")
 
 
@@ -103,3 +106,13 @@ def test_a_cluster_that_has_just_started_is_waited_for(monkeypatch):
         jobs._start(Starting([EARLY] * 9), "true", None, None)
     with pytest.raises(RuntimeError, match="disk is full"):
         jobs._start(Starting(["disk is full"]), "true", None, None)
+
+
+def test_an_uploaded_checkout_holds_the_whole_package_and_is_small(tmp_path: Path):
+    create_package(str(ROOT), tmp_path / "upload.zip", include_gitignore=True)
+    with zipfile.ZipFile(tmp_path / "upload.zip") as upload:
+        names = set(upload.namelist())
+    ours = {path.relative_to(ROOT).as_posix() for path in (ROOT / "leuk_ray").rglob("*.py")}
+    assert ours <= names
+    assert not [name for name in names if name.startswith(("tests/", "benchmarks/", ".venv"))]
+    assert (tmp_path / "upload.zip").stat().st_size < 5 * 2**20
