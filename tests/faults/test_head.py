@@ -18,7 +18,6 @@ from hurting import (
     history,
     recipe,
     results,
-    when,
 )
 from ray.cluster_utils import Cluster
 
@@ -85,8 +84,13 @@ def test_a_job_submitted_again_after_the_head_was_lost_resumes(undisturbed, tmp_
         "--workers", 2, "--resume", *SETTINGS,
     ]  # fmt: skip
     first = JobCluster(num_nodes=2, cpus=3)
-    job = first.start(tmp_path, *words)
-    assert when(lambda: checkpoints_that_count(out) > 0, first.kill).wait(timeout=200)
+    try:
+        job = first.start(tmp_path, *words)
+        while checkpoints_that_count(out) == 0:
+            assert job.poll() is None, job.communicate()[1]
+            time.sleep(0.2)
+    finally:
+        first.kill()
     _, said = job.communicate(timeout=60)
     assert job.returncode == 1, said
     assert "the cluster cannot be reached any more" in said
