@@ -10,12 +10,20 @@ import psutil
 import pytest
 import ray
 from hurting import history, recipe
-from ray.autoscaler._private.fake_multi_node.node_provider import FAKE_HEAD_NODE_ID
+from ray.autoscaler._private.fake_multi_node.node_provider import (
+    FAKE_HEAD_NODE_ID,
+    FakeMultiNodeProvider,
+)
 from ray.cluster_utils import Cluster
 
 from leuk_ray import cluster
 from leuk_ray.training.trainer import run_training
 from tests.job_cluster import free_port
+
+LISTS = (
+    "setup_commands", "head_setup_commands", "worker_setup_commands", "initialization_commands",
+    "head_start_ray_commands", "worker_start_ray_commands", "cluster_synced_files",
+)  # fmt: skip
 
 
 @pytest.fixture
@@ -37,7 +45,8 @@ def growing(undisturbed, tmp_path: Path, monkeypatch) -> Iterator[Cluster]:
         "max_workers": 1,
         "idle_timeout_minutes": 30,
         "provider": {
-            "type": "fake_multinode",
+            "type": "external",  # Ray's wheel lacks the defaults of its type fake_multinode
+            "module": f"{FakeMultiNodeProvider.__module__}.{FakeMultiNodeProvider.__name__}",
             "launch_multiple": True,
             "head_node_id": FAKE_HEAD_NODE_ID,
             "gcs_address": address,
@@ -47,6 +56,8 @@ def growing(undisturbed, tmp_path: Path, monkeypatch) -> Iterator[Cluster]:
             "ray.head.default": {"resources": {"CPU": 1}, "node_config": {}, "max_workers": 0},
             "worker": {"resources": {"CPU": 2}, "node_config": {}, "max_workers": 1},
         },
+        "file_mounts": {},
+        **dict.fromkeys(LISTS, ()),
     }
     (tmp_path / "autoscaling.json").write_text(json.dumps(config))
     head = {
