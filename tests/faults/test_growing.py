@@ -47,6 +47,7 @@ def growing(undisturbed, tmp_path: Path, monkeypatch) -> Iterator[Cluster]:
         "provider": {
             "type": "external",  # Ray's wheel lacks the defaults of its type fake_multinode
             "module": f"{FakeMultiNodeProvider.__module__}.{FakeMultiNodeProvider.__name__}",
+            "disable_node_updaters": True,  # nothing is to be installed over ssh
             "launch_multiple": True,
             "head_node_id": FAKE_HEAD_NODE_ID,
             "gcs_address": address,
