@@ -102,7 +102,7 @@ def run(cluster: JobCluster, place: Place, texts: list[str]) -> str:
         cwd=place.checkout,
         capture_output=True,
         text=True,
-        timeout=500,
+        timeout=900,
     )
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-6000:]
     return done.stdout
@@ -152,7 +152,7 @@ def metrics_named() -> set[str]:
     return set().union(*(re.findall(r"\bray_\w+", text) for text in parsed))
 
 
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(1000)
 def test_images_become_a_model_on_three_nodes(exported_by_training: set[str], place: Place):
     trained = place.share / "runs" / "lite"
     assert (trained / "bundle" / "bundle.json").exists()
@@ -161,7 +161,7 @@ def test_images_become_a_model_on_three_nodes(exported_by_training: set[str], pl
     assert {f"ray_{PREFIX}{name}" for name in GAUGES} <= exported_by_training
 
 
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(1000)
 def test_a_model_is_searched_asked_and_served_and_every_metric_named_is_exported(
     exported_by_training: set[str], place: Place
 ):
