@@ -1,0 +1,63 @@
+"""CPU time of a process tree by what its processes are, and of the rest of the machine."""
+
+from __future__ import annotations
+
+import os
+import time
+from contextlib import suppress
+from dataclasses import dataclass, field
+
+import psutil
+
+_TRAIN_WORKER, _DRIVER = "ray::RayTrainWorker", "driver"
+_DAEMONS = ("gcs_server", "raylet", "dashboard", "DashboardAgent", "RuntimeEnvAgent", "monitor.py")
+
+
+@dataclass(frozen=True)
+class Usage:
+    """What had been used at a moment, or, as a difference, between two.
+
+    at: seconds. spent: CPU seconds by role: workers (of Ray Train), daemons (of Ray), driver
+        (the command itself), actors (Ray's other processes), others (outside of the tree).
+    """
+
+    at: float
+    spent: dict[str, float] = field(default_factory=dict)
+
+    def __sub__(self, before: Usage) -> Usage:
+        spent = {role: value - before.spent.get(role, 0.0) for role, value in self.spent.items()}
+        return Usage(self.at - before.at, spent)
+
+    def cores(self, role: str) -> float:
+        """Cores that a role kept busy; of a difference."""
+        return self.spent.get(role, 0.0) / self.at
+
+    def __str__(self) -> str:
+        return ", ".join(f"{role} {self.cores(role):.2f}" for role in self.spent)
+
+
+def usage(root: int) -> Usage:
+    """The CPU time that has been used so far by a process, its descendants, and all others.
+
+    That of processes which have ended counts with the others.
+    """
+    spent = dict.fromkeys(("workers", "daemons", "driver", "actors", "others"), 0.0)
+    tree = psutil.Process(root)
+    for process in [tree, *tree.children(recursive=True)]:
+        with suppress(psutil.NoSuchProcess):
+            times = process.cpu_times()
+            spent[_role(process, root)] += times.user + times.system
+    machine = psutil.cpu_times()
+    busy = machine.user + machine.nice + machine.system + machine.irq + machine.softirq
+    spent["others"] = busy - sum(spent.values())
+    return Usage(time.monotonic(), spent)
+
+
+def _role(process: psutil.Process, root: int) -> str:
+    if process.pid == root or process.pid == os.getpid():
+        return _DRIVER
+    command = " ".join(process.cmdline()[:3])
+    if command.startswith(_TRAIN_WORKER):
+        return "workers"
+    # The first words: a worker's later arguments name the daemons too.
+    return "daemons" if any(name in command for name in _DAEMONS) else "actors"
