@@ -11,10 +11,13 @@ import ray
 from leuk_ray.errors import UserError
 from leuk_ray.progress import note
 
-# glibc hands memory back to the system at every step unless these are raised, and Ray runs
-# workers at nice 15, below its own daemons. Both must be in place before Ray starts.
+# glibc hands memory back to the system at every step unless its thresholds are raised; Ray Train
+# steps in a thread, to which glibc gives an arena of its own where nothing above 64 MiB fits, so
+# that larger tensors are mapped anew at every step. And Ray runs workers at nice 15, below its own
+# daemons. All must be in place before Ray starts.
 _LOCAL_ENVIRONMENT = {
-    "MALLOC_TRIM_THRESHOLD_": str(2**30),
+    "MALLOC_ARENA_MAX": "1",
+    "MALLOC_TRIM_THRESHOLD_": str(2**40),
     "MALLOC_MMAP_THRESHOLD_": str(2**30),
     "RAY_worker_niceness": "0",
 }

@@ -13,7 +13,6 @@ import numpy as np
 import torch
 from kornia.geometry.transform import remap
 from torch import Tensor
-from torch.nn.functional import affine_grid
 
 from leuk_ray.augment.draws import POLICIES, Draw
 from leuk_ray.augment.settings import AugmentSettings, Fill
@@ -80,19 +79,29 @@ def apply(images: Tensor, parameters: Parameters | None, fill: Fill) -> Tensor:
     images = images.float()
     if parameters is None:
         return images
-    padding = "zeros" if fill == "black" else "reflection"
-    grid = affine_grid(parameters.warp, list(images.shape), align_corners=True)
+    map_x, map_y = _maps(parameters.warp, *images.shape[-2:])
     images = remap(
         images,
-        grid[..., 0],
-        grid[..., 1],
-        padding_mode=padding,
+        map_x,
+        map_y,
+        padding_mode="zeros" if fill == "black" else "reflection",
         align_corners=True,
         normalized_coordinates=True,
     )
     if parameters.stain is not None:
         images = jitter_stain(images, parameters.stain)
-    return (images * parameters.brightness.view(-1, 1, 1, 1)).clamp(0, 255)
+    return images.mul_(parameters.brightness.view(-1, 1, 1, 1)).clamp_(0, 255)
+
+
+def _maps(warp: Tensor, height: int, width: int) -> tuple[Tensor, ...]:
+    """Where each pixel comes from, x and y, (N, height, width): `affine_grid` by its two terms.
+
+    A product of matrices over all pixels, as there, takes half as long as the warp itself.
+    """
+    x = torch.linspace(-1, 1, width, device=warp.device)
+    y = torch.linspace(-1, 1, height, device=warp.device)
+    columns, rows = warp[:, :, :1] * x, warp[:, :, 1:2] * y + warp[:, :, 2:]  # (N, 2, side)
+    return (rows[:, :, :, None] + columns[:, :, None, :]).unbind(1)
 
 
 def _warps(draw: Draw, height: int, width: int) -> np.ndarray:

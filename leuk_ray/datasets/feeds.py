@@ -18,7 +18,7 @@ from torch import Tensor
 
 from leuk_ray.datasets.host_cache import CacheError, open_host_cache
 from leuk_ray.datasets.plan import Cache, Window
-from leuk_ray.datasets.prepared import PixelReader, PreparedDataset, as_column, as_pixels, gather
+from leuk_ray.datasets.prepared import PixelReader, PreparedDataset, as_pixels, gather, read_block
 from leuk_ray.datasets.staging import staging_for
 from leuk_ray.errors import UserError
 
@@ -98,7 +98,7 @@ class StreamFeed:
             return
         blocks = [pa.table({"row": part}) for part in parts]
         dataset = ray.data.from_arrow(blocks).map_batches(
-            _read_block,  # pyright: ignore[reportArgumentType]
+            read_block,  # pyright: ignore[reportArgumentType]
             batch_size=None,
             batch_format="pyarrow",
             fn_kwargs={"reader": self.reader},
@@ -115,35 +115,34 @@ class StreamFeed:
 class ResidentFeed:
     """Streams each row once, then serves it from one tensor on the device.
 
-    The first delivery comes from `source` and is kept. Before the second, the rows that this
-    worker has not seen are fetched too, since another epoch deals other rows to it.
+    The first delivery comes from `source` and is kept. At its end it also brings the rows that
+    were not asked for, since another epoch deals other rows to this worker: in the same stream,
+    which has read ahead by then.
     """
 
     def __init__(self, source: Feed, rows: np.ndarray, size: int, device: torch.device) -> None:
         self.source = source
         self.rows = np.unique(rows)
-        self.held = np.zeros(len(self.rows), bool)
         self.pixels = _empty((len(self.rows), size, size, 3), device)
-        self.started = False
+        self.complete = False
 
     def deliver(self, batches: Sequence[np.ndarray]) -> Iterator[Tensor]:
         """See Feed."""
-        if not self.started:
-            self.started = True
+        if not self.complete:
             yield from self._keep(batches)
             return
-        missing = self.rows[~self.held]
-        for _ in self._keep(np.array_split(missing, -(-len(missing) // _ROWS_PER_TASK) or 1)):
-            pass
         for slots in self._slots(batches):
             yield self.pixels.index_select(0, slots).permute(0, 3, 1, 2)
 
     def _keep(self, batches: Sequence[np.ndarray]) -> Iterator[Tensor]:
-        delivered = zip(batches, self._slots(batches), self.source.deliver(batches), strict=True)
-        for rows, slots, images in delivered:
+        asked = np.concatenate([np.empty(0, np.int64), *batches])
+        everything = [*batches, *_parts([np.setdiff1d(self.rows, asked)])]
+        delivered = zip(self._slots(everything), self.source.deliver(everything), strict=True)
+        for number, (slots, images) in enumerate(delivered):
             self.pixels[slots] = images.permute(0, 2, 3, 1)
-            self.held[np.searchsorted(self.rows, rows)] = True
-            yield images
+            if number < len(batches):
+                yield images
+        self.complete = True
 
     def _slots(self, batches: Sequence[np.ndarray]) -> Sequence[Tensor]:
         """Where each batch's rows lie in `pixels`: one copy to the device an epoch, not a step."""
@@ -255,7 +254,3 @@ def _parts(stretch: list[np.ndarray]) -> list[np.ndarray]:
     """The rows of a stretch, each once and ascending, in parts of at most _ROWS_PER_TASK."""
     rows = np.unique(np.concatenate(stretch))
     return [rows[start : start + _ROWS_PER_TASK] for start in range(0, len(rows), _ROWS_PER_TASK)]
-
-
-def _read_block(block: pa.Table, reader: PixelReader) -> pa.Table:
-    return block.append_column("image", as_column(reader.read(block["row"].to_numpy())))

@@ -223,6 +223,14 @@ class PixelReader:
         return self._files[part]
 
 
+def read_block(block: pa.Table, reader: PixelReader) -> pa.Table:
+    """A block of `row` with their pixels as `image`.
+
+    What a task of Ray Data runs stands here, since its process imports the module: without torch.
+    """
+    return block.append_column("image", as_column(reader.read(block["row"].to_numpy())))
+
+
 def as_pixels(column: pa.Array | pa.ChunkedArray, size: int) -> np.ndarray:
     """A fixed-size binary column as (N, size, size, 3) uint8; no copy where it is one chunk."""
     array = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
