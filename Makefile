@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-demo test-tune test-experiments test-load test-faults test-cluster test-images lint format clean
+.PHONY: help setup demo test test-demo test-tune test-experiments test-load test-faults test-cluster test-images bench bench-scale lint format clean
 
 help:
 	@sed -n 's/^# //p' Makefile
@@ -57,6 +57,15 @@ test-cluster: setup
 # On demand, about 5 minutes: what the Dockerfiles install, into an environment that is new.
 test-images: setup
 	$(BIN)/pytest tests/images
+
+# The figures of benchmarks/NOTES.md, half an hour at most on 2 quiet cores: a table and bench.json.
+bench: setup
+	$(BIN)/python benchmarks/run.py
+
+# On demand: the sizes that take hours, and the memory of `prepare` on a whole C-NMC's worth.
+bench-scale: setup
+	$(BIN)/python benchmarks/run.py --long
+	$(BIN)/python benchmarks/prepare_scale.py
 
 lint: setup
 	$(BIN)/ruff check .

@@ -5,12 +5,15 @@
 The step is that of the recipe `lite` at 160 px with the 8 cells that each of two workers has,
 policy saeed2022. torchvision's v2 transforms do the same policy a uint8 tensor at a time, as in a
 DataLoader's dataset: rotation by 0, 20 or 30 degrees (bilinear), flips and brightness, each done
-only where it is drawn. Noise for pixels, which costs what cells cost.
+only where it is drawn. Noise for pixels, which costs what cells cost. The allocator is set as in a
+training worker.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -24,6 +27,7 @@ from torchvision.transforms import v2
 
 from leuk_ray.augment.policies import apply, parameters
 from leuk_ray.augment.settings import AugmentSettings
+from leuk_ray.cluster import LOCAL_ENVIRONMENT
 from leuk_ray.config import load_recipe
 from leuk_ray.models.zoo import build
 from leuk_ray.training.learner import Learner
@@ -112,6 +116,8 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--results", type=Path)
     options = parser.parse_args()
+    if os.environ.keys().isdisjoint(LOCAL_ENVIRONMENT):  # glibc reads it when a process starts
+        os.execve(sys.executable, [sys.executable, *sys.argv], os.environ | LOCAL_ENVIRONMENT)
     torch.set_num_threads(1)
     torch.manual_seed(0)
     results = [share_of_step(options.rounds)]

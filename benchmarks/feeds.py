@@ -1,6 +1,6 @@
 """Images/s of the feeds into shuffled uint8 batches whose every byte is summed.
 
-    python benchmarks/feeds.py [--cells 1024] [--repeats 5] [--out feeds.json]
+    python benchmarks/feeds.py [--cells 1024] [--repeats 5] [--out feeds.json] [--results F.json]
 
 Against a NumPy gather from an array in memory, and a DataLoader that decodes the BMP files with
 Pillow in as many workers as there are cores. Contestants take turns; a ratio compares two of one
@@ -21,6 +21,7 @@ from pathlib import Path
 import numpy as np
 import ray
 import torch
+from results import finish, ratios
 from torch.utils.data import DataLoader, Dataset
 
 from leuk_ray import cluster, images
@@ -137,6 +138,7 @@ def main() -> None:
     parser.add_argument("--cells", type=int, default=1024)
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--out", type=Path, help="also write the rates as JSON")
+    parser.add_argument("--results", type=Path)
     options = parser.parse_args()
     torch.set_num_threads(1)  # each feed gathers in one thread, as NumPy does
     cluster.connect(num_workers=1)
@@ -152,6 +154,16 @@ def main() -> None:
     print(table(rates))
     if options.out:
         options.out.write_text(json.dumps(rates, indent=2) + "\n")
+    gather, loader, windowed = "NumPy gather", "DataLoader, Pillow, BMP", f"stream, window {WINDOW}"
+    finish(
+        [
+            ratios("feed from the device, of a NumPy gather", rates["device"], rates[gather], 0.8),
+            ratios("feed from the host, of a NumPy gather", rates["host"], rates[gather], 0.8),
+            ratios("stream, of DataLoader + Pillow", rates["stream"], rates[loader], 2),
+            ratios(f"{windowed}, of DataLoader + Pillow", rates[windowed], rates[loader], 2),
+        ],
+        options.results,
+    )
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """`predict` on a pool of actors beside a bare pool of processes, the same decoder and engine.
 
-    python benchmarks/predict.py --bundle lite.bundle [--images 1500] [--out predict.json]
+    python benchmarks/predict.py --bundle lite.bundle [--images 1500] [--results F.json]
 
 SYNTHETIC cells of 450 x 450 pixels as PNG files. Both score with one process a core, one thread
 each, in turns; images/s are counted from the first part that is done to the last, so that starting
@@ -14,13 +14,13 @@ import io
 import json
 import multiprocessing
 import os
-import statistics
 import tempfile
 import time
 from collections.abc import Iterable
 from pathlib import Path
 
 from PIL import Image
+from results import finish, ratios
 
 from leuk_ray import cluster
 from leuk_ray.datasets.synthetic import SyntheticSpec, draw_cells, render
@@ -78,6 +78,7 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=1500)
     parser.add_argument("--repeats", type=int, default=2)
     parser.add_argument("--out", type=Path)
+    parser.add_argument("--results", type=Path)
     arguments = parser.parse_args()
     processes = os.cpu_count() or 1
     cluster.connect(num_workers=processes)
@@ -90,13 +91,13 @@ def main() -> None:
                 found = run(arguments.bundle, files, processes)
                 rows.append({"name": name, "images_per_second": found})
                 print(f"{name:10} {found:7.1f} images/s", flush=True)
-    median = {
-        name: statistics.median(r["images_per_second"] for r in rows if r["name"] == name)
+    pool, own = (
+        [row["images_per_second"] for row in rows if row["name"] == name]
         for name in ("bare pool", "predict")
-    }
-    print(f"predict: {median['predict'] / median['bare pool']:.2f} of a bare pool")
+    )
     if arguments.out:
         arguments.out.write_text(json.dumps(rows, indent=2) + "\n")
+    finish([ratios("predict, of a bare pool of processes", own, pool, 0.9)], arguments.results)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Throughput and latency of the service beside plain FastAPI and LitServe, in one run.
 
-    python benchmarks/serve.py --bundle lite.bundle [--seconds 10] [--out serve.json]
+    python benchmarks/serve.py --bundle lite.bundle [--seconds 10] [--results F.json]
 
 Every server gets the same bundle, decoder and engine, and the same requests: one image of
 450 x 450 pixels as PNG a request, from 1 and from 16 clients on the same machine. LitServe is
@@ -31,6 +31,7 @@ import psutil
 import requests
 from fastapi import Request  # FastAPI looks annotations up in the module
 from PIL import Image
+from results import Result, finish
 
 from leuk_ray.datasets.synthetic import SyntheticSpec, draw_cells, render
 
@@ -193,6 +194,7 @@ def main() -> None:
     parser.add_argument("--bundle", required=True)
     parser.add_argument("--seconds", type=float, default=10)
     parser.add_argument("--out", type=Path)
+    parser.add_argument("--results", type=Path)
     parser.add_argument("--child", choices=SERVERS, help=argparse.SUPPRESS)
     parser.add_argument("--port", type=int, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
@@ -227,6 +229,14 @@ def main() -> None:
         )
     if arguments.out:
         arguments.out.write_text(json.dumps(rows, indent=2) + "\n")
+    finish(
+        [
+            Result(f"serve, {row['clients']} clients, of FastAPI", [row["of_fastapi"]], 1)
+            for row in rows
+            if row["server"] == "leuk_ray"
+        ],
+        arguments.results,
+    )
 
 
 if __name__ == "__main__":

@@ -40,12 +40,7 @@ from leuk_ray.images import StorageSettings
 WORKERS = 2
 NETWORKS = {"lite": "lite", "SE-CNN": "bukhari2022-se"}
 SPLIT = ["protocol=subject-disjoint", "fractions=[0.8,0.1,0.1]", "balance=none"]
-BEST = {
-    "OMP_NUM_THREADS": "1",
-    "MALLOC_ARENA_MAX": "1",
-    "MALLOC_TRIM_THRESHOLD_": str(2**40),
-    "MALLOC_MMAP_MAX_": "0",
-}
+BEST = cluster.LOCAL_ENVIRONMENT | {"OMP_NUM_THREADS": "1"}
 CORES = os.cpu_count() or 1
 
 

@@ -15,7 +15,7 @@ from leuk_ray.progress import note
 # steps in a thread, to which glibc gives an arena of its own where nothing above 64 MiB fits, so
 # that larger tensors are mapped anew at every step. And Ray runs workers at nice 15, below its own
 # daemons. All must be in place before Ray starts.
-_LOCAL_ENVIRONMENT = {
+LOCAL_ENVIRONMENT = {
     "MALLOC_ARENA_MAX": "1",
     "MALLOC_TRIM_THRESHOLD_": str(2**40),
     "MALLOC_MMAP_THRESHOLD_": str(2**30),
@@ -52,7 +52,7 @@ def connect(address: str | None = None, num_workers: Workers = 1) -> None:
             ) from error
         return
     note("ray: starting on this machine")
-    for name, value in _LOCAL_ENVIRONMENT.items():
+    for name, value in LOCAL_ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     ray.init(
         address="local",
