@@ -44,7 +44,7 @@ class Files(Dataset):
 
     def __getitem__(self, row: int) -> tuple[Tensor, float]:
         pixels = images.read(self.paths[row].read_bytes(), self.storage)
-        return torch.from_numpy(pixels).permute(2, 0, 1), float(self.labels[row])
+        return torch.from_numpy(pixels.copy()).permute(2, 0, 1), float(self.labels[row])
 
 
 def from_memory(dataset: PreparedDataset, batch: int) -> Iterator[Iterable[tuple[Tensor, Tensor]]]:
@@ -87,7 +87,7 @@ def main() -> None:
     torch.manual_seed(recipe.seed)
     core = build(recipe.model, load_weights=True)  # channels_last
     optimizer = make_optimizer(core, recipe.training)
-    model = DistributedDataParallel(core, broadcast_buffers=False, gradient_as_bucket_view=True)
+    model = DistributedDataParallel(core, forward_sync_buffers=False, gradient_as_bucket_view=True)
     model.train()
     if recipe.training.frozen_norm == "backbone":
         freeze_norm(core.backbone)

@@ -63,13 +63,15 @@ def ours(recipe: str, dataset: Path, epochs: int, scratch: Path) -> Rates:
     run = Path(tempfile.mkdtemp(dir=scratch)) / "run"
     command = [sys.executable, "-m", "leuk_ray.cli", "train", recipe, "--data", str(dataset)]
     command += ["--out", str(run), "--workers", str(WORKERS), f"epochs={epochs}", *SPLIT]
-    with subprocess.Popen(command, stdout=sys.stderr, start_new_session=True) as process:
+    with subprocess.Popen(command, stdout=sys.stderr) as process:
         marks = _watch(run / "metrics.jsonl", epochs, process)
         assert process.wait() == 0, "leuk-ray train failed"
-    lines = (run / "metrics.jsonl").read_text().splitlines()
-    rates = [json.loads(line)["images_per_second"] for line in lines]
+    history = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    rates = [epoch["images_per_second"] for epoch in history]
     spent = marks[-1] - marks[0]
+    waited = ", ".join(f"{epoch['data_wait_seconds']:.2f}" for epoch in history)
     print(f"  cores busy after the first epoch: {spent}", file=sys.stderr)
+    print(f"  seconds waited for pixels, by epoch: {waited}", file=sys.stderr)
     return Rates(
         rates[0], statistics.median(rates[1:]), spent.cores("daemons"), spent.cores("others")
     )

@@ -20,6 +20,8 @@ LOCAL_ENVIRONMENT = {
     "MALLOC_TRIM_THRESHOLD_": str(2**40),
     "MALLOC_MMAP_THRESHOLD_": str(2**30),
     "RAY_worker_niceness": "0",
+    # An actor of its own that asks whether a cloud takes a node away: not this machine.
+    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
 }
 
 
