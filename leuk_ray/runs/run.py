@@ -5,7 +5,6 @@ from __future__ import annotations
 from leuk_ray.cluster import Workers
 from leuk_ray.config import Recipe
 from leuk_ray.datasets.prepared import PreparedDataset
-from leuk_ray.judge import Judged, keep_results, report_on
 from leuk_ray.locations import Location, join
 from leuk_ray.storage import remove
 from leuk_ray.training.trainer import run_training
@@ -33,6 +32,9 @@ def train_and_judge(
     trained = run_training(
         recipe, dataset, out, workers=workers, gpus=gpus, resume=resume, mlflow=mlflow
     )
+    # Imported here, since half a second of reports and statistics is nothing a first step needs.
+    from leuk_ray.judge import Judged, keep_results, report_on
+
     remove(join(out, "report"))  # a resumed run is judged again
     judged = Judged(trained.bundle, out)
     report = report_on(

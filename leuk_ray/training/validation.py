@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from sklearn.metrics import roc_auc_score
 from torch import Tensor, nn
 
 from leuk_ray.augment.policies import apply, parameters
@@ -38,6 +37,8 @@ def validate(
         "validation_accuracy": float((signed > 0).mean()),
     }
     if 0 < labels.sum() < len(labels):
+        from sklearn.metrics import roc_auc_score  # slow, and not before the first step
+
         metrics["validation_auc"] = float(roc_auc_score(labels, logits))
     return metrics
 
