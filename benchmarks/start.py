@@ -2,8 +2,8 @@
 
     python benchmarks/start.py [--rounds 2] [--results F.json]
 
-The peer starts Ray and a TorchTrainer of 2 workers whose loop imports torch and reports once:
-Ray's own minimum. Both are clocked from the start of their process, ours by what it says on stderr
+The peer (benchmarks/start_peer.py) starts Ray and a TorchTrainer of 2 workers whose loop imports
+torch and reports once: Ray's own minimum. Both are clocked from the start of their process, ours by what it says on stderr
 (the bar moves with the first step) and by the run's folder; then they are ended. 96 SYNTHETIC
 cells, recipe `lite`. Also the seconds of `leuk-ray --help`.
 """
@@ -39,25 +39,9 @@ STAGES = {  # what marks the end of a stage on stderr; the folder tells when the
 }
 
 
-def empty_trainer(mark: str) -> None:
-    """The peer: runs in a process of its own."""
-    from ray.train import ScalingConfig
-    from ray.train.torch import TorchTrainer
-
-    def loop() -> None:
-        import torch
-
-        torch.zeros(1)
-        Path(mark).touch()
-        ray.train.report({})
-
-    ray.init(num_cpus=WORKERS + (os.cpu_count() or 1), log_to_driver=False)
-    TorchTrainer(loop, scaling_config=ScalingConfig(num_workers=WORKERS)).fit()
-
-
 def time_peer(scratch: Path) -> float:
     mark = Path(tempfile.mkdtemp(dir=scratch)) / "reported"
-    command = [sys.executable, __file__, "--child", str(mark)]
+    command = [sys.executable, str(Path(__file__).with_name("start_peer.py")), str(mark)]
     started = time.monotonic()
     with subprocess.Popen(command, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL) as child:
         while not mark.exists():
@@ -121,11 +105,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--results", type=Path)
-    parser.add_argument("--child", help=argparse.SUPPRESS)
     options = parser.parse_args()
-    if options.child:
-        empty_trainer(options.child)
-        return
     helped = [time_help() for _ in range(options.rounds + 2)]
     ours, peer = [], []
     with tempfile.TemporaryDirectory(prefix="leuk_ray-start-") as folder:
