@@ -3,9 +3,9 @@
     python benchmarks/start.py [--rounds 2] [--results F.json]
 
 The peer (benchmarks/start_peer.py) starts Ray and a TorchTrainer of 2 workers whose loop imports
-torch and reports once: Ray's own minimum. Both are clocked from the start of their process, ours by what it says on stderr
-(the bar moves with the first step) and by the run's folder; then they are ended. 96 SYNTHETIC
-cells, recipe `lite`. Also the seconds of `leuk-ray --help`.
+torch and reports once: Ray's own minimum. Both are clocked from the start of their process, ours
+by what it says on stderr (the bar moves with the first step) and by the run's folder; then they
+are ended. 96 SYNTHETIC cells, recipe `lite`. Also the seconds of `leuk-ray --help`.
 """
 
 from __future__ import annotations

@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 
 import ray
-from ray.train import ScalingConfig
+from ray.train import RunConfig, ScalingConfig
 from ray.train.torch import TorchTrainer
 
 WORKERS = 2
@@ -32,6 +32,7 @@ def main() -> None:
         loop,
         train_loop_config={"mark": sys.argv[1]},
         scaling_config=ScalingConfig(num_workers=WORKERS),
+        run_config=RunConfig(storage_path=str(Path(sys.argv[1]).parent)),
     )
     trainer.fit()
 
