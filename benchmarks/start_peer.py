@@ -27,7 +27,7 @@ def loop(config: dict) -> None:
 
 
 def main() -> None:
-    ray.init(num_cpus=WORKERS + (os.cpu_count() or 1), log_to_driver=False)
+    ray.init("local", num_cpus=WORKERS + (os.cpu_count() or 1), log_to_driver=False)
     trainer = TorchTrainer(
         loop,
         train_loop_config={"mark": sys.argv[1]},
