@@ -1,11 +1,12 @@
 """`prepare` beside a bare pool of processes that decodes, crops, hashes and writes the same files.
 
-    python benchmarks/prepare.py [--cells 1000] [--rounds 2] [--results F.json]
+    python benchmarks/prepare.py [--cells 2000] [--rounds 2] [--results F.json]
 
 SYNTHETIC cells of 450 x 450 pixels as BMP. Both work part by part with one process a core, in
 turns, and images/s are counted from the first part that is done to the last, so that starting
 processes counts for neither. The pool writes Parquet with the same rows; the search for near
-duplicates, which `prepare` does afterwards, is not counted.
+duplicates, which `prepare` does afterwards, is not counted. `prepare` makes 16 parts of few images,
+parts of 256 of many: with 10,661 cells it spends less on each.
 """
 
 from __future__ import annotations
@@ -82,7 +83,7 @@ def ours(source: Path, scratch: Path) -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--cells", type=int, default=1000)
+    parser.add_argument("--cells", type=int, default=2000)
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--results", type=Path)
     options = parser.parse_args()

@@ -26,7 +26,7 @@ SHORT = {
     "training": ["--cells", "400", "--rounds", "2"],
     "feeds": ["--cells", "512", "--repeats", "3"],
     "augmentation": [],
-    "prepare": ["--cells", "800", "--rounds", "2"],
+    "prepare": ["--cells", "2000", "--rounds", "2"],
     "start": ["--rounds", "2"],
     "scale": ["--rows", "10000", "30000", "100000"],
     "predict": ["--bundle", BUNDLE, "--images", "800", "--repeats", "2"],

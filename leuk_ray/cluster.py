@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import importlib
 import logging
 import os
+import threading
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import ray
 
@@ -34,11 +38,19 @@ _LOG_LEVELS = {
 }
 
 
-def connect(address: str | None = None, num_workers: Workers = 1) -> None:
+def connect(
+    address: str | None = None, num_workers: Workers = 1, meanwhile: str | None = None
+) -> None:
     """Join the cluster at `address` or RAY_ADDRESS; without either, start Ray on this machine.
 
     A local Ray gets more logical CPUs than cores when needed: training workers hold one
     each, and Ray Data's tasks need more or both wait for ever.
+
+    Args:
+        address: of a cluster.
+        num_workers: training workers that a local Ray must have room for.
+        meanwhile: a module without Ray to import while a local Ray starts, which is some seconds of
+            its processes waiting for each other.
     """
     if ray.is_initialized():
         return
@@ -56,13 +68,28 @@ def connect(address: str | None = None, num_workers: Workers = 1) -> None:
     note("ray: starting on this machine")
     for name, value in LOCAL_ENVIRONMENT.items():
         os.environ.setdefault(name, value)
-    ray.init(
-        address="local",
-        num_cpus=span(num_workers)[1] + max(os.cpu_count() or 1, 1),
-        include_dashboard=True,  # Tune and Train ask its State API to clean up
-        log_to_driver=False,
-        logging_level=logging.ERROR,
-    )
+    with _importing(meanwhile):
+        ray.init(
+            address="local",
+            num_cpus=span(num_workers)[1] + max(os.cpu_count() or 1, 1),
+            include_dashboard=True,  # Tune and Train ask its State API to clean up
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+        )
+
+
+@contextmanager
+def _importing(module: str | None) -> Iterator[None]:
+    """Import a module in a thread; whoever imports it afterwards meets its errors."""
+    if module is None:
+        yield
+        return
+    thread = threading.Thread(target=importlib.import_module, args=(module,))
+    thread.start()
+    try:
+        yield
+    finally:
+        thread.join()
 
 
 def span(workers: Workers) -> tuple[int, int]:

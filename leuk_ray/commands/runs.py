@@ -114,11 +114,12 @@ def train(
         cluster.connect(address, workers)
         values = reckon(resolved, dataset, workers=workers, gpus=gpus)
         return values, dry_run_text(values)
+    cluster.connect(address, workers, meanwhile="leuk_ray.models.zoo")
+
     from leuk_ray.locations import join
     from leuk_ray.runs.run import train_and_judge
     from leuk_ray.texts import report_text
 
-    cluster.connect(address, workers)
     report = train_and_judge(
         resolved,
         dataset,
