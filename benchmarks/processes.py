@@ -18,7 +18,7 @@ class Usage:
     """What had been used at a moment, or, as a difference, between two.
 
     at: seconds. spent: CPU seconds by role: workers (of Ray Train), daemons (of Ray), driver
-        (the command itself), actors (Ray's other processes), others (outside of the tree).
+        (the command itself), actors (its other processes), others (outside of the tree).
     """
 
     at: float

@@ -48,14 +48,16 @@ CORES = os.cpu_count() or 1
 class Rates:
     """Images/s of a contestant: of its first epoch, and the median of the later ones.
 
-    daemons: cores that Ray's own processes kept busy after the first epoch.
+    workers, daemons: cores that the training processes and Ray's daemons kept busy after the first
+        epoch.
     others: cores that were busy with what does not belong to the contestant.
     """
 
     first: float
     later: float
+    workers: float
+    others: float
     daemons: float = 0.0
-    others: float = 0.0
 
 
 def ours(recipe: str, dataset: Path, epochs: int, scratch: Path) -> Rates:
@@ -72,9 +74,9 @@ def ours(recipe: str, dataset: Path, epochs: int, scratch: Path) -> Rates:
     waited = ", ".join(f"{epoch['data_wait_seconds']:.2f}" for epoch in history)
     print(f"  cores busy after the first epoch: {spent}", file=sys.stderr)
     print(f"  seconds waited for pixels, by epoch: {waited}", file=sys.stderr)
-    return Rates(
-        rates[0], statistics.median(rates[1:]), spent.cores("daemons"), spent.cores("others")
-    )
+    later = statistics.median(rates[1:])
+    workers, others, daemons = map(spent.cores, ("workers", "others", "daemons"))
+    return Rates(rates[0], later, workers, others, daemons)
 
 
 def _watch(metrics: Path, epochs: int, process: subprocess.Popen) -> list[Usage]:
@@ -103,8 +105,9 @@ def peer(source: str, recipe: str, dataset: Path, epochs: int, scratch: Path) ->
             rates.append(float(line))
             marks.append(usage(process.pid))
     assert process.returncode == 0, "torchrun failed"
-    others = (marks[-1] - marks[0]).cores("others")
-    return Rates(rates[0], statistics.median(rates[1:]), others=others)
+    spent = marks[-1] - marks[0]
+    later = statistics.median(rates[1:])
+    return Rates(rates[0], later, spent.cores("actors"), spent.cores("others"))
 
 
 CONTESTANTS: dict[str, Callable[[str, Path, int, Path], Rates]] = {
@@ -123,7 +126,7 @@ def race(recipe: str, dataset: Path, epochs: int, rounds: int, scratch: Path) ->
             found[name].append(rates)
             print(
                 f"{recipe:15} {name:16} first {rates.first:6.1f}, later {rates.later:6.1f} "
-                f"images/s; others kept {rates.others:.2f} cores busy",
+                f"images/s; it kept {rates.workers:.2f} cores busy, others {rates.others:.2f}",
                 file=sys.stderr,
             )
     return found
@@ -141,6 +144,10 @@ def judge(network: str, found: dict[str, list[Rates]]) -> list[Result]:
         ratios(f"{network}: the same, daemons' CPU taken off", without_daemons, memory, 0.95),
         ratios(f"{network}: first epoch, of DDP in memory", first, memory, 0.80),
         ratios(f"{network}: later epochs, of DDP + DataLoader", later, files, 1),
+        Result(
+            f"{network}: CPU time an image in the workers, of DDP in memory",
+            [(a.workers / a.later) / (b.workers / b.later) for a, b in zip(own, bare, strict=True)],
+        ),
         Result(f"{network}: Ray's daemons", [r.daemons for r in own], unit="cores"),
         Result(f"{network}: later epochs", later, unit="images/s"),
     ]
