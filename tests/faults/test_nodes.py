@@ -104,6 +104,8 @@ def test_a_preempted_node_changes_no_number_and_is_listed(
     nodes: Cluster, undisturbed, tmp_path: Path, monkeypatch
 ):
     monkeypatch.setattr(trainer, "train_worker", slow_worker)
+    # Which `connect` sets for a Ray on this machine alone, as the undisturbed run had.
+    monkeypatch.delenv("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", raising=False)
     for _ in range(2):
         nodes.add_node(num_cpus=3)
     cluster.connect(nodes.address)
