@@ -50,7 +50,7 @@ test-load: setup
 test-faults: setup
 	$(BIN)/pytest tests/faults
 
-# On demand, about 5 minutes: the commands of cluster/README.md, from its text, on four nodes.
+# On demand, 10 to 15 minutes: the commands of cluster/README.md, from its text, on four nodes.
 test-cluster: setup
 	$(BIN)/pytest tests/newcomer
 
