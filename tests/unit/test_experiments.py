@@ -116,7 +116,7 @@ def test_scales_change_size_and_nothing_else():
 
 def test_a_part_of_the_data_counts_its_own_cells_and_splits_by_source():
     planned = plan("bukhari2022", "small")
-    for data, source, uses in (("idb1", "all-idb1", 28), ("idb2", "all-idb2", 80)):
+    for data, source, uses in (("idb1", "all-idb1", 14), ("idb2", "all-idb2", 40)):
         recipe = planned.specs[Place("se", data, "image-random", 2)].resolved
         assert recipe.split.source == source
         assert recipe.training.balance == uses
