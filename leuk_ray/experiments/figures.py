@@ -97,7 +97,8 @@ def bars_figure(table: Mapping[str, Any], stamp: Stamp) -> Figure | None:
         axes.set_xticks(range(len(columns)), [WORDS[key] for key in columns], size=8)
         axes.set_ylim(0, 105)
         axes.set_ylabel("percent", size=8)
-        axes.set_title(row["name"], size=9, loc="left", parse_math=False)
+        title = f"{row['name']} ({row['stand_in']})" if row["stand_in"] else row["name"]
+        axes.set_title(title, size=9, loc="left", parse_math=False)
         plain_axes(axes)
         if number == 1:
             handles = axes.get_legend_handles_labels()
