@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import shlex
 import time
 from collections.abc import Callable, Sequence
@@ -80,6 +81,8 @@ def connect(address: str | None) -> JobSubmissionClient:
     Raises:
         UserError: nothing answers there, or the token is not the cluster's.
     """
+    # That a log ended is no news beside the job's own words.
+    logging.getLogger("ray.dashboard.modules.job.sdk").setLevel(logging.WARNING)
     try:
         return JobSubmissionClient(address)
     except (ConnectionError, AuthenticationError, RuntimeError, ValueError) as error:
