@@ -46,7 +46,7 @@ test-experiments: setup
 test-load: setup
 	$(BIN)/pytest -s tests/load
 
-# On demand, about 25 minutes: workers, drivers, nodes and the head are killed in the middle of a run.
+# On demand, about 30 minutes: workers, drivers, nodes and the head are killed in the middle of a run.
 test-faults: setup
 	$(BIN)/pytest tests/faults
 
