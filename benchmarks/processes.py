@@ -1,8 +1,9 @@
-"""CPU time of a process tree by what its processes are, and of the rest of the machine."""
+"""Process trees: CPU time by what their processes are and of the rest of the machine, their end."""
 
 from __future__ import annotations
 
 import os
+import subprocess
 import time
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -61,3 +62,12 @@ def _role(process: psutil.Process, root: int) -> str:
         return "workers"
     # The first words: a worker's later arguments name the daemons too.
     return "daemons" if any(name in command for name in _DAEMONS) else "actors"
+
+
+def stop(process: subprocess.Popen) -> None:
+    """End a command and what it started, as its Ray or the workers that LitServe leaves behind."""
+    children = psutil.Process(process.pid).children(recursive=True)
+    process.terminate()
+    process.wait(60)
+    for child in psutil.wait_procs(children, timeout=10)[1]:
+        child.kill()

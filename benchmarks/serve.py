@@ -31,6 +31,7 @@ import psutil
 import requests
 from fastapi import Request  # FastAPI looks annotations up in the module
 from PIL import Image
+from processes import stop
 from results import Result, finish
 
 from leuk_ray.datasets.synthetic import SyntheticSpec, draw_cells, render
@@ -92,15 +93,6 @@ def bare(bundle: str, data: bytes, images: int = 100) -> float:
     for _ in range(images // 8):
         classifier.predict(files)
     return 1000 * (time.process_time() - started) / (images // 8 * 8)
-
-
-def stop(process: subprocess.Popen) -> None:
-    """End a server and what it started, which LitServe leaves behind."""
-    children = psutil.Process(process.pid).children(recursive=True)
-    process.terminate()
-    process.wait(60)
-    for child in psutil.wait_procs(children, timeout=5)[1]:
-        child.kill()
 
 
 def cpu_seconds(process: subprocess.Popen) -> float:

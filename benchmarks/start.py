@@ -20,8 +20,8 @@ import threading
 import time
 from pathlib import Path
 
-import psutil
 import ray
+from processes import stop
 from results import Result, finish
 
 from leuk_ray import cluster
@@ -83,15 +83,6 @@ def time_ours(dataset: Path, scratch: Path) -> dict[str, float]:
 def _read(stream: int, said: bytearray) -> None:
     while data := os.read(stream, 65536):
         said.extend(data)
-
-
-def stop(process: subprocess.Popen) -> None:
-    """End a command that has been timed, and its Ray."""
-    tree = psutil.Process(process.pid).children(recursive=True)
-    process.terminate()
-    process.wait(60)
-    for left in psutil.wait_procs(tree, timeout=10)[1]:
-        left.kill()
 
 
 def time_help() -> float:
