@@ -1,28 +1,43 @@
-"""Prepare a whole C-NMC's worth of SYNTHETIC cells and watch the memory: on demand.
+"""`prepare` and a streamed epoch as the number of SYNTHETIC cells grows: time and memory.
 
-    python benchmarks/prepare_scale.py [--cells 10661] [--source FOLDER_MADE_BY_SYNTH]
+    python benchmarks/prepare_scale.py                      a whole C-NMC's worth of 450 px cells
+    python benchmarks/prepare_scale.py --cells 10000 100000 1000000 --side 32
 
-450 x 450 BMP files of 608 kB each go through `prepare`, a quarter of them first, so that memory
-which grows with their number shows. Prints a table and one JSON line.
+Each number of cells goes through `prepare` (decoding, then near duplicates, slides and groups) and
+one shuffled epoch through Ray Data in windows of 4,096. With --side the images are noise of that
+side, else rendered cells in files of 608 kB. Memory is watched all the while: what grows with the
+number of cells beyond their metadata shows. Times are fitted by t = a n^b; b = 1 is linear.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
+import shutil
+import sys
 import tempfile
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
+import numpy as np
 import psutil
 import ray
+import torch
+from PIL import Image
+from results import Result, finish
 
 from leuk_ray import cluster
+from leuk_ray.datasets.feeds import StreamFeed
+from leuk_ray.datasets.plan import plan_epoch
 from leuk_ray.datasets.prepare import prepare
+from leuk_ray.datasets.prepared import PreparedDataset
 from leuk_ray.datasets.synthetic import SyntheticSpec, write_c_nmc
 from leuk_ray.images import StorageSettings
 
+CELLS_PER_SUBJECT = 150
+BATCH_SIZE, WINDOW = 64, 4096
 _SECONDS = 0.2
 
 
@@ -63,50 +78,86 @@ def _own(process: psutil.Process) -> float:
     return (memory.rss - memory.shared) / 2**20
 
 
-def measure(source: Path, target: Path) -> dict:
-    started = time.monotonic()
-    first_done: list[float] = []
+def write_cells(folder: Path, num: int, side: int | None) -> str:
+    """Make the files; returns their layout."""
+    if side is None:
+        write_c_nmc(folder, SyntheticSpec(cells=num, subjects=73, seed=5))
+        return "c-nmc"
+    generator = np.random.default_rng(num)
+    for row in range(num):
+        subject = row // CELLS_PER_SUBJECT
+        place = folder / ("ALL", "healthy")[subject % 2] / f"S{subject}"
+        if row % CELLS_PER_SUBJECT == 0:
+            place.mkdir(parents=True)
+        noise = generator.integers(0, 256, (side, side, 3), np.uint8)
+        Image.fromarray(noise).save(place / f"{row}.bmp")
+    return "folders"
+
+
+def stream(dataset: PreparedDataset) -> int:
+    """One shuffled epoch; returns the number of images that came."""
+    rows = np.arange(len(dataset.cells))
+    plan = plan_epoch(
+        rows, rows % 2, seed=0, epoch=1, balance="none", batch_size=BATCH_SIZE, window=WINDOW
+    )
+    feed = StreamFeed(dataset.reader(), torch.device("cpu"), WINDOW)
+    return sum(len(pixels) for pixels in feed.deliver(np.split(plan.rows, plan.bounds[1:-1])))
+
+
+def measure(num: int, side: int | None, scratch: Path) -> dict[str, float]:
+    """Seconds and peaks of memory, MB, of every stage."""
+    layout = write_cells(scratch / "cells", num, side)
+    facts: dict[str, float] = {}
+    decoded: list[float] = []
 
     def progress(done: int, total: int) -> None:
         if done == total:
-            first_done.append(time.monotonic() - started)
+            decoded.append(time.monotonic())
 
-    with Watch() as watch:
-        counts = prepare(source, target, "c-nmc", StorageSettings(), progress)["counts"]
-    seconds = time.monotonic() - started
-    assert counts["files"] == counts["rows"] + counts["rejected"]
-    return {
-        "images": counts["files"],
-        "rows": counts["rows"],
-        "rejected": counts["rejected"],
-        "decoding_images_per_s": round(counts["files"] / first_done[0], 1),
-        "images_per_s": round(counts["files"] / seconds, 1),
-        "driver_mb": round(watch.driver),
-        "worker_mb": round(watch.worker),
-        "object_store_mb": round(watch.store, 1),
-    }
+    @contextmanager
+    def watched(stage: str) -> Iterator[None]:
+        started = time.monotonic()
+        with Watch() as watch:
+            yield
+        facts[f"{stage}: time"] = time.monotonic() - started
+        for name in ("driver", "worker", "store"):
+            facts[f"{stage}: peak memory, {name}"] = getattr(watch, name)
+
+    storage = StorageSettings() if side is None else StorageSettings(size=side, crop="full")
+    started = time.monotonic()
+    with watched("prepare"):
+        counts = prepare(scratch / "cells", scratch / "dataset", layout, storage, progress)[
+            "counts"
+        ]
+    assert counts["files"] == counts["rows"] + counts["rejected"] == num
+    facts["prepare: of it decoding"] = decoded[0] - started
+    with watched("stream"):
+        assert stream(PreparedDataset.open(str(scratch / "dataset"))) == num
+    shutil.rmtree(scratch)
+    return facts
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--cells", type=int, default=10_661)
-    parser.add_argument("--source", type=Path)
-    arguments = parser.parse_args()
-    with tempfile.TemporaryDirectory(prefix="leuk_ray-scale-") as temporary:
-        place = Path(temporary)
-        source = arguments.source or place / "cells"
-        if arguments.source is None:
-            write_c_nmc(source, SyntheticSpec(cells=arguments.cells, subjects=73, seed=5))
-        fourth = place / "fourth"
-        for path in sorted(source.rglob("*.bmp"))[::4]:
-            link = fourth / path.relative_to(source)
-            link.parent.mkdir(parents=True, exist_ok=True)
-            link.symlink_to(path.resolve())
-        cluster.connect()
-        rows = [measure(fourth, place / "a.dataset"), measure(source, place / "b.dataset")]
-    for name in rows[0]:
-        print(f"{name:24}" + "".join(f"{row[name]:>12}" for row in rows))
-    print(json.dumps(rows))
+    parser.add_argument("--cells", type=int, nargs="+", default=[2_665, 10_661])
+    parser.add_argument("--side", type=int, help="noise of this side instead of rendered cells")
+    parser.add_argument("--results", type=Path)
+    options = parser.parse_args()
+    found = []
+    with tempfile.TemporaryDirectory(prefix="leuk_ray-scale-") as scratch:
+        for num in options.cells:
+            cluster.connect()
+            found.append(measure(num, options.side, Path(scratch) / str(num)))
+            ray.shutdown()  # every size starts with fresh processes
+            print(f"{num:9,} cells: {found[-1]}", file=sys.stderr)
+    results = []
+    for name in found[0]:
+        values = [facts[name] for facts in found]
+        results.append(Result(name, values, unit="MB" if "memory" in name else "s"))
+        if "memory" not in name and len(values) > 1:
+            (exponent, _) = np.polyfit(np.log(options.cells), np.log(values), 1)
+            results.append(Result(f"{name}, exponent", [float(exponent)], 1.15, "", "less"))
+    finish(results, options.results)
 
 
 if __name__ == "__main__":

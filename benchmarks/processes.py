@@ -10,7 +10,8 @@ from dataclasses import dataclass, field
 
 import psutil
 
-_TRAIN_WORKER, _DRIVER = "ray::RayTrainWorker", "driver"
+_DRIVER = "driver"
+_TITLES = {"ray::RayTrainWorker": "workers", "ray::TrainController": "controller"}
 _DAEMONS = ("gcs_server", "raylet", "dashboard", "DashboardAgent", "RuntimeEnvAgent", "monitor.py")
 
 
@@ -42,7 +43,7 @@ def usage(root: int) -> Usage:
 
     That of processes which have ended counts with the others.
     """
-    spent = dict.fromkeys(("workers", "daemons", "driver", "actors", "others"), 0.0)
+    spent = dict.fromkeys(("workers", "controller", "daemons", "driver", "actors", "others"), 0.0)
     tree = psutil.Process(root)
     for process in [tree, *tree.children(recursive=True)]:
         with suppress(psutil.NoSuchProcess):
@@ -58,8 +59,9 @@ def _role(process: psutil.Process, root: int) -> str:
     if process.pid == root or process.pid == os.getpid():
         return _DRIVER
     command = " ".join(process.cmdline()[:3])
-    if command.startswith(_TRAIN_WORKER):
-        return "workers"
+    for title, role in _TITLES.items():
+        if command.startswith(title):
+            return role
     # The first words: a worker's later arguments name the daemons too.
     return "daemons" if any(name in command for name in _DAEMONS) else "actors"
 

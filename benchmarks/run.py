@@ -28,12 +28,13 @@ SHORT = {
     "augmentation": [],
     "prepare": ["--cells", "2000", "--rounds", "2"],
     "start": ["--rounds", "2"],
-    "scale": ["--rows", "10000", "30000", "100000"],
+    "scale": [],
     "predict": ["--bundle", BUNDLE, "--images", "800", "--repeats", "2"],
     "serve": ["--bundle", BUNDLE, "--seconds", "8"],
 }
 LONG = {
-    "scale": [],
+    "nodes": [],
+    "prepare_scale": ["--cells", "10000", "100000", "1000000", "--side", "32"],
     "training": ["--cells", "1200", "--rounds", "3"],
     "prepare": ["--cells", "10661", "--rounds", "1"],
 }
@@ -57,7 +58,7 @@ def run(name: str, arguments: list[str], scratch: Path) -> list[dict] | None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--only", nargs="+", choices=sorted(SHORT), default=[])
+    parser.add_argument("--only", nargs="+", choices=sorted(SHORT | LONG), default=[])
     parser.add_argument("--long", action="store_true", help="the sizes that take hours")
     parser.add_argument("--out", type=Path, default=Path("bench.json"))
     options = parser.parse_args()

@@ -44,13 +44,14 @@ _MAX_SHIFT = 0.05
 _BLACK = 16  # what a JPEG leaves of black background is darker
 _ROWS_PER_READ = 64
 _PAIRS_PER_CHUNK = 4096
+_MATCHES_PER_PART = 2**16
 _LIKELY_PER_CELL = 64  # on average; the most alike are kept
 
 
 def find_near_duplicates(cells: pa.Table, reader: PixelReader) -> pa.Table:
     """Find pairs of cells with different pixels that show the same picture.
 
-    Memory: about 5 kB a cell, of cells that all look alike 7 kB, and 64 images; each image is
+    Memory: about 2 kB a cell, of cells that all look alike 4 kB, and 64 images; each image is
     read once, those of likely pairs again.
 
     Args:
@@ -123,21 +124,22 @@ def candidate_pairs(phash: np.ndarray) -> Iterator[np.ndarray]:
     shifts = np.arange(_BANDS, dtype=np.uint64) * np.uint64(_BAND_BITS)
     bands = ((phash[:, None] >> shifts) & np.uint64(2**_BAND_BITS - 1)).astype(np.uint16)
     for band in range(_BANDS):
+        # Rows in the order of this band, so that those with one value lie together.
         order = np.argsort(bands[:, band], kind="stable")
-        keys = bands[order, band]
+        value, hashes = bands[order, band], phash[order]
+        starts = np.searchsorted(value, np.arange(2**_BAND_BITS + 1))
         for flip in _flips():
-            wanted = bands[:, band] ^ flip
-            low = np.searchsorted(keys, wanted, "left")
-            count = np.searchsorted(keys, wanted, "right") - low
+            wanted = value ^ flip
+            # Each pair from one side: the later row of one value, the larger of two values.
+            low = starts[wanted] if flip else np.arange(1, len(phash) + 1)
+            count = np.where(wanted >= value, starts[wanted.astype(np.int64) + 1] - low, 0)
             for part in _parts(count):
-                first = np.repeat(part, count[part])
-                within = np.arange(len(first)) - np.repeat(
-                    count[part].cumsum() - count[part], count[part]
-                )
-                second = order[np.repeat(low[part], count[part]) + within]
-                close = np.bitwise_count(phash[first] ^ phash[second]) <= MAX_DISTANCE
-                keep = close & (first < second)
-                pairs = np.stack([first[keep], second[keep]], axis=1)
+                length = count[part]
+                first = np.repeat(part, length)
+                second = np.repeat(low[part] - (length.cumsum() - length), length)
+                second += np.arange(len(first))
+                close = np.bitwise_count(hashes[first] ^ hashes[second]) <= MAX_DISTANCE
+                pairs = np.sort(order[np.stack([first[close], second[close]], axis=1)], axis=1)
                 earlier = bands[pairs[:, 0], :band] ^ bands[pairs[:, 1], :band]
                 yield pairs[(np.bitwise_count(earlier) > _FLIPS).all(axis=1)]
 
@@ -149,27 +151,24 @@ def _flips() -> list[np.uint16]:
 
 
 def _parts(count: np.ndarray) -> Iterator[np.ndarray]:
-    """Rows with a match, cut so that each part has about a million matches."""
+    """Rows with a match, cut so that what is made of each part stays in the processor's cache."""
     rows = np.flatnonzero(count)
-    cuts = np.flatnonzero(np.diff(count[rows].cumsum() >> 20)) + 1
+    cuts = np.flatnonzero(np.diff(count[rows].cumsum() // _MATCHES_PER_PART)) + 1
     yield from np.split(rows, cuts)
 
 
 def _likely_pairs(phash: np.ndarray, read: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
     """Candidates whose thumbnails agree: (m, 2) int64, the most alike first."""
-    thumbs = np.concatenate(
-        [
-            np.stack([_thumb(image) for image in read(part)])
-            for part in np.split(
-                np.arange(len(phash)), range(_ROWS_PER_READ, len(phash), _ROWS_PER_READ)
-            )
-        ]
-    )
+    thumbs = np.empty((len(phash), _THUMB**2), np.uint8)
+    for start in range(0, len(phash), _ROWS_PER_READ):
+        part = np.arange(start, min(start + _ROWS_PER_READ, len(phash)))
+        for row, image in zip(part, read(part), strict=True):
+            thumbs[row] = _thumb(image)
     likely, alike = np.empty((0, 2), np.int64), np.empty(0)
     for pairs in candidate_pairs(phash):
         for start in range(0, len(pairs), _PAIRS_PER_CHUNK):
             chunk = pairs[start : start + _PAIRS_PER_CHUNK]
-            first, second = thumbs[chunk[:, 0]], thumbs[chunk[:, 1]]
+            first, second = (thumbs[side].astype(np.float32) for side in chunk.T)
             agree = _correlations(first, second, (first > _BLACK) | (second > _BLACK))
             keep = agree >= _MIN_THUMB_CORRELATION
             likely = np.concatenate([likely, chunk[keep]])
@@ -181,15 +180,13 @@ def _likely_pairs(phash: np.ndarray, read: Callable[[np.ndarray], np.ndarray]) -
 
 
 def _thumb(image: np.ndarray) -> np.ndarray:
-    """Grey levels (_THUMB ** 2,) of the picture around the centre of the cell."""
+    """Grey levels (_THUMB ** 2,) uint8 of the picture around the centre of the cell."""
     cell = image.max(axis=2) > _BLACK
     side = len(image)
     y, x = np.argwhere(cell).mean(axis=0).tolist() if cell.any() else (side / 2, side / 2)
     wide = ImageOps.expand(Image.fromarray(image).convert("L"), side // 2)
     box = (x, y, min(x + side, wide.width), min(y + side, wide.height))
-    return np.asarray(
-        wide.resize((_THUMB, _THUMB), Image.Resampling.BILINEAR, box), np.float32
-    ).ravel()
+    return np.asarray(wide.resize((_THUMB, _THUMB), Image.Resampling.BILINEAR, box)).ravel()
 
 
 def _correlations(first: np.ndarray, second: np.ndarray, cell: np.ndarray) -> np.ndarray:

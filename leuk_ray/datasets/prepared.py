@@ -54,6 +54,8 @@ METADATA_SCHEMA = pa.schema(
         ("file_bytes", pa.int64()),
     ]
 )
+# Of a million cells every worker holds these: what `prepare` alone compares stays in the files.
+CELL_COLUMNS = [name for name in METADATA_SCHEMA.names if name not in ("sha256", "phash")]
 
 
 def image_schema(size: int) -> pa.Schema:
@@ -111,8 +113,8 @@ class PreparedDataset:
 
     @cached_property
     def cells(self) -> pa.Table:
-        """METADATA_SCHEMA plus group, role and picture, one row a cell, ordered by uid."""
-        cells = self._index.select(METADATA_SCHEMA.names)
+        """CELL_COLUMNS plus group, role and picture, one row a cell, ordered by uid."""
+        cells = self._index.select(CELL_COLUMNS)
         groups = self.read_table("groups.parquet").sort_by("uid")
         assert groups["uid"].equals(cells["uid"]), "groups.parquet does not belong to images/"
         for name in ("group", "role", "picture"):
@@ -163,7 +165,7 @@ class PreparedDataset:
         files, _ = filesystem(self.location)
         tables = []
         for part, path in enumerate(self._parts):
-            table = pq.read_table(path, filesystem=files, columns=METADATA_SCHEMA.names)
+            table = pq.read_table(path, filesystem=files, columns=CELL_COLUMNS)
             table = table.append_column("part", pa.array(np.full(len(table), part, np.int32)))
             rows = np.arange(len(table), dtype=np.int32)
             tables.append(table.append_column("offset", pa.array(rows)))
