@@ -46,11 +46,11 @@ test-experiments: setup
 test-load: setup
 	$(BIN)/pytest -s tests/load
 
-# On demand, about 30 minutes: workers, drivers, nodes and the head are killed in the middle of a run.
+# On demand, about 20 minutes: workers, drivers, nodes and the head are killed in the middle of a run.
 test-faults: setup
 	$(BIN)/pytest tests/faults
 
-# On demand, 10 to 15 minutes: the commands of cluster/README.md, from its text, on four nodes.
+# On demand, 5 to 10 minutes: the commands of cluster/README.md, from its text, on four nodes.
 test-cluster: setup
 	$(BIN)/pytest tests/newcomer
 
