@@ -27,7 +27,8 @@ demo: setup
 
 # One Ray for the integration tests; tests that start their own follow in their own process.
 test: setup
-	$(BIN)/pytest tests/unit tests/integration tests/real
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 tests/unit
+	$(BIN)/pytest tests/integration tests/real
 	$(BIN)/pytest tests/cluster
 
 # On demand, about 10 minutes: the demo, and its bundle on 4,000 fresh cells.

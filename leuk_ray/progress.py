@@ -1,4 +1,7 @@
-"""Progress on stderr: plain bars for driver loops, and a board for what workers report."""
+"""Progress on stderr: plain bars for driver loops, and a board for what workers report.
+
+In a log, which is no terminal, a bar is written now and then and with every epoch.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +14,7 @@ from typing import Any
 from tqdm import tqdm
 
 _POLL_SECONDS = 0.5
+_LOG_SECONDS = 10
 
 
 def note(text: str) -> None:
@@ -25,7 +29,12 @@ def bar(title: str, unit: str) -> Iterator[Callable[[int, int], None]]:
 
     def update(done: int, total: int) -> None:
         if not lines:
-            lines.append(tqdm(desc=title, unit=unit, file=sys.stderr, dynamic_ncols=True))
+            seconds = 0.1 if sys.stderr.isatty() else _LOG_SECONDS
+            lines.append(
+                tqdm(
+                    desc=title, unit=unit, file=sys.stderr, dynamic_ncols=True, mininterval=seconds
+                )
+            )
         lines[0].total = total
         lines[0].update(done - lines[0].n)
 
@@ -85,6 +94,7 @@ def training_bar(epochs: int) -> Iterator[Any]:
 
 
 def _show(line: tqdm, update: dict[str, Any]) -> None:
+    before = line.desc, line.postfix or ""
     if "epoch" in update:
         line.set_description_str(f"train: epoch {update['epoch']}/{line.total} ", refresh=False)
         line.n = update["epoch"] - 1 + update["batches"] / update["of"]
@@ -96,4 +106,5 @@ def _show(line: tqdm, update: dict[str, Any]) -> None:
     }
     shown = [text.format(update[key]) for key, text in texts.items() if update.get(key) is not None]
     line.set_postfix_str(", ".join(shown), refresh=False)
-    line.refresh()
+    if sys.stderr.isatty() or (line.desc, line.postfix) != before:
+        line.refresh()

@@ -22,7 +22,9 @@ from leuk_ray.datasets.prepared import PixelReader, PreparedDataset, as_pixels, 
 from leuk_ray.datasets.staging import staging_for
 from leuk_ray.errors import UserError
 
-_ROWS_PER_TASK = 128
+# Whatever a task reads, it costs Ray Data some milliseconds; blocks above 128 MiB it would cut.
+_TASK_BYTES, _MOST_ROWS_PER_TASK = 96 * 2**20, 512
+_ROWS_PER_COPY = 128
 
 
 class Feed(Protocol):
@@ -60,22 +62,21 @@ class ReaderFeed:
 class StreamFeed:
     """Streams batches through Ray Data; the driver's cluster reads ahead of the worker.
 
-    Batches go in stretches of about `ahead` uses. Every row of a stretch is read once, in the
-    order of storage; this process holds one stretch of pixels. With a stretch as long as the
-    plan's window, rows that lie together are read together.
+    Batches go in stretches of about `ahead` uses, of one task's rows at least. Every row of a
+    stretch is read once, in the order of storage; this process holds one stretch of pixels. With
+    a stretch as long as the plan's window, rows that lie together are read together.
     """
 
-    def __init__(
-        self, reader: PixelReader, device: torch.device, ahead: int = _ROWS_PER_TASK
-    ) -> None:
+    def __init__(self, reader: PixelReader, device: torch.device, ahead: int = 1) -> None:
         self.reader = reader
-        self.ahead = ahead
+        self.rows_per_task = _rows_per_task(reader.size)
+        self.ahead = max(ahead, self.rows_per_task)
         self.staging = staging_for(device)
 
     def deliver(self, batches: Sequence[np.ndarray]) -> Iterator[Tensor]:
         """See Feed."""
         stretches = _stretches(batches, self.ahead)
-        parts = [_parts(stretch) for stretch in stretches]
+        parts = [_parts(stretch, self.rows_per_task) for stretch in stretches]
         stream = self._stream([part for of_stretch in parts for part in of_stretch])
         for stretch, of_stretch in zip(stretches, parts, strict=True):
             rows = np.concatenate([np.empty(0, np.int64), *of_stretch])
@@ -136,7 +137,7 @@ class ResidentFeed:
 
     def _keep(self, batches: Sequence[np.ndarray]) -> Iterator[Tensor]:
         asked = np.concatenate([np.empty(0, np.int64), *batches])
-        everything = [*batches, *_parts([np.setdiff1d(self.rows, asked)])]
+        everything = [*batches, *_parts([np.setdiff1d(self.rows, asked)], _ROWS_PER_COPY)]
         delivered = zip(self._slots(everything), self.source.deliver(everything), strict=True)
         for number, (slots, images) in enumerate(delivered):
             self.pixels[slots] = images.permute(0, 2, 3, 1)
@@ -189,7 +190,7 @@ def make_feeds(
         UserError: no room for the cache that is asked for, with the arithmetic.
     """
     reader, size = dataset.reader(), dataset.storage.size
-    ahead = _ROWS_PER_TASK if window == "all" else max(_ROWS_PER_TASK, window // world_size)
+    ahead = 1 if window == "all" else window // world_size
     source = StreamFeed(reader, device, ahead) if stream else ReaderFeed(reader, device)
     if cache in ("auto", "device"):
         sharing = 1 if device.type == "cuda" else workers_on_node  # a GPU each, but one memory
@@ -250,7 +251,11 @@ def _stretches(batches: Sequence[np.ndarray], ahead: int) -> list[list[np.ndarra
     return stretches
 
 
-def _parts(stretch: list[np.ndarray]) -> list[np.ndarray]:
-    """The rows of a stretch, each once and ascending, in parts of at most _ROWS_PER_TASK."""
+def _parts(stretch: list[np.ndarray], most: int) -> list[np.ndarray]:
+    """The rows of a stretch, each once and ascending, in parts of at most `most`."""
     rows = np.unique(np.concatenate(stretch))
-    return [rows[start : start + _ROWS_PER_TASK] for start in range(0, len(rows), _ROWS_PER_TASK)]
+    return [rows[start : start + most] for start in range(0, len(rows), most)]
+
+
+def _rows_per_task(size: int) -> int:
+    return max(1, min(_TASK_BYTES // (size * size * 3), _MOST_ROWS_PER_TASK))

@@ -148,10 +148,10 @@ def test_a_device_too_small_is_refused_with_the_arithmetic(numbered_dataset, mon
 
 def test_the_stream_reads_as_far_ahead_as_the_window(numbered_dataset):
     for window, world_size, ahead in (
-        ("all", 2, 128),
-        (64, 1, 128),
+        ("all", 2, 512),
+        (64, 1, 512),
         (4096, 1, 4096),
-        (900, 3, 300),
+        (2700, 3, 900),
     ):
         feed, _ = made(numbered_dataset, "none", window, world_size)
         assert isinstance(feed, StreamFeed)
@@ -169,10 +169,18 @@ def test_a_windowed_stretch_reads_each_row_group_about_once():
         stretches = feeds._stretches(batches, 640)
         assert np.array_equal(np.concatenate([b for s in stretches for b in s]), plan.rows)
         read[window] = sum(
-            len(np.unique(part // 8)) for stretch in stretches for part in feeds._parts(stretch)
+            len(np.unique(part // 8))
+            for stretch in stretches
+            for part in feeds._parts(stretch, 512)
         )
     assert read[640] < 1.1 * 6400 / 8
     assert read["all"] > 4 * read[640]
+
+
+def test_a_task_reads_less_than_ray_data_cuts():
+    for size, rows in ((32, 512), (160, 512), (300, 372), (600, 93), (10_000, 1)):
+        assert feeds._rows_per_task(size) == rows
+        assert rows == 1 or rows * size * size * 3 < 128 * 2**20
 
 
 def test_settings_are_checked_where_they_are_read():
