@@ -65,7 +65,8 @@ def measure(nodes: int, epochs: int, folder: Path) -> tuple[Usage, int]:
         metrics = folder / "run" / "metrics.jsonl"
         while len(marks) < epochs and not ended.is_set():
             done = len(metrics.read_text().splitlines()) if metrics.exists() else 0
-            marks.extend([usage(os.getpid())] * (done - len(marks)))
+            if done > len(marks):
+                marks.extend([usage(os.getpid())] * (done - len(marks)))
             time.sleep(0.1)
 
     watching = threading.Thread(target=watch)
