@@ -1,6 +1,6 @@
 """What the driver and the controller of a run do as the number of nodes grows: CPU time.
 
-    python benchmarks/nodes.py [--nodes 1 2 4 8] [--epochs 6] [--results F.json]
+    python benchmarks/nodes.py [--nodes 1 2 4 8] [--epochs 12] [--results F.json]
 
 Each node is a raylet of its own on this machine, with one training worker; every worker gets as
 many SYNTHETIC cells (64 px) of `lite`, so an epoch has as many steps on 8 nodes as on 1. Counted
@@ -35,8 +35,8 @@ from leuk_ray.training.trainer import run_training
 
 STEPS, BATCH = 6, 4  # of a worker and epoch; three quarters of the cells train
 SETTINGS = [
-    "weights=scratch", "input_size=64", "frozen_norm=none", f"batch_size={BATCH}", "balance=none",
-    "schedule.kind=cosine", "fractions=[0.75,0.125,0.125]",
+    "weights=scratch", "input_size=64", "frozen_norm=none", "balance=none", "schedule.kind=cosine",
+    "fractions=[0.75,0.125,0.125]",
 ]  # fmt: skip
 CORES = 2  # of a node: a worker, and room for what reads
 
@@ -72,7 +72,8 @@ def measure(nodes: int, epochs: int, folder: Path) -> tuple[Usage, int]:
     watching = threading.Thread(target=watch)
     watching.start()
     try:
-        recipe = load_recipe("lite", [*SETTINGS, f"epochs={epochs}"])
+        batch = f"batch_size={BATCH * nodes}"
+        recipe = load_recipe("lite", [*SETTINGS, f"epochs={epochs}", batch])
         run_training(recipe, dataset, folder / "run", workers=nodes, judged=False)
     finally:
         ended.set()
@@ -86,7 +87,7 @@ def measure(nodes: int, epochs: int, folder: Path) -> tuple[Usage, int]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--nodes", type=int, nargs="+", default=[1, 2, 4, 8])
-    parser.add_argument("--epochs", type=int, default=6)
+    parser.add_argument("--epochs", type=int, default=12)
     parser.add_argument("--results", type=Path)
     options = parser.parse_args()
     os.environ.update(cluster.LOCAL_ENVIRONMENT)
