@@ -86,28 +86,31 @@ def cache_file(dataset) -> Iterator[Path]:
     file.unlink(missing_ok=True)
 
 
-def test_a_run_of_one_worker_resumed_by_three_equals_the_unbroken_one_of_two(
+def test_another_number_of_workers_and_another_cache_give_the_same_run(
     run: Path, dataset, tmp_path: Path, cache_file: Path
 ):
-    """From the host cache, where the other came from the device; stopped after an epoch.
-
-    Bit for bit the same with as many workers: tests/faults, tests/unit/test_learner.py.
-    """
-    out = tmp_path / "run"
-    run_training(recipe(cache="host", epochs=1), dataset, out, workers=1)
+    trained = run_training(recipe(cache="host"), dataset, tmp_path / "run", workers=3)
     assert cache_file.exists()
-    (out / "config.yaml").write_text(recipe(cache="host").to_yaml())
-    state = next((out / "checkpoints").glob("epoch_*")) / "state.pt"
-    unfinished = torch.load(state, weights_only=True) | {"stopped": ""}
-    torch.save(unfinished, state)
-    trained = run_training(recipe(cache="host"), dataset, out, workers=3, resume=True)
     split = pq.read_table(run / "split.parquet")
     judged = rows_with_role(dataset.cells, split, ("validation", "test"))
     assert trained.rows.tolist() == judged.tolist(), "each row scored exactly once"
     assert len(judged) % 2, "a count that two workers do not divide"
-    for ours, theirs in zip(history(out), history(run), strict=True):
+    for ours, theirs in zip(history(tmp_path / "run"), history(run), strict=True):
         for name in ("train_loss", "validation_loss"):
             assert ours[name] == pytest.approx(theirs[name], abs=1e-3), name
+
+
+def test_a_run_stopped_and_resumed_equals_the_unbroken_one(run: Path, dataset, tmp_path: Path):
+    out = tmp_path / "run"
+    run_training(recipe(epochs=1), dataset, out, workers=2)
+    (out / "config.yaml").write_text(recipe().to_yaml())
+    state = next((out / "checkpoints").glob("epoch_*")) / "state.pt"
+    unfinished = torch.load(state, weights_only=True) | {"stopped": ""}
+    torch.save(unfinished, state)
+    run_training(recipe(), dataset, out, workers=2, resume=True)
+    for ours, theirs in zip(history(out), history(run), strict=True):
+        assert ours["train_loss"] == theirs["train_loss"]
+        assert ours["validation_loss"] == theirs["validation_loss"]
 
 
 def test_existing_and_foreign_runs_are_refused(run: Path, dataset):
