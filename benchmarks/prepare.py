@@ -26,8 +26,9 @@ from results import Result, finish, ratios
 
 from leuk_ray import cluster
 from leuk_ray.datasets import layouts
+from leuk_ray.datasets.decoding import prepare_cell
 from leuk_ray.datasets.layouts import LayoutOptions
-from leuk_ray.datasets.prepare import prepare, prepare_cell
+from leuk_ray.datasets.prepare import prepare
 from leuk_ray.datasets.prepared import ROWS_PER_GROUP, image_schema
 from leuk_ray.datasets.synthetic import SyntheticSpec, write_c_nmc
 from leuk_ray.images import StorageSettings

@@ -13,12 +13,18 @@ from collections.abc import Iterable
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
+
+from leuk_ray.datasets.prepared import codes
 
 GROUPS_SCHEMA = pa.schema(
     [("uid", pa.string()), ("group", pa.string()), ("role", pa.string()), ("picture", pa.string())]
 )
+
+_ROLES = ["keep", "duplicate", "conflict"]
+_KEEP, _DUPLICATE, _CONFLICT = range(len(_ROLES))
 
 
 def assign_groups(
@@ -40,29 +46,22 @@ def assign_groups(
         rows of an image that carries both labels. `picture` is the first uid of those with
         identical pixels and their near duplicates.
     """
-    uids: list[str] = cells["uid"].to_pylist()  # pyright: ignore[reportAssignmentType]
-    subjects = [
+    uids = cells["uid"].combine_chunks()
+    units = (
         subject if subject is not None else f"uid:{uid}"
-        for subject, uid in zip(cells["subject"].to_pylist(), uids, strict=True)
-    ]
-    images = cells["pixels_sha256"].to_pylist()
-    row_of = {uid: row for row, uid in enumerate(uids)}
-    same_picture = [(row_of[first], row_of[second]) for first, second in near]
-    same_slide = [(row_of[first], row_of[second]) for first, second in slides]
-    component = _components(subjects, images, same_picture + same_slide)
-    picture = _components(uids, images, same_picture)
-    names: dict[int, str] = {}
-    for subject, index in zip(subjects, component, strict=True):
-        names[index] = min(names.get(index, subject), subject, key=natural)
-    first_uid: dict[int, str] = {}
-    for uid, index in zip(uids, picture, strict=True):
-        first_uid[index] = min(first_uid.get(index, uid), uid, key=natural)
+        for subject, uid in zip(cells["subject"].to_pylist(), uids.to_pylist(), strict=True)
+    )
+    subjects = pa.array(units, pa.string())
+    image = codes(cells["pixels_sha256"].combine_chunks())
+    same_picture, same_slide = _rows_of(near, uids), _rows_of(slides, uids)
+    group = _components(codes(subjects), image, np.concatenate([same_picture, same_slide]))
+    picture = _components(codes(uids), image, same_picture)
     return pa.table(
         {
             "uid": uids,
-            "group": [names[index] for index in component],
-            "role": _roles(uids, images, cells["label"].to_pylist()),
-            "picture": [first_uid[index] for index in picture],
+            "group": _first_names(subjects, group),
+            "role": _roles(uids, image, cells["label"]),
+            "picture": _first_names(uids, picture),
         },
         schema=GROUPS_SCHEMA,
     )
@@ -74,35 +73,65 @@ def natural(text: str) -> tuple[object, ...]:
     return tuple((1, int(part), "") if part.isdigit() else (0, 0, part) for part in parts)
 
 
-def _components(units: list[str], images: list[str], joined: list[tuple[int, int]]) -> list[int]:
+def _rows_of(pairs: Iterable[tuple[str, str]], uids: pa.Array) -> np.ndarray:
+    """(m, 2) rows of m pairs of uids."""
+    pairs = list(pairs)
+    wanted = pa.array([uid for pair in pairs for uid in pair], pa.string())
+    named = pa.table({"uid": uids, "row": np.arange(len(uids))}).filter(
+        pc.field("uid").isin(wanted)
+    )
+    row = dict(zip(named["uid"].to_pylist(), named["row"].to_pylist(), strict=True))
+    return np.asarray([(row[a], row[b]) for a, b in pairs], np.int64).reshape(-1, 2)
+
+
+def _components(unit: np.ndarray, image: np.ndarray, joined: np.ndarray) -> np.ndarray:
     """Connected components of the graph row - unit, row - image, row - row, one number a row."""
-    if not units:
-        return []
-    rows = np.arange(len(units))
-    _, unit = np.unique(units, return_inverse=True)
-    _, image = np.unique(images, return_inverse=True)
+    if not len(unit):
+        return unit
+    rows = np.arange(len(unit))
     unit_node = len(rows) + unit
     image_node = int(unit_node.max()) + 1 + image
-    first, second = np.asarray(joined, np.int64).reshape(-1, 2).T
+    first, second = joined.T
     start = np.concatenate([rows, rows, first])
     end = np.concatenate([unit_node, image_node, second])
     size = int(image_node.max()) + 1
     edges = coo_array((np.ones(len(start), np.int8), (start, end)), (size, size))
     _, component = connected_components(edges, directed=False)
-    return component[: len(rows)].tolist()
+    return component[: len(rows)]
 
 
-def _roles(uids: list[str], images: list[str], labels: list[int | None]) -> list[str]:
-    members: dict[str, list[int]] = {}
-    for row, image in enumerate(images):
-        members.setdefault(image, []).append(row)
-    roles = ["keep"] * len(uids)
-    for rows in members.values():
-        known = {labels[row] for row in rows if labels[row] is not None}
-        first = min(rows, key=lambda row: (labels[row] is None, natural(uids[row])))
-        for row in rows:
-            if len(known) > 1:
-                roles[row] = "conflict"
-            elif row != first:
-                roles[row] = "duplicate"
-    return roles
+def _first_names(texts: pa.Array, component: np.ndarray) -> pa.Array:
+    """For each row the first, in natural order, of the texts of its component."""
+    encoded = texts.dictionary_encode()
+    names = encoded.dictionary
+    _, row = np.unique(encoded.indices.to_numpy(), return_index=True)
+    of = component[row]  # a text lies in one component, a component may have several
+    first = np.empty(len(component) and component.max() + 1, np.int64)
+    first[of] = np.arange(len(of))
+    rivals = np.flatnonzero(np.bincount(of)[of] > 1)
+    words = names.take(pa.array(rivals)).to_pylist()
+    order = sorted(range(len(rivals)), key=lambda place: natural(words[place]))
+    last_to_first = rivals[order][::-1]
+    first[of[last_to_first]] = last_to_first  # of several the last that is written stays
+    return names.take(pa.array(first[component]))
+
+
+def _roles(uids: pa.Array, image: np.ndarray, labels: pa.ChunkedArray) -> pa.Array:
+    roles = np.full(len(image), _KEEP, np.int8)
+    shared = np.flatnonzero(np.bincount(image)[image] > 1)
+    chosen = pa.array(shared)
+    members: dict[int, list[tuple[int, str, int | None]]] = {}
+    for row, uid, label in zip(
+        shared.tolist(), uids.take(chosen).to_pylist(), labels.take(chosen).to_pylist(), strict=True
+    ):
+        members.setdefault(int(image[row]), []).append((row, uid, label))
+    for same in members.values():
+        known = {label for _, _, label in same if label is not None}
+        rows = [row for row, _, _ in same]
+        if len(known) > 1:
+            roles[rows] = _CONFLICT
+            continue
+        first, _, _ = min(same, key=lambda one: (one[2] is None, natural(one[1])))
+        roles[rows] = _DUPLICATE
+        roles[first] = _KEEP
+    return pa.DictionaryArray.from_arrays(roles, _ROLES).dictionary_decode()

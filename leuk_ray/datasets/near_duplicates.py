@@ -17,16 +17,16 @@ of cells that all look alike, costs a fixed number of comparisons a cell.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from itertools import combinations
 
 import numpy as np
 import pyarrow as pa
-from PIL import Image, ImageOps
 from scipy import ndimage
 from scipy.cluster.hierarchy import DisjointSet
 
-from leuk_ray.datasets.prepared import PixelReader
+from leuk_ray.datasets.decoding import BLACK
+from leuk_ray.datasets.prepared import PixelReader, codes
 
 NEAR_SCHEMA = pa.schema(
     [("uid_a", pa.string()), ("uid_b", pa.string()), ("correlation", pa.float64())]
@@ -38,24 +38,23 @@ MAX_STRANGERS = 16
 _BANDS = 4
 _BAND_BITS = 16
 _FLIPS = 2
-_THUMB = 32
 _MIN_THUMB_CORRELATION = 0.9  # real strangers stay below 0.8, copies above 0.97
 _MAX_SHIFT = 0.05
-_BLACK = 16  # what a JPEG leaves of black background is darker
 _ROWS_PER_READ = 64
 _PAIRS_PER_CHUNK = 4096
 _MATCHES_PER_PART = 2**16
 _LIKELY_PER_CELL = 64  # on average; the most alike are kept
 
 
-def find_near_duplicates(cells: pa.Table, reader: PixelReader) -> pa.Table:
+def find_near_duplicates(cells: pa.Table, thumbs: np.ndarray, reader: PixelReader) -> pa.Table:
     """Find pairs of cells with different pixels that show the same picture.
 
-    Memory: about 2 kB a cell, of cells that all look alike 4 kB, and 64 images; each image is
-    read once, those of likely pairs again.
+    Memory, beside what it is given: about 1 kB a cell, of cells that all look alike 3 kB, and 64
+    images; only those of likely pairs are read.
 
     Args:
         cells: columns uid, phash (64 bits in hex) and pixels_sha256, one row a cell.
+        thumbs: (n, THUMB ** 2) uint8, `decoding.thumbnail` of each.
         reader: reads the pixels of these rows, numbered alike.
 
     Returns:
@@ -63,12 +62,11 @@ def find_near_duplicates(cells: pa.Table, reader: PixelReader) -> pa.Table:
         with each. Cells with identical pixels are not listed; of those the first row speaks
         for all.
     """
-    uids = np.asarray(cells["uid"].to_pylist(), object)
-    _, rows = np.unique(np.asarray(cells["pixels_sha256"].to_pylist()), return_index=True)
+    _, rows = np.unique(codes(cells["pixels_sha256"].combine_chunks()), return_index=True)
     rows.sort()
-    phash = np.asarray([int(text, 16) for text in cells["phash"].to_pylist()], np.uint64)[rows]
-    likely = _likely_pairs(phash, lambda part: reader.read(rows[part]))
-    joined, strangers = DisjointSet(range(len(rows))), np.zeros(len(rows), np.int64)
+    phash = _numbers(cells["phash"])[rows]
+    likely = _likely_pairs(phash, thumbs, rows)
+    joined, strangers = DisjointSet(np.unique(likely).tolist()), np.zeros(len(rows), np.int64)
 
     def open_question(pair: np.ndarray) -> bool:
         asked_enough = bool((strangers[pair] >= MAX_STRANGERS).any())
@@ -85,7 +83,7 @@ def find_near_duplicates(cells: pa.Table, reader: PixelReader) -> pa.Table:
             correlation = aligned_correlation(pixels[first], pixels[second])
             if correlation >= MIN_CORRELATION:
                 joined.merge(*pair.tolist())
-                a, b = sorted(uids[rows[pair]])
+                a, b = sorted(cells["uid"][row].as_py() for row in rows[pair].tolist())
                 found.append({"uid_a": a, "uid_b": b, "correlation": correlation})
             else:
                 strangers[pair] += 1
@@ -157,19 +155,19 @@ def _parts(count: np.ndarray) -> Iterator[np.ndarray]:
     yield from np.split(rows, cuts)
 
 
-def _likely_pairs(phash: np.ndarray, read: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
-    """Candidates whose thumbnails agree: (m, 2) int64, the most alike first."""
-    thumbs = np.empty((len(phash), _THUMB**2), np.uint8)
-    for start in range(0, len(phash), _ROWS_PER_READ):
-        part = np.arange(start, min(start + _ROWS_PER_READ, len(phash)))
-        for row, image in zip(part, read(part), strict=True):
-            thumbs[row] = _thumb(image)
+def _numbers(hashes: pa.ChunkedArray) -> np.ndarray:
+    """Hashes in hexadecimal as (n,) uint64."""
+    return np.fromiter((int(text, 16) for text in hashes.to_pylist()), np.uint64, len(hashes))
+
+
+def _likely_pairs(phash: np.ndarray, thumbs: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    """Candidates whose thumbnails, `thumbs[rows]`, agree: (m, 2) int64, the most alike first."""
     likely, alike = np.empty((0, 2), np.int64), np.empty(0)
     for pairs in candidate_pairs(phash):
         for start in range(0, len(pairs), _PAIRS_PER_CHUNK):
             chunk = pairs[start : start + _PAIRS_PER_CHUNK]
-            first, second = (thumbs[side].astype(np.float32) for side in chunk.T)
-            agree = _correlations(first, second, (first > _BLACK) | (second > _BLACK))
+            first, second = (thumbs[rows[side]].astype(np.float32) for side in chunk.T)
+            agree = _correlations(first, second, (first > BLACK) | (second > BLACK))
             keep = agree >= _MIN_THUMB_CORRELATION
             likely = np.concatenate([likely, chunk[keep]])
             alike = np.concatenate([alike, agree[keep]])
@@ -177,16 +175,6 @@ def _likely_pairs(phash: np.ndarray, read: Callable[[np.ndarray], np.ndarray]) -
                 best = np.argsort(-alike, kind="stable")[: _LIKELY_PER_CELL * len(phash)]
                 likely, alike = likely[best], alike[best]
     return likely[np.lexsort((likely[:, 1], likely[:, 0], -alike))]
-
-
-def _thumb(image: np.ndarray) -> np.ndarray:
-    """Grey levels (_THUMB ** 2,) uint8 of the picture around the centre of the cell."""
-    cell = image.max(axis=2) > _BLACK
-    side = len(image)
-    y, x = np.argwhere(cell).mean(axis=0).tolist() if cell.any() else (side / 2, side / 2)
-    wide = ImageOps.expand(Image.fromarray(image).convert("L"), side // 2)
-    box = (x, y, min(x + side, wide.width), min(y + side, wide.height))
-    return np.asarray(wide.resize((_THUMB, _THUMB), Image.Resampling.BILINEAR, box)).ravel()
 
 
 def _correlations(first: np.ndarray, second: np.ndarray, cell: np.ndarray) -> np.ndarray:
@@ -199,7 +187,7 @@ def _correlations(first: np.ndarray, second: np.ndarray, cell: np.ndarray) -> np
 
 
 def _cell_correlation(first: np.ndarray, second: np.ndarray) -> float:
-    cell = (first.max(axis=2) > _BLACK) | (second.max(axis=2) > _BLACK)
+    cell = (first.max(axis=2) > BLACK) | (second.max(axis=2) > BLACK)
     a, b = (image[cell].reshape(1, -1).astype(np.float64) for image in (first, second))
     return float(_correlations(a, b, np.ones_like(a, bool))[0])
 

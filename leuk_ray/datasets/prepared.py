@@ -17,6 +17,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import OrderedDict
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -34,6 +35,7 @@ SCHEMA_VERSION = 2
 CLASSES = ("healthy", "ALL")
 ROWS_PER_GROUP = 8
 _OPEN_FILES = 64
+_FILES_AT_ONCE = 8
 
 METADATA_SCHEMA = pa.schema(
     [
@@ -163,12 +165,16 @@ class PreparedDataset:
     def _index(self) -> pa.Table:
         """Metadata with the part and the row in it where each cell's pixels lie."""
         files, _ = filesystem(self.location)
-        tables = []
-        for part, path in enumerate(self._parts):
-            table = pq.read_table(path, filesystem=files, columns=CELL_COLUMNS)
-            table = table.append_column("part", pa.array(np.full(len(table), part, np.int32)))
+
+        def read(part: int) -> pa.Table:
+            with pq.ParquetFile(files.open_input_file(self._parts[part])) as file:
+                table = file.read(columns=CELL_COLUMNS, use_threads=False)
             rows = np.arange(len(table), dtype=np.int32)
-            tables.append(table.append_column("offset", pa.array(rows)))
+            table = table.append_column("part", pa.array(np.full_like(rows, part)))
+            return table.append_column("offset", pa.array(rows))
+
+        with ThreadPoolExecutor(_FILES_AT_ONCE) as threads:  # many files, much waiting
+            tables = list(threads.map(read, range(len(self._parts))))
         return pa.concat_tables(tables).sort_by("uid").combine_chunks()
 
 
@@ -235,11 +241,16 @@ def read_block(block: pa.Table, reader: PixelReader) -> pa.Table:
 
 def as_pixels(column: pa.Array | pa.ChunkedArray, size: int) -> np.ndarray:
     """A fixed-size binary column as (N, size, size, 3) uint8; no copy where it is one chunk."""
+    return as_bytes(column, size * size * 3).reshape(-1, size, size, 3)
+
+
+def as_bytes(column: pa.Array | pa.ChunkedArray, width: int) -> np.ndarray:
+    """A column of binary of `width` bytes as (N, width) uint8; no copy where it is one chunk."""
     array = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
-    width = size * size * 3
+    if not len(array):
+        return np.empty((0, width), np.uint8)
     buffer = np.frombuffer(array.buffers()[1], np.uint8)
-    start = array.offset * width
-    return buffer[start : start + len(array) * width].reshape(len(array), size, size, 3)
+    return buffer[array.offset * width :][: len(array) * width].reshape(len(array), width)
 
 
 def gather(pixels: np.ndarray, places: np.ndarray, out: np.ndarray) -> np.ndarray:
@@ -253,6 +264,11 @@ def as_column(pixels: np.ndarray) -> pa.Array:
     width = int(np.prod(pixels.shape[1:]))
     buffers = [None, pa.py_buffer(pixels)]
     return pa.Array.from_buffers(pa.binary(width), len(pixels), buffers)
+
+
+def codes(values: pa.Array) -> np.ndarray:
+    """Equal values as equal numbers from 0, in the order in which they first appear: (n,) int32."""
+    return values.dictionary_encode().indices.to_numpy()
 
 
 def count_roles(cells: pa.Table) -> dict[str, int]:

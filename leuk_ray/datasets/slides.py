@@ -12,6 +12,7 @@ from functools import lru_cache
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from PIL import Image
 
 from leuk_ray.datasets.layouts.all_idb import CELLS, FIELDS
@@ -48,10 +49,12 @@ def find_slides(cells: pa.Table, reader: PixelReader, decode: Decode) -> pa.Tabl
         SLIDES_SCHEMA: `crop`, a cell (uid_b) cut from a field (uid_a); `overlap`, two fields
         that share a quarter of their area or more.
     """
-    uids, sources = cells["uid"].to_pylist(), cells["source"].to_pylist()
-    sizes = list(zip(cells["height"].to_pylist(), cells["width"].to_pylist(), strict=True))
-    fields = [row for row, source in enumerate(sources) if source == FIELDS]
-    crops = [row for row, source in enumerate(sources) if source == CELLS]
+    numbered = cells.append_column("row", pa.array(np.arange(len(cells))))
+    chosen = numbered.filter(pc.field("source").isin([FIELDS, CELLS])).to_pylist()
+    uids = {cell["row"]: cell["uid"] for cell in chosen}
+    sizes = {cell["row"]: (cell["height"], cell["width"]) for cell in chosen}
+    fields = [cell["row"] for cell in chosen if cell["source"] == FIELDS]
+    crops = [cell["row"] for cell in chosen if cell["source"] == CELLS]
     grey = {row: _grey(reader.read(np.asarray([row]))[0]) for row in fields}
     decode = lru_cache(maxsize=2)(decode)
     found = []
@@ -77,12 +80,12 @@ def find_slides(cells: pa.Table, reader: PixelReader, decode: Decode) -> pa.Tabl
                     parts = _shared(decode(uids[first]), decode(uids[second]), *shift)
                     correlation = aligned_correlation(*parts)
                     found.append((uids[first], uids[second], "overlap", correlation))
-    rows = [
+    slides = [
         dict(zip(SLIDES_SCHEMA.names, pair, strict=True))
         for pair in found
         if pair[3] >= MIN_CORRELATION
     ]
-    return pa.Table.from_pylist(rows, schema=SLIDES_SCHEMA)
+    return pa.Table.from_pylist(slides, schema=SLIDES_SCHEMA)
 
 
 def match_template(image: np.ndarray, template: np.ndarray) -> tuple[float, int, int]:

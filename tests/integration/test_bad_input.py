@@ -16,8 +16,9 @@ import ray
 from PIL import Image
 
 from leuk_ray import cli
+from leuk_ray.datasets.decoding import prepare_cell
 from leuk_ray.datasets.layouts import read_layout
-from leuk_ray.datasets.prepare import prepare, prepare_cell
+from leuk_ray.datasets.prepare import prepare
 from leuk_ray.datasets.prepared import PreparedDataset
 from leuk_ray.errors import UserError
 from leuk_ray.images import BadImageError, StorageSettings

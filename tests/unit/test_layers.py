@@ -17,7 +17,7 @@ CORE = [
     "datasets.layouts.folders", "datasets.layouts.manifest",
     "datasets.synthetic", "datasets.prepared", "datasets.groups",
     "datasets.audit", "datasets.audit_page", "datasets.shortcuts", "datasets.splits",
-    "datasets.holdout", "datasets.near_duplicates", "datasets.slides",
+    "datasets.holdout", "datasets.decoding", "datasets.near_duplicates", "datasets.slides",
     "datasets.synthetic_fields",
     "datasets.cropping", "datasets.plan", "datasets.feeds", "datasets.host_cache",
     "datasets.staging",

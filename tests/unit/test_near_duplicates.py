@@ -11,6 +11,7 @@ from PIL import Image
 
 from leuk_ray import images
 from leuk_ray.datasets import near_duplicates
+from leuk_ray.datasets.decoding import thumbnail
 from leuk_ray.datasets.near_duplicates import (
     MAX_DISTANCE,
     MAX_STRANGERS,
@@ -42,8 +43,9 @@ def find(pictures: dict[str, np.ndarray], storage: StorageSettings) -> list[tupl
             "pixels_sha256": [str(hash(p.tobytes())) for p in pictures.values()],
         }
     )
-    reader = Pixels([images.to_storage(p, storage) for p in pictures.values()])
-    near = find_near_duplicates(cells, reader)  # pyright: ignore[reportArgumentType]
+    stored = [images.to_storage(p, storage) for p in pictures.values()]
+    thumbs = np.stack([thumbnail(p).ravel() for p in stored])
+    near = find_near_duplicates(cells, thumbs, Pixels(stored))  # pyright: ignore[reportArgumentType]
     assert all(value >= MIN_CORRELATION for value in near["correlation"].to_pylist())
     return list(zip(near["uid_a"].to_pylist(), near["uid_b"].to_pylist(), strict=True))
 

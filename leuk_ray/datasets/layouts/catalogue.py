@@ -118,9 +118,11 @@ def image_files(root: Path) -> tuple[list[str], list[Rejection]]:
             continue
         seen.add(real)
         folders.sort()
-        paths += [
-            (Path(folder) / name).as_posix()
-            for name in names
-            if name.lower().endswith(IMAGE_SUFFIXES)
-        ]
+        above = beginning(Path(folder))
+        paths += [above + name for name in names if name.lower().endswith(IMAGE_SUFFIXES)]
     return sorted(paths), rejected
+
+
+def beginning(folder: Path) -> str:
+    """What the paths of the files in `folder` begin with, `/` included."""
+    return (folder / "x").as_posix()[:-1]

@@ -9,6 +9,7 @@ from leuk_ray.datasets.layouts.catalogue import (
     LayoutOptions,
     Rejection,
     Row,
+    beginning,
     image_files,
 )
 from leuk_ray.errors import UserError
@@ -24,11 +25,12 @@ def folders(root: Path, options: LayoutOptions) -> Catalogue:
         UserError: fewer than two classes, or it is not clear which of them are ALL.
     """
     paths, unreadable = image_files(root)
-    inner = [Path(path).relative_to(root) for path in paths]
-    classes = sorted({path.parts[0] for path in inner if len(path.parts) > 1})
-    positive = _positive(root, classes, options.positive) if inner else set()
+    above, source = beginning(root), root.resolve().name
+    folders_of = (path.removeprefix(above).split("/")[:-1] for path in paths)
+    classes = sorted({folders[0] for folders in folders_of if folders})
+    positive = _positive(root, classes, options.positive) if paths else set()
     catalogue = Catalogue.of(
-        _row(path, place, positive, root) for path, place in zip(paths, inner, strict=True)
+        _row(path, path.removeprefix(above), positive, source) for path in paths
     )
     catalogue.rejected += unreadable
     return catalogue
@@ -56,13 +58,14 @@ def _positive(root: Path, classes: list[str], named: tuple[str, ...]) -> set[str
     )
 
 
-def _row(path: str, place: Path, positive: set[str], root: Path) -> Row | Rejection:
-    if len(place.parts) < 2:
+def _row(path: str, place: str, positive: set[str], source: str) -> Row | Rejection:
+    parts = place.split("/")
+    if len(parts) < 2:
         return Rejection(path, "place", "lies in no class folder")
     return {
-        "uid": place.with_suffix("").as_posix(),
+        "uid": Path(place).with_suffix("").as_posix(),
         "path": path,
-        "label": int(place.parts[0] in positive),
-        "subject": place.parts[1] if len(place.parts) > 2 else None,
-        "source": root.resolve().name,
+        "label": int(parts[0] in positive),
+        "subject": parts[1] if len(parts) > 2 else None,
+        "source": source,
     }

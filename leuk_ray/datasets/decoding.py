@@ -1,0 +1,129 @@
+"""What a task of `prepare` does: image files to one Parquet file, and what is known of each.
+
+The task's process imports this module, so it has neither Ray nor SciPy's larger parts.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import stat
+from pathlib import Path
+
+import imagehash
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from PIL import Image, ImageOps
+
+from leuk_ray import images
+from leuk_ray.datasets.prepared import METADATA_SCHEMA, ROWS_PER_GROUP, image_schema
+from leuk_ray.images import BadImageError, StorageSettings
+from leuk_ray.locations import Location, filesystem, join
+
+THUMB = 32  # side of a thumbnail
+BLACK = 16  # what a JPEG leaves of black background is darker
+RESULT_SCHEMA = pa.schema(
+    [
+        *METADATA_SCHEMA,
+        ("row", pa.int32()),
+        ("thumb", pa.binary(THUMB**2)),
+        ("reason", pa.string()),
+        ("detail", pa.string()),
+    ]
+)
+
+
+def prepare_part(
+    rows: pa.Table, target: Location, rows_per_part: int, settings: StorageSettings
+) -> pa.Table:
+    """Decode a part of the catalogue and write its Parquet file.
+
+    Args:
+        rows: CATALOGUE_SCHEMA and `row`, one row an image.
+        target: folder of the files, local or in an object store.
+        rows_per_part: of which the number of the part follows.
+        settings: crop and size of the stored pixels.
+
+    Returns:
+        RESULT_SCHEMA, no pixels: `reason` and `detail` tell why an image was rejected.
+    """
+    schema = image_schema(settings.size)
+    number = rows["row"][0].as_py() // rows_per_part
+    files, path = filesystem(join(target, f"part-{number:05d}.parquet"))
+    results = []
+    with pq.ParquetWriter(path, schema, compression="lz4", filesystem=files) as writer:
+        pending: list[dict] = []
+        for row in rows.to_pylist():
+            try:
+                cell = prepare_cell(row, settings)
+            except BadImageError as error:
+                results.append({**row, "reason": error.reason, "detail": error.detail})
+                continue
+            results.append({name: value for name, value in cell.items() if name != "image"})
+            pending.append(cell)
+            if len(pending) == ROWS_PER_GROUP:
+                writer.write_table(pa.Table.from_pylist(pending, schema=schema))
+                pending.clear()
+        if pending:
+            writer.write_table(pa.Table.from_pylist(pending, schema=schema))
+    return pa.Table.from_pylist(results, schema=RESULT_SCHEMA)
+
+
+def prepare_cell(row: dict, settings: StorageSettings) -> dict:
+    """One row of the catalogue to one row of the dataset and `thumb`; raises BadImageError."""
+    data = _read(Path(row["path"]))
+    pixels = images.decode(data)
+    height, width = pixels.shape[:2]
+    if row["side"] is not None and (width, height) != (row["side"], row["side"]):
+        wanted = f"{row['side']} x {row['side']}"
+        raise BadImageError("size", f"is {width} x {height}, the layout promises {wanted}")
+    stored = images.to_storage(pixels, settings)
+    return {
+        **row,
+        "image": stored.tobytes(),
+        "thumb": thumbnail(stored).tobytes(),
+        "sha256": hashlib.sha256(data).hexdigest(),
+        "pixels_sha256": _pixels_sha256(pixels),
+        "phash": str(imagehash.phash(Image.fromarray(pixels))),
+        "width": width,
+        "height": height,
+        "format": images.file_format(data),
+        "file_bytes": len(data),
+    }
+
+
+def thumbnail(image: np.ndarray) -> np.ndarray:
+    """Grey levels of a picture around the centre of its cell: (S, S, 3) to (THUMB, THUMB), uint8.
+
+    The cell is what is not black; the whole picture where nothing is.
+    """
+    cell = image.max(axis=2) > BLACK
+    side = len(image)
+    y, x = _centre(cell) if cell.any() else (side / 2, side / 2)
+    wide = ImageOps.expand(Image.fromarray(image).convert("L"), side // 2)
+    box = (x, y, min(x + side, wide.width), min(y + side, wide.height))
+    return np.asarray(wide.resize((THUMB, THUMB), Image.Resampling.BILINEAR, box))
+
+
+def _centre(cell: np.ndarray) -> tuple[float, float]:
+    """The mean row and column of a mask."""
+    number, steps = cell.sum(), np.arange(len(cell))
+    return float(cell.sum(axis=1) @ steps / number), float(cell.sum(axis=0) @ steps / number)
+
+
+def _read(path: Path) -> bytes:
+    """The file, or as much of it as shows that it is too large."""
+    try:
+        if not stat.S_ISREG(path.stat().st_mode):
+            raise BadImageError("unreadable", "is a pipe, a device or a folder, not a file")
+        with path.open("rb") as stream:
+            return stream.read(images.MAX_BYTES + 1)
+    except OSError as error:
+        raise BadImageError("unreadable", error.strerror or str(error)) from error
+
+
+def _pixels_sha256(pixels: np.ndarray) -> str:
+    """Identity of an image whatever file holds it: the shape, then the pixels."""
+    digest = hashlib.sha256(repr(pixels.shape).encode())
+    digest.update(np.ascontiguousarray(pixels).data)
+    return digest.hexdigest()
