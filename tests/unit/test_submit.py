@@ -7,6 +7,7 @@ from pathlib import Path
 
 import click
 import pytest
+from ray._private.ray_constants import get_runtime_env_default_excludes
 from ray._private.runtime_env.packaging import create_package
 
 from leuk_ray import preflight
@@ -109,7 +110,8 @@ def test_a_cluster_that_has_just_started_is_waited_for(monkeypatch):
 
 
 def test_an_uploaded_checkout_holds_the_whole_package_and_is_small(tmp_path: Path):
-    create_package(str(ROOT), tmp_path / "upload.zip", include_gitignore=True)
+    left_out = get_runtime_env_default_excludes()  # by Ray itself, .git among them
+    create_package(str(ROOT), tmp_path / "upload.zip", include_gitignore=True, excludes=left_out)
     with zipfile.ZipFile(tmp_path / "upload.zip") as upload:
         names = set(upload.namelist())
     ours = {path.relative_to(ROOT).as_posix() for path in (ROOT / "leuk_ray").rglob("*.py")}
