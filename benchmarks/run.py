@@ -35,7 +35,7 @@ SHORT = {
 LONG = {
     "nodes": [],
     "prepare_scale": ["--cells", "10000", "100000", "1000000", "--side", "32"],
-    "training": ["--cells", "1200", "--rounds", "3"],
+    "training": ["--cells", "1200", "--rounds", "2"],
     "prepare": ["--cells", "10661", "--rounds", "1"],
 }
 HERE = Path(__file__).parent
@@ -59,7 +59,7 @@ def run(name: str, arguments: list[str], scratch: Path) -> list[dict] | None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--only", nargs="+", choices=sorted(SHORT | LONG), default=[])
-    parser.add_argument("--long", action="store_true", help="the sizes that take hours")
+    parser.add_argument("--long", action="store_true", help="the sizes that take an hour")
     parser.add_argument("--out", type=Path, default=Path("bench.json"))
     options = parser.parse_args()
     chosen = LONG if options.long else SHORT
