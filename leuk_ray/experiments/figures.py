@@ -123,7 +123,7 @@ def gradcam_figure(
     pixels = dataset.reader().read(rows)
     columns: list[tuple[str, list[np.ndarray], list[str]]] = []
     for pair, *bundles in pairs:
-        for title, bundle in zip(("baseline", "full"), bundles, strict=True):
+        for title, bundle in zip(("without attention", "with attention"), bundles, strict=True):
             classifier = Classifier.load(bundle)
             explained = explain_pixels(classifier, pixels, "gradcam")
             pictures = [overlay(p, e.heat) for p, e in zip(pixels, explained, strict=True)]

@@ -1,5 +1,6 @@
 import csv
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from leuk_ray.datasets.groups import assign_groups
+from leuk_ray.datasets.groups import assign_groups, natural
 from leuk_ray.datasets.layouts import parse_c_nmc
 from leuk_ray.datasets.splits import (
     PROTOCOLS,
@@ -76,6 +77,73 @@ def test_pairs_join_groups_and_keep_their_roles():
         assert groups["group"].to_pylist() == ["1", "2", "2"]
         assert groups["role"].to_pylist() == ["keep"] * 3
         assert groups["picture"].to_pylist() == (["a", "b", "b"] if near else ["a", "b", "c"])
+
+
+def _joined(num: int, alike: Callable[[int, int], bool]) -> list[set[int]]:
+    """For each row all rows that a chain of `alike` leads to, by the plain definition."""
+    found = []
+    for row in range(num):
+        seen, open_rows = {row}, [row]
+        while open_rows:
+            first = open_rows.pop()
+            new = [other for other in range(num) if other not in seen and alike(first, other)]
+            seen.update(new)
+            open_rows += new
+        found.append(seen)
+    return found
+
+
+@given(
+    rows=st.lists(
+        st.tuples(
+            st.sampled_from([None, "2", "02", "10", "H2", "H10"]),
+            st.sampled_from([None, 0, 1]),
+            st.sampled_from("vwxyz"),
+        ),
+        min_size=1,
+        max_size=12,
+    ),
+    pairs=st.lists(st.tuples(st.integers(0, 11), st.integers(0, 11), st.booleans()), max_size=3),
+)
+@settings(max_examples=200, deadline=None)
+def test_groups_pictures_and_roles_are_those_of_the_definition(rows, pairs):
+    uids = [f"c{row}" for row in range(len(rows))]
+    cells = pa.table(
+        {
+            "uid": uids,
+            "subject": pa.array([subject for subject, _, _ in rows], pa.string()),
+            "label": pa.array([label for _, label, _ in rows], pa.int8()),
+            "pixels_sha256": [image for _, _, image in rows],
+        }
+    )
+    pairs = [(a % len(rows), b % len(rows), near) for a, b, near in pairs]
+    near = {frozenset((a, b)) for a, b, is_near in pairs if is_near}
+    slide = {frozenset((a, b)) for a, b, is_near in pairs if not is_near}
+
+    def same_picture(a: int, b: int) -> bool:
+        return rows[a][2] == rows[b][2] or frozenset((a, b)) in near
+
+    def same_group(a: int, b: int) -> bool:
+        same_subject = rows[a][0] is not None and rows[a][0] == rows[b][0]
+        return same_subject or same_picture(a, b) or frozenset((a, b)) in slide
+
+    named = [(uids[a], uids[b], is_near) for a, b, is_near in pairs]
+    groups = assign_groups(
+        cells, [(a, b) for a, b, n in named if n], [(a, b) for a, b, n in named if not n]
+    )
+    subjects = [subject if subject is not None else f"uid:{uid}"
+                for uid, (subject, _, _) in zip(uids, rows, strict=True)]  # fmt: skip
+    for row, members in enumerate(_joined(len(rows), same_group)):
+        first = min((subjects[m] for m in sorted(members)), key=natural)
+        assert natural(groups["group"][row].as_py()) == natural(first)
+    for row, members in enumerate(_joined(len(rows), same_picture)):
+        assert groups["picture"][row].as_py() == min((uids[m] for m in members), key=natural)
+    for row, (_, _, image) in enumerate(rows):
+        same = [other for other in range(len(rows)) if rows[other][2] == image]
+        labels = {rows[other][1] for other in same} - {None}
+        kept = min(same, key=lambda other: (rows[other][1] is None, other))
+        expected = "conflict" if len(labels) > 1 else "keep" if row == kept else "duplicate"
+        assert groups["role"][row].as_py() == expected
 
 
 cell_rows = st.lists(
