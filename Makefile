@@ -63,7 +63,7 @@ test-images: setup
 bench: setup
 	$(BIN)/python benchmarks/run.py
 
-# On demand: the sizes that take hours, and the memory of `prepare` on a whole C-NMC's worth.
+# On demand: the sizes that take an hour, and the memory of `prepare` on a whole C-NMC's worth.
 bench-scale: setup
 	$(BIN)/python benchmarks/run.py --long
 	$(BIN)/python benchmarks/prepare_scale.py
