@@ -115,9 +115,12 @@ def prepare(
 
     cluster.connect(address)
     check_shared(source, dataset)
-    with bar("prepare: decoding", "cell") as progress:
-        storage = StorageSettings(size=size, crop=crop)
-        values = run(source, dataset, layout, storage, progress, options)
+    storage = StorageSettings(size=size, crop=crop)
+    with (
+        bar("prepare: decoding", "cell") as decoding,
+        bar("prepare: near duplicates", "pair") as near,
+    ):
+        values = run(source, dataset, layout, storage, decoding, options, near)
     return values, prepare_text(dataset, values)
 
 

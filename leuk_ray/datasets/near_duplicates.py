@@ -17,7 +17,7 @@ of cells that all look alike, costs a fixed number of comparisons a cell.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import combinations
 
 import numpy as np
@@ -46,7 +46,12 @@ _MATCHES_PER_PART = 2**16
 _LIKELY_PER_CELL = 64  # on average; the most alike are kept
 
 
-def find_near_duplicates(cells: pa.Table, thumbs: np.ndarray, reader: PixelReader) -> pa.Table:
+def find_near_duplicates(
+    cells: pa.Table,
+    thumbs: np.ndarray,
+    reader: PixelReader,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> pa.Table:
     """Find pairs of cells with different pixels that show the same picture.
 
     Memory, beside what it is given: about 1 kB a cell, of cells that all look alike 3 kB, and 64
@@ -56,6 +61,7 @@ def find_near_duplicates(cells: pa.Table, thumbs: np.ndarray, reader: PixelReade
         cells: columns uid, phash (64 bits in hex) and pixels_sha256, one row a cell.
         thumbs: (n, THUMB ** 2) uint8, `decoding.thumbnail` of each.
         reader: reads the pixels of these rows, numbered alike.
+        progress: called with (likely pairs done, likely pairs in all) where there are any.
 
     Returns:
         NEAR_SCHEMA ordered by uid_a, uid_b. Pairs join all copies of a picture, but not each
@@ -72,7 +78,7 @@ def find_near_duplicates(cells: pa.Table, thumbs: np.ndarray, reader: PixelReade
         asked_enough = bool((strangers[pair] >= MAX_STRANGERS).any())
         return not asked_enough and not joined.connected(*pair.tolist())
 
-    found = []
+    found, done = [], 0
     for chunk in np.array_split(likely, -(-len(likely) // (_ROWS_PER_READ // 2)) or 1):
         asked = np.asarray([pair for pair in chunk if open_question(pair)], np.int64)
         members, place = np.unique(asked, return_inverse=True)
@@ -87,6 +93,9 @@ def find_near_duplicates(cells: pa.Table, thumbs: np.ndarray, reader: PixelReade
                 found.append({"uid_a": a, "uid_b": b, "correlation": correlation})
             else:
                 strangers[pair] += 1
+        done += len(chunk)
+        if done:
+            progress(done, len(likely))
     found.sort(key=lambda pair: (pair["uid_a"], pair["uid_b"]))
     return pa.Table.from_pylist(found, schema=NEAR_SCHEMA)
 

@@ -53,6 +53,7 @@ def prepare(
     storage: StorageSettings,
     progress: Callable[[int, int], None] = lambda done, total: None,
     options: LayoutOptions = _NO_OPTIONS,
+    comparing: Callable[[int, int], None] = lambda done, total: None,
 ) -> dict:
     """Decode every image of `source` into the dataset `target`; Ray must be initialised.
 
@@ -65,6 +66,7 @@ def prepare(
         storage: crop and size of the stored pixels.
         progress: called with (images done, images in all).
         options: what names alone do not say.
+        comparing: called with (pairs done, pairs in all) of likely near duplicates, if any.
 
     Returns:
         The content of dataset.json. counts: files = rows + rejected.
@@ -87,7 +89,7 @@ def prepare(
         failed = results.append_column("path", table["path"]).filter(pc.field("reason").is_valid())
         rejected = pa.concat_tables([unnamed, failed.select(_REJECTED_SCHEMA.names)])
         stored = PreparedDataset(place, {"storage": storage.model_dump()})
-        near = find_near_duplicates(rows, thumbs, stored.reader())
+        near = find_near_duplicates(rows, thumbs, stored.reader(), comparing)
         slides = find_slides(rows, stored.reader(), _decoder(table))
         groups = assign_groups(rows, _pairs(near), _pairs(slides))
         facts = _facts(source, layout, storage, rows, groups, len(rejected))

@@ -45,7 +45,11 @@ def find(pictures: dict[str, np.ndarray], storage: StorageSettings) -> list[tupl
     )
     stored = [images.to_storage(p, storage) for p in pictures.values()]
     thumbs = np.stack([thumbnail(p).ravel() for p in stored])
-    near = find_near_duplicates(cells, thumbs, Pixels(stored))  # pyright: ignore[reportArgumentType]
+    told: list[tuple[int, int]] = []
+    near = find_near_duplicates(cells, thumbs, Pixels(stored), lambda *seen: told.append(seen))  # pyright: ignore[reportArgumentType]
+    assert all(done <= total for done, total in told)
+    assert told or not len(near)
+    assert not told or told[-1][0] == told[-1][1], "the last pair is told"
     assert all(value >= MIN_CORRELATION for value in near["correlation"].to_pylist())
     return list(zip(near["uid_a"].to_pylist(), near["uid_b"].to_pylist(), strict=True))
 
