@@ -269,3 +269,19 @@ def test_manifests_that_cannot_be_read_are_told(tmp_path: Path, text, columns, m
         read_layout("csv", manifest(tmp_path, text), LayoutOptions.parse(None, columns))
     with pytest.raises(UserError, match="no such file"):
         read_layout("csv", tmp_path)
+
+
+def test_a_folder_is_read_alike_from_inside_and_from_outside(tmp_path: Path, monkeypatch):
+    for name in ("ALL/P1/a.b.bmp", "healthy/P2/c.png", "loose.bmp"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    outside = read_layout("folders", tmp_path)
+    monkeypatch.chdir(tmp_path)
+    for root in (Path(), Path("ALL/..")):
+        inside = read_layout("folders", root)
+        for ours, theirs in zip(inside.rows, outside.rows, strict=True):
+            assert {**ours, "path": ""} == {**theirs, "path": ""}
+            assert Path(str(ours["path"])).resolve() == Path(str(theirs["path"])).resolve()
+        assert [item.reason for item in inside.rejected] == ["place"]
+    assert [row["uid"] for row in outside.rows] == ["ALL/P1/a.b", "healthy/P2/c"]
+    assert [row["subject"] for row in outside.rows] == ["P1", "P2"]
