@@ -26,6 +26,10 @@ def prepare_text(dataset: Location, facts: dict) -> str:
         f"  {counts['ALL']} ALL, {counts['healthy']} healthy, {counts['unlabelled']} unlabelled; "
         f"{counts['subjects']} subjects in {counts['groups']} groups",
     ]
+    if converted := counts.get("converted_to_srgb"):
+        lines.append(
+            f"  {converted} images had a colour profile other than sRGB: converted to sRGB"
+        )
     if counts["rejected"]:
         lines.append(f"  why each was rejected: {join(dataset, 'rejected.parquet')}")
     return "\n".join(lines)

@@ -27,6 +27,7 @@ RESULT_SCHEMA = pa.schema(
         *METADATA_SCHEMA,
         ("row", pa.int32()),
         ("thumb", pa.binary(THUMB**2)),
+        ("converted", pa.bool_()),
         ("reason", pa.string()),
         ("detail", pa.string()),
     ]
@@ -70,9 +71,14 @@ def prepare_part(
 
 
 def prepare_cell(row: dict, settings: StorageSettings) -> dict:
-    """One row of the catalogue to one row of the dataset and `thumb`; raises BadImageError."""
+    """One row of the catalogue to one row of the dataset, `thumb` and `converted`.
+
+    Raises:
+        BadImageError: a file that is no usable image.
+    """
     data = _read(Path(row["path"]))
-    pixels = images.decode(data)
+    picture = images.decode_picture(data)
+    pixels = picture.pixels
     height, width = pixels.shape[:2]
     if row["side"] is not None and (width, height) != (row["side"], row["side"]):
         wanted = f"{row['side']} x {row['side']}"
@@ -87,8 +93,9 @@ def prepare_cell(row: dict, settings: StorageSettings) -> dict:
         "phash": str(imagehash.phash(Image.fromarray(pixels))),
         "width": width,
         "height": height,
-        "format": images.file_format(data),
+        "format": picture.format,
         "file_bytes": len(data),
+        "converted": picture.converted,
     }
 
 

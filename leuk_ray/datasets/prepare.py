@@ -92,7 +92,8 @@ def prepare(
         near = find_near_duplicates(rows, thumbs, stored.reader(), comparing)
         slides = find_slides(rows, stored.reader(), _decoder(table))
         groups = assign_groups(rows, _pairs(near), _pairs(slides))
-        facts = _facts(source, layout, storage, rows, groups, len(rejected))
+        converted = len(good.filter(pc.field("converted")))
+        facts = _facts(source, layout, storage, rows, groups, len(rejected), converted)
         pq.write_table(groups, partial / "groups.parquet")
         pq.write_table(near, partial / "near_duplicates.parquet")
         pq.write_table(slides, partial / "slides.parquet")
@@ -164,7 +165,13 @@ def _pairs(table: pa.Table) -> list[tuple[str, str]]:
 
 
 def _facts(
-    source: Path, layout: str, storage: StorageSettings, rows: pa.Table, groups: pa.Table, bad: int
+    source: Path,
+    layout: str,
+    storage: StorageSettings,
+    rows: pa.Table,
+    groups: pa.Table,
+    bad: int,
+    converted: int,
 ) -> dict:
     labels, subjects = rows["label"].to_pylist(), rows["subject"].unique()
     facts = {
@@ -182,6 +189,7 @@ def _facts(
             "subjects": len(subjects.drop_null()),
             "groups": len(groups["group"].unique()),
             "roles": count_roles(groups),
+            "converted_to_srgb": converted,
         },
         "fingerprint": fingerprint(rows["sha256"].to_pylist()),
         "synthetic": False,

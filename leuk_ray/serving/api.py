@@ -203,7 +203,7 @@ def _no_image(files: list[Named], read: list[Cell | BadImageError]) -> Problem:
         {"name": name, "error": str(item)} for (name, _), item in zip(files, bad, strict=True)
     ]
     reasons = {item.reason for item in bad}
-    status = 415 if reasons == {"not_an_image"} else 422
+    status = 415 if reasons <= {"not_an_image", "unsupported_format"} else 422
     detail = str(bad[0]) if len(bad) == 1 else f"none of {len(bad)} files is an image to judge"
     # Each image was counted by its own reason where it was read.
     return Problem(status, "no_good_image", detail, errors=errors)

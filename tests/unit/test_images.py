@@ -1,9 +1,11 @@
 import io
 import struct
+import time
+import zlib
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageCms
 
 from leuk_ray import images
 from leuk_ray.images import BadImageError, StorageSettings
@@ -61,6 +63,268 @@ def test_exif_orientation_is_applied():
     assert images.decode(encode(wide, "JPEG", exif=exif)).shape == (450, 200, 3)
 
 
+def noise(*shape: int, top: int = 256) -> np.ndarray:
+    return np.random.default_rng(0).integers(0, top, shape)
+
+
+def tiff(samples: np.ndarray, *, planar: bool = False, **tags: list[int]) -> bytes:
+    """An uncompressed little-endian TIFF of (H, W, C) samples; `tags` by number, as t258."""
+    height, width, channels = samples.shape
+    bits = 8 * samples.dtype.itemsize
+    body = (np.moveaxis(samples, 2, 0) if planar else samples).tobytes()
+    size = len(body) // (channels if planar else 1)
+    starts = range(8, 8 + len(body), size)
+    fields: dict[int, list[int]] = {
+        256: [width], 257: [height], 258: [bits] * channels, 259: [1],
+        262: [2 if channels == 3 else 1], 273: list(starts), 277: [channels], 278: [height],
+        279: [size] * len(starts), 284: [2 if planar else 1],
+    } | {int(name[1:]): values for name, values in tags.items()}  # fmt: skip
+    directory, extra = struct.pack("<H", len(fields)), b""
+    end = 8 + len(body) + 2 + 12 * len(fields) + 4
+    for tag, values in sorted(fields.items()):
+        short = tag not in (273, 279)
+        packed = struct.pack(f"<{len(values)}{'H' if short else 'I'}", *values)
+        if len(packed) > 4:
+            packed, extra = struct.pack("<I", end + len(extra)), extra + packed
+        directory += struct.pack("<HHI", tag, 3 if short else 4, len(values)) + packed.ljust(
+            4, b"\0"
+        )
+    return b"II*\0" + struct.pack("<I", 8 + len(body)) + body + directory + bytes(4) + extra
+
+
+def png16(samples: np.ndarray) -> bytes:
+    """A PNG of (H, W, C) 16-bit samples: 1 grey, 2 grey and alpha, 3 colour, 4 with alpha."""
+    height, width, channels = samples.shape
+    rows = samples.astype(">u2").reshape(height, -1)
+    data = zlib.compress(b"".join(b"\0" + row.tobytes() for row in rows))
+    kind = {1: 0, 2: 4, 3: 2, 4: 6}[channels]
+    out = b"\x89PNG\r\n\x1a\n"
+    for name, body in (
+        (b"IHDR", struct.pack(">IIBBBBB", width, height, 16, kind, 0, 0, 0)),
+        (b"IDAT", data),
+        (b"IEND", b""),
+    ):
+        out += struct.pack(">I", len(body)) + name + body
+        out += struct.pack(">I", zlib.crc32(name + body))
+    return out
+
+
+def bmp32(pixels: np.ndarray, alpha: int) -> bytes:
+    """A BMP with a V4 header, whose fourth byte is named as alpha."""
+    height, width = pixels.shape[:2]
+    fourth = np.full((height, width, 1), alpha, np.uint8)
+    body = np.concatenate([pixels[::-1, :, ::-1], fourth], axis=2).tobytes()
+    masks = (0xFF0000, 0xFF00, 0xFF, 0xFF000000)
+    header = struct.pack("<IiiHHIIiiII", 108, width, height, 1, 32, 3, len(body), 0, 0, 0, 0)
+    header += struct.pack("<4I", *masks) + bytes(108 - len(header) - 16)
+    return b"BM" + struct.pack("<IHHI", 14 + 108 + len(body), 0, 0, 14 + 108) + header + body
+
+
+def run_length_bmp(width: int, height: int, rows: bytes = b"\xff\1") -> bytes:
+    header = struct.pack("<IiiHHIIiiII", 40, width, height, 1, 8, 1, 4, 0, 0, 256, 0)
+    palette = b"".join(bytes((n, 0, 0, 0)) for n in range(256))
+    return b"BM" + struct.pack("<IHHI", 1082, 0, 0, 1078) + header + palette + rows + b"\0\1"
+
+
+def profile(space: bytes, gamma: float, primaries: tuple = ()) -> bytes:
+    """A small ICC profile: one gamma for all channels, and their primaries as XYZ under D50."""
+
+    def fixed(*values: float) -> bytes:
+        return b"".join(struct.pack(">i", round(65536 * value)) for value in values)
+
+    curve = b"curv" + bytes(4) + struct.pack(">IH", 1, round(256 * gamma)) + bytes(2)
+    white = (0.9642, 1.0, 0.8249)
+    xyz = {b"wtpt": white} | dict(zip((b"rXYZ", b"gXYZ", b"bXYZ"), primaries, strict=False))
+    tags = {name: b"XYZ " + bytes(4) + fixed(*values) for name, values in xyz.items()}
+    tags |= dict.fromkeys((b"rTRC", b"gTRC", b"bTRC") if primaries else (b"kTRC",), curve)
+    tags[b"desc"] = b"desc" + bytes(4) + struct.pack(">I", 5) + b"test\0" + bytes(78)
+    tags[b"cprt"] = b"text" + bytes(4) + b"none\0\0\0\0"
+    table, data = struct.pack(">I", len(tags)), b""
+    for name, body in tags.items():
+        table += name + struct.pack(">II", 128 + 4 + 12 * len(tags) + len(data), len(body))
+        data += body + bytes(-len(body) % 4)
+    header = struct.pack(">I4sI4s4s4s", 132 + 12 * len(tags) + len(data), b"lcms", 0x02400000,
+                         b"mntr", space, b"XYZ ")  # fmt: skip
+    header = header.ljust(36, b"\0") + b"acsp"
+    return header.ljust(68, b"\0") + fixed(*white) + bytes(48) + table + data
+
+
+SRGB = ((0.4361, 0.2225, 0.0139), (0.3851, 0.7169, 0.0971), (0.1431, 0.0606, 0.7141))
+ADOBE = ((0.6097, 0.3111, 0.0195), (0.2053, 0.6257, 0.0609), (0.1492, 0.0632, 0.7446))
+
+
+@pytest.mark.parametrize("top", [256, 1024, 4096, 65536])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_sixteen_bits_are_refused_whatever_part_of_them_the_camera_fills(top: int, channels: int):
+    samples = noise(16, 16, channels, top=top).astype(np.uint16)
+    opaque = np.full((16, 16, 1), 65535, np.uint16)
+    files = [tiff(samples), png16(samples), png16(np.concatenate([samples, opaque], axis=2))]
+    for data in [*files, tiff(samples, planar=True)] if channels == 3 else files:
+        with pytest.raises(BadImageError, match="16 bits a sample") as caught:
+            images.decode(data)
+        assert caught.value.reason == "pixel_type"
+
+
+def test_eight_bits_in_planes_and_in_colour_tables_of_both_depths_are_read():
+    samples = noise(16, 16, 3).astype(np.uint8)
+    for planar in (False, True):
+        assert np.array_equal(images.decode(tiff(samples, planar=planar)), samples)
+    index, table = noise(16, 16, 1).astype(np.uint8), noise(3, 256)
+    for depth in (1, 257):  # stored as 0..255, and as the standard wants it, 0..65535
+        data = tiff(index, t262=[3], t320=(depth * table).ravel().tolist())
+        assert np.array_equal(images.decode(data), table.T[index[:, :, 0]])
+
+
+def test_signed_samples_and_reduced_previews_are_refused():
+    samples = noise(16, 16, 1).astype(np.uint8)
+    assert np.array_equal(images.decode(tiff(samples))[:, :, :1], samples)
+    for tags, reason in (({"t339": [2]}, "pixel_type"), ({"t254": [1]}, "unsupported_format")):
+        with pytest.raises(BadImageError) as caught:
+            images.decode(tiff(samples, **tags))
+        assert caught.value.reason == reason
+
+
+def test_what_cameras_and_paint_programs_write_is_an_ordinary_picture():
+    picture = cell(64)
+    first, other = Image.fromarray(picture), Image.fromarray(255 - picture)
+    mpo = encode(first, "MPO", save_all=True, append_images=[other], quality=95)
+    assert Image.open(io.BytesIO(mpo)).format == "MPO"
+    assert images.decode_picture(mpo).format == "JPEG"
+    assert np.array_equal(images.decode(mpo), images.decode(encode(first, "JPEG", quality=95)))
+    grey = first.convert("LA")
+    assert np.array_equal(images.decode(encode(grey)), np.asarray(grey.convert("RGB")))
+    for alpha in (0, 255):
+        assert np.array_equal(images.decode(bmp32(picture, alpha)), picture)
+    with pytest.raises(BadImageError, match="transparent"):
+        images.decode(bmp32(picture, 100))
+
+
+def test_jpegs_have_the_pixels_of_pillow():
+    picture = noise(40, 50, 3).astype(np.uint8)
+    for options in ({}, {"progressive": True}, {"subsampling": 0}, {"keep_rgb": True}):
+        for image in (Image.fromarray(picture), Image.fromarray(picture).convert("L")):
+            data = encode(image, "JPEG", **(options if image.mode == "RGB" else {}))
+            expected = np.asarray(Image.open(io.BytesIO(data)).convert("RGB"))
+            assert np.array_equal(images.decode(data), expected)
+
+
+@pytest.mark.parametrize("progressive", [False, True])
+def test_a_jpeg_damaged_in_the_middle_is_refused(progressive: bool):
+    good = encode(Image.fromarray(cell()), "JPEG", quality=95, progressive=progressive)
+    middle = len(good) // 2
+    assert images.decode(good).shape == (450, 450, 3)
+    damaged = {
+        "a piece is missing": good[:middle] + good[middle + 200 :],
+        "cut off, then ended": good[:middle] + b"\xff\xd9",
+        "zeros": good[:middle] + bytes(200) + good[middle + 200 :],
+    }
+    for what, data in damaged.items():
+        Image.open(io.BytesIO(data)).load()  # Pillow says nothing
+        with pytest.raises(BadImageError) as caught:
+            images.decode(data)
+        assert caught.value.reason == "truncated", what
+
+
+def test_a_progressive_jpeg_without_its_last_scan_is_refused():
+    good = encode(Image.fromarray(cell()), "JPEG", progressive=True)
+    with pytest.raises(BadImageError, match="last scans"):
+        images.decode(good[: good.rindex(b"\xff\xda")] + b"\xff\xd9")
+    assert images.decode(good + b"\xff\xda" * 100).any()  # what follows the end counts for nothing
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "TIFF"])
+def test_colours_of_another_profile_become_srgb(kind: str):
+    """Against the definition: through linear light and XYZ, by hand."""
+    pixels = np.zeros((32, 32, 3), np.uint8)
+    pixels[8:24, 8:24] = (120, 70, 160)
+    options = {"quality": 100, "subsampling": 0} if kind == "JPEG" else {}
+    data = encode(
+        Image.fromarray(pixels), kind, icc_profile=profile(b"RGB ", 2.2, ADOBE), **options
+    )
+    picture = images.decode_picture(data)
+    light = np.linalg.solve(np.transpose(SRGB), np.transpose(ADOBE) @ (pixels[16, 16] / 255) ** 2.2)
+    expected = 255 * np.where(
+        light < 0.0031308, 12.92 * light, 1.055 * light.clip(0) ** (1 / 2.4) - 0.055
+    )
+    assert picture.converted
+    assert np.abs(picture.pixels[16, 16] - expected).max() < 2
+    assert np.abs(expected - pixels[16, 16]).max() > 8, "as stored it would be another colour"
+    assert not picture.pixels[0, 0].any(), "black stays black"
+    assert np.array_equal(images.read(data, StorageSettings(size=32)), picture.pixels)
+
+
+def test_srgb_by_any_name_and_grey_profiles():
+    picture = Image.fromarray(noise(16, 16, 3).astype(np.uint8))
+    srgb = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    assert np.array_equal(images.decode(encode(picture, icc_profile=srgb)), np.asarray(picture))
+    grey = picture.convert("L")
+    linear = images.decode(encode(grey, icc_profile=profile(b"GRAY", 1.0)))
+    assert linear.mean() > np.asarray(grey).mean() + 20
+    assert np.array_equal(linear[:, :, 0], linear[:, :, 2])
+    as_rgb = images.decode(encode(grey, icc_profile=srgb))
+    assert np.array_equal(as_rgb, np.asarray(grey.convert("RGB")))
+
+
+@pytest.mark.parametrize("broken", [b"no profile", profile(b"GRAY", 1.0)])
+def test_a_profile_that_tells_nothing_is_a_rejection(broken: bytes):
+    data = encode(Image.fromarray(cell(16)), "TIFF", tiffinfo={34675: broken})
+    with pytest.raises(BadImageError) as caught:
+        images.decode(data)
+    assert caught.value.reason == "colour_profile"
+
+
+@pytest.mark.parametrize(
+    ("data", "named"),
+    [
+        (b"\0\0\0\x18ftypheic\0\0\0\0mif1heic", "HEIC"),
+        (b"\0\0\0\x1cftypavif", "AVIF"),
+        (b"\0\0\0\x0cjP  \r\n\x87\n", "JPEG 2000"),
+        (encode(Image.new("RGB", (4, 4)), "GIF"), "GIF"),
+        (b"ZISRAWFILE", "CZI"),
+        (bytes(128) + b"DICM", "DICOM"),
+        (tiff(np.zeros((4, 4, 1), np.float32), t339=[3], t258=[64]), "TIFF"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "data",
+)
+def test_formats_that_are_not_read_are_named(data: bytes, named: str):
+    with pytest.raises(BadImageError, match=named) as caught:
+        images.decode(data)
+    assert caught.value.reason == "unsupported_format"
+
+
+def scans(number: int) -> bytes:
+    """A progressive JPEG whose last scan, a refinement, comes again and again."""
+    good = encode(Image.fromarray(cell()), "JPEG", progressive=True)
+    last = good.rindex(b"\xff\xda")
+    return good[:last] + number * good[last:-2] + b"\xff\xd9"
+
+
+@pytest.mark.parametrize(
+    ("data", "reason"),
+    [
+        (run_length_bmp(31_999_999, 1), "too_long"),
+        (run_length_bmp(4000, 4000), "too_large"),
+        (scans(5000), "too_slow"),
+        (encode(Image.new("L", (100_000, 320), 200)), "too_long"),
+        (encode(Image.new("1", (5700, 5700))), "too_large"),
+    ],
+    ids=["run-length line", "run-length field", "scans", "long", "large"],
+)
+def test_small_files_that_cost_much_are_refused_by_their_header(data: bytes, reason: str):
+    start = time.process_time()
+    with pytest.raises(BadImageError) as caught:
+        images.decode(data)
+    assert caught.value.reason == reason
+    assert time.process_time() - start < 0.1
+
+
+def test_run_length_bmps_of_a_cell_are_read():
+    rows = b"".join(bytes((225, row % 256, 225, 7, 0, 0)) for row in range(450))
+    blue = images.decode(run_length_bmp(450, 450, rows))[:, :, 2]
+    assert np.array_equal(blue[::-1, 0], np.arange(450) % 256)
+    assert (blue[:, 225:] == 7).all()
+
+
 def animation(kind: str) -> bytes:
     frames = [Image.fromarray(cell(64, r)) for r in (10, 20)]
     return encode(frames[0], kind, save_all=True, append_images=frames[1:])
@@ -103,7 +367,20 @@ def test_unusable_bytes_are_named(data: bytes, reason: str):
 
 
 def test_a_long_thin_picture_makes_no_huge_square():
-    data = encode(Image.new("L", (100_000, 320), 200))
+    data = encode(Image.new("L", (20_000, 1300), 200))
     with pytest.raises(BadImageError, match="far longer than wide") as caught:
         images.read(data, StorageSettings(crop="tight"))
     assert caught.value.reason == "too_large"
+
+
+@pytest.mark.parametrize("shape", [(60, 80), (80, 60), (70, 70)])
+def test_pad_keeps_shapes_and_mirrors_at_the_borders(shape: tuple[int, int]):
+    pixels = noise(*shape, 3).astype(np.uint8)
+    data, side = encode(Image.fromarray(pixels)), max(shape)
+    padded = images.read(data, StorageSettings(size=side, crop="pad"))
+    top, left = (side - shape[0]) // 2, (side - shape[1]) // 2
+    assert np.array_equal(padded[top : side - top, left : side - left], pixels)
+    assert np.array_equal(padded[:top], padded[top : 2 * top][::-1])
+    assert np.array_equal(padded[:, :left], padded[:, left : 2 * left][:, ::-1])
+    squeezed = images.read(data, StorageSettings(size=side, crop="full"))
+    assert np.array_equal(squeezed, padded) == (shape == (70, 70))
