@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import chain
 from pathlib import Path
 from typing import Annotated, Any, Self
 
@@ -25,6 +26,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_model, save_model
 from torch import nn
 
+from leuk_ray.datasets.identity import DatasetIdentity
 from leuk_ray.errors import UserError
 from leuk_ray.evaluation.decisions import Decisions
 from leuk_ray.images import StorageSettings
@@ -63,6 +65,8 @@ class Facts(Settings):
     scope: what pictures the network can judge.
     decisions: operating points, blast fraction and abstain bands, where `calibrate` fixed them.
     test: what the report of its run says of the test cells; see `model_card.results_of`.
+    datasets: what it was trained on, of an ensemble's members each that differs; empty in bundles
+        written before it was recorded.
     """
 
     schema_version: int = SCHEMA_VERSION
@@ -75,6 +79,7 @@ class Facts(Settings):
     synthetic: bool
     protocol: str
     dataset_fingerprint: str
+    datasets: tuple[DatasetIdentity, ...] = ()
     recipe: str
     seed: int
     metrics: dict[str, Any] = Field(default_factory=dict)
@@ -162,6 +167,7 @@ def write_ensemble(target: Location, paths: Sequence[Location], rule: Rule) -> E
         synthetic=any(member.facts.synthetic for member in members.values()),
         protocol=_common(member.facts.protocol for member in members.values()),
         dataset_fingerprint=_common(m.facts.dataset_fingerprint for m in members.values()),
+        datasets=_every_dataset(member.facts for member in members.values()),
         recipe=" + ".join(member.facts.recipe for member in members.values()),
         seed=first.seed,
     )
@@ -284,6 +290,12 @@ def member_name(path: Location) -> str:
 def _common(values: Iterable[str]) -> str:
     different = set(values)
     return different.pop() if len(different) == 1 else "several"
+
+
+def _every_dataset(members: Iterable[Facts]) -> tuple[DatasetIdentity, ...]:
+    """What the members were trained on, each once; nothing where one of them does not know."""
+    known = [facts.datasets for facts in members]
+    return tuple(dict.fromkeys(chain.from_iterable(known))) if all(known) else ()
 
 
 def network_title(facts: Facts) -> str:

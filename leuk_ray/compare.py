@@ -10,13 +10,15 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from leuk_ray.bundle import read_facts
+from leuk_ray.bundle import Facts, read_facts
+from leuk_ray.datasets.identity import check_same_dataset
 from leuk_ray.datasets.prepared import PreparedDataset
 from leuk_ray.datasets.splits import eligible
 from leuk_ray.errors import UserError
 from leuk_ray.evaluation.paired import paired_bootstrap
 from leuk_ray.inference.calibration import probability
 from leuk_ray.judge import Judged, check_pixels
+from leuk_ray.judged import trained_on_images_of
 from leuk_ray.locations import Location, join, parent
 from leuk_ray.pool import score_rows
 from leuk_ray.storage import exists, read_table
@@ -65,9 +67,9 @@ def compare(
     for one, own in zip(judged, facts, strict=True):
         check_pixels(one, own, dataset)
     splits = {
-        str(place): Trained(_split(one, dataset), own.protocol)
+        str(place): Trained(_split(one, own, dataset), own.protocol)
         for place, one, own in zip(places, judged, facts, strict=True)
-        if own.dataset_fingerprint == dataset.facts["fingerprint"]
+        if trained_on_images_of(dataset, own) or not own.datasets
     }
     rows = comparable_rows(dataset, splits)
     warnings = [
@@ -141,12 +143,15 @@ def _uids(split: pa.Table, roles: tuple[str, ...]) -> set[str]:
     return set(split.filter(pc.field("role").isin(roles))["uid"].to_pylist())
 
 
-def _split(judged: Judged, dataset: PreparedDataset) -> pa.Table:
+def _split(judged: Judged, facts: Facts, dataset: PreparedDataset) -> pa.Table:
     """The split of a bundle that the dataset trained, from the run's folder around it."""
     run = parent(judged.bundle) if judged.run is None else judged.run
-    if not exists(join(run, "split.parquet")):
+    split = join(run, "split.parquet")
+    if facts.datasets and not exists(split):
         raise UserError(
             f"{judged.bundle}: was trained on cells of {dataset.location}, and without its run it "
             "is not known on which; give the run's folder"
         )
-    return read_table(join(run, "split.parquet"))
+    advice = "compare on the dataset that trained it, or on other images"
+    check_same_dataset(facts.datasets, dataset, judged.bundle, advice, split)
+    return read_table(split)

@@ -15,6 +15,7 @@ from leuk_ray.bundle import (
     read_facts,
 )
 from leuk_ray.datasets.audit import audit_cells
+from leuk_ray.datasets.identity import check_same_dataset
 from leuk_ray.datasets.prepared import PreparedDataset
 from leuk_ray.datasets.splits import (
     copies_with_role,
@@ -197,12 +198,10 @@ def split_of(judged: Judged, facts: Facts, dataset: PreparedDataset) -> pa.Table
         cells = eligible(dataset.cells)
         role = pa.array(["test"] * len(cells))
         return cells.select(["uid", "subject", "group"]).append_column("role", role)
-    if dataset.facts["fingerprint"] != facts.dataset_fingerprint:
-        raise UserError(
-            f"{dataset.location}: is not the dataset of {judged.run}; give that one, or judge "
-            f"{judged.bundle} on this one"
-        )
-    return read_table(join(judged.run, "split.parquet"))
+    split = join(judged.run, "split.parquet")
+    advice = f"give that one, or take the bundle {judged.bundle} instead of the run"
+    check_same_dataset(facts.datasets, dataset, judged.run, advice, split)
+    return read_table(split)
 
 
 def check_pixels(judged: Judged, facts: Facts, dataset: PreparedDataset) -> None:

@@ -18,6 +18,7 @@ from leuk_ray.locations import Location, join
 from leuk_ray.storage import read_bytes, read_json
 from leuk_ray.training.attempts import interruptions
 
+_OLD = "the bundle was written by an older leuk_ray, which did not record its images"
 _COUNTS = (
     "files",
     "rejected",
@@ -48,13 +49,15 @@ class Judged:
 def run_facts(judged: Judged, facts: Facts, dataset: PreparedDataset, split: pa.Table) -> RunFacts:
     """What the report says of a run, or of a bundle on a dataset, besides predictions."""
     history = history_of(judged)
-    own = judged.run is None and dataset.facts["fingerprint"] == facts.dataset_fingerprint
+    own = judged.run is None and trained_on_images_of(dataset, facts)
     config = facts.model_dump(mode="json", include={"model", "members", "rule", "storage"})
     notes = []
     if judged.run is None:
         notes.append("A bundle judged on a dataset of its own: every kept, labelled cell is test.")
         if own:
             notes.append("This dataset trained the bundle: most of these cells trained it.")
+        if not facts.datasets:
+            notes.append(f"{_OLD}: whether these cells trained the bundle is not known.")
     else:
         config = yaml.safe_load(read_bytes(join(judged.run, "config.yaml")))
         notes += batch_norm_notes(config["training"], history)
@@ -69,7 +72,7 @@ def run_facts(judged: Judged, facts: Facts, dataset: PreparedDataset, split: pa.
         leaky=own or is_leaky(facts.protocol),
         synthetic=dataset.synthetic,
         best_auc=dataset.facts.get("best_auc"),
-        dataset_fingerprint=dataset.facts["fingerprint"],
+        dataset_fingerprint=dataset.identity.fingerprint,
         dataset_counts={name: dataset.facts["counts"][name] for name in _COUNTS},
         roles=describe(split, dataset.cells),
         config=config,
@@ -104,9 +107,17 @@ def _official_set(dataset: PreparedDataset, split: pa.Table) -> str:
 
 def _external(judged: Judged, facts: Facts, dataset: PreparedDataset) -> str:
     """Whether the test cells come from another dataset than the training's, where it is known."""
-    if dataset.facts["fingerprint"] == facts.dataset_fingerprint:
+    if trained_on_images_of(dataset, facts):
         return "none: the test cells are from the dataset that trained" if judged.run else ""
-    return f"dataset {dataset.facts['fingerprint'][:12]}, other images than the training's"
+    if not facts.datasets:
+        return f"not known: {_OLD}"
+    name = dataset.identity.fingerprint[:12]
+    return f"dataset {name}: not the training's set of images; single ones may be in both"
+
+
+def trained_on_images_of(dataset: PreparedDataset, facts: Facts) -> bool:
+    """Whether a bundle was trained on the images of a dataset, whatever their labels or crop."""
+    return any(one.images == dataset.identity.images for one in facts.datasets)
 
 
 def batch_norm_notes(training: dict, history: list[dict]) -> list[str]:

@@ -17,7 +17,6 @@ from leuk_ray.datasets.prepared import (
     SCHEMA_VERSION,
     PreparedDataset,
     as_column,
-    fingerprint,
     image_schema,
 )
 from leuk_ray.images import StorageSettings
@@ -43,12 +42,13 @@ def real_data() -> Path:
 
 
 def write_dataset(folder: Path, pixels: np.ndarray) -> PreparedDataset:
-    """What `prepare` leaves of (N, size, size, 3) uint8 pixels that no file holds; no groups."""
+    """What `prepare` leaves of (N, size, size, 3) uint8 pixels that no file holds; a group each."""
     size = pixels.shape[1]
     (folder / "images").mkdir(parents=True)
     uids = [f"c{row:06d}" for row in range(len(pixels))]
-    empty = pa.table({name: [None] * len(pixels) for name in METADATA_SCHEMA.names})
-    table = empty.set_column(0, "uid", pa.array(uids)).cast(METADATA_SCHEMA)
+    known = {"uid": uids, "pixels_sha256": uids}
+    table = pa.table(dict.fromkeys(METADATA_SCHEMA.names, [None] * len(pixels)) | known)
+    table = table.cast(METADATA_SCHEMA)
     table = table.add_column(1, "image", as_column(pixels)).cast(image_schema(size))
     for start in range(0, len(table), ROWS_PER_PART):
         part = folder / "images" / f"part-{start // ROWS_PER_PART:05d}.parquet"
@@ -56,10 +56,12 @@ def write_dataset(folder: Path, pixels: np.ndarray) -> PreparedDataset:
     facts = {
         "schema_version": SCHEMA_VERSION,
         "storage": StorageSettings(size=size).model_dump(),
-        "fingerprint": fingerprint(uids),
+        "fingerprint": "0" * 64,
         "synthetic": True,
     }
     write_json(folder / "dataset.json", facts)
+    groups = {"uid": uids, "group": uids, "role": ["keep"] * len(uids), "picture": uids}
+    pq.write_table(pa.table(groups), folder / "groups.parquet")
     return PreparedDataset.open(str(folder))
 
 

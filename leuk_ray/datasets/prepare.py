@@ -21,6 +21,7 @@ from leuk_ray import images
 from leuk_ray.datasets import layouts
 from leuk_ray.datasets.decoding import RESULT_SCHEMA, THUMB, prepare_part
 from leuk_ray.datasets.groups import assign_groups
+from leuk_ray.datasets.identity import DatasetIdentity
 from leuk_ray.datasets.layouts import LayoutOptions
 from leuk_ray.datasets.layouts.all_idb import FIELDS
 from leuk_ray.datasets.near_duplicates import find_near_duplicates
@@ -31,7 +32,6 @@ from leuk_ray.datasets.prepared import (
     PreparedDataset,
     as_bytes,
     count_roles,
-    fingerprint,
 )
 from leuk_ray.datasets.slides import find_slides
 from leuk_ray.errors import UserError
@@ -174,6 +174,7 @@ def _facts(
     converted: int,
 ) -> dict:
     labels, subjects = rows["label"].to_pylist(), rows["subject"].unique()
+    identity = DatasetIdentity.of(rows.append_column("role", groups["role"]), storage)
     facts = {
         "schema_version": SCHEMA_VERSION,
         "layout": layout,
@@ -191,7 +192,7 @@ def _facts(
             "roles": count_roles(groups),
             "converted_to_srgb": converted,
         },
-        "fingerprint": fingerprint(rows["sha256"].to_pylist()),
+        "fingerprint": identity.fingerprint,
         "synthetic": False,
     }
     marker = source / layouts.SYNTHETIC_MARKER

@@ -1,6 +1,6 @@
 """A prepared dataset: Parquet with raw pixels, one row a cell.
 
-    dataset.json             what it is, counts, fingerprint
+    dataset.json             what it is, counts, fingerprint (see `identity`)
     images/*.parquet         image_schema; `image` holds raw uint8 pixels, height x width x 3
     groups.parquet           uid, group, role, picture
     near_duplicates.parquet  uid_a, uid_b, correlation
@@ -26,6 +26,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from leuk_ray.datasets.identity import DatasetIdentity
 from leuk_ray.errors import UserError
 from leuk_ray.images import StorageSettings
 from leuk_ray.locations import Location, filesystem, join, parse
@@ -63,11 +64,6 @@ CELL_COLUMNS = [name for name in METADATA_SCHEMA.names if name not in ("sha256",
 def image_schema(size: int) -> pa.Schema:
     """METADATA_SCHEMA and the pixels of a (size, size, 3) uint8 image."""
     return METADATA_SCHEMA.insert(1, pa.field("image", pa.binary(size * size * 3)))
-
-
-def fingerprint(hashes: list[str]) -> str:
-    """sha256 over the sorted sha256 of the images: the same for the same set of files."""
-    return hashlib.sha256("\n".join(sorted(hashes)).encode()).hexdigest()
 
 
 @dataclass(frozen=True)
@@ -122,6 +118,11 @@ class PreparedDataset:
         for name in ("group", "role", "picture"):
             cells = cells.append_column(name, groups[name])
         return cells
+
+    @cached_property
+    def identity(self) -> DatasetIdentity:
+        """What the rows are now, so that labels changed by hand are another dataset."""
+        return DatasetIdentity.of(self.cells, self.storage)
 
     @cached_property
     def near_duplicates(self) -> pa.Table:

@@ -23,7 +23,13 @@ from leuk_ray.storage import refuse_existing, write_table
 UNITS = ("picture", "group", "subject")  # what may cross, finer first
 
 SPLIT_SCHEMA = pa.schema(
-    [("uid", pa.string()), ("subject", pa.string()), ("group", pa.string()), ("role", pa.string())]
+    [
+        ("uid", pa.string()),
+        ("label", pa.int8()),
+        ("subject", pa.string()),
+        ("group", pa.string()),
+        ("role", pa.string()),
+    ]
 )  # paper-literal adds copy
 COPY = pa.field("copy", pa.int64())
 
@@ -105,7 +111,7 @@ def split_cells(cells: pa.Table, settings: SplitSettings) -> pa.Table:
     if settings.source is not None:
         cells = _of_source(cells, settings.source)
     chosen, roles = _ROLES_BY[settings.protocol](cells, settings)
-    split = chosen.select(["uid", "subject", "group"]).append_column("role", pa.array(list(roles)))
+    split = chosen.select(SPLIT_SCHEMA.names[:-1]).append_column("role", pa.array(list(roles)))
     split = split.cast(SPLIT_SCHEMA)
     unit = PROTOCOLS[settings.protocol].unit
     if unit == "copy":

@@ -87,7 +87,7 @@ def _content(told: Told) -> dict[str, Any]:
         "best_auc": dataset.facts.get("best_auc"),
         "show_images": told.show_images,
         "dataset": {
-            "fingerprint": dataset.facts["fingerprint"],
+            "fingerprint": dataset.identity.fingerprint,
             "storage": dataset.facts["storage"],
             "counts": dataset.facts["counts"],
             "subject_share": dataset.facts.get("subject_share"),

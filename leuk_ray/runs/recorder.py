@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 import statistics
 import time
@@ -14,7 +15,6 @@ from ray import tune
 from typing_extensions import override
 
 from leuk_ray.bundle import read_facts
-from leuk_ray.datasets.prepared import fingerprint
 from leuk_ray.runs.folder import read_history, read_steps
 from leuk_ray.runs.spec import RunSpec, split_key
 from leuk_ray.runs.table import RunRecord, Status
@@ -84,7 +84,7 @@ class Recorder(tune.Callback):
                 seconds=round(time.monotonic() - started, 1),
                 bundle=(path / "bundle" / "bundle.json").exists(),
                 lineage={
-                    "dataset": self.shared.dataset.facts["fingerprint"],
+                    "dataset": self.shared.dataset.identity.fingerprint,
                     "split": self.splits[split_key(recipe)],
                     "steps": read_steps(path),
                 },
@@ -110,4 +110,5 @@ def _best(path: Path, history: list[dict[str, Any]]) -> dict[str, Any]:
 def split_fingerprint(split: pa.Table) -> str:
     """sha256 over who has which role: the same for the same split."""
     uids, roles = split["uid"].to_pylist(), split["role"].to_pylist()
-    return fingerprint([f"{uid} {role}" for uid, role in zip(uids, roles, strict=True)])
+    lines = sorted(f"{uid} {role}" for uid, role in zip(uids, roles, strict=True))
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()

@@ -13,8 +13,8 @@ import yaml
 from leuk_ray.datasets.prepared import PreparedDataset
 from leuk_ray.errors import UserError
 from leuk_ray.settings import Settings
-from leuk_ray.storage import read_json, refuse_existing
-from leuk_ray.training.record import write_environment
+from leuk_ray.storage import refuse_existing
+from leuk_ray.training.record import check_started_on, write_environment
 
 
 @dataclass(frozen=True)
@@ -52,9 +52,7 @@ class RunsRoot:
             raise UserError(
                 f"{self.path}: was started with other settings, see {self._file.name} there"
             )
-        started_on = read_json(str(self.path / "environment.json"))["dataset"]
-        if started_on != self.dataset.facts["fingerprint"]:
-            raise UserError(f"{self.path}: was started on another dataset; give the same --data")
+        check_started_on(self.dataset, self.path)
         return True
 
     def start(self) -> None:

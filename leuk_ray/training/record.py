@@ -19,6 +19,7 @@ from ray.train.v2.api.report_config import CheckpointUploadMode
 
 from leuk_ray.bundle import BundleFacts
 from leuk_ray.config import Recipe, load_recipe, with_values
+from leuk_ray.datasets.identity import DatasetIdentity, check_same_dataset
 from leuk_ray.datasets.prepared import PreparedDataset
 from leuk_ray.datasets.splits import write_split
 from leuk_ray.environment import environment
@@ -42,8 +43,16 @@ def start_record(recipe: Recipe, dataset: PreparedDataset, out: Location, split:
 
 def write_environment(dataset: PreparedDataset, out: Location) -> None:
     """Write what a run or a sweep is made with, and on which data, as environment.json."""
-    data = {"dataset": dataset.facts["fingerprint"], "data": str(dataset.location)}
+    data = {"dataset": dataset.identity.model_dump(mode="json"), "data": str(dataset.location)}
     write_json(join(out, "environment.json"), environment() | data)
+
+
+def check_started_on(dataset: PreparedDataset, out: Location) -> None:
+    """Raise a UserError unless a run, sweep or experiment was started on this dataset."""
+    recorded = read_json(join(out, "environment.json"))["dataset"]
+    trained_on = [] if isinstance(recorded, str) else [DatasetIdentity(**recorded)]
+    advice = "give the --data that it was started with, or another --out"
+    check_same_dataset(trained_on, dataset, out, advice, join(out, "split.parquet"))
 
 
 def check_same_run(recipe: Recipe, dataset: PreparedDataset, out: Location) -> None:
@@ -56,9 +65,7 @@ def check_same_run(recipe: Recipe, dataset: PreparedDataset, out: Location) -> N
         started_with = load_recipe(str(path))
     if with_values(started_with, {"training.cache": recipe.training.cache}) != recipe:
         raise UserError(f"{out}: was started with another recipe; resume with {config}")
-    started_on = read_json(join(out, "environment.json"))["dataset"]
-    if started_on != dataset.facts["fingerprint"]:
-        raise UserError(f"{out}: was started on another dataset; give the same --data")
+    check_started_on(dataset, out)
 
 
 def bundle_facts(
@@ -77,7 +84,8 @@ def bundle_facts(
         storage=dataset.storage,
         synthetic=dataset.synthetic,
         protocol=recipe.split.protocol,
-        dataset_fingerprint=dataset.facts["fingerprint"],
+        dataset_fingerprint=dataset.identity.fingerprint,
+        datasets=(dataset.identity,),
         recipe=recipe.name,
         seed=recipe.seed,
         metrics={

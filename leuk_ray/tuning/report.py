@@ -56,7 +56,7 @@ def write_sweep_report(
         "best_auc": dataset.facts.get("best_auc"),
         "leaky": stamp.leaky,
         "protocol": protocol,
-        "dataset_fingerprint": dataset.facts["fingerprint"],
+        "dataset_fingerprint": dataset.identity.fingerprint,
         "counts": _counts(runs),
         "standings": _rows(sweep, standings, runs),
         "verdict": verdict(list(standings)),

@@ -54,7 +54,7 @@ def split_of(dataset: PreparedDataset) -> pa.Table:
     """Subjects 0-11 train, 12-15 validate, 16-23 test; both classes in each."""
     order = [int(name) for name in dataset.cells["group"].to_pylist()]
     roles = ["train" if n < 12 else "validation" if n < 16 else "test" for n in order]
-    columns = dataset.cells.select(["uid", "subject", "group"])
+    columns = dataset.cells.select(["uid", "label", "subject", "group"])
     return columns.append_column("role", pa.array(roles)).cast(SPLIT_SCHEMA)
 
 
@@ -158,6 +158,6 @@ def test_what_cannot_be_fitted_is_told(dataset: PreparedDataset) -> None:
         score_baseline("area", dataset, copies, seed=0)
     few = np.asarray([int(name) < 3 for name in split["group"].to_pylist()])
     roles = np.where(few, "train", "test")
-    lonely = split.set_column(3, "role", pa.array(roles.tolist()))
+    lonely = split.set_column(4, "role", pa.array(roles.tolist()))
     with pytest.raises(UserError, match="1 groups among the training cells"):
         score_baseline("area", dataset, lonely, seed=0)

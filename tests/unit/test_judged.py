@@ -8,23 +8,29 @@ import pytest
 from scipy.special import expit
 
 from leuk_ray.bundle import BundleFacts
+from leuk_ray.datasets.identity import DatasetIdentity
 from leuk_ray.images import StorageSettings
 from leuk_ray.judge import predictions_table
 from leuk_ray.judged import Judged, run_facts
 from leuk_ray.models.settings import ModelSettings
 
+STORED = StorageSettings(size=64, crop="center")
 SPLITS = ["fold_0", "fold_1", "preliminary", "preliminary"]
 COUNTS = ("files", "rejected", "rows", "ALL", "healthy", "unlabelled", "subjects", "groups")
 
 
-def dataset(synthetic: bool = False, fingerprint: str = "a" * 64) -> Any:
+def identity(images: str = "a" * 64) -> DatasetIdentity:
+    parts = dict.fromkeys(("names", "labels", "subjects", "status"), "0" * 64)
+    return DatasetIdentity(rows=4, images=images, storage=STORED, **parts)
+
+
+def dataset(synthetic: bool = False, images: str = "a" * 64) -> Any:
     facts = {
         "layout": "c-nmc",
-        "fingerprint": fingerprint,
         "counts": dict.fromkeys(COUNTS, 4) | {"roles": {"keep": 4}},
     }
     cells = pa.table({"uid": ["a", "b", "c", "d"], "label": [1, 0, 1, 0], "official_split": SPLITS})
-    return SimpleNamespace(facts=facts, cells=cells, synthetic=synthetic)
+    return SimpleNamespace(facts=facts, cells=cells, synthetic=synthetic, identity=identity(images))
 
 
 def split(roles: str) -> pa.Table:
@@ -42,10 +48,11 @@ def split(roles: str) -> pa.Table:
 def bundle(protocol: str = "official-folds") -> BundleFacts:
     return BundleFacts(
         model=ModelSettings(input_size=64, weights="scratch"),
-        storage=StorageSettings(size=64, crop="center"),
+        storage=STORED,
         synthetic=False,
         protocol=protocol,
         dataset_fingerprint="a" * 64,
+        datasets=(identity(),),
         recipe="lite",
         seed=0,
     )
@@ -69,11 +76,11 @@ def test_cells_that_trained_the_bundle_are_told_and_others_are_external(tmp_path
     other = run_facts(
         Judged(tmp_path, None),
         bundle("subject-disjoint"),
-        dataset(fingerprint="b" * 64),
+        dataset(images="b" * 64),
         split("eeee"),
     )
     assert not other.leaky
-    assert other.external == "dataset bbbbbbbbbbbb, other images than the training's"
+    assert "not the training's set of images" in other.external
     assert other.unit == "groups: a subject with all that share an image with it"
     assert other.pixels == "decoded to RGB, center crop, 64 px a side"
 

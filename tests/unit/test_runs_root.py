@@ -6,7 +6,9 @@ from typing import Any
 
 import pytest
 
+from leuk_ray.datasets.identity import DatasetIdentity
 from leuk_ray.errors import UserError
+from leuk_ray.images import StorageSettings
 from leuk_ray.runs.root import RunsRoot
 from leuk_ray.settings import Settings
 
@@ -17,8 +19,10 @@ class Wanted(Settings):
     top: int = 1
 
 
-def root(path: Path, top: int = 1, fingerprint: str = "a") -> RunsRoot:
-    dataset: Any = SimpleNamespace(facts={"fingerprint": fingerprint}, location=path / "data")
+def root(path: Path, top: int = 1, images: str = "a") -> RunsRoot:
+    hashes = dict.fromkeys(("names", "labels", "subjects", "status"), "")
+    identity = DatasetIdentity(rows=1, images=images, storage=StorageSettings(), **hashes)
+    dataset: Any = SimpleNamespace(identity=identity, location=path / "data")
     return RunsRoot(path / "out", "sweep", Wanted(top=top), dataset)
 
 
@@ -30,8 +34,8 @@ def test_a_folder_goes_on_with_what_it_was_started_with_alone(tmp_path: Path):
         root(tmp_path).check(resume=False)
     with pytest.raises(UserError, match="other settings"):
         root(tmp_path, top=2).check(resume=True)
-    with pytest.raises(UserError, match="another dataset"):
-        root(tmp_path, fingerprint="b").check(resume=True)
+    with pytest.raises(UserError, match="is not the dataset of"):
+        root(tmp_path, images="b").check(resume=True)
 
 
 @pytest.mark.parametrize("text", ["", "[1", "name", "recipe: lite"])
