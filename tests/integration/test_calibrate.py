@@ -3,11 +3,9 @@
 from pathlib import Path
 
 import numpy as np
-import pytest
 
 from leuk_ray.bundle import open_bundle
 from leuk_ray.calibrate import calibrate
-from leuk_ray.errors import UserError
 from leuk_ray.images import StorageSettings
 from leuk_ray.inference.classifier import Classifier, Prediction
 from leuk_ray.judge import Judged
@@ -38,10 +36,3 @@ def test_cells_alike_are_answered_and_others_are_not(dataset, tmp_path: Path):
     ]
     answers = classifier.predict([(str(i), encode(pixels)) for i, pixels in enumerate(other)])
     assert [answer.as_dict()["label"] for answer in answers] == ["abstain"] * 4
-
-
-def test_another_dataset_than_the_runs_is_refused(dataset, tmp_path: Path):
-    write_small_bundle(tmp_path / "run" / "bundle")
-    with pytest.raises(UserError, match="is not the dataset of"):
-        calibrate(Judged.at(tmp_path / "run"), dataset, tmp_path / "new")
-    assert not (tmp_path / "new").exists()
