@@ -81,9 +81,14 @@ def test_nothing_readable_leaves_nothing_behind(tmp_path: Path):
     assert [path.name for path in tmp_path.iterdir()] == ["cells"]
 
 
-def test_the_same_files_give_the_same_fingerprint(cells_folder: Path, dataset, tmp_path: Path):
-    again = prepare(cells_folder, tmp_path / "again", "c-nmc", StorageSettings(size=32))
-    assert again["fingerprint"] == dataset.facts["fingerprint"]
+def test_the_same_files_prepared_alike_are_the_same_dataset(
+    cells_folder: Path, dataset, tmp_path: Path
+):
+    again = prepare(cells_folder, tmp_path / "again", "c-nmc", dataset.storage)
+    assert again["fingerprint"] == dataset.facts["fingerprint"] == dataset.identity.fingerprint
+    prepare(cells_folder, tmp_path / "other", "c-nmc", StorageSettings(size=32))
+    other = PreparedDataset.open(str(tmp_path / "other")).identity
+    assert dataset.identity.differences(other) == ["size 32 instead of 64"]
 
 
 def test_near_duplicates_are_joined_and_stay(cells_folder: Path, tmp_path: Path):
