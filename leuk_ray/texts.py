@@ -216,13 +216,13 @@ def explain_text(items: list[dict], out: Location) -> str:
     lines = predict_text({"predictions": items}).split("\n")
     for number, item in enumerate(items):
         if "error" not in item:
-            picture = join(out, item["picture"])
-            share = f"{item['evidence_for_answer']:.0%} of the evidence is for this answer"
-            lines[number] += f"; {picture}, {share}"
-            if item["heat_inside_cell"] is not None:
+            told = item["explanation"]
+            share = f"{told['evidence_share']:.0%} of the evidence is for {told['toward']}"
+            lines[number] += f"; {join(out, told['picture'])}, {told['method']}: {share}"
+            if told["heat_inside_cell"] is not None:
                 lines[number] += (
-                    f", {item['heat_inside_cell']:.0%} of the heat in the cell, which covers "
-                    f"{item['cell_area']:.0%}"
+                    f", {told['heat_inside_cell']:.0%} of the heat in the cell, which covers "
+                    f"{told['cell_area']:.0%} of the picture"
                 )
     return "\n".join(lines)
 

@@ -93,7 +93,13 @@ def ensemble(bundle: Location, members: tuple[Location, ...], rule: Any) -> tupl
 @click.argument("explained", metavar="RUN_OR_BUNDLE", type=LOCATION)
 @click.argument("images", nargs=-1, required=True, type=LOCATION)
 @click.option("--out", type=LOCATION, required=True, help="Folder of the pictures.")
-@click.option("--method", type=click.Choice(["gradcam", "hirescam"]), default="hirescam")
+@click.option(
+    "--method",
+    type=click.Choice(["hirescam", "gradcam"]),
+    default="hirescam",
+    show_default=True,
+    help="How evidence is measured; HTTP and its page use hirescam.",
+)
 @command
 def explain(
     explained: Location, images: tuple[Location, ...], out: Location, method: Any

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,30 +14,46 @@ from PIL import Image
 from leuk_ray import images
 from leuk_ray.errors import UserError
 from leuk_ray.inference.classifier import Classifier, Failure
-from leuk_ray.inference.gradcam import Method, evidence, heat, share_inside
+from leuk_ray.inference.gradcam import DEFAULT_METHOD, Method, evidence, heat, share_inside
 from leuk_ray.models.network import ImageClassifier
 from leuk_ray.storage import write_json
 
 
 @dataclass(frozen=True)
 class Explanation:
-    """What speaks for the class that was answered.
+    """What speaks for the class on whose side of the threshold the probability lies.
 
+    method: how evidence is measured. toward: that class, the answer unless it is to abstain.
     heat: (size, size) float32 in 0..1, on the storage pixels.
     inside_cell: share of the heat on the cell; None where no black surrounds it, or no heat.
     cell: share of the picture that the cell covers, what chance would give.
-    agreeing: share of the map's evidence, for either class, that speaks for the answer. Where it
-        is small the answer comes from the head's biases, which lie at no place, and the heat,
-        scaled to its largest value, is a remainder that shows nothing.
+    agreeing: share of the map's evidence, for either class, that speaks for `toward`. Where it is
+        small the answer comes from the head's biases, which lie at no place, and the heat, scaled
+        to its largest value, is a remainder that shows nothing.
     """
 
+    method: Method
+    toward: str
     heat: np.ndarray
     inside_cell: float | None
     cell: float
     agreeing: float
 
+    def as_dict(self, picture: str) -> dict[str, Any]:
+        """Its numbers and where its picture is, for JSON."""
+        return {
+            "method": self.method,
+            "toward": self.toward,
+            "picture": picture,
+            "evidence_share": self.agreeing,
+            "heat_inside_cell": self.inside_cell,
+            "cell_area": self.cell,
+        }
 
-def explain_pixels(classifier: Classifier, pixels: np.ndarray, method: Method) -> list[Explanation]:
+
+def explain_pixels(
+    classifier: Classifier, pixels: np.ndarray, method: Method = DEFAULT_METHOD
+) -> list[Explanation]:
     """Explain storage pixels, (N, size, size, 3) uint8.
 
     Raises:
@@ -47,16 +64,20 @@ def explain_pixels(classifier: Classifier, pixels: np.ndarray, method: Method) -
     batch = torch.from_numpy(pixels).to(classifier.device).permute(0, 3, 1, 2)
     found, logit = evidence(classifier.model, batch, method)
     probability = torch.sigmoid(logit / classifier.facts.temperature)
-    toward = torch.where(probability >= classifier.facts.threshold, 1.0, -1.0)
-    pictures = heat(found.float(), toward, pixels.shape[1]).cpu()
-    agreeing = share_inside(found.abs(), found * toward.view(-1, 1, 1) > 0).nan_to_num().tolist()
+    positive = probability >= classifier.facts.threshold
+    sign = torch.where(positive, 1.0, -1.0)
+    pictures = heat(found.float(), sign, pixels.shape[1]).cpu()
+    agreeing = share_inside(found.abs(), found * sign.view(-1, 1, 1) > 0).nan_to_num().tolist()
+    toward = [classifier.facts.classes[int(one)] for one in positive]
     masks = torch.from_numpy(pixels.max(axis=3) > 0)
     shares = share_inside(pictures, masks).tolist()
     covered = masks.float().mean(dim=(1, 2)).tolist()
     return [
-        Explanation(picture, share if cell < 1 and share == share else None, cell, agrees)
-        for picture, share, cell, agrees in zip(
-            pictures.numpy(), shares, covered, agreeing, strict=True
+        Explanation(
+            method, name, picture, share if cell < 1 and share == share else None, cell, agrees
+        )
+        for name, picture, share, cell, agrees in zip(
+            toward, pictures.numpy(), shares, covered, agreeing, strict=True
         )
     ]
 
@@ -69,15 +90,18 @@ def overlay(pixels: np.ndarray, heat: np.ndarray) -> np.ndarray:
 
 
 def explain_files(
-    classifier: Classifier, files: list[tuple[str, bytes]], out: Path, method: Method
+    classifier: Classifier,
+    files: list[tuple[str, bytes]],
+    out: Path,
+    method: Method = DEFAULT_METHOD,
 ) -> list[dict]:
     """Answer and explain named image files; a bad one is an item, not an error.
 
     Writes OUT/N-NAME.png (the cell beside its heat) and OUT/explanations.json.
 
     Returns:
-        What explanations.json holds: name, label, probability, threshold, method, picture,
-        heat_inside_cell, cell_area, evidence_for_answer; or name and error.
+        What explanations.json holds: the answer and its `explanation`, which is what HTTP gives
+        too; or name and error.
     """
     items: list[dict] = []
     for number, ((name, data), answer) in enumerate(
@@ -91,15 +115,6 @@ def explain_files(
         picture = out / f"{number:03}-{Path(name).stem}.png"
         side_by_side = np.concatenate([pixels, overlay(pixels, explained.heat)], axis=1)
         Image.fromarray(side_by_side).save(picture)
-        items.append(
-            answer.as_dict()
-            | {
-                "method": method,
-                "picture": picture.name,
-                "heat_inside_cell": explained.inside_cell,
-                "cell_area": explained.cell,
-                "evidence_for_answer": explained.agreeing,
-            }
-        )
+        items.append(answer.as_dict() | {"explanation": explained.as_dict(picture.name)})
     write_json(out / "explanations.json", items)
     return items

@@ -19,6 +19,7 @@ from leuk_ray.models.network import ImageClassifier
 from leuk_ray.models.zoo import positive_logit
 
 Method = Literal["gradcam", "hirescam"]
+DEFAULT_METHOD: Method = "hirescam"  # of `explain`, HTTP and the page
 
 
 def target_layer(model: ImageClassifier) -> nn.Module:

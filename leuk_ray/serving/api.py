@@ -99,7 +99,7 @@ def create_api(models: Models, limits: Limits, keys: ApiKeys | None, metrics: Me
         model: Annotated[
             str | None, Query(description="NAME, NAME@VERSION or NAME@ALIAS", max_length=200)
         ] = None,
-        explain: Annotated[bool, Query(description="add a Grad-CAM picture of each cell")] = False,
+        explain: Annotated[bool, Query(description="add where the network looks")] = False,
     ) -> Response:
         """Answer for images of single cells; a bad image among good ones is an item."""
         runner = await models.get(model, request.state.request_id)
@@ -112,8 +112,8 @@ def create_api(models: Models, limits: Limits, keys: ApiKeys | None, metrics: Me
         given = [answer for answer in answers if isinstance(answer, Prediction)]
         if not given:
             raise Problem(500, "no_number", f"this is our fault: {answers[0].as_dict()['error']}")
-        pictures = await _explain(runner, cells) if explain else [None] * len(cells)
-        items, judged = _items(files, read, answers, pictures)
+        explained = await _explain(runner, cells) if explain else [None] * len(cells)
+        items, judged = _items(files, read, answers, explained)
         models.answered(model, runner, judged, given)
         body: dict[str, Any] = {"model": runner.info.model_dump(), "predictions": items}
         if subject is not None:
@@ -179,19 +179,19 @@ def _items(
     files: list[Named],
     read: Sequence[Cell | BadImageError],
     answers: Sequence[Prediction | Failure],
-    pictures: Sequence[str | None],
+    explained: Sequence[dict[str, Any] | None],
 ) -> tuple[list[dict[str, Any]], list[Named]]:
     """An item of the answer for each file, and the files that have a label."""
-    done = iter(zip(answers, pictures, strict=True))
+    done = iter(zip(answers, explained, strict=True))
     items: list[dict[str, Any]] = []
     judged: list[Named] = []
     for file, found in zip(files, read, strict=True):
         if isinstance(found, BadImageError):
             items.append({"name": file[0], "error": str(found)})
             continue
-        answer, picture = next(done)
-        shown = picture is not None and isinstance(answer, Prediction)
-        items.append(answer.as_dict() | ({"explanation": picture} if shown else {}))
+        answer, explanation = next(done)
+        shown = explanation is not None and isinstance(answer, Prediction)
+        items.append(answer.as_dict() | ({"explanation": explanation} if shown else {}))
         if isinstance(answer, Prediction):
             judged.append(file)
     return items, judged
@@ -209,7 +209,7 @@ def _no_image(files: list[Named], read: list[Cell | BadImageError]) -> Problem:
     return Problem(status, "no_good_image", detail, errors=errors)
 
 
-async def _explain(runner: Runner, cells: list[Cell]) -> list[str]:
+async def _explain(runner: Runner, cells: list[Cell]) -> list[dict[str, Any]]:
     try:
         return await runner.explain(cells)
     except UserError as error:

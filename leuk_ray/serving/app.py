@@ -23,6 +23,7 @@ from ray.serve import Application
 from ray.serve.handle import DeploymentHandle
 
 from leuk_ray.errors import UserError
+from leuk_ray.inference.explain import Explanation
 from leuk_ray.locations import parse
 from leuk_ray.serving.api import create_api
 from leuk_ray.serving.guard import ApiKeys, access_log, read_keys
@@ -108,9 +109,9 @@ class Predict:
         scores, index = await (await self._network(reference)).score(pixels)
         return scores.at(index), 0
 
-    async def heat(self, reference: str, pixels: np.ndarray) -> list[np.ndarray]:
-        """Grad-CAM of cells, (N, S, S, 3) uint8."""
-        return await (await self._network(reference)).heat(pixels)
+    async def explain(self, reference: str, pixels: np.ndarray) -> list[Explanation]:
+        """Explain answers for cells, (N, S, S, 3) uint8."""
+        return await (await self._network(reference)).explain(pixels)
 
     async def check(self, reference: str) -> None:
         """Run a network once."""

@@ -18,6 +18,7 @@ from ray.serve.handle import DeploymentHandle
 from leuk_ray.bundle import read_facts
 from leuk_ray.errors import UserError
 from leuk_ray.inference.classifier import Reader
+from leuk_ray.inference.explain import Explanation
 from leuk_ray.serving.monitoring import Metrics
 from leuk_ray.serving.problems import Problem
 from leuk_ray.serving.runner import Batched, LocalNetwork, Runner, Scored
@@ -69,9 +70,9 @@ class RemoteNetwork:
         """Score one cell, (S, S, 3) uint8."""
         return await _told(self._predictor.score.remote(self._reference, pixels))
 
-    async def heat(self, pixels: np.ndarray) -> list[np.ndarray]:
-        """Grad-CAM of cells, (N, S, S, 3) uint8."""
-        return await _told(self._predictor.heat.remote(self._reference, pixels))
+    async def explain(self, pixels: np.ndarray) -> list[Explanation]:
+        """Explain answers for cells, (N, S, S, 3) uint8."""
+        return await _told(self._predictor.explain.remote(self._reference, pixels))
 
     async def check(self) -> None:
         """Run it once."""

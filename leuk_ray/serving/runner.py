@@ -10,14 +10,14 @@ import os
 from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from typing import ParamSpec, Protocol, TypeVar
+from typing import Any, ParamSpec, Protocol, TypeVar
 
 import numpy as np
 from PIL import Image
 
 from leuk_ray.images import BadImageError
 from leuk_ray.inference.classifier import Cell, Classifier, Failure, Prediction, Reader, Scores
-from leuk_ray.inference.explain import explain_pixels, overlay
+from leuk_ray.inference.explain import Explanation, explain_pixels, overlay
 from leuk_ray.serving.drift import Drift, Shift
 from leuk_ray.serving.monitoring import Metrics
 from leuk_ray.serving.schemas import ModelInfo
@@ -48,8 +48,8 @@ class Network(Protocol):
         """Score one cell, (S, S, 3) uint8; the scores may hold other cells too."""
         ...
 
-    async def heat(self, pixels: np.ndarray) -> list[np.ndarray]:
-        """Grad-CAM of cells, (N, S, S, 3) uint8; raises UserError for a network without map."""
+    async def explain(self, pixels: np.ndarray) -> list[Explanation]:
+        """Explain answers for cells, (N, S, S, 3) uint8; UserError for a network without map."""
         ...
 
     async def check(self) -> None:
@@ -88,14 +88,13 @@ class LocalNetwork:
         for num in range(1, self.max_batch_size + 1):
             self.classifier.score(self._black(num))
 
-    async def heat(self, pixels: np.ndarray) -> list[np.ndarray]:
-        """Grad-CAM of cells, a batch at a time."""
-        heats: list[np.ndarray] = []
+    async def explain(self, pixels: np.ndarray) -> list[Explanation]:
+        """Explain answers for cells, a batch at a time."""
+        explained: list[Explanation] = []
         for start in range(0, len(pixels), self.max_batch_size):
             part = pixels[start : start + self.max_batch_size]
-            explained = await self._explain.run(explain_pixels, self.classifier, part, "gradcam")
-            heats += [explanation.heat for explanation in explained]
-        return heats
+            explained += await self._explain.run(explain_pixels, self.classifier, part)
+        return explained
 
     async def check(self) -> None:
         """Run the network once; raises RuntimeError if it gives no number."""
@@ -163,18 +162,23 @@ class Runner:
             self._watch(watched)
         return answers
 
-    async def explain(self, cells: Sequence[Cell]) -> list[str]:
-        """Each cell with its Grad-CAM heat, a PNG as a data URL.
+    async def explain(self, cells: Sequence[Cell]) -> list[dict[str, Any]]:
+        """Each cell's explanation; its picture is the cell with its heat, a PNG as a data URL.
 
         Raises:
             UserError: the network has no map.
         """
-        heats = await self.network.heat(np.stack([cell.pixels for cell in cells]))
-        drawn = (
-            self._decoding.run(_picture, cell.pixels, heat)
-            for cell, heat in zip(cells, heats, strict=True)
+        explained = await self.network.explain(np.stack([cell.pixels for cell in cells]))
+        drawn = await asyncio.gather(
+            *(
+                self._decoding.run(_picture, cell.pixels, explanation.heat)
+                for cell, explanation in zip(cells, explained, strict=True)
+            )
         )
-        return await asyncio.gather(*drawn)
+        return [
+            explanation.as_dict(picture)
+            for explanation, picture in zip(explained, drawn, strict=True)
+        ]
 
     def _watch(self, features: dict[str, float]) -> None:
         self._drift.add(features)

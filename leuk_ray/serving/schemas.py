@@ -29,11 +29,31 @@ class ModelInfo(BaseModel):
     engine: str | None
 
 
+class ExplanationOut(BaseModel):
+    """Where the network looks.
+
+    method: HiResCAM (Draelos and Carin 2020), as `leuk-ray explain` by default. toward: the class
+    on whose side of the threshold the probability lies, which is the answer unless that is to
+    abstain. picture: the cell with the evidence for this class as heat, a PNG as a data URL.
+    evidence_share: share of the map's evidence, for either class, that speaks for this one; where
+    it is small, the heat shows nothing. heat_inside_cell: share of the heat on the cell, null
+    where no black surrounds it. cell_area: share of the picture that the cell covers, what chance
+    would give.
+    """
+
+    method: str
+    toward: str
+    picture: str
+    evidence_share: float
+    heat_inside_cell: float | None
+    cell_area: float
+
+
 class PredictionOut(BaseModel):
     """The answer for one image.
 
     label: `abstain` where the picture cannot be judged or the probability lies in the abstain
-    band; `reasons` say why. explanation: the cell with its heat, a PNG as a data URL.
+    band; `reasons` say why.
     """
 
     model_config = {"json_schema_extra": {"examples": [_EXAMPLE_PREDICTION]}}
@@ -44,7 +64,7 @@ class PredictionOut(BaseModel):
     threshold: Annotated[float, Field(ge=0, le=1)]
     reasons: list[str]
     sha256: str
-    explanation: str | None = None
+    explanation: ExplanationOut | None = None
 
 
 class FailureOut(BaseModel):

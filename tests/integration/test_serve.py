@@ -132,7 +132,8 @@ def test_keys_are_required_and_can_be_changed_while_it_runs(url: str, keys: Path
 
 def test_explanations_load_pytorch_beside_onnx(url: str):
     answer = predict(url, encode(cells(1)[0]), explain="true").json()
-    assert answer["predictions"][0]["explanation"].startswith("data:image/png;base64,")
+    explanation = answer["predictions"][0]["explanation"]
+    assert explanation["picture"].startswith("data:image/png;base64,")
 
 
 def broken_bodies(count: int) -> list[bytes]:
@@ -223,7 +224,8 @@ def test_in_two_deployments_it_answers_the_same(url: str, bundle: Path, tmp_path
     explained = requests.post(
         f"{place}/v1/predict?explain=true", data=files[0][1], timeout=60
     ).json()
-    assert explained["predictions"][0]["explanation"].startswith("data:image/png;base64,")
+    explanation = explained["predictions"][0]["explanation"]
+    assert explanation["picture"].startswith("data:image/png;base64,")
     assert requests.get(f"{place}/readyz", timeout=30).ok
     assert requests.get(f"{place}/healthz", timeout=30).ok
     with ThreadPoolExecutor(32) as pool:

@@ -248,11 +248,14 @@ def test_the_command_writes_pictures_and_numbers(trained, tmp_path: Path):
     assert done.exit_code == 0, done.output
     items = json.loads((tmp_path / "why" / "explanations.json").read_text())
     assert json.loads(done.output)["explanations"] == items
-    assert items[0]["heat_inside_cell"] > items[0]["cell_area"] > 0
-    assert 0 < items[0]["evidence_for_answer"] <= 1
-    assert items[1]["heat_inside_cell"] is None  # no black surrounds it
+    first, second = items[0]["explanation"], items[1]["explanation"]
+    assert first["method"] == "hirescam"
+    assert first["toward"] == items[0]["label"]
+    assert first["heat_inside_cell"] > first["cell_area"] > 0
+    assert 0 < first["evidence_share"] <= 1
+    assert second["heat_inside_cell"] is None  # no black surrounds it
     assert "not_an_image" in items[2]["error"]
-    with Image.open(tmp_path / "why" / items[0]["picture"]) as picture:
+    with Image.open(tmp_path / "why" / first["picture"]) as picture:
         assert picture.size == (128, 64)
     again = CliRunner().invoke(cli, command)
     assert "never overwritten" in str(again.exception)

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from leuk_ray.inference.classifier import Classifier, Prediction
+from leuk_ray.inference.explain import explain_files
 from tests.chromium import Page, find_chromium, open_page
 from tests.serving_bundles import cells, encode, listening, write_small_bundle
 
@@ -52,18 +53,25 @@ def answered(page: Page, files: list[Path]) -> Page:
 
 
 def test_dropped_cells_are_shown_with_label_heat_and_probability(
-    answered: Page, files: list[Path], bundle: Path
+    answered: Page, files: list[Path], bundle: Path, tmp_path: Path
 ):
-    expected = Classifier.load(bundle).predict([(f.name, f.read_bytes()) for f in files[:3]])
+    classifier = Classifier.load(bundle)
+    expected = classifier.predict([(f.name, f.read_bytes()) for f in files[:3]])
+    explained = explain_files(classifier, [(f.name, f.read_bytes()) for f in files[:3]], tmp_path)
     cards = answered.evaluate(
         "[...document.querySelectorAll('#cells article')].map((card) => ({text: card.innerText,"
         " pictures: [...card.querySelectorAll('img')].map((img) => img.naturalWidth)}))"
     )
     words = {"ALL": "Leukemic blast", "healthy": "Healthy cell", "abstain": "No answer"}
-    for card, answer in zip(cards[:3], expected, strict=True):
+    for card, answer, explanation in zip(cards[:3], expected, explained, strict=True):
         assert isinstance(answer, Prediction)
         assert words[answer.label] in card["text"]
         assert f"{answer.probability:.3f}" in card["text"]
+        told = explanation["explanation"]
+        assert "HiResCAM" in card["text"]
+        share = f"{100 * told['evidence_share']:.0f}% of the map's evidence is for {told['toward']}"
+        assert share in card["text"]
+        assert f"{100 * told['heat_inside_cell']:.0f}% of the heat is in the cell" in card["text"]
         assert len(card["pictures"]) == 2
         assert all(width > 0 for width in card["pictures"]), "cell and heat are drawn"
     assert "Not an image to judge" in cards[3]["text"]

@@ -10,10 +10,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 from PIL import Image
 
+from leuk_ray.cli import cli
 from leuk_ray.inference.classifier import Cell, Classifier, Prediction
-from leuk_ray.serving.schemas import ModelsOut, PredictOut
+from leuk_ray.serving.schemas import ModelsOut, PredictionOut, PredictOut
 from leuk_ray.serving.settings import Limits
 from tests.serving_bundles import (
     SIZE,
@@ -177,12 +179,33 @@ def test_near_the_threshold_there_is_no_answer(tmp_path: Path):
     assert (item["label"], item["reasons"]) == ("abstain", ["near_threshold"])
 
 
-def test_an_explanation_is_a_picture_of_the_cell(client):
-    answer = client.post("/v1/predict?explain=true", content=encode(cells(1)[0])).json()
-    scheme, _, data = answer["predictions"][0]["explanation"].partition(",")
-    assert scheme == "data:image/png;base64"
-    with Image.open(io.BytesIO(base64.b64decode(data))) as picture:
-        assert picture.size == (SIZE, SIZE)
+def test_an_explanation_is_that_of_the_command(client, bundle: Path, tmp_path: Path):
+    pixels = cells(3)
+    names = [f"{number}.png" for number in range(3)]
+    for name, cell in zip(names, pixels, strict=True):
+        (tmp_path / name).write_bytes(encode(cell))
+    files = [(name, (tmp_path / name).read_bytes()) for name in names]
+    answer = client.post("/v1/predict?explain=true", files=upload(*files)).json()
+    served = PredictOut(**answer).predictions
+    command = ["explain", str(bundle), *(str(tmp_path / name) for name in names)]
+    done = CliRunner().invoke(cli, [*command, "--out", str(tmp_path / "why"), "--json"])
+    for ours, theirs in zip(served, json.loads(done.output)["explanations"], strict=True):
+        assert isinstance(ours, PredictionOut)
+        assert ours.explanation is not None
+        explained = ours.explanation.model_dump()
+        scheme, _, data = explained.pop("picture").partition(",")
+        drawn = theirs["explanation"].pop("picture")
+        assert explained == pytest.approx(theirs["explanation"], abs=1e-5)
+        assert (explained["method"], explained["toward"]) == ("hirescam", ours.label)
+        assert 0 < explained["evidence_share"] <= 1
+        assert 0 < explained["cell_area"] < 1
+        assert scheme == "data:image/png;base64"
+        with (
+            Image.open(io.BytesIO(base64.b64decode(data))) as picture,
+            Image.open(tmp_path / "why" / drawn) as beside,
+        ):
+            assert picture.size == (SIZE, SIZE)
+            assert np.array_equal(picture, np.asarray(beside)[:, SIZE:])
 
 
 def test_explaining_beside_scoring_leaves_every_cell_its_own_probability(bundle: Path):
@@ -190,17 +213,19 @@ def test_explaining_beside_scoring_leaves_every_cell_its_own_probability(bundle:
     expected = [p.probability for p in Classifier.load(bundle).predict(files)]
     assert len(set(expected)) == 6
 
-    async def ask() -> tuple[list[float], list[str]]:
+    async def ask() -> tuple[list[float], list[dict]]:
         runner = await models_from(bundle, max_batch_size=4).get("small")
         network = runner.network.classifier.model
         network.feature_map.register_forward_pre_hook(lambda *_: time.sleep(0.02))  # passes overlap
         read = [cell for cell in await runner.read(files) if isinstance(cell, Cell)]
-        answers, pictures = await asyncio.gather(runner.answer(read), runner.explain(read))
-        return [answer.probability for answer in answers], pictures
+        answers, explained = await asyncio.gather(runner.answer(read), runner.explain(read))
+        return [answer.probability for answer in answers], explained
 
-    answers, pictures = asyncio.run(ask())
+    answers, explained = asyncio.run(ask())
     assert answers == pytest.approx(expected, abs=1e-5)
-    assert len(set(pictures)) == 6, "in parts of max_batch_size, and each cell its own"
+    assert len({item["picture"] for item in explained}) == 6, (
+        "in parts of max_batch_size, and each cell its own"
+    )
 
 
 def test_the_openapi_document_and_the_page_are_served(client):

@@ -80,7 +80,7 @@ def test_the_answers_are_those_of_one_process(client: TestClient, registry: Regi
 
 def test_heat_comes_from_where_the_network_is(client: TestClient):
     items = ask(client, "r", explain=True)["predictions"]
-    assert len({item["explanation"] for item in items}) == len(FILES)
+    assert len({item["explanation"]["picture"] for item in items}) == len(FILES)
 
 
 def test_a_bundle_that_cannot_be_loaded_there_is_told_here(client, registry, tmp_path: Path):
