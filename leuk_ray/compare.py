@@ -23,7 +23,7 @@ from leuk_ray.locations import Location, join, parent
 from leuk_ray.pool import score_rows
 from leuk_ray.storage import exists, read_table
 
-BOOTSTRAP = {"seed": 0, "resamples": 2000}
+BOOTSTRAP: dict[str, Any] = {"seed": 0, "resamples": 2000}
 _TRAINED = ("train", "validation")  # validation chose the epoch
 
 

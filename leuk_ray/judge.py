@@ -14,7 +14,7 @@ from leuk_ray.bundle import (
     open_bundle,
     read_facts,
 )
-from leuk_ray.datasets.audit import audit_cells
+from leuk_ray.datasets.audit import best_auc, known_audit
 from leuk_ray.datasets.identity import check_same_dataset
 from leuk_ray.datasets.prepared import PreparedDataset
 from leuk_ray.datasets.splits import (
@@ -23,13 +23,14 @@ from leuk_ray.datasets.splits import (
     rows_with_role,
 )
 from leuk_ray.errors import UserError
+from leuk_ray.evaluation.formats import decimal
 from leuk_ray.evaluation.report import write_report
 from leuk_ray.inference.calibration import probability
 from leuk_ray.judged import Judged, history_of, run_facts
 from leuk_ray.locations import Location, join
 from leuk_ray.model_card import results_of
 from leuk_ray.pool import score_rows
-from leuk_ray.progress import note
+from leuk_ray.progress import bar, note
 from leuk_ray.storage import exists, read_table, refuse_existing, write_table
 
 
@@ -221,10 +222,22 @@ def keep_results(judged: Judged, report: dict) -> None:
 
 
 def _audit_summary(dataset: PreparedDataset) -> dict:
-    audit = audit_cells(dataset.cells)
+    """What a report repeats of the dataset's audit, in words."""
+    with bar("report: auditing the dataset", "cell") as progress:
+        audit = known_audit(dataset, progress)
+    places = {"all images": audit["shortcuts"]} | audit["shortcuts_by_source"]
     return {
         "identical images": audit["identical_images"],
         "of these under several subjects": audit["identical_images_across_subjects"],
+        "sets of near-duplicate images": len(audit["near_duplicates"]),
         "largest group": "{group} ({cells} cells)".format(**audit["largest_group"]),
+        "area under ROC of one property alone": {
+            where: {name: decimal(best_auc(found)) for name, found in own.items()}
+            for where, own in places.items()
+        },
+        "images by size": [
+            "{width} x {height} {format}, {source}: {ALL} ALL, {healthy} healthy".format(**size)
+            for size in audit["image_sizes"]
+        ],
         "warnings": audit["warnings"],
     }

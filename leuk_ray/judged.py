@@ -10,15 +10,17 @@ import pyarrow as pa
 import yaml
 
 from leuk_ray.bundle import BundleFacts, Facts, find_bundle, network_title
+from leuk_ray.datasets.leakage import Leakage, find_leakage, origin_of
 from leuk_ray.datasets.prepared import PreparedDataset
-from leuk_ray.datasets.splits import PROTOCOLS, describe, is_leaky, rows_with_role
+from leuk_ray.datasets.protocols import PROTOCOLS
+from leuk_ray.datasets.splits import describe, rows_with_role
 from leuk_ray.environment import environment
 from leuk_ray.evaluation.report import RunFacts
 from leuk_ray.locations import Location, join
 from leuk_ray.storage import read_bytes, read_json
 from leuk_ray.training.attempts import interruptions
 
-_OLD = "the bundle was written by an older leuk_ray, which did not record its images"
+_OLD = "The bundle was written by an older leuk_ray, which did not record its images"
 _COUNTS = (
     "files",
     "rejected",
@@ -49,27 +51,25 @@ class Judged:
 def run_facts(judged: Judged, facts: Facts, dataset: PreparedDataset, split: pa.Table) -> RunFacts:
     """What the report says of a run, or of a bundle on a dataset, besides predictions."""
     history = history_of(judged)
-    own = judged.run is None and trained_on_images_of(dataset, facts)
     config = facts.model_dump(mode="json", include={"model", "members", "rule", "storage"})
     notes = []
     if judged.run is None:
         notes.append("A bundle judged on a dataset of its own: every kept, labelled cell is test.")
-        if own:
-            notes.append("This dataset trained the bundle: most of these cells trained it.")
-        if not facts.datasets:
-            notes.append(f"{_OLD}: whether these cells trained the bundle is not known.")
     else:
         config = yaml.safe_load(read_bytes(join(judged.run, "config.yaml")))
         notes += batch_norm_notes(config["training"], history)
         notes += interruption_notes(interruptions(judged.run))
         if isinstance(facts, BundleFacts):  # a report tells no path of this machine
             config["model"]["weights"] = facts.model.weights
+    leakage = _leakage(judged, facts, dataset, split)
     stopping = {"epochs": len(history), "best_epoch": facts.metrics.get("epoch")} if history else {}
     return RunFacts(
         title=f"{facts.recipe} on {dataset.facts['layout']}",
         recipe=facts.recipe,
         protocol=facts.protocol,
-        leaky=own or is_leaky(facts.protocol),
+        leaky=leakage.leaky,
+        leakage=leakage.text,
+        no_intervals=leakage.no_intervals,
         synthetic=dataset.synthetic,
         best_auc=dataset.facts.get("best_auc"),
         dataset_fingerprint=dataset.identity.fingerprint,
@@ -82,14 +82,44 @@ def run_facts(judged: Judged, facts: Facts, dataset: PreparedDataset, split: pa.
         temperature=facts.temperature,
         test_set=_official_set(dataset, split),
         network=network_title(facts),
-        unit=_UNIT[PROTOCOLS[facts.protocol].unit] if facts.protocol in PROTOCOLS else "",
+        unit=_unit(judged, facts, leakage),
         pixels=f"decoded to RGB, {facts.storage.crop} crop, {facts.storage.size} px a side",
         external=_external(judged, facts, dataset),
     )
 
 
+def _leakage(judged: Judged, facts: Facts, dataset: PreparedDataset, split: pa.Table) -> Leakage:
+    """Of a run by its split; of a bundle alone by what trained it."""
+    if judged.run is not None:
+        return find_leakage(split, dataset.cells)
+    rows = rows_with_role(dataset.cells, split, ("test",))
+    origin = origin_of(dataset.cells, rows)
+    if trained_on_images_of(dataset, facts):
+        reason = "This dataset trained the bundle, and most of these cells trained it."
+        return Leakage(True, reason, origin)
+    reason = (
+        "These cells are not from the dataset that trained the bundle, and a bundle does not say "
+        "which patients trained it. See to it that none of these did."
+    )
+    if not facts.datasets:
+        reason = f"{_OLD}, so whether these cells trained it is not known."
+    return Leakage(None, reason, origin)
+
+
+def _unit(judged: Judged, facts: Facts, leakage: Leakage) -> str:
+    """What no two roles share, in words; empty where there is one role or no known protocol."""
+    if judged.run is None or facts.protocol not in PROTOCOLS:
+        return ""
+    unit = PROTOCOLS[facts.protocol].unit
+    return _GROUP[leakage.origin] if unit == "group" else _UNIT[unit]
+
+
+_GROUP = {
+    "subject": "groups: a subject with all that share an image with it",
+    "field": "fields of view with the cells cut from them",
+    "image": "images: neither subjects nor fields of view are known",
+}
 _UNIT = {
-    "group": "groups: a subject with all that share an image with it",
     "picture": "pictures, in the dataset's own folds of subjects",
     "uid": "images",
     "copy": "augmented copies of images",
@@ -110,7 +140,7 @@ def _external(judged: Judged, facts: Facts, dataset: PreparedDataset) -> str:
     if trained_on_images_of(dataset, facts):
         return "none: the test cells are from the dataset that trained" if judged.run else ""
     if not facts.datasets:
-        return f"not known: {_OLD}"
+        return f"not known. {_OLD}"
     name = dataset.identity.fingerprint[:12]
     return f"dataset {name}: not the training's set of images; single ones may be in both"
 

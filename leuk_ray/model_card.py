@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from leuk_ray.evaluation.formats import count, decimal, percent
+from leuk_ray.wording import counted, counted_subjects, overlap_label
 
 if TYPE_CHECKING:
     from leuk_ray.bundle import Facts
@@ -29,8 +30,9 @@ def results_of(report: Mapping[str, Any]) -> dict[str, Any]:
         report: the content of report.json.
 
     Returns:
-        Empty without test cells; else `protocol`, `leaky`, `threshold`, `temperature`, `scored`
-        and `metrics`: name -> {value, counts, low, high, note}.
+        Empty without test cells; else `protocol`, `leaky`, `leakage`, `audit_warnings`,
+        `threshold`, `temperature`, `scored` and `metrics`: name -> {value, counts, low, high,
+        note}.
     """
     judged, intervals = report["metrics"]["test"], report["intervals"]
     if judged is None:
@@ -39,6 +41,8 @@ def results_of(report: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "protocol": report["run"]["protocol"],
         "leaky": report["run"]["leaky"],
+        "leakage": report["run"]["leakage"],
+        "audit_warnings": (report["audit"] or {}).get("warnings", []),
         "threshold": report["threshold"],
         "temperature": report["run"]["temperature"],
         "scored": report["scored"]["test"],
@@ -107,11 +111,12 @@ def _scope(facts: Facts) -> str:
 def _results(test: Mapping[str, Any]) -> str:
     if not test:
         return "No test result is kept in this bundle."
-    scored = test["scored"]
+    scored, label = test["scored"], overlap_label(test["leaky"])
     lines = [
-        f"{'LEAKY, no measure of new patients: ' if test['leaky'] else ''}"
-        f"{scored['rows']:,} test cells of {scored['subjects']:,} subjects in "
-        f"{scored['groups']:,} groups, protocol {test['protocol']}, at threshold "
+        f"{label + ': ' if label else ''}"
+        f"{counted(scored['rows'], 'test cell')} of "
+        f"{counted_subjects(scored['subjects'], scored.get('rows_without_subject', 0))} in "
+        f"{counted(scored['groups'], 'group')}, protocol {test['protocol']}, at threshold "
         f"{test['threshold']:g} and temperature {test['temperature']:g}.",
         "",
         "| metric | value | of | 95% interval over groups |",
@@ -141,8 +146,12 @@ def _limits(facts: Facts) -> str:
     ]
     if facts.synthetic:
         limits.insert(0, "Trained on rendered cells: it says nothing about real ones.")
-    if facts.test.get("leaky"):
-        limits.insert(0, "Its split lets patients cross into the test set.")
+    if label := overlap_label(facts.test.get("leaky", False)):
+        limits.insert(0, facts.test.get("leakage", f"{label}: patients cross into the test set."))
+    limits += [
+        f"The audit of its dataset warns: {warning}."
+        for warning in facts.test.get("audit_warnings", ())
+    ]
     if facts.temperature == 1:
         limits.append("Probabilities are not calibrated; `leuk-ray calibrate` does that.")
     if facts.scope is None:

@@ -33,6 +33,7 @@ from leuk_ray.storage import (
     sha256,
     write_json,
 )
+from leuk_ray.wording import overlap_label
 
 CHAMPION = "champion"
 SCHEMA_VERSION = 1
@@ -75,7 +76,11 @@ class Lineage(Settings):
 
 
 class Version(Settings):
-    """A bundle in the registry. bundle_sha256: of its bundle.json, which holds all others."""
+    """A bundle in the registry.
+
+    bundle_sha256: of its bundle.json, which holds all others. overlap: what marks its test results,
+    as `LEAKY`; empty where nothing does.
+    """
 
     number: int = Field(ge=1)
     added: str
@@ -85,6 +90,7 @@ class Version(Settings):
     recipe: str
     seed: int
     synthetic: bool
+    overlap: str = ""
     lineage: Lineage
 
 
@@ -155,6 +161,7 @@ class Registry:
                 recipe=facts.recipe,
                 seed=facts.seed,
                 synthetic=facts.synthetic,
+                overlap=overlap_label(facts.test.get("leaky", False)),
                 lineage=lineage or Lineage(),
             )
             model = model.model_copy(update={"versions": (*model.versions, version)})

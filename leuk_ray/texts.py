@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from leuk_ray.locations import Location, join
+from leuk_ray.wording import counted, counted_subjects
 
 
 def synth_text(directory: Path, values: dict) -> str:
@@ -38,9 +39,9 @@ def prepare_text(dataset: Location, facts: dict) -> str:
 def audit_text(audit: dict) -> str:
     """After `audit`."""
     lines = [
-        f"{audit['cells']} cells in {audit['groups']} groups; {audit['identical_images']} images "
-        f"occur more than once, {audit['identical_images_across_subjects']} of them under several "
-        "subjects"
+        f"{counted(audit['cells'], 'cell')} in {counted(audit['groups'], 'group')}; "
+        f"{counted(audit['identical_images'], 'image')} stored more than once, "
+        f"{audit['identical_images_across_subjects']} of them under several subjects"
     ]
     for item in audit["identical"]:
         lines.append(f"  identical: {' = '.join(item['uids'])}")
@@ -52,19 +53,28 @@ def audit_text(audit: dict) -> str:
 
 def split_text(values: dict) -> str:
     """After `split`."""
-    label = ", LEAKY: no measure of new patients" if values["leaky"] else ""
-    lines = [f"{values['out']}: {values['protocol']}{label}"]
-    what = "copies of cells" if values["protocol"] == "paper-literal" else "cells"
+    lines = [f"{values['out']}: {values['protocol']}", f"  {values['leakage']}"]
+    copies = values["protocol"] == "paper-literal"
     for role, counts in values["roles"].items():
+        cells = f"copies of {counted(counts['distinct_cells'], 'cell')}" if copies else "cells"
+        subjects = counted_subjects(counts["subjects"], counts["without_subject"])
         lines.append(
-            f"  {role:10} {counts['cells']:6} {what} = {counts['ALL']} ALL + {counts['healthy']} "
-            f"healthy, {counts['subjects']} subjects, {counts['groups']} groups"
+            f"  {role:10} {counts['cells']:6} {cells} = {counts['ALL']} ALL + {counts['healthy']} "
+            f"healthy; {subjects}, {counted(counts['groups'], 'group')}"
         )
-    lines.append(f"  left out   {values['left_out']:6} cells: duplicates, conflicts, unlabelled")
+    lines.append(
+        f"  left out   {values['left_out']:6} cells: duplicates, conflicts, unlabelled, and those "
+        "of official test sets"
+    )
+    nameless = not any(counts["subjects"] for counts in values["roles"].values())
     for unit, counts in values["crossings"].items():
+        if unit == "subject" and nameless:
+            lines.append("  subjects are unknown: none can be seen to cross")
+            continue
+        name = "image" if unit == "picture" else unit
         lines.append(
-            f"  {counts['units']} {unit}s in two roles or more; {counts['test_cells']} test cells "
-            f"whose {unit} trains too"
+            f"  {counted(counts['units'], name)} in two roles or more; "
+            f"{counted(counts['test_cells'], 'test cell')} whose {name} trains too"
         )
     return "\n".join(lines)
 
@@ -237,7 +247,9 @@ def models_text(values: dict) -> str:
     lines = []
     for model in values["models"]:
         aliases = ", ".join(f"{alias} is {n}" for alias, n in model["aliases"].items())
-        lines.append(f"{model['name']}: versions 1 to {len(model['versions'])}; {aliases or '-'}")
+        number = len(model["versions"])
+        versions = f"versions 1 to {number}" if number > 1 else "version 1"
+        lines.append(f"{model['name']}: {versions}; {aliases or 'no champion yet'}")
     return "\n".join(lines) or "no model yet"
 
 
@@ -249,7 +261,8 @@ def model_text(values: dict) -> str:
         lines.append(
             f"  {version['number']:3}  {version['added']}  {version['recipe']}, seed "
             f"{version['seed']}, {version['protocol']}"
-            f"{', SYNTHETIC' if version['synthetic'] else ''}, data "
+            f"{', SYNTHETIC' if version['synthetic'] else ''}"
+            f"{', ' + version['overlap'] if version['overlap'] else ''}, data "
             f"{version['dataset_fingerprint'][:12]}{''.join(', ' + part for part in came)}"
         )
     for event in values["history"]:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from leuk_ray.commands.base import ADDRESS, LOCATION, PATH, command
+from leuk_ray.datasets.protocols import PROTOCOLS
 
 if TYPE_CHECKING:
     from leuk_ray.locations import Location
@@ -173,9 +174,15 @@ def audit(dataset: Location, out: Location | None, no_images: bool) -> tuple[dic
     return values, audit_text(values)
 
 
-@click.command(epilog="Example: leuk-ray split cnmc.dataset --out split.parquet")
+@click.command(
+    epilog="Example: leuk-ray split cnmc.dataset --out split.parquet",
+    help="Give every cell a role, and count what crosses from training to test.\n\n\b\nProtocols:\n"
+    + "\n".join(f"  {name:21} {protocol.about}" for name, protocol in PROTOCOLS.items()),
+)
 @click.argument("dataset", type=LOCATION)
-@click.option("--protocol", default="subject-disjoint", show_default=True)
+@click.option(
+    "--protocol", type=click.Choice(list(PROTOCOLS)), default="subject-disjoint", show_default=True
+)
 @click.option("--folds", default=0, help="Cross-validation: test is fold --fold of this many.")
 @click.option("--fold", default=0, show_default=True)
 @click.option("--seed", default=0, show_default=True)
@@ -184,23 +191,30 @@ def audit(dataset: Location, out: Location | None, no_images: bool) -> tuple[dic
 def split(
     dataset: Location, protocol: Any, folds: int, fold: int, seed: int, out: Location
 ) -> tuple[dict, str]:
-    """Give every cell a role, and count what crosses from training to test."""
-    from leuk_ray.config import load_recipe
+    """Give every cell a role; the help lists the protocols."""
+    from leuk_ray.datasets.leakage import crossings, find_leakage
     from leuk_ray.datasets.prepared import PreparedDataset
-    from leuk_ray.datasets.splits import crossings, describe, is_leaky, split_cells, write_split
+    from leuk_ray.datasets.splits import (
+        SplitSettings,
+        count_left_out,
+        describe,
+        split_cells,
+        write_split,
+    )
     from leuk_ray.texts import split_text
 
-    overrides = {"protocol": protocol, "folds": folds, "fold": fold, "split.seed": seed}
-    settings = load_recipe("lite", [f"{key}={value}" for key, value in overrides.items()]).split
-    opened = PreparedDataset.open(dataset)
-    roles = split_cells(opened.cells, settings)
+    settings = SplitSettings(protocol=protocol, folds=folds, fold=fold, seed=seed)
+    cells = PreparedDataset.open(dataset).cells
+    roles = split_cells(cells, settings)
     write_split(roles, out)
+    found = find_leakage(roles, cells)
     values = {
         "protocol": protocol,
-        "leaky": is_leaky(protocol),
-        "roles": describe(roles, opened.cells),
-        "crossings": crossings(roles, opened.cells),
-        "left_out": len(opened.cells) - len(roles),
+        "leaky": found.leaky,
+        "leakage": found.text,
+        "roles": describe(roles, cells),
+        "crossings": crossings(roles, cells),
+        "left_out": count_left_out(roles, cells),
         "out": str(out),
     }
     return values, split_text(values)

@@ -2,18 +2,46 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections import Counter
 from collections.abc import Callable
 
+import numpy as np
 import pyarrow as pa
 
+from leuk_ray.datasets.leakage import cell_origins, crossings, find_leakage, origin_of
 from leuk_ray.datasets.prepared import PreparedDataset, count_roles
+from leuk_ray.datasets.protocols import PROTOCOLS
 from leuk_ray.datasets.shortcuts import shortcut_baselines
-from leuk_ray.datasets.splits import PROTOCOLS, SplitSettings, crossings, describe, split_cells
+from leuk_ray.datasets.splits import SplitSettings, count_left_out, describe, split_cells
 from leuk_ray.errors import UserError
+from leuk_ray.locations import join
+from leuk_ray.storage import exists, read_json, write_json
+from leuk_ray.wording import counted
 
+SCHEMA_VERSION = 2
 LARGE_GROUP_SHARE = 0.2
 SHORTCUT_AUC = 0.7
+_CHANCE = 0.01  # a size that one class alone has is named where chance would rarely give that
+_MIN_OF_SIZE = 10
+
+
+def known_audit(
+    dataset: PreparedDataset, progress: Callable[[int, int], None] = lambda done, total: None
+) -> dict:
+    """Read the audit that lies in a dataset, or audit it and leave the audit there.
+
+    A dataset that may not be written to is audited each time.
+    """
+    place = join(dataset.location, "audit.json")
+    if exists(place):
+        audit = read_json(place)
+        if audit.get("schema_version") == SCHEMA_VERSION:
+            return audit
+    audit = audit_dataset(dataset, progress)
+    with contextlib.suppress(OSError, UserError):
+        write_json(place, audit)
+    return audit
 
 
 def audit_dataset(
@@ -25,24 +53,44 @@ def audit_dataset(
         What `audit_cells` returns, and `near_pairs`, the pairs with their correlation;
         `slides`, how many crops were found in their field and which fields overlap;
         `protocols`, what each leaks and how many, or why it cannot be used; `shortcuts`, see
-        `shortcuts.shortcut_baselines`.
+        `shortcuts.shortcut_baselines`, and `shortcuts_by_source`, the same of each source that
+        has both classes, where there are several sources.
     """
     audit = audit_cells(dataset.cells)
-    shortcuts = shortcut_baselines(dataset.cells, dataset.reader(), progress)
-    for name, found in shortcuts.items():
-        best = max(found["logistic_regression"] or 0, found["gradient_boosting"] or 0)
-        if best >= SHORTCUT_AUC:
-            audit["warnings"].append(
-                f"{name} alone reaches an area under ROC of {best:.2f} in group cross-validation: "
-                "a network can be right for that reason"
-            )
+    shortcuts, of_source = shortcut_baselines(dataset.cells, dataset.reader(), progress)
+    audit["warnings"] += _shortcut_warnings(shortcuts, of_source)
     return {
+        "schema_version": SCHEMA_VERSION,
         **audit,
         "near_pairs": dataset.near_duplicates.to_pylist(),
         "slides": _slides(dataset.slides),
         "protocols": {name: _leaks(dataset.cells, name) for name in PROTOCOLS},
         "shortcuts": shortcuts,
+        "shortcuts_by_source": of_source,
     }
+
+
+def best_auc(found: dict) -> float | None:
+    """The larger area under ROC that a shortcut's two classifiers reach."""
+    known = [found[name] for name in ("logistic_regression", "gradient_boosting") if found[name]]
+    return max(known, default=None)
+
+
+def _shortcut_warnings(shortcuts: dict, of_source: dict[str, dict]) -> list[str]:
+    places = {"": shortcuts} | {
+        f" among the images of {name}": of_source[name] for name in of_source
+    }
+    warnings = []
+    for where, own in places.items():
+        for name, found in own.items():
+            area = best_auc(found)
+            if area is not None and area >= SHORTCUT_AUC:
+                warnings.append(
+                    f"{name} alone tells ALL from healthy with an area under ROC of {area:.2f}"
+                    f"{where} (cross-validated by group; 0.5 is chance): a network can be right "
+                    "for that reason"
+                )
+    return warnings
 
 
 def _slides(pairs: pa.Table) -> dict:
@@ -62,11 +110,13 @@ def _leaks(cells: pa.Table, protocol: str) -> dict:
         split = split_cells(cells, SplitSettings.model_validate({"protocol": protocol}))
     except UserError as error:
         return {"error": str(error)}
+    found = find_leakage(split, cells)
     return {
-        "leaky": PROTOCOLS[protocol].leaky,
+        "leaky": found.leaky,
+        "leakage": found.text,
         "roles": describe(split, cells),
         "crossings": crossings(split, cells),
-        "left_out": len(cells) - len(split),
+        "left_out": count_left_out(split, cells),
     }
 
 
@@ -77,7 +127,8 @@ def audit_cells(cells: pa.Table) -> dict:
         Plain values: counts of cells, subjects and groups per class; `identical`, the list of
         images that occur more than once with their uids and subjects; `near_duplicates`, the
         pictures that several images show; `balance`, column -> value -> cells of each class;
-        `warnings`, sentences.
+        `image_sizes`, cells of each class by source, width, height and format; `origin`, what all
+        cells are known to come from (subject, field, or image alone); `warnings`, sentences.
     """
     identical = _identical(cells)
     near = _near(cells)
@@ -91,6 +142,12 @@ def audit_cells(cells: pa.Table) -> dict:
         for name in ("ALL", "healthy")
         if not classes[name]["cells"]
     ]
+    origin = origin_of(cells, np.arange(len(cells)))
+    if origin == "image":
+        warnings.append(
+            f"{_nameless(cells)} of {counted(len(cells), 'cell')} name neither a subject nor the "
+            "field of view they come from: no split can be shown to keep patients apart"
+        )
     if size > LARGE_GROUP_SHARE * len(cells):
         warnings.append(
             f"group {largest} holds {size} of {len(cells)} cells, more than "
@@ -98,17 +155,21 @@ def audit_cells(cells: pa.Table) -> dict:
         )
     if across:
         warnings.append(
-            f"{len(across)} images occur under several subjects: a split by subject alone leaks "
-            "them; groups join those subjects"
+            f"{counted(len(across), 'image')} stored under several subjects: a split by subject "
+            "alone leaks them; groups join those subjects"
         )
     if near_across:
         warnings.append(
-            f"{len(near_across)} pictures occur under several subjects as near duplicates; groups "
-            "join those subjects"
+            f"{counted(len(near_across), 'set')} of near-duplicate images under several subjects; "
+            "groups join those subjects"
         )
     roles = count_roles(cells)
     if roles.get("conflict"):
-        warnings.append(f"{roles['conflict']} rows share an image but not a label: excluded")
+        warnings.append(
+            f"{counted(roles['conflict'], 'row')} share an image but not a label: excluded"
+        )
+    sizes = _image_sizes(cells)
+    warnings += _one_class_sizes(sizes)
     return {
         "cells": len(cells),
         "classes": classes,
@@ -117,6 +178,8 @@ def audit_cells(cells: pa.Table) -> dict:
         "roles": roles,
         "sources": dict(Counter(cells["source"].to_pylist())),
         "balance": {name: _balance(cells, name) for name in _BALANCED},
+        "image_sizes": sizes,
+        "origin": origin,
         "identical_images": len(identical),
         "identical_images_across_subjects": len(across),
         "identical": identical,
@@ -149,6 +212,45 @@ def _balance(cells: pa.Table, column: str) -> dict[str, dict[str, int]]:
         counts = out.setdefault("unknown" if value is None else str(value), Counter())
         counts[names[label]] += 1
     return {value: dict(counts) for value, counts in out.items()}
+
+
+def _nameless(cells: pa.Table) -> int:
+    """How many cells name neither subject nor field."""
+    origins = cell_origins(cells)
+    return int((origins == "image").sum())
+
+
+def _image_sizes(cells: pa.Table) -> list[dict]:
+    """Cells of each class by source, width, height and format of their files, most first."""
+    columns = ["source", "width", "height", "format"]
+    names = {label: name for name, label in _CLASSES}
+    found: dict[tuple, Counter] = {}
+    for row in cells.select([*columns, "label"]).to_pylist():
+        key = tuple(row[name] for name in columns)
+        found.setdefault(key, Counter())[names[row["label"]]] += 1
+    return [
+        dict(zip(columns, key, strict=True)) | {name: counts[name] for name in names.values()}
+        for key, counts in sorted(found.items(), key=lambda item: (-item[1].total(), str(item[0])))
+    ]
+
+
+def _one_class_sizes(sizes: list[dict]) -> list[str]:
+    """Sizes that one class alone has in a source that has both."""
+    warnings = []
+    for source in dict.fromkeys(item["source"] for item in sizes):
+        own = [item for item in sizes if item["source"] == source]
+        total = {name: sum(item[name] for item in own) for name in ("ALL", "healthy")}
+        for item in own:
+            for name, other in (("ALL", "healthy"), ("healthy", "ALL")):
+                share = total[name] / max(1, sum(total.values()))
+                rare = item[name] >= _MIN_OF_SIZE and share ** item[name] < _CHANCE
+                if not item[other] and share < 1 and rare:
+                    warnings.append(
+                        f"all {counted(item[name], 'image')} of {item['width']} x {item['height']} "
+                        f"pixels ({item['format']}, {source}) are {name}: image resolution can "
+                        "stand in for the class"
+                    )
+    return warnings
 
 
 def _identical(cells: pa.Table) -> list[dict]:

@@ -15,8 +15,10 @@ from leuk_ray.datasets.prepared import PreparedDataset
 from leuk_ray.locations import Location, name_of
 from leuk_ray.pages import page_templates
 from leuk_ray.storage import directory_by_rename, refuse_existing, write_json
+from leuk_ray.wording import counted, overlap_label
 
 MAX_SHOWN = 60  # entries of a list on the page; audit.json has all
+MAX_SIZES = 20
 MAX_PICTURES = 4  # of one entry
 _SIDE = 128
 
@@ -45,6 +47,9 @@ def write_audit(out: Location, dataset: PreparedDataset, audit: Mapping, show_im
         name=name_of(dataset.location),
         pictures=pictures,
         max_shown=MAX_SHOWN,
+        max_sizes=MAX_SIZES,
+        counted=counted,
+        overlap_label=overlap_label,
     )
     with directory_by_rename(out) as partial:
         write_json(partial / "audit.json", audit)

@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from leuk_ray.wording import counted
+
 NOT_AVAILABLE = "not available"
 
 _KNOWN = {
@@ -67,7 +69,7 @@ def datasheet(facts: Mapping[str, Any], audit: Mapping[str, Any]) -> str:
         f"- Files: {counts['files']:,} = {counts['rows']:,} rows + {counts['rejected']:,} rejected",
         f"- Images that occur more than once: {audit['identical_images']:,}, of these under "
         f"several subjects: {audit['identical_images_across_subjects']:,}",
-        f"- Near duplicates: {len(audit['near_duplicates']):,} pictures",
+        f"- Near duplicates: {counted(len(audit['near_duplicates']), 'set')} of images",
         f"- Sites: {_values(audit, 'site')}; stains: {_values(audit, 'stain')}",
         f"- Age, sex, origin, severity of disease: {NOT_AVAILABLE}",
         "",

@@ -6,23 +6,28 @@ import numpy as np
 
 from leuk_ray.datasets.groups import natural
 from leuk_ray.errors import UserError
+from leuk_ray.wording import counted
 
 ROLES = ("train", "validation", "test")
 MIN_GROUPS = 3  # of each class in validation and in test, where the data allow
 _TRIES = 500
 
 
+class UnsuitableError(UserError):
+    """The data lack what a protocol needs; another protocol may do."""
+
+
 def check_groups(labels: np.ndarray, groups: np.ndarray, protocol: str) -> None:
     """Each role needs a group of each class.
 
     Raises:
-        UserError: there are fewer than three of a class.
+        UnsuitableError: there are fewer than three of a class.
     """
     for label, name in ((1, "ALL"), (0, "healthy")):
         count = len(set(groups[labels == label]))
         if count < len(ROLES):
-            raise UserError(
-                f"protocol {protocol}: {count} groups with {name} cells, at least 3 are "
+            raise UnsuitableError(
+                f"protocol {protocol}: {counted(count, 'group')} with {name} cells, at least 3 are "
                 "needed (train, validation, test); add subjects"
             )
 
@@ -42,7 +47,9 @@ def fold_roles(
     """
     smallest = min(len(set(groups[labels == label])) for label in (0, 1))
     if smallest < folds:
-        raise UserError(f"folds {folds}: a class has only {smallest} groups; ask for fewer")
+        raise UserError(
+            f"folds {folds}: a class has only {counted(smallest, 'group')}; ask for fewer"
+        )
     from sklearn.model_selection import StratifiedGroupKFold
 
     splitter = StratifiedGroupKFold(folds, shuffle=True, random_state=seed)

@@ -17,11 +17,14 @@ from sklearn.metrics import roc_auc_score
 from sklearn.model_selection import StratifiedGroupKFold
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
+from threadpoolctl import threadpool_limits
 
 from leuk_ray.datasets.prepared import PixelReader
 from leuk_ray.datasets.splits import eligible
+from leuk_ray.wording import counted
 
 FOLDS = 5
+MAX_CELLS = 20_000
 _BLACK = 16
 _ROWS_PER_READ = 64
 
@@ -30,30 +33,51 @@ def shortcut_baselines(
     cells: pa.Table,
     reader: PixelReader,
     progress: Callable[[int, int], None] = lambda done, total: None,
-) -> dict[str, dict]:
+) -> tuple[dict[str, dict], dict[str, dict[str, dict]]]:
     """Area under ROC without looking at a cell.
 
     Args:
-        cells: `PreparedDataset.cells`; the labelled, kept ones are used.
+        cells: `PreparedDataset.cells`; the labelled, kept ones are used, of more than 20,000 so
+            many, evenly spaced.
         reader: reads the pixels of these rows, 64 at a time.
         progress: called with (cells read, cells in all).
 
     Returns:
-        name -> {logistic_regression, gradient_boosting: AUC or None, cells, folds, note}. None
-        with a note where the feature never varies or a class has fewer than two groups.
+        name -> {logistic_regression, gradient_boosting: AUC or None, cells, folds, note}, None
+        with a note where the feature never varies or a class has fewer than two groups; and the
+        same for each source that has both classes, where there are several sources.
     """
     row_of = {uid: row for row, uid in enumerate(cells["uid"].to_pylist())}
     used = eligible(cells)
+    if len(used) > MAX_CELLS:
+        used = used.take(np.linspace(0, len(used) - 1, MAX_CELLS).astype(np.int64))
     rows = np.asarray([row_of[uid] for uid in used["uid"].to_pylist()], np.int64)
     area, color = _pixel_features(reader, rows, progress)
+    resolution, file = _file_features(used)
     features = {
         "cell area": area[:, None],
-        "file": _file_features(used),
+        "image resolution": resolution,
+        "file format and size": file,
         "mean colour": color,
     }
     labels = np.asarray(used["label"].to_pylist(), np.int64)
     groups = np.asarray(used["group"].to_pylist(), object)
-    return {name: _baseline(values, labels, groups) for name, values in features.items()}
+    sources = np.asarray(used["source"].fill_null("unnamed source").to_pylist(), object)
+
+    def measured(own: np.ndarray) -> dict[str, dict]:
+        return {
+            name: _baseline(values[own], labels[own], groups[own])
+            for name, values in features.items()
+        }
+
+    several = {name: sources == name for name in dict.fromkeys(sources.tolist())}
+    both = {name: own for name, own in several.items() if len(set(labels[own].tolist())) == 2}
+    with threadpool_limits(
+        1
+    ):  # small fits: threads that wait for each other take ten times as long
+        return measured(np.ones(len(labels), bool)), {
+            name: measured(own) for name, own in both.items() if len(several) > 1
+        }
 
 
 def cell_mask(image: np.ndarray) -> np.ndarray:
@@ -76,14 +100,14 @@ def _pixel_features(
     return area, color
 
 
-def _file_features(cells: pa.Table) -> np.ndarray:
-    """Width, height, bytes and format of the file: (n, 3 + formats)."""
+def _file_features(cells: pa.Table) -> tuple[np.ndarray, np.ndarray]:
+    """Width and height in pixels, (n, 2); bytes, and which format, (n, 1 + formats)."""
+    width, height, size = (
+        np.asarray(cells[name].to_pylist(), float) for name in ("width", "height", "file_bytes")
+    )
     formats = np.asarray(cells["format"].to_pylist())
-    numbers = [np.asarray(cells[name].to_pylist(), float) for name in _FILE_NUMBERS]
-    return np.stack([*numbers, *(formats == name for name in np.unique(formats))], axis=1)
-
-
-_FILE_NUMBERS = ("width", "height", "file_bytes")
+    kinds = [formats == name for name in np.unique(formats)]
+    return np.stack([width, height], axis=1), np.stack([size, *kinds], axis=1)
 
 
 def _baseline(features: np.ndarray, labels: np.ndarray, groups: np.ndarray) -> dict:
@@ -92,9 +116,9 @@ def _baseline(features: np.ndarray, labels: np.ndarray, groups: np.ndarray) -> d
     out = {"cells": len(labels), "folds": folds, "note": ""}
     scores = dict.fromkeys(_MODELS)
     if folds < 2:
-        out["note"] = f"a class has {smallest} groups, cross-validation needs 2"
+        out["note"] = f"a class has {counted(smallest, 'group')}, cross-validation needs 2"
     elif np.ptp(features, axis=0).max() == 0:
-        out["note"] = "is the same for every cell"
+        out["note"] = "the same for every cell"
     else:
         splitter = StratifiedGroupKFold(folds, shuffle=True, random_state=0)
         parts = list(splitter.split(features, labels, groups))

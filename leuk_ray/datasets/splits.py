@@ -7,20 +7,24 @@ crosses from training to test.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal
+import contextlib
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from leuk_ray.datasets.holdout import ROLES, check_groups, fold_roles, holdout_roles
+from leuk_ray.datasets.holdout import (
+    ROLES,
+    UnsuitableError,
+    check_groups,
+    fold_roles,
+    holdout_roles,
+)
+from leuk_ray.datasets.protocols import PROTOCOLS, ProtocolName
 from leuk_ray.errors import UserError
 from leuk_ray.locations import Location
 from leuk_ray.settings import Settings
 from leuk_ray.storage import refuse_existing, write_table
-
-UNITS = ("picture", "group", "subject")  # what may cross, finer first
 
 SPLIT_SCHEMA = pa.schema(
     [
@@ -32,27 +36,6 @@ SPLIT_SCHEMA = pa.schema(
     ]
 )  # paper-literal adds copy
 COPY = pa.field("copy", pa.int64())
-
-
-@dataclass(frozen=True)
-class Protocol:
-    """What a protocol keeps whole.
-
-    unit: the column of `PreparedDataset.cells` whose values have one role each, or `copy`.
-    leaky: cells of one subject, or copies of one image, can stand in training and in test.
-    """
-
-    unit: str
-    leaky: bool
-
-
-PROTOCOLS = {
-    "subject-disjoint": Protocol(unit="group", leaky=False),
-    "slide-group-disjoint": Protocol(unit="group", leaky=False),
-    "official-folds": Protocol(unit="picture", leaky=False),
-    "image-random": Protocol(unit="uid", leaky=True),
-    "paper-literal": Protocol(unit="copy", leaky=True),
-}
 
 
 class SplitSettings(Settings):
@@ -72,24 +55,13 @@ class SplitSettings(Settings):
     seed: of the assignment of units.
     """
 
-    protocol: Literal[
-        "subject-disjoint",
-        "slide-group-disjoint",
-        "official-folds",
-        "image-random",
-        "paper-literal",
-    ] = "subject-disjoint"
+    protocol: ProtocolName = "subject-disjoint"
     fractions: tuple[float, float, float] = (0.8, 0.1, 0.1)
     folds: int = 0
     fold: int = 0
     copies: int = 20_000
     source: str | None = None
     seed: int = 0
-
-
-def is_leaky(protocol: str) -> bool:
-    """Whether numbers under this protocol must carry the label LEAKY."""
-    return PROTOCOLS[protocol].leaky
 
 
 def split_cells(cells: pa.Table, settings: SplitSettings) -> pa.Table:
@@ -110,7 +82,10 @@ def split_cells(cells: pa.Table, settings: SplitSettings) -> pa.Table:
     """
     if settings.source is not None:
         cells = _of_source(cells, settings.source)
-    chosen, roles = _ROLES_BY[settings.protocol](cells, settings)
+    try:
+        chosen, roles = _ROLES_BY[settings.protocol](cells, settings)
+    except UnsuitableError as error:
+        raise UserError(f"{error}; {_that_work(cells, settings)}") from error
     split = chosen.select(SPLIT_SCHEMA.names[:-1]).append_column("role", pa.array(list(roles)))
     split = split.cast(SPLIT_SCHEMA)
     unit = PROTOCOLS[settings.protocol].unit
@@ -120,6 +95,16 @@ def split_cells(cells: pa.Table, settings: SplitSettings) -> pa.Table:
     if settings.protocol == "subject-disjoint":
         assert_disjoint(split)
     return split
+
+
+def _that_work(cells: pa.Table, settings: SplitSettings) -> str:
+    """Which protocols can part these cells, where the one that was asked for cannot."""
+    found = []
+    for name, protocol in PROTOCOLS.items():
+        with contextlib.suppress(UserError):
+            _ROLES_BY[name](cells, settings.model_copy(update={"protocol": name}))
+            found.append(f"{name}{' (ignores patients)' * (protocol.unit in ('uid', 'copy'))}")
+    return f"protocols that work on these cells: {', '.join(found) or 'none'}"
 
 
 def _of_source(cells: pa.Table, source: str) -> pa.Table:
@@ -157,42 +142,14 @@ def assert_whole(units: pa.ChunkedArray, roles: pa.ChunkedArray) -> None:
         assert seen.setdefault(unit, role) == role, f"{unit} is in two roles"
 
 
-def crossings(split: pa.Table, cells: pa.Table) -> dict[str, dict[str, int]]:
-    """What crosses: for each unit, how many of it stand in two roles or more.
-
-    Args:
-        split: SPLIT_SCHEMA.
-        cells: `PreparedDataset.cells` that it was made from.
-
-    Returns:
-        picture, group, subject -> {units: in two roles or more, test_cells: cells of test whose
-        unit stands in train too}.
-    """
-    of_uid = {row["uid"]: row for row in cells.select(["uid", *UNITS]).to_pylist()}
-    rows = [(of_uid[row["uid"]], row["role"]) for row in split.select(["uid", "role"]).to_pylist()]
-    out = {}
-    for unit in UNITS:
-        roles: dict[str, set[str]] = {}
-        for row, role in rows:
-            if row[unit] is not None:
-                roles.setdefault(row[unit], set()).add(role)
-        out[unit] = {
-            "units": sum(len(found) > 1 for found in roles.values()),
-            "test_cells": sum(
-                role == "test" and "train" in roles.get(row[unit], ()) for row, role in rows
-            ),
-        }
-    return out
-
-
 def _by_group(cells: pa.Table, settings: SplitSettings) -> tuple[pa.Table, np.ndarray]:
     cells = eligible(cells)
     protocol = settings.protocol
     nameless = cells["subject"].null_count if len(cells) else "all"
     if nameless and (protocol == "subject-disjoint" or not len(cells)):
-        raise UserError(
-            f"protocol {protocol}: {nameless} cells have no subject; prepare with a layout or a "
-            "manifest that names them"
+        raise UnsuitableError(
+            f"protocol {protocol}: {nameless} cells have no subject; name them with a layout or a "
+            "manifest"
         )
     labels, groups = _column(cells, "label"), _column(cells, "group")
     check_groups(labels, groups, protocol)
@@ -269,7 +226,7 @@ def _by_official_fold(cells: pa.Table, settings: SplitSettings) -> tuple[pa.Tabl
         place |= {f"fold_{fold}": "test", f"fold_{(fold + 1) % 3}": "validation"}
     roles = [place.get(split) for split in cells["official_split"].to_pylist()]
     if missing := [role for role in ROLES if role not in roles]:
-        raise UserError(
+        raise UnsuitableError(
             f"protocol official-folds: no cell for {', '.join(missing)}; it needs C-NMC's three "
             "folds (layout c-nmc)"
         )
@@ -337,17 +294,31 @@ def write_split(split: pa.Table, path: Location) -> None:
 
 
 def describe(split: pa.Table, cells: pa.Table) -> dict[str, dict[str, int]]:
-    """Cells, subjects, groups and classes of each role."""
+    """Count the rows of each role.
+
+    Returns:
+        role -> {cells: rows, which are copies of cells under `paper-literal`; ALL + healthy, the
+        same by class; distinct_cells; subjects: that are named; without_subject: distinct cells
+        that name none; groups}.
+    """
     label = dict(zip(cells["uid"].to_pylist(), cells["label"].to_pylist(), strict=True))
     out = {}
     for role in ROLES:
         rows = split.filter(pc.field("role") == role)
         labels = [label[uid] for uid in rows["uid"].to_pylist()]
+        nameless = rows.filter(pc.field("subject").is_null())
         out[role] = {
             "cells": len(rows),
             "ALL": labels.count(1),
             "healthy": labels.count(0),
-            "subjects": len(set(rows["subject"].to_pylist())),
-            "groups": len(set(rows["group"].to_pylist())),
+            "distinct_cells": len(rows["uid"].unique()),
+            "subjects": len(rows["subject"].unique().drop_null()),
+            "without_subject": len(nameless["uid"].unique()),
+            "groups": len(rows["group"].unique()),
         }
     return out
+
+
+def count_left_out(split: pa.Table, cells: pa.Table) -> int:
+    """Count the cells that have no role: duplicates, conflicts, unlabelled or official sets."""
+    return len(cells) - len(split["uid"].unique())

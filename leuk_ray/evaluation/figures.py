@@ -1,7 +1,8 @@
 """The report's figures, each a matplotlib Figure drawn from arrays.
 
 ALL is always vermilion and healthy always blue (Okabe and Ito's colour-blind safe set). A stamp
-in the corner says when the cells are synthetic or the split is LEAKY, as pictures travel alone.
+in the corner says when the cells are synthetic and when patients overlap, or may: pictures travel
+alone.
 """
 
 from __future__ import annotations
@@ -34,10 +35,10 @@ MAX_SUBJECTS = 80
 
 @dataclass(frozen=True)
 class Stamp:
-    """What must be said on every picture: synthetic cells, a LEAKY split."""
+    """What must be said on every picture: synthetic cells, and the label of patient overlap."""
 
     synthetic: bool = False
-    leaky: bool = False
+    overlap: str = ""
 
 
 def confusion_figure(counts: Confusion, stamp: Stamp) -> Figure:
@@ -275,13 +276,13 @@ def stamped_figure(width: float, height: float, stamp: Stamp) -> Figure:
     from matplotlib.figure import Figure
     from matplotlib.layout_engine import ConstrainedLayoutEngine
 
-    strip = 0.2 / height if stamp.synthetic or stamp.leaky else 0
+    strip = 0.2 / height if stamp.synthetic or stamp.overlap else 0
     layout = ConstrainedLayoutEngine(rect=(0, strip, 1, 1 - strip))
     figure = Figure(figsize=(width, height), layout=layout, facecolor="white")
     if stamp.synthetic:
         figure.text(0.99, 0.03 / height, "synthetic cells", ha="right", size=7.5, color="#555555")
-    if stamp.leaky:
-        figure.text(0.01, 0.03 / height, "LEAKY split", size=10, weight="bold", color=WARNING)
+    if stamp.overlap:
+        figure.text(0.01, 0.03 / height, stamp.overlap, size=10, weight="bold", color=WARNING)
     return figure
 
 

@@ -118,16 +118,24 @@ class GroupResamples:
     member: (N,) the number of the group that each cell belongs to.
     weight: (R, G) how often each group is drawn; R is 0 where a class has too few groups.
     groups_positive, groups_negative: how many ALL and healthy groups there are.
+    withheld: why nothing was drawn although there are groups enough; empty where it was.
     """
 
     member: IntArray
     weight: FloatArray
     groups_positive: int
     groups_negative: int
+    withheld: str = ""
 
     @classmethod
     def draw(
-        cls, label: IntArray, group: npt.ArrayLike, *, seed: int, resamples: int = 2000
+        cls,
+        label: IntArray,
+        group: npt.ArrayLike,
+        *,
+        seed: int,
+        resamples: int = 2000,
+        withheld: str = "",
     ) -> GroupResamples:
         """Draw groups; a group's class is the label of most of its cells, ALL when even.
 
@@ -136,6 +144,8 @@ class GroupResamples:
             group: (N,) the group each cell belongs to.
             seed: of the drawing; the same seed draws the same groups.
             resamples: how many times groups are drawn.
+            withheld: a reason to draw none and to give no interval, as where groups are images
+                of unknown patients.
 
         Raises:
             ValueError: `group` is not (N,).
@@ -146,9 +156,10 @@ class GroupResamples:
         positive_cells = np.bincount(member, label, minlength=names.size)
         positive = 2 * positive_cells >= np.bincount(member, minlength=names.size)
         num_positive, num_negative = int(positive.sum()), int((~positive).sum())
-        rows = resamples if min(num_positive, num_negative) >= MIN_GROUPS else 0
+        enough = min(num_positive, num_negative) >= MIN_GROUPS and not withheld
+        rows = resamples if enough else 0
         weight = _draw(positive, rows, np.random.default_rng(seed))
-        return cls(member, weight, num_positive, num_negative)
+        return cls(member, weight, num_positive, num_negative, withheld)
 
     def sums(self, values: npt.NDArray[np.generic]) -> FloatArray:
         """The sum of (N,) values over the cells of each resample, (R,)."""
@@ -175,7 +186,7 @@ class GroupResamples:
         """
         counts = self.groups_positive, self.groups_negative
         if not len(samples):
-            return Interval(None, None, *counts, 0, _too_few(*counts))
+            return Interval(None, None, *counts, 0, self.withheld or _too_few(*counts))
         tail = _tail(min(counts))
         low, high = np.quantile(samples, (tail, 1 - tail)).tolist()
         if low == high:
@@ -204,6 +215,7 @@ def group_bootstrap(
     *,
     seed: int,
     resamples: int = 2000,
+    withheld: str = "",
 ) -> dict[str, Interval]:
     """95% intervals over groups, resampled whole and stratified by class.
 
@@ -214,6 +226,7 @@ def group_bootstrap(
         threshold: a cell is called ALL from this probability on.
         seed: of the resampling; the same seed gives the same intervals.
         resamples: how many times groups are drawn.
+        withheld: a reason to give no interval; see `GroupResamples.draw`.
 
     Returns:
         Intervals of `auc`, `accuracy`, `sensitivity`, `specificity` and `weighted_f1`; see
@@ -223,7 +236,7 @@ def group_bootstrap(
         ValueError: the cells are malformed, or `group` is not (N,).
     """
     labels, probabilities = checked_cells(label, probability)
-    drawn = GroupResamples.draw(labels, group, seed=seed, resamples=resamples)
+    drawn = GroupResamples.draw(labels, group, seed=seed, resamples=resamples, withheld=withheld)
     samples = metric_samples(drawn, labels, probabilities, threshold)
     return {name: drawn.interval(values) for name, values in samples.items()}
 

@@ -28,6 +28,7 @@ def paired_bootstrap(
     *,
     seed: int,
     resamples: int = 2000,
+    withheld: str = "",
 ) -> dict[str, Any]:
     """Second minus first in every metric, with a 95% interval over groups.
 
@@ -41,6 +42,7 @@ def paired_bootstrap(
         group: (N,) the group each cell belongs to.
         thresholds: of the first and of the second.
         seed, resamples: of the resampling.
+        withheld: a reason to give no interval; see `GroupResamples.draw`.
 
     Returns:
         `metrics`: name -> {first, second, difference, low, high, p, note}, None where undefined;
@@ -52,7 +54,7 @@ def paired_bootstrap(
     """
     labels, before = checked_cells(label, first)
     _, after = checked_cells(label, second)
-    drawn = GroupResamples.draw(labels, group, seed=seed, resamples=resamples)
+    drawn = GroupResamples.draw(labels, group, seed=seed, resamples=resamples, withheld=withheld)
     values = [
         evaluate(labels, stated, threshold)
         for stated, threshold in zip((before, after), thresholds, strict=True)

@@ -27,7 +27,7 @@ from leuk_ray.evaluation.decisions import (
     worst_subjects,
 )
 from leuk_ray.evaluation.formats import count, decimal, json_ready, percent, readable, verbatim
-from leuk_ray.evaluation.intervals import FloatArray, GroupResamples, IntArray, group_bootstrap
+from leuk_ray.evaluation.intervals import FloatArray, GroupResamples, IntArray, metric_samples
 from leuk_ray.evaluation.metrics import CLASSES, ECE_BINS, Confusion, evaluate
 from leuk_ray.evaluation.probabilities import probability_intervals, refit
 from leuk_ray.evaluation.published import beside_published
@@ -35,13 +35,14 @@ from leuk_ray.evaluation.subjects import SubjectRow, check_predictions, per_subj
 from leuk_ray.locations import Location
 from leuk_ray.pages import page_templates
 from leuk_ray.storage import directory_by_rename, refuse_existing, write_json
+from leuk_ray.wording import counted, overlap_label
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 Images = Callable[[list[str]], list[npt.NDArray[np.uint8]]]
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2  # 2: run.leaky may be null, which is no "no"
 JUDGED = ("test", "validation")
 BOOTSTRAP = {"seed": 0, "resamples": 2000}
 MAX_ERRORS = 12
@@ -56,7 +57,9 @@ class RunFacts:
 
     title: heading of the page.
     recipe, protocol: names of the recipe and of the split protocol.
-    leaky: the protocol lets cells of one subject stand in training and in test.
+    leaky: cells of one patient stand in training and in test; None where that cannot be known.
+    leakage: the same in words, with the reason.
+    no_intervals: why there are none over groups, where groups are no patients; else empty.
     synthetic: the cells are rendered; best_auc is then the best AUC there is to reach.
     dataset_fingerprint, dataset_counts: of the prepared dataset.
     roles: role -> {cells, subjects, groups, ALL, healthy}, as split.
@@ -72,9 +75,11 @@ class RunFacts:
     title: str
     recipe: str
     protocol: str
-    leaky: bool
+    leaky: bool | None
     synthetic: bool
     dataset_fingerprint: str
+    leakage: str = ""
+    no_intervals: str = ""
     best_auc: float | None = None
     dataset_counts: Mapping[str, Any] = field(default_factory=dict)
     roles: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
@@ -110,7 +115,8 @@ def write_report(
         history: one row an epoch, as `figures.training_figure` draws them.
         threshold: a cell is called ALL from this probability on.
         images: uids -> their pictures, (H, W, 3) each; None keeps every cell picture out.
-        audit: what the dataset's audit found, simple values and lists; None leaves it out.
+        audit: what the dataset's audit found, simple values and lists, among them `warnings`, a
+            list of sentences; None leaves it out.
         decisions: fixed elsewhere, as a calibrated bundle has them; None fixes them on the rows
             of the role validation, where there are any.
 
@@ -153,10 +159,11 @@ def _content(
     }
     label, stated = test["label"].to_numpy().astype(np.int64), test["probability"].to_numpy()
     group = test["group"].to_pylist()
-    drawn = GroupResamples.draw(label, group, **BOOTSTRAP)
+    drawn = GroupResamples.draw(label, group, **BOOTSTRAP, withheld=run.no_intervals)
     intervals: dict[str, Any] = {}
     if test.num_rows:
-        intervals = group_bootstrap(label, stated, group, threshold, **BOOTSTRAP)
+        samples = metric_samples(drawn, label, stated, threshold)
+        intervals = {name: drawn.interval(values) for name, values in samples.items()}
         intervals |= probability_intervals(drawn, label, stated)
     subjects = per_subject(test, threshold)
     if decisions is None and validation.num_rows:
@@ -190,6 +197,7 @@ def _content(
         }
     )
     content["sentence"] = _sentence(content)
+    content["uncertainty"] = _uncertainty(content["intervals"])
     content["checklist"] = fill_checklist(content)
     return content
 
@@ -254,27 +262,45 @@ def _sentence(content: Mapping[str, Any]) -> str:
     judged = content["metrics"]["test"]
     if judged is None:
         return "No test cells were scored, so there is no result."
+    label = overlap_label(content["run"]["leaky"])
     scored, counts = content["scored"]["test"], Confusion(**judged["confusion"])
-    source = f"{scored['groups']:,} groups"
+    source = counted(scored["groups"], "group")
     if scored["subjects"]:
-        source = f"{scored['subjects']:,} subjects in {source}"
+        source = f"{counted(scored['subjects'], 'subject')} in {source}"
+    elif content["run"]["no_intervals"]:
+        source = "unknown patients"
     area, interval = judged["auc"]["value"], content["intervals"]["auc"]
     ranking = "Only one class occurs, so there is no area under ROC."
     if area is not None:
         low, high = interval["low"], interval["high"]
         bounds = f"95% interval {decimal(low)} to {decimal(high)}"
+        if interval["note"]:
+            bounds += f" ({interval['note'].partition(':')[0]})"  # how few groups there are
         ranking = f"Area under ROC {decimal(area)}; {interval['note'] if low is None else bounds}."
     return (
-        f"{'LEAKY: ' if content['run']['leaky'] else ''}"
+        f"{label + ': ' if label else ''}"
         f"{counts.tp + counts.tn:,} of {counts.cells:,} test cells from {source} are called right "
         f"({percent(judged['accuracy']['value'])}): {counts.tp:,} of {counts.positives:,} ALL "
         f"and {counts.tn:,} of {counts.negatives:,} healthy. {ranking}"
     )
 
 
+def _uncertainty(intervals: Mapping[str, Any]) -> str:
+    """How intervals were made, or why there are none; empty without test cells."""
+    if not intervals:
+        return ""
+    area = intervals["auc"]
+    if not area["resamples"]:
+        return area["note"]
+    return (
+        f"bootstrap over groups, {area['resamples']:,} resamples, {area['groups_positive']} ALL "
+        f"and {area['groups_negative']} healthy groups"
+    )
+
+
 def _draw(content: Mapping[str, Any], test: pa.Table, images: Images | None) -> dict[str, Figure]:
     """The figures there is something to draw for, by file name."""
-    stamp = figures.Stamp(content["run"]["synthetic"], content["run"]["leaky"])
+    stamp = figures.Stamp(content["run"]["synthetic"], overlap_label(content["run"]["leaky"]))
     threshold, judged = content["threshold"], content["metrics"]["test"]
     drawn: dict[str, Figure] = {}
     if judged is not None:
@@ -314,4 +340,9 @@ def _page(content: Mapping[str, Any], directory: Path) -> str:
         for name, path in content["figures"].items()
     }
     template = environment.get_template("report.html.j2")
-    return template.render(**content, embedded=embedded, interval_notes=interval_notes)
+    return template.render(
+        **content,
+        embedded=embedded,
+        interval_notes=interval_notes,
+        label=overlap_label(content["run"]["leaky"]),
+    )

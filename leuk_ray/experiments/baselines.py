@@ -9,6 +9,7 @@ import numpy as np
 import pyarrow as pa
 
 from leuk_ray.baselines import score_baseline
+from leuk_ray.datasets.leakage import find_leakage
 from leuk_ray.datasets.prepared import PreparedDataset
 from leuk_ray.datasets.splits import rows_with_role
 from leuk_ray.errors import UserError
@@ -46,7 +47,10 @@ def outcomes_of_baselines(
             try:
                 if not file.exists():
                     write_table(file, _score(place, dataset, split))
-                found[place] = judge_predictions(read_table(file))
+                leakage = find_leakage(split, dataset.cells)
+                found[place] = judge_predictions(
+                    read_table(file), leakage.leaky, leakage.no_intervals
+                )
             except UserError as error:
                 found[place] = f"failed: {error}"
             progress(done, len(wanted))

@@ -19,6 +19,7 @@ from leuk_ray.experiments.cells import SHARES, WORDS
 from leuk_ray.experiments.settings import Pair
 from leuk_ray.inference.classifier import Classifier
 from leuk_ray.inference.explain import explain_pixels, overlay
+from leuk_ray.wording import overlap_label
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -86,7 +87,7 @@ def bars_figure(table: Mapping[str, Any], stamp: Stamp) -> Figure | None:
         ]
         for line in lines:
             cells = [line["cells"][key] for key in columns]
-            title = f"{line['protocol']}{', LEAKY' if line['leaky'] else ''}"
+            title = ", ".join(filter(None, [line["protocol"], overlap_label(line["leaky"])]))
             bars.append((title, [_share(cell["value"]) for cell in cells], cells))
         width = 0.8 / len(bars)
         for place, (title, heights, cells) in enumerate(bars):

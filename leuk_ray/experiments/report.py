@@ -12,8 +12,10 @@ import pyarrow as pa
 
 from leuk_ray.augment.gallery import draw_gallery
 from leuk_ray.config import Recipe, value_at
+from leuk_ray.datasets.leakage import crossings, find_leakage
 from leuk_ray.datasets.prepared import PreparedDataset
-from leuk_ray.datasets.splits import PROTOCOLS, crossings, describe, is_leaky
+from leuk_ray.datasets.protocols import PROTOCOLS
+from leuk_ray.datasets.splits import describe
 from leuk_ray.evaluation.figures import Stamp
 from leuk_ray.evaluation.formats import count, json_ready, readable
 from leuk_ray.experiments import figures
@@ -27,6 +29,7 @@ from leuk_ray.pages import embedded, page_templates, save_figures
 from leuk_ray.runs.spec import split_key
 from leuk_ray.runs.table import RunRecord
 from leuk_ray.storage import directory_by_rename, write_json
+from leuk_ray.wording import overlap_label
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -78,6 +81,8 @@ def _content(told: Told) -> dict[str, Any]:
     tables = [
         fill_table(table, experiment, told.plan, told.outcomes) for table in experiment.tables
     ]
+    protocols = _protocols(told)
+    overlap = {(item["protocol"], item["data"]): item["leaky"] for item in protocols}
     content: dict[str, Any] = {
         "schema_version": SCHEMA_VERSION,
         "experiment": experiment.name,
@@ -92,9 +97,12 @@ def _content(told: Told) -> dict[str, Any]:
             "counts": dataset.facts["counts"],
             "subject_share": dataset.facts.get("subject_share"),
         },
-        "protocols": _protocols(told),
+        "protocols": protocols,
         "tables": tables,
-        "leaks": leaks(experiment, told.outcomes),
+        "leaks": [
+            item | {"honest_leaky": overlap.get((item["honest"], item["data"]), False)}
+            for item in leaks(experiment, told.outcomes)
+        ],
         "rows": [
             {
                 "id": key,
@@ -137,10 +145,12 @@ def _protocols(told: Told) -> list[dict[str, Any]]:
         if (place.protocol, place.data) in seen:
             continue
         split = told.splits[split_key(spec.resolved)]
+        leakage = find_leakage(split, told.dataset.cells)
         seen[place.protocol, place.data] = {
             "protocol": place.protocol,
             "data": place.data,
-            "leaky": is_leaky(place.protocol),
+            "leaky": leakage.leaky,
+            "leakage": leakage.text,
             "unit": PROTOCOLS[place.protocol].unit,
             "roles": describe(split, told.dataset.cells),
             "crossings": crossings(split, told.dataset.cells),
@@ -167,8 +177,8 @@ def _sentence(content: Mapping[str, Any], table: Mapping[str, Any]) -> str:
     text = f"{done} of {len(content['runs'])} runs finished."
     for row in table["rows"]:
         told = [
-            f"{'LEAKY ' if line['leaky'] else ''}{line['protocol']} "
-            f"{line['cells']['accuracy']['text']} ({line['cells']['accuracy']['detail']})"
+            f"{overlap_label(line['leaky'])} {line['protocol']} ".lstrip()
+            + f"{line['cells']['accuracy']['text']} ({line['cells']['accuracy']['detail']})"
             for line in row["ours"]
             if "cells" in line
         ]
@@ -203,7 +213,8 @@ def _gradcam(told: Told) -> dict[str, Figure]:
             split = told.splits[split_key(told.plan.specs[places[0]].resolved)]
     if split is None:
         return {}
-    stamp = Stamp(told.dataset.synthetic, is_leaky(honest))
+    leakage = find_leakage(split, told.dataset.cells)
+    stamp = Stamp(told.dataset.synthetic, leakage.label)
     return {"gradcam": figures.gradcam_figure(pairs, told.dataset, split, stamp)}
 
 
@@ -224,12 +235,15 @@ def _add_curves(told: Told, directory: Path) -> list[dict[str, Any]]:
             "title": told.experiment.models[place.of].title,
             "data": place.data,
             "protocol": place.protocol,
-            "leaky": is_leaky(place.protocol),
+            "leaky": False,
             "figures": {},
             "reason": "",
         }
-        if not isinstance(told.outcomes[place], Outcome):
-            item["reason"] = told.outcomes[place]
+        outcome = told.outcomes[place]
+        if isinstance(outcome, Outcome):
+            item["leaky"] = outcome.leaky
+        else:
+            item["reason"] = outcome
         for name in CURVES:
             file = told.root / "runs" / spec.name / "report" / "figures" / f"{name}.png"
             if not item["reason"] and file.exists():
@@ -247,5 +261,5 @@ def _page(content: Mapping[str, Any], directory: Path) -> str:
     for item in content["curves"]:
         pictures |= {path: path for path in item["figures"].values()}
     return environment.get_template("report.html.j2").render(
-        **content, embedded=embedded(pictures, directory), words=WORDS
+        **content, embedded=embedded(pictures, directory), words=WORDS, overlap_label=overlap_label
     )

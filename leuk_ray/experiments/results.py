@@ -35,6 +35,7 @@ class Outcome:
     roles: cells by role, as `splits.describe` counts them.
     costs: parameters, flops, images_per_second, epochs, as far as there are such.
     stopped: why the training ended.
+    leaky: whether its split lets patients cross; None where that cannot be known.
     """
 
     metrics: dict[str, Any]
@@ -42,6 +43,7 @@ class Outcome:
     roles: dict[str, Any] = field(default_factory=dict)
     costs: dict[str, float] = field(default_factory=dict)
     stopped: str = ""
+    leaky: bool | None = False
 
 
 Outcomes = dict[Place, Outcome | str]  # or the reason why there is none
@@ -73,6 +75,7 @@ def outcomes_of_runs(root: Path, plan: Plan, records: Mapping[str, RunRecord]) -
             report["run"]["roles"],
             costs if rate is None else costs | {"images_per_second": rate},
             record.reason,
+            report["run"]["leaky"],
         )
     return found
 
@@ -96,14 +99,27 @@ def outcomes_of_votes(root: Path, experiment: ExperimentSettings, runs: Outcomes
     return found
 
 
-def judge_predictions(predictions: pa.Table, threshold: float = THRESHOLD) -> Outcome:
-    """Metrics and intervals of scored test cells: label, group, probability."""
+def judge_predictions(
+    predictions: pa.Table, leaky: bool | None = False, withheld: str = ""
+) -> Outcome:
+    """Metrics and intervals of scored test cells: label, group, probability.
+
+    Args:
+        predictions: the cells.
+        leaky: of their split; see `leakage.Leakage`.
+        withheld: a reason to give no interval.
+    """
     label, probability = predictions["label"].to_numpy(), predictions["probability"].to_numpy()
     intervals = group_bootstrap(
-        label, probability, predictions["group"].to_pylist(), threshold, **BOOTSTRAP
+        label,
+        probability,
+        predictions["group"].to_pylist(),
+        THRESHOLD,
+        **BOOTSTRAP,
+        withheld=withheld,
     )
-    judged = evaluate(label, probability, threshold)
-    return Outcome(json_ready(judged), json_ready(intervals))
+    judged = evaluate(label, probability, THRESHOLD)
+    return Outcome(json_ready(judged), json_ready(intervals), leaky=leaky)
 
 
 def tested_cells(root: Path, place: Place) -> pa.Table:
@@ -120,10 +136,12 @@ def _voted(root: Path, ensemble: Vote, members: list[Place]) -> Outcome:
     for one, other in itertools.pairwise(tables):
         assert one.select(keys).equals(other.select(keys)), "members were tested on other cells"
     stated = np.stack([table["probability"].to_numpy() for table in tables])
-    thresholds = [
-        read_json(str(root / "runs" / member.name / "report" / "report.json"))["threshold"]
-        for member in members
+    reports = [
+        read_json(str(root / "runs" / member.name / "report" / "report.json")) for member in members
     ]
+    thresholds = [report["threshold"] for report in reports]
     share = vote(torch.from_numpy(stated), thresholds, ensemble.rule).numpy()
     place = tables[0].column_names.index("probability")
-    return judge_predictions(tables[0].set_column(place, "probability", pa.array(share)))
+    voted = tables[0].set_column(place, "probability", pa.array(share))
+    run = reports[0]["run"]  # all members were trained on one split
+    return judge_predictions(voted, run["leaky"], run.get("no_intervals", ""))

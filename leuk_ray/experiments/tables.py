@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from leuk_ray.datasets.splits import is_leaky
 from leuk_ray.evaluation.repeats import mean_interval
 from leuk_ray.experiments.cells import WORDS, cell, reported
 from leuk_ray.experiments.plan import Plan
 from leuk_ray.experiments.results import Outcome, Outcomes
 from leuk_ray.experiments.settings import ExperimentSettings, Row, Table
+from leuk_ray.wording import worst
 
 LEAK_METRICS = ("accuracy", "auc")
 
@@ -79,7 +79,7 @@ def _line(row: Row, table: Table, protocol: str, found: Outcomes) -> dict[str, A
     failed = {repeat: out for repeat, out in places.items() if isinstance(out, str)}
     line: dict[str, Any] = {
         "protocol": protocol,
-        "leaky": is_leaky(protocol),
+        "leaky": worst([outcome.leaky for outcome in done.values()]),
         "repeats": sorted(done),
         "reason": "; ".join(f"repeat {repeat} {why}" for repeat, why in failed.items()),
     }

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 
 from leuk_ray.config import with_values
 from leuk_ray.datasets.prepared import PreparedDataset
-from leuk_ray.datasets.splits import is_leaky
 from leuk_ray.evaluation.figures import Stamp
 from leuk_ray.models.summary import summarise
 from leuk_ray.pages import embedded, page_templates, save_figures
@@ -23,6 +22,7 @@ from leuk_ray.tuning import figures
 from leuk_ray.tuning.importance import importance
 from leuk_ray.tuning.settings import SweepSettings
 from leuk_ray.tuning.standings import Standing, configuration, verdict
+from leuk_ray.wording import overlap_label
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -45,8 +45,9 @@ def write_sweep_report(
         What report.json holds.
     """
     protocol = sweep.base().split.protocol
-    stamp = Stamp(dataset.synthetic, is_leaky(protocol))
     judged = read_json(str(out / "winner" / "report.json"))
+    leaky = judged["run"]["leaky"]  # all runs of a sweep have one split
+    stamp = Stamp(dataset.synthetic, overlap_label(leaky))
     runs = sorted(records.values(), key=lambda record: record.name)
     weights = importance(sweep.search, runs)
     content: dict[str, Any] = {
@@ -54,7 +55,8 @@ def write_sweep_report(
         "sweep": sweep.model_dump(mode="json"),
         "synthetic": dataset.synthetic,
         "best_auc": dataset.facts.get("best_auc"),
-        "leaky": stamp.leaky,
+        "leaky": leaky,
+        "leakage": judged["run"]["leakage"],
         "protocol": protocol,
         "dataset_fingerprint": dataset.identity.fingerprint,
         "counts": _counts(runs),
@@ -122,10 +124,11 @@ def _shown_interval(interval: tuple[float, float] | None, metric: str) -> list[f
 
 def _sentence(content: Mapping[str, Any]) -> str:
     counts, winner = content["counts"], content["standings"][0]
+    label = overlap_label(content["leaky"])
     settings = ", ".join(f"{key} {_value(value)}" for key, value in winner["overrides"].items())
     over = f"mean of {len(winner['seeds'])} seeds" if len(winner["seeds"]) > 1 else "one seed"
     return (
-        f"{'LEAKY: ' if content['leaky'] else ''}"
+        f"{label + ': ' if label else ''}"
         f"Of {counts['configurations']} configurations in {counts['runs']} runs "
         f"({counts['stopped']} stopped early, {counts['failed']} failed), {settings} is best by "
         f"{figures.words(content['sweep']['metric'])}: {winner['mean']:.4f} ({over}). "
@@ -176,6 +179,7 @@ def _page(content: Mapping[str, Any], directory: Path) -> str:
     return environment.get_template("report.html.j2").render(
         **content,
         embedded=embedded(content["figures"], directory),
+        label=overlap_label(content["leaky"]),
         metric=figures.words(metric),
         score=lambda run: (
             "n/a"

@@ -24,6 +24,7 @@ def cells(num: int = 120, subjects: int = 12, **columns) -> pa.Table:
         "label": pa.array([n % 2 for n in range(num)], pa.int8()),
         "subject": subject,
         "source": ["lab"] * num,
+        "source_image": pa.nulls(num, pa.string()),
         "official_split": pa.nulls(num, pa.string()),
         "site": pa.nulls(num, pa.string()),
         "stain": pa.nulls(num, pa.string()),
@@ -52,14 +53,19 @@ def pictures(num: int = 120, seed: int = 0) -> np.ndarray:
     return ((y**2 + x**2 < radius**2)[..., None] * color).astype(np.uint8)
 
 
+def measured(table: pa.Table, images: np.ndarray) -> dict:
+    return shortcut_baselines(table, Pixels(images))[0]  # pyright: ignore[reportArgumentType]
+
+
 def best(found: dict) -> float:
     return max(found["logistic_regression"], found["gradient_boosting"])
 
 
 def test_without_a_shortcut_the_baselines_stay_near_chance():
-    found = shortcut_baselines(cells(), Pixels(pictures()))
-    assert set(found) == {"cell area", "file", "mean colour"}
-    for name in found:
+    found = measured(cells(), pictures())
+    assert set(found) == {"cell area", "image resolution", "file format and size", "mean colour"}
+    varying = found.keys() - {"image resolution"}  # all are of one
+    for name in varying:
         # The standard error of an AUC of 60 + 60 cells without signal is 0.053.
         assert best(found[name]) < 0.5 + 3 * 0.053, name
         assert found[name]["folds"] == 5
@@ -68,14 +74,14 @@ def test_without_a_shortcut_the_baselines_stay_near_chance():
 @pytest.mark.parametrize(
     ("planted", "name"),
     [
-        ({"width": [300 + 100 * (n % 2) for n in range(120)]}, "file"),
-        ({"format": ["JPEG" if n % 2 else "TIFF" for n in range(120)]}, "file"),
-        ({"file_bytes": [1000 + 500 * (n % 2) for n in range(120)]}, "file"),
+        ({"width": [300 + 100 * (n % 2) for n in range(120)]}, "image resolution"),
+        ({"format": ["JPEG" if n % 2 else "TIFF" for n in range(120)]}, "file format and size"),
+        ({"file_bytes": [1000 + 500 * (n % 2) for n in range(120)]}, "file format and size"),
     ],
     ids=["resolution", "format", "bytes"],
 )
 def test_a_planted_file_shortcut_shows(planted: dict, name: str):
-    found = shortcut_baselines(cells(**planted), Pixels(pictures()))
+    found = measured(cells(**planted), pictures())
     assert best(found[name]) > 0.99
     assert best(found["cell area"]) < 0.66
 
@@ -83,18 +89,18 @@ def test_a_planted_file_shortcut_shows(planted: dict, name: str):
 def test_planted_size_and_colour_show():
     images = pictures()
     images[1::2, 16:] = 0  # every ALL cell loses its lower half
-    found = shortcut_baselines(cells(), Pixels(images))
+    found = measured(cells(), images)
     assert best(found["cell area"]) > 0.85
     images = pictures()
     images[1::2] //= 2
-    assert best(shortcut_baselines(cells(), Pixels(images))["mean colour"]) > 0.8
+    assert best(measured(cells(), images)["mean colour"]) > 0.8
 
 
 def test_what_cannot_be_measured_says_why():
     table = cells(file_bytes=[5] * 120)
-    found = shortcut_baselines(table, Pixels(pictures()))["file"]
-    assert (found["logistic_regression"], found["note"]) == (None, "is the same for every cell")
-    found = shortcut_baselines(cells(subjects=2), Pixels(pictures()))["cell area"]
+    found = measured(table, pictures())["file format and size"]
+    assert (found["logistic_regression"], found["note"]) == (None, "the same for every cell")
+    found = measured(cells(subjects=2), pictures())["cell area"]
     assert "cross-validation needs 2" in found["note"]
 
 
@@ -110,4 +116,28 @@ def test_near_duplicates_identical_images_and_balance_are_named():
         "a": {"ALL": 7, "healthy": 8},
         "b": {"ALL": 3, "healthy": 2},
     }
-    assert any("near duplicates" in warning for warning in audit["warnings"])
+    assert any("1 set of near-duplicate images under" in warning for warning in audit["warnings"])
+
+
+def test_a_source_whose_sizes_tell_the_class_is_found_although_another_hides_it():
+    """As in ALL-IDB: every field of one size is ALL, while the cells cut from fields are alike."""
+    num = 120
+    source = ["all-idb1" if n < 40 else "all-idb2" for n in range(num)]
+    width = [(1712 if n % 2 and n < 33 else 2592) if n < 40 else 257 for n in range(num)]
+    table = cells(num, source=source, width=width, height=width)
+    found, of_source = shortcut_baselines(table, Pixels(pictures()))  # pyright: ignore
+    assert best(found["image resolution"]) < 0.7 < best(of_source["all-idb1"]["image resolution"])
+    assert of_source["all-idb2"]["image resolution"]["note"] == "the same for every cell"
+    audit = audit_cells(table)
+    (warning,) = [text for text in audit["warnings"] if "1712" in text]
+    assert warning.startswith("all 16 images of 1712 x 1712 pixels (PNG, all-idb1) are ALL")
+    sizes = audit["image_sizes"]
+    assert sum(size[name] for size in sizes for name in audit["classes"]) == num
+    assert [size["width"] for size in sizes] == [257, 2592, 1712]
+    assert sum(counts["cells"] for counts in audit["classes"].values()) == audit["cells"]
+
+
+def test_cells_of_unknown_patients_are_warned_of():
+    audit = audit_cells(cells(subject=pa.nulls(120, pa.string())))
+    assert audit["warnings"][0].startswith("120 of 120 cells name neither a subject nor the field")
+    assert not audit_cells(cells())["warnings"]

@@ -18,6 +18,7 @@ from leuk_ray.calibrate import calibrate
 from leuk_ray.compare import compare
 from leuk_ray.config import load_recipe
 from leuk_ray.datasets.prepared import PreparedDataset
+from leuk_ray.datasets.splits import SPLIT_SCHEMA
 from leuk_ray.errors import UserError
 from leuk_ray.images import StorageSettings
 from leuk_ray.judge import Judged, judge
@@ -40,6 +41,7 @@ def dataset(storage: StorageSettings = STORED, **changes: Any) -> PreparedDatase
         "role": ["keep"] * 6,
         "pixels_sha256": [f"{n:064x}" for n in range(6)],
         "official_split": [None] * 6,
+        "source_image": pa.nulls(6, pa.string()),
     }
     columns |= changes
     facts = {"storage": storage.model_dump(), "layout": "folders", "synthetic": True, "counts": {}}
@@ -119,7 +121,7 @@ def test_a_bundle_alone_knows_the_images_that_trained_it_whatever_their_labels(r
     """Else turned labels would make a test on training cells an external one."""
     facts = BundleFacts(**json.loads((run / "bundle" / "bundle.json").read_text()))
     judged = Judged(run / "bundle", None)
-    split = pa.table({name: [] for name in ("uid", "subject", "group", "role")})
+    split = SPLIT_SCHEMA.empty_table()
     counts = dict.fromkeys(
         ("files", "rejected", "rows", "ALL", "healthy", "unlabelled", "subjects", "groups", "roles")
     )
@@ -129,14 +131,15 @@ def test_a_bundle_alone_knows_the_images_that_trained_it_whatever_their_labels(r
         return run_facts(judged, own, other, split)
 
     turned = told(TURNED)
-    assert turned.leaky
-    assert "This dataset trained the bundle" in " ".join(turned.notes)
+    assert turned.leaky is True
+    assert "This dataset trained the bundle" in turned.leakage
     other = told(CHANGES["other images (6 cells instead of 6)"]())
-    assert not other.leaky
+    assert other.leaky is None
     assert "not the training's set of images" in other.external
     old = told(dataset(), facts.model_copy(update={"datasets": ()}))
     assert old.external.startswith("not known")
-    assert "is not known" in " ".join(old.notes)
+    assert old.leaky is None
+    assert "is not known" in old.leakage
 
 
 def test_what_older_versions_wrote_is_refused_in_one_line(run: Path):

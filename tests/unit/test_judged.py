@@ -29,7 +29,17 @@ def dataset(synthetic: bool = False, images: str = "a" * 64) -> Any:
         "layout": "c-nmc",
         "counts": dict.fromkeys(COUNTS, 4) | {"roles": {"keep": 4}},
     }
-    cells = pa.table({"uid": ["a", "b", "c", "d"], "label": [1, 0, 1, 0], "official_split": SPLITS})
+    subjects = ["1", "H1", "2", "H2"]
+    cells = pa.table(
+        {
+            "uid": ["a", "b", "c", "d"],
+            "label": [1, 0, 1, 0],
+            "official_split": SPLITS,
+            "subject": subjects,
+            "group": subjects,
+            "source_image": pa.nulls(4, pa.string()),
+        }
+    )
     return SimpleNamespace(facts=facts, cells=cells, synthetic=synthetic, identity=identity(images))
 
 
@@ -71,25 +81,25 @@ def test_the_preliminary_set_is_named_where_nothing_else_is_tested(
 
 def test_cells_that_trained_the_bundle_are_told_and_others_are_external(tmp_path) -> None:
     own = run_facts(Judged(tmp_path, None), bundle("subject-disjoint"), dataset(), split("eeee"))
-    assert own.leaky
-    assert "This dataset trained the bundle: most of these cells trained it." in own.notes
+    assert own.leaky is True
+    assert own.leakage.startswith("LEAKY: This dataset trained the bundle")
     other = run_facts(
         Judged(tmp_path, None),
         bundle("subject-disjoint"),
         dataset(images="b" * 64),
         split("eeee"),
     )
-    assert not other.leaky
+    assert other.leaky is None
+    assert other.leakage.startswith("PATIENT OVERLAP UNKNOWN: These cells are not from the dataset")
+    assert not other.no_intervals  # which patients they are of is known
+    assert other.unit == ""
     assert "not the training's set of images" in other.external
-    assert other.unit == "groups: a subject with all that share an image with it"
     assert other.pixels == "decoded to RGB, center crop, 64 px a side"
 
 
 def test_cells_of_a_split_of_copies_have_the_role_of_the_part_that_is_asked_for() -> None:
     """As `calibrate` asks: validation copies, each cell scored as it is."""
     data = dataset()
-    names = pa.array(["1", "H1", "2", "H2"])
-    data.cells = data.cells.append_column("subject", names).append_column("group", names)
     copies = pa.concat_tables([split("tvvt"), split("vvtt")])
     copies = copies.append_column("copy", pa.array([0] * 4 + [1] * 4))
     held = copies.filter(pc.field("role") == "validation")

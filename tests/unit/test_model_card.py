@@ -7,17 +7,26 @@ from leuk_ray.datasets.datasheet import datasheet
 from leuk_ray.images import StorageSettings
 from leuk_ray.model_card import model_card, results_of
 
+OLD = ("protocol", "leaky", "threshold", "temperature", "scored", "metrics")
 METRICS = ("auc", "weighted_f1", "accuracy", "sensitivity", "specificity", "brier", "nll", "ece")
 
 
-def a_report(leaky: bool = False) -> dict[str, Any]:
+def a_report(leaky: bool | None = False) -> dict[str, Any]:
     ratio = {"value": 0.9, "numerator": 90, "denominator": 100}
     score = {"value": 0.2, "cells": 100}
     own = {name: ratio if name in METRICS[2:5] else score for name in METRICS}
     few = {"low": None, "high": None, "note": "too few subjects for an interval"}
     interval = {"low": 0.8, "high": 0.95, "note": ""}
     return {
-        "run": {"protocol": "image-random", "leaky": leaky, "temperature": 1.0},
+        "run": {
+            "protocol": "image-random",
+            "leaky": leaky,
+            "leakage": {True: "LEAKY: Why.", None: "PATIENT OVERLAP UNKNOWN: Why.", False: ""}[
+                leaky
+            ],
+            "temperature": 1.0,
+        },
+        "audit": {"warnings": ["mean colour alone tells ALL from healthy"]},
         "threshold": 0.5,
         "scored": {"test": {"rows": 100, "subjects": 9, "groups": 8}},
         "metrics": {"test": own},
@@ -49,12 +58,17 @@ def test_results_come_with_counts_and_intervals_or_the_reason_for_none() -> None
     assert "| Area under ROC | 0.200 | 100 cells | none |" in text
     assert "too few subjects for an interval." in text
     assert "LEAKY" not in text
+    assert "audit of its dataset warns: mean colour alone tells ALL from healthy." in text
 
 
 def test_limits_say_what_the_bundle_is() -> None:
     text = card(test=results_of(a_report(leaky=True)))
-    assert "LEAKY, no measure of new patients" in text
-    assert "lets patients cross" in text
+    assert "LEAKY: 100 test cells" in text
+    assert "- LEAKY: Why." in text
+    unknown = card(test=results_of(a_report(leaky=None)))
+    assert "PATIENT OVERLAP UNKNOWN: 100 test cells" in unknown
+    before = {k: v for k, v in results_of(a_report(leaky=True)).items() if k in OLD}
+    assert "- LEAKY: patients cross into the test set." in card(test=before)  # a bundle of before
     assert "not calibrated" in text
     assert "rendered cells" not in text
     text = card(synthetic=True, temperature=1.4, abstain_band=(0.4, 0.6), scope=object())

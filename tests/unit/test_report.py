@@ -17,6 +17,7 @@ FACTS: dict[str, Any] = {
     "recipe": "lite",
     "protocol": "subject-disjoint",
     "leaky": False,
+    "leakage": "not leaky: No subject of the test cells stands in training.",
     "synthetic": False,
     "dataset_fingerprint": "0123456789abcdef" * 4,
     "dataset_counts": {"cells": 12345, "rejected": 2},
@@ -77,12 +78,18 @@ def report(directory: Path, table: pa.Table, **changed: Any) -> tuple[dict[str, 
 def full(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], str]:
     table = predictions(10, 11, roles=("test", "validation", "train"))
     roles = {"test": {"cells": 252, "subjects": 21, "groups": 21, "ALL": 120, "healthy": 132}}
+    roles["test"]["without_subject"] = 0
     return report(
         tmp_path_factory.mktemp("full") / "report",
         table,
         run=RunFacts(**{**FACTS, "roles": roles}),
         images=pictures,
-        audit={"duplicates": {"pairs": 104}, "baseline": float("nan"), "joined": [["20", "71"]]},
+        audit={
+            "duplicates": {"pairs": 104},
+            "baseline": float("nan"),
+            "joined": [["20", "71"]],
+            "warnings": ["image resolution alone tells ALL from healthy"],
+        },
     )
 
 
@@ -178,6 +185,8 @@ def test_the_checklist_lies_beside_the_report(full: tuple[dict[str, Any], str]) 
     values = {item["about"]: item["value"] for item in content["checklist"]}
     assert values["cross table"].startswith(str(content["metrics"]["test"]["confusion"]["tp"]))
     assert values["age, sex, severity of disease"] == "not available"
+    assert values["level at which the parts are disjoint"] == "not available"  # no unit is given
+    assert values["limitations"].endswith("image resolution alone tells ALL from healthy")
     assert page.count("<td>not available</td>") >= 10
 
 
@@ -190,16 +199,46 @@ def test_worst_errors_are_the_most_confident_wrong_ones(full: tuple[dict[str, An
     assert min(wrongness) > 0
 
 
-@pytest.mark.parametrize("leaky", [True, False])
+@pytest.mark.parametrize("leaky", [True, False, None])
 @pytest.mark.parametrize("synthetic", [True, False])
-def test_leaky_and_synthetic_are_said_when_so(tmp_path: Path, leaky: bool, synthetic: bool) -> None:
-    facts = {**FACTS, "leaky": leaky, "synthetic": synthetic}
+def test_leaky_and_synthetic_are_said_when_so(
+    tmp_path: Path, leaky: bool | None, synthetic: bool
+) -> None:
+    label = {True: "LEAKY", None: "PATIENT OVERLAP UNKNOWN", False: ""}[leaky]
+    facts = {**FACTS, "leaky": leaky, "synthetic": synthetic, "leakage": f"{label}: Because."}
     facts["best_auc"] = 0.91 if synthetic else None
     content, page = report(tmp_path / "report", predictions(), run=RunFacts(**facts))
-    assert ("LEAKY" in page) == leaky
-    assert content["sentence"].startswith("LEAKY") == leaky
+    for word in ("LEAKY", "PATIENT OVERLAP UNKNOWN"):
+        assert (word in page) == (word == label)
+        assert content["sentence"].startswith(word) == (word == label)
+    assert content["run"]["leaky"] is leaky
+    assert ("Because." in page) == bool(label)
     assert ("synthetic" in page.lower()) == synthetic
     assert ("0.910" in page) == synthetic
+
+
+def test_images_of_unknown_patients_get_no_interval(tmp_path: Path) -> None:
+    """One group an image: by bootstrap over them the interval would look like that of patients."""
+    table = predictions(10, 11)
+    table = table.set_column(1, "subject", pa.nulls(table.num_rows, pa.string()))
+    table = table.set_column(2, "group", table["uid"])
+    content, page = report(tmp_path / "as-patients", table)
+    assert content["intervals"]["auc"]["low"] is not None
+    why = "no interval: it is not known which cells come from one patient"
+    run = RunFacts(**{**FACTS, "leaky": None, "no_intervals": why})
+    content, page = report(tmp_path / "unknown", table, run=run)
+    assert all(interval["low"] is None for interval in content["intervals"].values())
+    assert content["metrics"]["test"]["confusion"]["tp"] > 0
+    assert "test cells from unknown patients are called right" in page
+    assert why in content["sentence"]
+    assert "bootstrap" not in page
+    values = {item["about"]: item["value"] for item in content["checklist"]}
+    assert values["uncertainty"] == why
+
+
+def test_few_groups_are_said_in_the_sentence(tmp_path: Path) -> None:
+    content, _ = report(tmp_path / "report", predictions(6, 7))
+    assert "(6 ALL + 7 healthy groups are few)." in content["sentence"]
 
 
 def test_names_are_escaped(tmp_path: Path) -> None:

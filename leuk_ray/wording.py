@@ -1,0 +1,33 @@
+"""Words that reports, cards and commands share: counted nouns, and labels of patient overlap."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+LEAKY = "LEAKY"
+UNKNOWN = "PATIENT OVERLAP UNKNOWN"
+
+
+def counted(count: int, noun: str, plural: str = "") -> str:
+    """A count with its noun: `1 layer`, `2,000 layers`, `2 classes`."""
+    return f"{count:,} {noun if count == 1 else plural or noun + 's'}"
+
+
+def counted_subjects(subjects: int, nameless: int = 0) -> str:
+    """Subjects of some cells, of which `nameless` name none: `0 subjects (unknown)`."""
+    if not nameless:
+        return counted(subjects, "subject")
+    if not subjects:
+        return "0 subjects (unknown)"
+    return f"{counted(subjects, 'subject')} and {counted(nameless, 'cell')} of unknown subjects"
+
+
+def worst(leaky: Iterable[bool | None]) -> bool | None:
+    """Of several splits together: leaky where one is, else unknown where one is unknown."""
+    found = set(leaky)
+    return True if True in found else (None if None in found else False)
+
+
+def overlap_label(leaky: bool | None) -> str:
+    """What marks a result: LEAKY, PATIENT OVERLAP UNKNOWN (None), or nothing (False)."""
+    return UNKNOWN if leaky is None else LEAKY * leaky
