@@ -83,7 +83,7 @@ def calibrate(
     decisions = fix_decisions(
         labels.astype(np.int64),
         logits,
-        per_subject(predictions, threshold),
+        per_subject(predictions, threshold, band),
         temperature=temperature,
         threshold=threshold,
         source="cells that the bundle was calibrated on",

@@ -143,6 +143,7 @@ def report_on(
         images=pictures if show_images else None,
         audit=_audit_summary(dataset),
         decisions=facts.decisions,
+        band=facts.abstain_band,
     )
     write_table(join(out, "predictions.parquet"), predictions)
     return report

@@ -21,7 +21,7 @@ from leuk_ray.evaluation.intervals import (
 )
 from leuk_ray.evaluation.metrics import confusion, sensitivity, specificity
 from leuk_ray.evaluation.subjects import SubjectRow
-from leuk_ray.inference.calibration import abstain_band, probability
+from leuk_ray.inference.calibration import abstain_band, in_band, probability
 from leuk_ray.settings import Settings
 
 TARGETS = (0.90, 0.95)
@@ -149,8 +149,9 @@ def subject_threshold(subjects: Sequence[SubjectRow]) -> float | None:
     Thresholds lie midway between neighbouring fractions; of equally good ones the one closest
     to one half is taken. None unless both classes occur.
     """
-    fraction = np.asarray([row["blast_fraction"] for row in subjects])
-    truth = np.asarray([row["label"] == "ALL" for row in subjects], bool)
+    known = [row for row in subjects if row["blast_fraction"] is not None]
+    fraction = np.asarray([row["blast_fraction"] for row in known], float)
+    truth = np.asarray([row["label"] == "ALL" for row in known], bool)
     if not truth.any() or truth.all():
         return None
     edges = np.unique(np.concatenate([[0.0, 1.0], fraction]))
@@ -191,22 +192,26 @@ def apply_points(
 def judge_subjects(subjects: Sequence[SubjectRow], blast_fraction: float) -> dict[str, Any]:
     """Subjects called by their blast fraction, counted, with exact 95% intervals.
 
-    Subjects whose cells carry both labels are left out and counted as `mixed`. The intervals
-    take subjects as independent: those that share an image are not.
+    Subjects whose cells carry both labels are left out and counted as `mixed`, those without an
+    answered cell as `unanswered`. The intervals take subjects as independent: those that share
+    an image are not.
 
     Returns:
         threshold, sensitivity, specificity, accuracy ({value, numerator, denominator, low,
-        high}), mixed, and `wrong`: names of the subjects called wrong.
+        high}), mixed, unanswered, and `wrong`: names of the subjects called wrong.
     """
-    pure = [row for row in subjects if row["label"] != "mixed"]
+    one_class = [row for row in subjects if row["label"] != "mixed"]
+    pure = [row for row in one_class if row["blast_fraction"] is not None]
     truth = np.asarray([row["label"] == "ALL" for row in pure], bool)
-    called = np.asarray([row["blast_fraction"] >= blast_fraction for row in pure], bool)
+    fractions = np.asarray([row["blast_fraction"] for row in pure], float)
+    called = fractions >= blast_fraction
     right = truth == called
     parts = {"sensitivity": truth, "specificity": ~truth, "accuracy": np.ones(len(pure), bool)}
     return {
         "threshold": blast_fraction,
         **{name: _exact(int(right[part].sum()), int(part.sum())) for name, part in parts.items()},
-        "mixed": len(subjects) - len(pure),
+        "mixed": len(subjects) - len(one_class),
+        "unanswered": len(one_class) - len(pure),
         "wrong": [row["subject"] for row, fine in zip(pure, right, strict=True) if not fine],
     }
 
@@ -230,7 +235,7 @@ def apply_bands(
     right = (stated >= threshold) == (label == 1)
     out = []
     for band in decisions.bands:
-        answered: BoolArray = ~((stated > band.low) & (stated < band.high))
+        answered: BoolArray = ~in_band(stated, (band.low, band.high))
         num_answered, num_right = int(answered.sum()), int((right & answered).sum())
         with np.errstate(invalid="ignore", divide="ignore"):
             samples = drawn.sums(right & answered) / drawn.sums(answered)
@@ -247,8 +252,10 @@ def apply_bands(
 
 def worst_subjects(subjects: Sequence[SubjectRow], most: int) -> list[SubjectRow]:
     """Subjects with the largest share of wrong cells first; those without any are left out."""
-    wrong = [row for row in subjects if row["correct"] < row["cells"]]
-    return sorted(wrong, key=lambda row: (row["correct"] / row["cells"], -row["cells"]))[:most]
+    wrong = [row for row in subjects if row["correct"] < row["answered"]]
+    return sorted(wrong, key=lambda row: (row["correct"] / row["answered"], -row["answered"]))[
+        :most
+    ]
 
 
 def _ratio(numerator: int, denominator: int) -> dict[str, Any]:

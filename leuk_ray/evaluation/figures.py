@@ -212,7 +212,7 @@ def subject_figure(
 
     Of more than 80 subjects, those with the largest share of wrong cells are drawn.
     """
-    worst = sorted(rows, key=lambda row: row["correct"] / row["cells"])[:MAX_SUBJECTS]
+    worst = sorted(rows, key=lambda row: row["correct"] / max(1, row["answered"]))[:MAX_SUBJECTS]
     # Drawn from the bottom up: healthy, mixed, ALL, each by mean probability.
     rank = {"healthy": 0, "mixed": 1, "ALL": 2}
     shown = sorted(worst, key=lambda row: (rank[row["label"]], row["mean_probability"]))
@@ -225,7 +225,7 @@ def subject_figure(
         colors = [COLORS[CLASSES[value]] for value in label[own]]
         places = (probability[own], height + jitter[own])
         axes.scatter(*places, s=7, c=colors, alpha=0.55, linewidths=0)
-        axes.text(1.02, height, f"{row['correct']:,} / {row['cells']:,}", va="center", size=8)
+        axes.text(1.02, height, f"{row['correct']:,} / {row['answered']:,}", va="center", size=8)
     axes.axvline(threshold, **DASHED)
     axes.set_yticks(range(len(shown)), [_fitted(row["subject"], 24, 1) for row in shown], size=8)
     for tick, row in zip(axes.get_yticklabels(), shown, strict=True):
@@ -234,7 +234,7 @@ def subject_figure(
     axes.set_xlim(-0.01, 1.01)
     axes.set_ylim(-0.7, len(shown) - 0.3)
     axes.set_xlabel("probability of ALL (dashed: threshold)")
-    axes.text(1.02, len(shown) - 0.25, "right / cells", size=8)
+    axes.text(1.02, len(shown) - 0.25, "right / answered", size=8)
     some = f"the {len(shown)} of {len(rows)} subjects with most wrong, by share"
     axes.set_title("one dot a cell" if len(shown) == len(rows) else some, size=9, loc="left")
     handles = [axes.scatter([], [], s=18, c=COLORS[name], label=name) for name in CLASSES[::-1]]

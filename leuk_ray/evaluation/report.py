@@ -105,6 +105,7 @@ def write_report(
     images: Images | None,
     audit: dict[str, Any] | None,
     decisions: Decisions | None = None,
+    band: tuple[float, float] | None = None,
 ) -> dict[str, Any]:
     """Write report.json, report.html, checklist.json and figures/*.png, all or nothing.
 
@@ -119,6 +120,8 @@ def write_report(
             list of sentences; None leaves it out.
         decisions: fixed elsewhere, as a calibrated bundle has them; None fixes them on the rows
             of the role validation, where there are any.
+        band: the bundle's abstain band: subjects are counted without the cells it leaves
+            unanswered, as everywhere else. Metrics of cells count all.
 
     Returns:
         What report.json holds.
@@ -130,7 +133,7 @@ def write_report(
     refuse_existing(directory, "report")
     check_predictions(predictions)
     by_role = {role: predictions.filter(pc.field("role") == role) for role in JUDGED}
-    content = _content(run, by_role, history, threshold, audit, decisions)
+    content = _content(run, by_role, history, threshold, audit, decisions, band)
     drawn = _draw(content, by_role["test"], images)
     content["figures"] = {name: f"figures/{name}.png" for name in drawn}
     with directory_by_rename(directory) as partial:
@@ -150,6 +153,7 @@ def _content(
     threshold: float,
     audit: Mapping[str, Any] | None,
     decisions: Decisions | None,
+    band: tuple[float, float] | None,
 ) -> dict[str, Any]:
     """Everything the report says, without NaN and fit for JSON."""
     test, validation = by_role["test"], by_role["validation"]
@@ -165,11 +169,11 @@ def _content(
         samples = metric_samples(drawn, label, stated, threshold)
         intervals = {name: drawn.interval(values) for name, values in samples.items()}
         intervals |= probability_intervals(drawn, label, stated)
-    subjects = per_subject(test, threshold)
+    subjects = per_subject(test, threshold, band)
     if decisions is None and validation.num_rows:
         decisions = fix_decisions(
             *_labels_and_logits(validation),
-            per_subject(validation, threshold),
+            per_subject(validation, threshold, band),
             temperature=run.temperature,
             threshold=threshold,
             source="validation cells of the run",
@@ -345,4 +349,5 @@ def _page(content: Mapping[str, Any], directory: Path) -> str:
         embedded=embedded,
         interval_notes=interval_notes,
         label=overlap_label(content["run"]["leaky"]),
+        counted=counted,
     )

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TypedDict
 
 import numpy as np
@@ -10,30 +12,67 @@ import pyarrow as pa
 
 from leuk_ray.evaluation.intervals import checked_cells, clopper_pearson
 from leuk_ray.evaluation.metrics import CLASSES
+from leuk_ray.inference.calibration import in_band
 
+ABSTAIN = "abstain"  # the label of a cell that gets no answer
 PREDICTION_COLUMNS = ("uid", "subject", "group", "role", "label", "logit", "probability")
+
+
+@dataclass(frozen=True)
+class Subject:
+    """How the cells of one subject were called; low and high: a 95% Clopper-Pearson interval.
+
+    cells: all that were given, answered or not. answered: called ALL or healthy; the others could
+    not be read or scored, or got no answer. share: called_all of answered; None, as low and high
+    are, where no cell was answered.
+    """
+
+    cells: int
+    answered: int
+    called_all: int
+    share: float | None
+    low: float | None
+    high: float | None
+
+
+def summarise(labels: Sequence[str | None]) -> Subject:
+    """Count the labels of one subject's cells: in tables of answers, reports and over HTTP.
+
+    Args:
+        labels: `ALL`, `healthy`, `abstain`, or None for a cell that was not read or scored.
+    """
+    answered = sum(label not in (ABSTAIN, None) for label in labels)
+    called_all = sum(label == "ALL" for label in labels)
+    low, high = clopper_pearson(called_all, answered) or (None, None)
+    share = called_all / answered if answered else None
+    return Subject(len(labels), answered, called_all, share, low, high)
 
 
 class SubjectRow(TypedDict):
     """One subject: how many of its cells were called ALL, and how many rightly.
 
     label: `ALL`, `healthy`, or `mixed` when its cells carry both labels.
-    blast_fraction: called_all of cells, with its 95% Clopper-Pearson bounds.
+    cells, answered, called_all: see `Subject`. correct: of those answered.
+    blast_fraction: called_all of answered, with its 95% Clopper-Pearson bounds; None where no
+        cell was answered.
     """
 
     subject: str
     group: str
     label: str
     cells: int
+    answered: int
     called_all: int
     correct: int
-    blast_fraction: float
-    blast_low: float
-    blast_high: float
+    blast_fraction: float | None
+    blast_low: float | None
+    blast_high: float | None
     mean_probability: float
 
 
-def per_subject(table: pa.Table, threshold: float) -> list[SubjectRow]:
+def per_subject(
+    table: pa.Table, threshold: float, band: tuple[float, float] | None = None
+) -> list[SubjectRow]:
     """One row a subject, in natural order (2 before 10). Cells without a subject are left out.
 
     The bounds of the blast fraction take a subject's cells as independent draws from it.
@@ -41,6 +80,7 @@ def per_subject(table: pa.Table, threshold: float) -> list[SubjectRow]:
     Args:
         table: predictions, one row a cell.
         threshold: a cell is called ALL from this probability on.
+        band: probabilities between its ends get no answer.
 
     Raises:
         ValueError: a column is missing or holds a value it must not.
@@ -49,24 +89,26 @@ def per_subject(table: pa.Table, threshold: float) -> list[SubjectRow]:
     subject = np.asarray(table["subject"].to_pylist(), dtype=object)
     group = np.asarray(table["group"].to_pylist(), dtype=object)
     label, probability = checked_cells(table["label"].to_numpy(), table["probability"].to_numpy())
-    called = probability >= threshold
+    truth = np.asarray(CLASSES, object)[label]
+    called = np.asarray(CLASSES, object)[(probability >= threshold).astype(np.int64)]
+    called[in_band(probability, band)] = ABSTAIN
     rows: list[SubjectRow] = []
     for name in sorted({str(name) for name in subject if name is not None}, key=_natural):
         own = subject == name
-        cells, called_all = int(own.sum()), int(called[own].sum())
-        low, high = clopper_pearson(called_all, cells) or (0.0, 1.0)
-        labels = set(label[own].tolist())
+        counts = summarise(called[own].tolist())
+        labels = set(truth[own].tolist())
         rows.append(
             SubjectRow(
                 subject=name,
                 group=str(group[own][0]),
-                label="mixed" if len(labels) > 1 else CLASSES[labels.pop()],
-                cells=cells,
-                called_all=called_all,
-                correct=int((called[own] == label[own]).sum()),
-                blast_fraction=called_all / cells,
-                blast_low=low,
-                blast_high=high,
+                label="mixed" if len(labels) > 1 else labels.pop(),
+                cells=counts.cells,
+                answered=counts.answered,
+                called_all=counts.called_all,
+                correct=int((called[own] == truth[own]).sum()),
+                blast_fraction=counts.share,
+                blast_low=counts.low,
+                blast_high=counts.high,
                 mean_probability=float(probability[own].mean()),
             )
         )

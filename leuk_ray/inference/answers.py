@@ -5,16 +5,14 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv as pacsv
 
 from leuk_ray.errors import UserError
-from leuk_ray.evaluation.intervals import clopper_pearson
+from leuk_ray.evaluation.subjects import summarise
 from leuk_ray.inference.classifier import Failure, Prediction
-from leuk_ray.inference.decide import ABSTAIN
 from leuk_ray.locations import Location, join, name_of, parent
 from leuk_ray.storage import (
     exists,
@@ -54,30 +52,6 @@ def part_of(numbers: Sequence[int], answers: Sequence[Prediction | Failure]) -> 
         for number, item in zip(numbers, answers, strict=True)
     ]
     return pa.Table.from_pylist(rows, schema=_PART_SCHEMA)
-
-
-@dataclass(frozen=True)
-class Subject:
-    """How the cells of one subject were called; low and high: a 95% Clopper-Pearson interval.
-
-    They are None, as the share is, where no cell was answered.
-    """
-
-    cells: int
-    answered: int
-    called_all: int
-    share: float | None
-    low: float | None
-    high: float | None
-
-
-def summarise(labels: Sequence[str | None]) -> Subject:
-    """Counts over the labels of one subject's cells; None is a cell that was not scored."""
-    answered = sum(label not in (ABSTAIN, None) for label in labels)
-    called_all = sum(label == "ALL" for label in labels)
-    low, high = clopper_pearson(called_all, answered) or (None, None)
-    share = called_all / answered if answered else None
-    return Subject(len(labels), answered, called_all, share, low, high)
 
 
 class Answers:

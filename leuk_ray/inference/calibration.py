@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import numpy.typing as npt
 from scipy.optimize import minimize_scalar
 from scipy.special import expit, logit
 
@@ -51,3 +52,11 @@ def abstain_band(
     calibrated = np.asarray(logits, np.float64) / temperature
     width = float(np.quantile(np.abs(calibrated - centre), share))
     return float(expit(centre - width)), float(expit(centre + width))
+
+
+def in_band(probability: npt.ArrayLike, band: tuple[float, float] | None) -> np.ndarray:
+    """Which probabilities lie between the ends of an abstain band and get no answer, (N,) bool."""
+    values = np.asarray(probability, np.float64)
+    if band is None:
+        return np.zeros(values.shape, bool)
+    return (values > band[0]) & (values < band[1])

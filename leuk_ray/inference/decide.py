@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from leuk_ray.bundle import Facts
+from leuk_ray.evaluation.subjects import ABSTAIN
+from leuk_ray.inference.calibration import in_band
 
-ABSTAIN = "abstain"
 NEAR_THRESHOLD = "near_threshold"
 
 
@@ -34,10 +35,8 @@ def decide(probability: float, out_of_scope: Sequence[str], facts: Facts) -> Dec
     if not math.isfinite(probability):
         raise RuntimeError("the network gives no number")
     reasons = list(out_of_scope)
-    if facts.abstain_band is not None:
-        low, high = facts.abstain_band
-        if low < probability < high:
-            reasons.append(NEAR_THRESHOLD)
+    if in_band(probability, facts.abstain_band):
+        reasons.append(NEAR_THRESHOLD)
     if reasons:
         return Decision(ABSTAIN, tuple(reasons))
     return Decision(facts.classes[int(probability >= facts.threshold)], ())

@@ -17,8 +17,8 @@ from starlette.exceptions import HTTPException
 
 from leuk_ray import __version__
 from leuk_ray.errors import UserError
+from leuk_ray.evaluation.subjects import summarise
 from leuk_ray.images import BadImageError
-from leuk_ray.inference.answers import summarise
 from leuk_ray.inference.classifier import Cell, Failure, Prediction
 from leuk_ray.serving import openinference
 from leuk_ray.serving.docs import DESCRIPTION, PREDICT_BODY, add_docs
@@ -117,7 +117,7 @@ def create_api(models: Models, limits: Limits, keys: ApiKeys | None, metrics: Me
         models.answered(model, runner, judged, given)
         body: dict[str, Any] = {"model": runner.info.model_dump(), "predictions": items}
         if subject is not None:
-            counts = summarise([answer.label for answer in given])
+            counts = summarise([item.get("label") for item in items])
             body["subject"] = SubjectOut(subject=subject, **asdict(counts)).model_dump()
         return JSONResponse(body)
 

@@ -77,8 +77,9 @@ class FailureOut(BaseModel):
 class SubjectOut(BaseModel):
     """The images of a request as cells of one subject.
 
-    answered: cells called ALL or healthy. called_all: of these, called ALL, with their share
-    and its 95% Clopper-Pearson interval; null without an answered cell.
+    cells: all images of the request, those that could not be read among them. answered: cells
+    called ALL or healthy. called_all: of these, called ALL, with their share and its 95%
+    Clopper-Pearson interval; null without an answered cell.
     """
 
     subject: str

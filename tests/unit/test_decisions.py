@@ -24,6 +24,7 @@ def subject(name: str, label: str, cells: int, called_all: int) -> SubjectRow:
         group=name,
         label=label,
         cells=cells,
+        answered=cells,
         called_all=called_all,
         correct=right,
         blast_fraction=called_all / cells,

@@ -4,6 +4,7 @@ import pytest
 from sklearn import metrics as reference
 from sklearn.calibration import calibration_curve
 
+from leuk_ray.evaluation.decisions import judge_subjects, worst_subjects
 from leuk_ray.evaluation.metrics import (
     Confusion,
     accuracy,
@@ -181,9 +182,19 @@ def test_subjects_are_counted_in_natural_order() -> None:
         (1, 1, 2),
         (1, 0, 2),
     ]
+    assert [row["answered"] for row in rows] == [1, 2, 2]
     assert rows[1]["group"] == "group of 10"
     assert rows[1]["mean_probability"] == pytest.approx(0.6)
     assert rows[1]["blast_low"] < rows[1]["blast_fraction"] == 0.5 < rows[1]["blast_high"]
+
+
+def test_a_subject_without_an_answered_cell_has_no_share_and_is_not_called() -> None:
+    rows = per_subject(predictions([("1", 1, 0.55), ("2", 1, 0.9)]), 0.5, band=(0.4, 0.6))
+    assert [(row["cells"], row["answered"]) for row in rows] == [(1, 0), (1, 1)]
+    assert (rows[0]["blast_fraction"], rows[0]["blast_low"]) == (None, None)
+    called = judge_subjects(rows, 0.5)
+    assert (called["unanswered"], called["accuracy"]["denominator"]) == (1, 1)
+    assert worst_subjects(rows, 5) == []
 
 
 def test_predictions_with_gaps_are_refused() -> None:

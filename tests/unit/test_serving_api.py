@@ -9,12 +9,17 @@ import time
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
 import pytest
 from click.testing import CliRunner
 from PIL import Image
 
 from leuk_ray.cli import cli
+from leuk_ray.evaluation.subjects import per_subject
 from leuk_ray.inference.classifier import Cell, Classifier, Prediction
+from leuk_ray.prediction import predict_to_table
 from leuk_ray.serving.schemas import ModelsOut, PredictionOut, PredictOut
 from leuk_ray.serving.settings import Limits
 from tests.serving_bundles import (
@@ -170,6 +175,51 @@ def test_a_subject_is_counted_over_its_answered_cells(tmp_path: Path):
     assert subject["low"] == pytest.approx(0.025 ** (1 / 3))
     assert (subject["share"], subject["high"]) == (1.0, 1.0)
     assert too_long.status_code == 422
+
+
+def test_table_service_and_report_count_a_subject_alike(tmp_path: Path):
+    """Unreadable and unanswered cells among the cells, neither among the answered."""
+    pixels = cells(8)
+    stated = [
+        answer.probability
+        for answer in Classifier.load(write_small_bundle(tmp_path / "plain")).predict(
+            [(str(n), encode(image)) for n, image in enumerate(pixels)]
+        )
+        if isinstance(answer, Prediction)
+    ]
+    threshold, band = float(np.median(stated)), tuple(np.quantile(stated, (0.2, 0.8)).tolist())
+    bundle = write_small_bundle(tmp_path / "small", threshold=threshold, abstain_band=band)
+    folder = tmp_path / "images"
+    folder.mkdir()
+    for number, image in enumerate(pixels):
+        (folder / f"S1_{number}.png").write_bytes(encode(image))
+    (folder / "S1_broken.png").write_bytes(b"no image")
+    files = [(path.name, path.read_bytes()) for path in sorted(folder.iterdir())]
+    with client_of(bundle) as client:
+        answer = client.post("/v1/predict", files=upload(*files), data={"subject": "S1"}).json()
+    served = {key: value for key, value in answer["subject"].items() if key != "subject"}
+    assert (served["cells"], served["answered"]) == (9, 4)
+    out = tmp_path / "answers.parquet"
+    predict_to_table(bundle, [folder], out, subject="(S[0-9]+)_")
+    (row,) = pq.read_table(tmp_path / "answers-subjects.parquet").to_pylist()
+    assert row.pop("subject") == "S1"
+    assert row == pytest.approx(served)
+    table = pq.read_table(out).filter(pc.field("error").is_null())
+    predictions = pa.table(
+        {
+            "uid": table["name"],
+            "probability": table["probability"],
+            "logit": table["probability"],
+            **{name: ["S1"] * 8 for name in ("subject", "group", "role")},
+            "label": [1] * 8,
+        }
+    )
+    (reported,) = per_subject(predictions, threshold, band)
+    assert reported["cells"] == 8  # a file that is no image is no cell of a dataset
+    assert (reported["answered"], reported["called_all"]) == (row["answered"], row["called_all"])
+    assert reported["correct"] == reported["called_all"]
+    shares = (reported["blast_fraction"], reported["blast_low"], reported["blast_high"])
+    assert shares == pytest.approx((row["share"], row["low"], row["high"]))
 
 
 def test_near_the_threshold_there_is_no_answer(tmp_path: Path):
