@@ -24,6 +24,7 @@ _OLD = "The bundle was written by an older leuk_ray, which did not record its im
 _COUNTS = (
     "files",
     "rejected",
+    "skipped",
     "rows",
     "ALL",
     "healthy",
@@ -73,7 +74,8 @@ def run_facts(judged: Judged, facts: Facts, dataset: PreparedDataset, split: pa.
         synthetic=dataset.synthetic,
         best_auc=dataset.facts.get("best_auc"),
         dataset_fingerprint=dataset.identity.fingerprint,
-        dataset_counts={name: dataset.facts["counts"][name] for name in _COUNTS},
+        dataset_counts={"skipped": 0}
+        | {name: n for name, n in dataset.facts["counts"].items() if name in _COUNTS},
         roles=describe(split, dataset.cells),
         config=config,
         environment=_environment(judged),

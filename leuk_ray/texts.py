@@ -22,18 +22,41 @@ def prepare_text(dataset: Location, facts: dict) -> str:
     """After `prepare`."""
     counts = facts["counts"]
     lines = [
-        f"{dataset}: {counts['files']} images in = {counts['rows']} rows out + "
-        f"{counts['rejected']} rejected",
+        f"{dataset}: {counts['files']} files in = {counts['rows']} rows out + "
+        f"{counts['rejected']} rejected + {counts['skipped']} skipped",
         f"  {counts['ALL']} ALL, {counts['healthy']} healthy, {counts['unlabelled']} unlabelled; "
-        f"{counts['subjects']} subjects in {counts['groups']} groups",
+        f"{_subjects(counts)} in {counts['groups']} groups",
     ]
+    if facts["labels"]:
+        read = [
+            f"{item['word'] or '(empty)'} = {item['class'] or 'unlabelled'} ({item['rows']})"
+            for item in facts["labels"]
+        ]
+        lines.append(f"  labels read as: {', '.join(read)}")
+    if facts["subject_spellings"]:
+        ways = [" = ".join([name, *more]) for name, more in facts["subject_spellings"].items()]
+        shown = ", ".join(ways[:5]) + (f" and {len(ways) - 5} more" if len(ways) > 5 else "")
+        lines.append(f"  taken as one subject: {shown}")
     if converted := counts.get("converted_to_srgb"):
         lines.append(
             f"  {converted} images had a colour profile other than sRGB: converted to sRGB"
         )
-    if counts["rejected"]:
-        lines.append(f"  why each was rejected: {join(dataset, 'rejected.parquet')}")
+    for kind, reasons in counts["reasons"].items():
+        if reasons:
+            why = ", ".join(f"{number} {reason}" for reason, number in reasons.items())
+            lines.append(f"  {kind}: {why}")
+    if counts["rejected"] or counts["skipped"]:
+        lines.append(f"  each by name, with the reason: {join(dataset, 'rejected.parquet')}")
     return "\n".join(lines)
+
+
+def _subjects(counts: dict) -> str:
+    """How many subjects, and what is not known of them."""
+    known, without = counts["subjects"], counts["rows_without_subject"]
+    if not known:
+        return "0 subjects (unknown)"
+    more = f" (and {without} rows without one)" if without else ""
+    return f"{known} subject{'s' if known != 1 else ''}{more}"
 
 
 def audit_text(audit: dict) -> str:

@@ -81,7 +81,9 @@ def synth(
     help="Central 300 pixels, the cell's box, or all; center for c-nmc, else full.",
 )
 @click.option(
-    "--positive", metavar="NAME[,NAME]", help="The class folders or label words that mean ALL."
+    "--positive",
+    metavar="NAME[,NAME]",
+    help="Class folders or label words that mean ALL; all others are healthy.",
 )
 @click.option(
     "--columns", metavar="OURS=ITS[,...]", help="Columns of a CSV manifest, as label=diagnosis."
@@ -98,7 +100,13 @@ def prepare(
     columns: str | None,
     address: str | None,
 ) -> tuple[dict, str]:
-    """Decode image files into a dataset that trains fast: rows in = rows out + rejected."""
+    """Decode image files into a dataset that trains fast: files = rows + rejected + skipped.
+
+    Labels: ALL, blast, leukemia, positive and 1 mean ALL; healthy, hem, normal, benign, negative
+    and 0 healthy, in any case; empty, NaN, NA, unknown and the like are unlabelled. Other words
+    need --positive. Skipped are hidden files and folders, and what systems leave (@eaDir,
+    __MACOSX, Thumbs.db).
+    """
     from leuk_ray.datasets.layouts import LayoutOptions, read_layout
     from leuk_ray.storage import refuse_existing
 

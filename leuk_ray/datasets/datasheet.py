@@ -66,7 +66,8 @@ def datasheet(facts: Mapping[str, Any], audit: Mapping[str, Any]) -> str:
         "|---|---|---|---|",
         *class_rows,
         "",
-        f"- Files: {counts['files']:,} = {counts['rows']:,} rows + {counts['rejected']:,} rejected",
+        f"- Files: {counts['files']:,} = {counts['rows']:,} rows + {counts['rejected']:,} rejected "
+        f"+ {counts.get('skipped', 0):,} skipped",
         f"- Images that occur more than once: {audit['identical_images']:,}, of these under "
         f"several subjects: {audit['identical_images_across_subjects']:,}",
         f"- Near duplicates: {counted(len(audit['near_duplicates']), 'set')} of images",

@@ -7,9 +7,11 @@ that run at once.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -22,7 +24,7 @@ from leuk_ray.datasets import layouts
 from leuk_ray.datasets.decoding import RESULT_SCHEMA, THUMB, prepare_part
 from leuk_ray.datasets.groups import assign_groups
 from leuk_ray.datasets.identity import DatasetIdentity
-from leuk_ray.datasets.layouts import LayoutOptions
+from leuk_ray.datasets.layouts import Catalogue, LayoutOptions
 from leuk_ray.datasets.layouts.all_idb import FIELDS
 from leuk_ray.datasets.near_duplicates import find_near_duplicates
 from leuk_ray.datasets.prepared import (
@@ -42,7 +44,12 @@ from leuk_ray.storage import directory_by_rename, read_json, refuse_existing, wr
 ROWS_PER_PART = 256
 _NO_OPTIONS = LayoutOptions()
 _REJECTED_SCHEMA = pa.schema(
-    [("path", pa.string()), ("reason", pa.string()), ("detail", pa.string())]
+    [
+        ("path", pa.string()),
+        ("kind", pa.string()),  # rejected, or skipped by rule
+        ("reason", pa.string()),
+        ("detail", pa.string()),
+    ]
 )
 
 
@@ -69,13 +76,16 @@ def prepare(
         comparing: called with (pairs done, pairs in all) of likely near duplicates, if any.
 
     Returns:
-        The content of dataset.json. counts: files = rows + rejected.
+        The content of dataset.json. counts: files = rows + rejected + skipped.
 
     Raises:
         UserError: nothing to read, target exists, or no image could be decoded.
     """
     refuse_existing(target, "dataset")
-    table, unnamed = _catalogue(source, layout, storage, options)
+    catalogue = layouts.read_layout(layout, source, options)
+    table = catalogue.table()
+    if storage.crop != "full" and FIELDS in table["source"].unique().to_pylist():
+        raise UserError(f"--crop {storage.crop}: {source} holds whole fields; use --crop full")
     target = target.absolute() if isinstance(target, Path) else target
     with directory_by_rename(target) as partial:
         place = partial if isinstance(target, Path) else target
@@ -86,32 +96,41 @@ def prepare(
             raise UserError(f"{source}: none of {len(table)} images could be decoded")
         rows = good.select(METADATA_SCHEMA.names)
         thumbs = thumbs if len(rows) == len(thumbs) else thumbs[good["row"].to_numpy()]
-        failed = results.append_column("path", table["path"]).filter(pc.field("reason").is_valid())
-        rejected = pa.concat_tables([unnamed, failed.select(_REJECTED_SCHEMA.names)])
+        left_out = _left_out(catalogue, table, results)
         stored = PreparedDataset(place, {"storage": storage.model_dump()})
         near = find_near_duplicates(rows, thumbs, stored.reader(), comparing)
         slides = find_slides(rows, stored.reader(), _decoder(table))
         groups = assign_groups(rows, _pairs(near), _pairs(slides))
         converted = len(good.filter(pc.field("converted")))
-        facts = _facts(source, layout, storage, rows, groups, len(rejected), converted)
+        facts = {
+            "schema_version": SCHEMA_VERSION,
+            "layout": layout,
+            "classes": list(CLASSES),
+            "storage": storage.model_dump(),
+            "counts": _counts(rows, groups, left_out) | {"converted_to_srgb": converted},
+            "labels": _labels(table["word"].filter(results["reason"].is_null()), rows["label"]),
+            "subject_spellings": catalogue.spellings,
+            "fingerprint": DatasetIdentity.of(
+                rows.append_column("role", groups["role"]), storage
+            ).fingerprint,
+            **_origin(source),
+        }
         pq.write_table(groups, partial / "groups.parquet")
         pq.write_table(near, partial / "near_duplicates.parquet")
         pq.write_table(slides, partial / "slides.parquet")
-        pq.write_table(rejected, partial / "rejected.parquet")
+        pq.write_table(left_out, partial / "rejected.parquet")
         write_json(partial / "dataset.json", facts)
     return facts
 
 
-def _catalogue(
-    source: Path, layout: str, storage: StorageSettings, options: LayoutOptions
-) -> tuple[pa.Table, pa.Table]:
-    """Images to decode, and files that the layout rejects."""
-    catalogue = layouts.read_layout(layout, source, options)
-    table = catalogue.table()
-    if storage.crop != "full" and FIELDS in table["source"].unique().to_pylist():
-        raise UserError(f"--crop {storage.crop}: {source} holds whole fields; use --crop full")
-    rejected = [asdict(item) for item in catalogue.rejected]
-    return table, pa.Table.from_pylist(rejected, schema=_REJECTED_SCHEMA)
+def _left_out(catalogue: Catalogue, table: pa.Table, results: pa.Table) -> pa.Table:
+    """Every file that is no row, in _REJECTED_SCHEMA: by the layout, then by decoding."""
+    rejected = [asdict(item) | {"kind": "rejected"} for item in catalogue.rejected]
+    skipped = [asdict(item) | {"kind": "skipped"} for item in catalogue.skipped]
+    failed = results.append_column("path", table["path"]).filter(pc.field("reason").is_valid())
+    failed = failed.append_column("kind", pa.repeat("rejected", len(failed)))
+    named = pa.Table.from_pylist(rejected + skipped, schema=_REJECTED_SCHEMA)
+    return pa.concat_tables([named, failed.select(_REJECTED_SCHEMA.names)])
 
 
 def _decode_all(
@@ -164,41 +183,45 @@ def _pairs(table: pa.Table) -> list[tuple[str, str]]:
     return list(zip(table["uid_a"].to_pylist(), table["uid_b"].to_pylist(), strict=True))
 
 
-def _facts(
-    source: Path,
-    layout: str,
-    storage: StorageSettings,
-    rows: pa.Table,
-    groups: pa.Table,
-    bad: int,
-    converted: int,
-) -> dict:
-    labels, subjects = rows["label"].to_pylist(), rows["subject"].unique()
-    identity = DatasetIdentity.of(rows.append_column("role", groups["role"]), storage)
-    facts = {
-        "schema_version": SCHEMA_VERSION,
-        "layout": layout,
-        "classes": list(CLASSES),
-        "storage": storage.model_dump(),
-        "counts": {
-            "files": len(rows) + bad,
-            "rows": len(rows),
-            "rejected": bad,
-            "ALL": labels.count(1),
-            "healthy": labels.count(0),
-            "unlabelled": labels.count(None),
-            "subjects": len(subjects.drop_null()),
-            "groups": len(groups["group"].unique()),
-            "roles": count_roles(groups),
-            "converted_to_srgb": converted,
+def _counts(rows: pa.Table, groups: pa.Table, left_out: pa.Table) -> dict[str, Any]:
+    """files = rows + rejected + skipped; rows = ALL + healthy + unlabelled."""
+    labels, subjects = rows["label"].to_pylist(), rows["subject"]
+    kinds = left_out["kind"].to_pylist()
+    reasons = Counter(zip(kinds, left_out["reason"].to_pylist(), strict=True))
+    return {
+        "files": len(rows) + len(left_out),
+        "rows": len(rows),
+        "rejected": kinds.count("rejected"),
+        "skipped": kinds.count("skipped"),
+        "reasons": {
+            kind: {why: n for (of, why), n in reasons.most_common() if of == kind}
+            for kind in ("rejected", "skipped")
         },
-        "fingerprint": identity.fingerprint,
-        "synthetic": False,
+        "ALL": labels.count(1),
+        "healthy": labels.count(0),
+        "unlabelled": labels.count(None),
+        "subjects": len(subjects.drop_null().unique()),
+        "rows_without_subject": subjects.null_count,
+        "groups": len(groups["group"].unique()),
+        "roles": count_roles(groups),
     }
+
+
+def _labels(words: pa.ChunkedArray, labels: pa.ChunkedArray) -> list[dict[str, Any]]:
+    """Each word that a label was read from, its class (None: unlabelled) and how many rows."""
+    found = Counter(zip(words.to_pylist(), labels.to_pylist(), strict=True))
+    return [
+        {"word": word, "class": None if label is None else CLASSES[label], "rows": count}
+        for (word, label), count in found.most_common()
+        if word is not None
+    ]
+
+
+def _origin(source: Path) -> dict[str, Any]:
+    """Whether the images were rendered, and what is known of them then."""
     marker = source / layouts.SYNTHETIC_MARKER
-    if marker.exists():
-        made = read_json(marker)
-        facts |= {"synthetic": True} | {
-            name: made.get(name) for name in ("best_auc", "subject_share")
-        }
-    return facts
+    if not marker.exists():
+        return {"synthetic": False}
+    made = read_json(marker)
+    known = {name: made.get(name) for name in ("best_auc", "subject_share")}
+    return {"synthetic": True} | known

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from fnmatch import fnmatchcase
 
-from leuk_ray.datasets.layouts.catalogue import IMAGE_SUFFIXES
+from leuk_ray.datasets.layouts.listing import IMAGE_SUFFIXES
 from leuk_ray.errors import UserError
 from leuk_ray.images import MAX_BYTES
 from leuk_ray.inference.classifier import Cell, Classifier, Failure, Prediction

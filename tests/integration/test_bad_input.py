@@ -132,7 +132,7 @@ def test_a_killed_prepare_leaves_nothing_half_written_and_runs_again(
     assert partial.exists()
     assert not target.exists()
     counts = prepare(cells_folder, target, "c-nmc", StorageSettings())["counts"]
-    assert (counts["files"], counts["rows"]) == (121, 121)
+    assert (counts["rejected"], counts["rows"]) == (0, 121)
     assert not partial.exists()
     dataset = PreparedDataset.open(target)
     assert dataset.reader().read(np.arange(121)).any(axis=(1, 2, 3)).all()

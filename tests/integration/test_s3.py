@@ -72,7 +72,7 @@ def settings(**changes: object) -> list[str]:
 def test_prepare_split_audit_train_and_predict(cells_folder: Path, tmp_path: Path, leuk_ray):
     data, run = f"{BUCKET}/cells.dataset", f"{BUCKET}/runs/lite"
     counts = leuk_ray("prepare", cells_folder, data, "--layout", "c-nmc", "--size", 32)["counts"]
-    assert (counts["files"], counts["rows"]) == (121, 121)
+    assert (counts["rejected"], counts["rows"]) == (0, 121)
     local = prepare(cells_folder, tmp_path / "dataset", "c-nmc", StorageSettings(size=32))
     assert read_json(f"{data}/dataset.json") == local
     ours, theirs = PreparedDataset.open(data), PreparedDataset.open(tmp_path / "dataset")

@@ -99,7 +99,7 @@ def test_a_datasheet_claims_nothing_that_the_files_do_not_say() -> None:
         "warnings": ["one patient decides much"],
     }
     text = datasheet(facts, audit)
-    assert "Files: 12 = 10 rows + 2 rejected" in text
+    assert "Files: 12 = 10 rows + 2 rejected + 0 skipped" in text
     assert "Sites: Ghent; stains: not available" in text
     assert "Licence: not available" in text
     assert "Made for: not available" in text

@@ -5,15 +5,16 @@ from __future__ import annotations
 from pathlib import Path
 
 from leuk_ray.datasets.layouts.all_idb import all_idb, all_idb1, all_idb2
-from leuk_ray.datasets.layouts.c_nmc import SYNTHETIC_MARKER, c_nmc, parse_c_nmc
+from leuk_ray.datasets.layouts.c_nmc import c_nmc, parse_c_nmc
 from leuk_ray.datasets.layouts.catalogue import (
     CATALOGUE_SCHEMA,
+    SYNTHETIC_MARKER,
     Catalogue,
     Layout,
     LayoutOptions,
-    Rejection,
 )
 from leuk_ray.datasets.layouts.folders import folders
+from leuk_ray.datasets.layouts.listing import IMAGE_SUFFIXES, Rejection
 from leuk_ray.datasets.layouts.manifest import manifest
 from leuk_ray.errors import UserError
 
@@ -52,6 +53,10 @@ def read_layout(layout: str, root: Path, options: LayoutOptions = _NONE) -> Cata
     """
     if layout not in LAYOUTS:
         raise UserError(f"layout {layout!r} is not known; choose one of {', '.join(LAYOUTS)}")
+    if options.positive and layout not in ("folders", "csv"):
+        raise UserError(f"--positive: is for folders and csv; {layout} names its classes itself")
+    if options.columns and layout != "csv":
+        raise UserError(f"--columns: is for csv; {layout} has no table")
     try:
         if layout == "csv" and not root.is_file():
             raise UserError(f"{root}: there is no such file; give the CSV file with the images")
@@ -60,12 +65,16 @@ def read_layout(layout: str, root: Path, options: LayoutOptions = _NONE) -> Cata
         catalogue = LAYOUTS[layout](root, options)
     except PermissionError as error:
         raise UserError(f"{error.filename or root}: may not be read by this user") from error
-    if not catalogue.rows and not catalogue.rejected:
-        raise UserError(f"{root}: holds no image file; give the folder with the images")
-    if not catalogue.rows:
-        first = catalogue.rejected[0]
+    images = [item for item in catalogue.rejected if item.reason != "suffix"]
+    if not catalogue.rows and not images:
         raise UserError(
-            f"{root}: none of {len(catalogue.rejected)} images fits the layout {layout!r} "
+            f"{root}: holds no image file ({', '.join(IMAGE_SUFFIXES)}); give the folder with the "
+            "images"
+        )
+    if not catalogue.rows:
+        first = images[0]
+        raise UserError(
+            f"{root}: none of {len(images)} images fits the layout {layout!r} "
             f"(first: {first.path}, {first.detail}); check --layout"
         )
     return catalogue

@@ -9,18 +9,14 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from leuk_ray.datasets.layouts.catalogue import (
-    Catalogue,
-    LayoutOptions,
-    Rejection,
-    Row,
-    image_files,
-)
+from leuk_ray.datasets.layouts.catalogue import SYNTHETIC_MARKER, Catalogue, LayoutOptions, Row
+from leuk_ray.datasets.layouts.listing import Rejection, find_files
 from leuk_ray.errors import UserError
 
 FIELDS = "all-idb1"
 CELLS = "all-idb2"
 
+_PLACE = {name: re.compile(rf"(?:^|/){name}/[^/]+$") for name in ("im", "img")}
 _FIELD = re.compile(r"(?:^|/)im/(Im\d+)_(\d)\.jpe?g$", re.IGNORECASE)
 _CELL = re.compile(r"(?:^|/)img/(Im\d+)_(\d)\.tiff?$", re.IGNORECASE)
 
@@ -64,18 +60,21 @@ def read_centroids(path: Path) -> list[tuple[int, int]]:
 
 
 def _all_idb(root: Path, *, fields: bool, cells: bool) -> Catalogue:
-    paths, unreadable = image_files(root)
-    catalogue = Catalogue.of(_row(path, fields, cells) for path in paths)
-    catalogue.rejected += unreadable
-    return catalogue
+    found = find_files(root, ["*.xyc", SYNTHETIC_MARKER])
+    other = None if fields and cells else _PLACE["img" if fields else "im"]
+    if other is not None:  # the other set of the two is no business of this layout
+        detail = f"belongs to {CELLS if fields else FIELDS}"
+        found.skipped += [Rejection(p, "layout", detail) for p in found.images if other.search(p)]
+        found.images = [path for path in found.images if not other.search(path)]
+    return Catalogue.of((_row(path) for path in found.images), found)
 
 
-def _row(path: str, fields: bool, cells: bool) -> Row | Rejection:
-    if fields and (match := _FIELD.search(path)):
+def _row(path: str) -> Row | Rejection:
+    if match := _FIELD.search(path):
         source = FIELDS
-    elif cells and (match := _CELL.search(path)):
+    elif match := _CELL.search(path):
         source = CELLS
-    elif re.search(r"(?:^|/)img?/[^/]+$", path):
+    elif any(place.search(path) for place in _PLACE.values()):
         return Rejection(path, "name", "is not ImXXX_Y.jpg in im/ or ImXXX_Y.tif in img/")
     else:
         return Rejection(path, "place", "is in no folder that the layout knows: im/, img/")

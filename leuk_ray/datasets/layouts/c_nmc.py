@@ -10,18 +10,12 @@ from __future__ import annotations
 import csv
 import re
 from collections.abc import Mapping, Sequence
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
-from leuk_ray.datasets.layouts.catalogue import (
-    Catalogue,
-    LayoutOptions,
-    Rejection,
-    Row,
-    image_files,
-)
+from leuk_ray.datasets.layouts.catalogue import SYNTHETIC_MARKER, Catalogue, LayoutOptions, Row
+from leuk_ray.datasets.layouts.listing import Found, Rejection, find_files
 from leuk_ray.errors import UserError
 
-SYNTHETIC_MARKER = "SYNTHETIC.json"
 SIDE = 450
 FINAL_SIDE = 600  # the cell lies in the central 450
 
@@ -39,22 +33,23 @@ def c_nmc(root: Path, _: LayoutOptions) -> Catalogue:
         UserError: the label file of the preliminary set is missing or damaged.
     """
     synthetic = (root / SYNTHETIC_MARKER).exists()
-    paths, unreadable = image_files(root)
+    found = find_files(root, [SYNTHETIC_MARKER, _PRELIMINARY_LABELS])
     preliminary = _read_preliminary_labels(root)
-    first = next((path for path in paths if _PRELIMINARY.search(path)), None)
+    first = next((path for path in found.images if _PRELIMINARY.search(path)), None)
     if first and not preliminary:
         raise UserError(
             f"{first}: belongs to the preliminary set, whose label file {_PRELIMINARY_LABELS} is "
             f"not under {root}; restore it"
         )
     source = "synthetic c-nmc" if synthetic else "c-nmc-2019"
-    catalogue = parse_c_nmc(paths, preliminary, source)
-    catalogue.rejected += unreadable
-    return catalogue
+    return parse_c_nmc(found.images, preliminary, source, found)
 
 
 def parse_c_nmc(
-    paths: Sequence[str], preliminary: Mapping[str, tuple[str, int]], source: str
+    paths: Sequence[str],
+    preliminary: Mapping[str, tuple[str, int]],
+    source: str,
+    found: Found | None = None,
 ) -> Catalogue:
     """Name C-NMC 2019 images from their paths alone.
 
@@ -62,8 +57,9 @@ def parse_c_nmc(
         paths: image paths with `/`, absolute or relative.
         preliminary: number of a preliminary image -> (original file name, label 1 ALL 0 healthy).
         source: what to write into the column `source`.
+        found: the files that they come from.
     """
-    return Catalogue.of(_row(path, preliminary, source) for path in sorted(paths))
+    return Catalogue.of((_row(path, preliminary, source) for path in sorted(paths)), found)
 
 
 def _row(path: str, preliminary: Mapping[str, tuple[str, int]], source: str) -> Row | Rejection:
@@ -78,6 +74,9 @@ def _row(path: str, preliminary: Mapping[str, tuple[str, int]], source: str) -> 
         return _unlabelled(path, f"preliminary_{number}", "preliminary", source, SIDE)
     if match := _FINAL.search(path):
         return _unlabelled(path, f"final_{match.group(1)}", "final", source, FINAL_SIDE)
+    renamed = str(PurePosixPath(path).with_suffix(".bmp"))
+    if any(place.search(renamed) for place in (_TRAINING, _PRELIMINARY, _FINAL)):
+        return Rejection(path, "suffix", "is no .bmp, as images of C-NMC 2019 are")
     return Rejection(path, "place", "is in no folder that the C-NMC layout knows")
 
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-import os
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import pyarrow as pa
 
+from leuk_ray.datasets.layouts.listing import Found, Rejection
+from leuk_ray.datasets.words import read_labels, unify_subjects
 from leuk_ray.errors import UserError
 
 CATALOGUE_SCHEMA = pa.schema(
@@ -16,6 +18,7 @@ CATALOGUE_SCHEMA = pa.schema(
         ("uid", pa.string()),
         ("path", pa.string()),
         ("label", pa.int8()),
+        ("word", pa.string()),  # what the label was read from, where it is a word
         ("subject", pa.string()),
         ("source", pa.string()),
         ("source_image", pa.string()),
@@ -25,33 +28,35 @@ CATALOGUE_SCHEMA = pa.schema(
         ("side", pa.int32()),  # the width and height that the layout promises
     ]
 )
-IMAGE_SUFFIXES = (".bmp", ".png", ".jpg", ".jpeg", ".tif", ".tiff", ".webp")
+SYNTHETIC_MARKER = "SYNTHETIC.json"
 
 Row = dict[str, object]
 
 
-@dataclass(frozen=True)
-class Rejection:
-    """A file that is not in the catalogue or not in the dataset, and why."""
-
-    path: str
-    reason: str
-    detail: str
-
-
 @dataclass
 class Catalogue:
-    """What a layout found: rows to prepare and image files it could not name."""
+    """What a layout found: rows to prepare, files it could not name, and files it skipped.
+
+    spellings: subjects that were written in several ways, with the other ones.
+    """
 
     rows: list[Row] = field(default_factory=list)
     rejected: list[Rejection] = field(default_factory=list)
+    skipped: list[Rejection] = field(default_factory=list)
+    spellings: dict[str, list[str]] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, found: Iterable[Row | Rejection]) -> Catalogue:
-        """Collect; of two rows with one uid the second is rejected."""
-        catalogue = cls()
+    def of(cls, items: Iterable[Row | Rejection], found: Found | None = None) -> Catalogue:
+        """Collect; of two rows with one uid the second is rejected.
+
+        Args:
+            items: what the layout says of each image.
+            found: the files they come from, whose rejections and skips are taken over.
+        """
+        found = found or Found()
+        catalogue = cls(rejected=list(found.rejected), skipped=list(found.skipped))
         seen: dict[object, object] = {}
-        for row in found:
+        for row in items:
             if isinstance(row, Rejection):
                 catalogue.rejected.append(row)
             elif row["uid"] in seen:
@@ -60,7 +65,19 @@ class Catalogue:
             else:
                 seen[row["uid"]] = row["path"]
                 catalogue.rows.append(row)
+        subjects = [row.get("subject") for row in catalogue.rows]
+        names, catalogue.spellings = unify_subjects(subjects)  # pyright: ignore[reportArgumentType]
+        for row, name in zip(catalogue.rows, names, strict=True):
+            if name is not None or "subject" in row:
+                row["subject"] = name
         return catalogue
+
+    def read_labels(self, positive: tuple[str, ...], where: object) -> None:
+        """Set `label` of every row by its `word`; raises UserError as `words.read_labels` does."""
+        counts = Counter(str(row["word"]) for row in self.rows)
+        labels = read_labels(counts, positive, where)
+        for row in self.rows:
+            row["label"] = labels[str(row["word"])]
 
     def table(self) -> pa.Table:
         """The rows in CATALOGUE_SCHEMA, ordered by uid."""
@@ -96,33 +113,3 @@ class LayoutOptions:
 
 
 Layout = Callable[[Path, LayoutOptions], Catalogue]
-
-
-def image_files(root: Path) -> tuple[list[str], list[Rejection]]:
-    """Paths under `root` that end as images do, sorted, and folders that cannot be listed.
-
-    Linked folders are followed, each real folder once, so that a loop of links ends.
-    """
-    paths: list[str] = []
-    rejected: list[Rejection] = []
-
-    def unlisted(error: OSError) -> None:
-        why = error.strerror or str(error)
-        rejected.append(Rejection(str(error.filename), "unreadable", f"folder: {why}"))
-
-    seen: set[str] = set()
-    for folder, folders, names in os.walk(root, onerror=unlisted, followlinks=True):
-        real = os.path.realpath(folder)
-        if real in seen:
-            folders.clear()
-            continue
-        seen.add(real)
-        folders.sort()
-        above = beginning(Path(folder))
-        paths += [above + name for name in names if name.lower().endswith(IMAGE_SUFFIXES)]
-    return sorted(paths), rejected
-
-
-def beginning(folder: Path) -> str:
-    """What the paths of the files in `folder` begin with, `/` included."""
-    return (folder / "x").as_posix()[:-1]

@@ -1,7 +1,7 @@
 """A table of images: a CSV file with the columns path, label, subject, site and stain.
 
-Only path is needed. Paths are absolute or relative to the table's folder. Labels are 1 ALL,
-0 healthy, empty unknown, or words of which `positive` names those that mean ALL.
+Only path is needed. Paths are absolute or relative to the table's folder. Labels are words: see
+`words` for the ones that are known without `--positive`, and for those that say nothing.
 """
 
 from __future__ import annotations
@@ -10,7 +10,8 @@ import csv
 from collections.abc import Mapping
 from pathlib import Path
 
-from leuk_ray.datasets.layouts.catalogue import Catalogue, LayoutOptions, Rejection, Row
+from leuk_ray.datasets.layouts.catalogue import Catalogue, LayoutOptions, Row
+from leuk_ray.datasets.layouts.listing import Rejection
 from leuk_ray.errors import UserError
 
 COLUMNS = ("path", "label", "subject", "site", "stain")
@@ -29,9 +30,9 @@ def manifest(table: Path, options: LayoutOptions) -> Catalogue:
             rows = [{ours: row[its] for ours, its in columns.items()} for row in reader]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise UserError(f"{table}: cannot be read as CSV ({error}); save it as UTF-8") from error
-    return Catalogue.of(
-        _row(table, line, row, options.positive) for line, row in enumerate(rows, start=2)
-    )
+    catalogue = Catalogue.of(_row(table, line, row) for line, row in enumerate(rows, start=2))
+    catalogue.read_labels(options.positive, table)
+    return catalogue
 
 
 def _columns(table: Path, have: list[str], wanted: Mapping[str, str]) -> dict[str, str]:
@@ -52,22 +53,15 @@ def _columns(table: Path, have: list[str], wanted: Mapping[str, str]) -> dict[st
     return columns
 
 
-def _row(
-    table: Path, line: int, row: Mapping[str, str | None], positive: tuple[str, ...]
-) -> Row | Rejection:
+def _row(table: Path, line: int, row: Mapping[str, str | None]) -> Row | Rejection:
     values = {name: (text or "").strip() or None for name, text in row.items()}
     if values["path"] is None:
         return Rejection(f"{table}, line {line}", "path", "the path is empty")
     path = (table.parent / values["path"]).as_posix()
-    label = values.get("label")
-    if label is not None and not positive and label not in ("0", "1"):
-        detail = f"label {label} is neither 1 nor 0; name the words for ALL with --positive"
-        return Rejection(path, "label", detail)
-    number = None if label is None else int(label in (positive or ("1",)))
     return {
         "uid": Path(values["path"]).with_suffix("").as_posix(),
         "path": path,
-        "label": number,
+        "word": values.get("label") or "",
         "subject": values.get("subject"),
         "source": table.stem,
         "site": values.get("site"),

@@ -1,0 +1,126 @@
+"""Which words mean which class, and which spellings mean one subject."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from leuk_ray.datasets.layouts import LayoutOptions, read_layout
+from leuk_ray.datasets.words import read_labels, subject_key, unify_subjects
+from leuk_ray.errors import UserError
+
+
+def table(tmp_path: Path, labels: list[str], subjects: list[str] | None = None) -> Path:
+    place = tmp_path / "cells.csv"
+    subjects = subjects or [""] * len(labels)
+    rows = [f"{n}.png,{one},{two}" for n, (one, two) in enumerate(zip(labels, subjects))]  # noqa: B905
+    place.write_text("\n".join(["path,label,subject", *rows]))
+    return place
+
+
+@pytest.mark.parametrize(
+    ("labels", "positive", "expected"),
+    [
+        (["ALL", "hem", ""], None, [1, 0, None]),
+        (["All", "Healthy", "unknown"], None, [1, 0, None]),
+        (["1.0", "0.0", "NaN", "nan"], None, [1, 0, None, None]),  # a column as pandas writes it
+        (["ALL", "normal", "NaN", "NA", "None", "-"], "ALL", [1, 0, None, None, None, None]),
+        (["early", "pre", "benign"], "early,pre", [1, 1, 0]),
+        (["2", "1", "1"], "2", [1, 0, 0]),  # numbers are codes, which --positive names
+    ],
+)
+def test_words_have_the_class_that_they_mean(tmp_path: Path, labels, positive, expected):
+    options = LayoutOptions.parse(positive, None)
+    rows = read_layout("csv", table(tmp_path, labels), options).rows
+    assert [row["label"] for row in rows] == expected
+    assert [row["word"] for row in rows] == labels
+
+
+@pytest.mark.parametrize(
+    ("labels", "positive", "words"),
+    [
+        (["ALL", "all", "hem"], "ALL", r"ALL \(1\), all \(1\) differ by case alone"),
+        (["ALL", "hem", "hem"], "Al", r"--positive Al: .*there are ALL \(1\), hem \(2\); did you"),
+        (["ALL", "hem"], "blast", "no image of .* has this label"),
+        (["blst", "hem"], "hem", "'hem' in .* means healthy"),
+        (["ALL", "AML"], "AML", "'ALL' in .* means ALL, and is left out"),
+        (["ALL", "hem", "NaN"], "NaN", "means that the label is unknown"),
+        (["ALL", "hem", "monocyte"], None, r"monocyte \(1\) are ALL\? 'monocyte' is not known"),
+    ],
+)
+def test_words_whose_class_is_in_doubt_are_refused(tmp_path: Path, labels, positive, words):
+    with pytest.raises(UserError, match=words) as told:
+        read_layout("csv", table(tmp_path, labels), LayoutOptions.parse(positive, None))
+    assert "\n" not in str(told.value)
+
+
+def test_options_that_a_layout_does_not_take_are_refused(tmp_path: Path):
+    with pytest.raises(UserError, match="--positive: is for folders and csv"):
+        read_layout("c-nmc", tmp_path, LayoutOptions.parse("ALL", None))
+    with pytest.raises(UserError, match="--columns: is for csv"):
+        read_layout("folders", tmp_path, LayoutOptions.parse(None, "label=x"))
+
+
+WORDS = st.dictionaries(st.text(max_size=6), st.integers(1, 9), max_size=8)
+
+
+@given(WORDS, st.lists(st.text(min_size=1, max_size=6), max_size=3))
+def test_every_word_gets_one_class_or_the_whole_is_refused(counts, positive):
+    try:
+        labels = read_labels(counts, positive, "cells.csv")
+    except UserError:
+        return
+    assert set(labels) == set(counts)
+    for word in positive:
+        assert labels[word] == 1
+
+
+@pytest.mark.parametrize(
+    "spellings",
+    [["7", "007", "7.0", " 7", "07.00"], ["H7", "h7", "H07"], ["Anna  B", "anna b"]],
+)
+def test_spellings_of_one_subject_are_one(tmp_path: Path, spellings: list[str]):
+    labels = ["ALL"] * len(spellings)
+    catalogue = read_layout("csv", table(tmp_path, labels, spellings))
+    assert {row["subject"] for row in catalogue.rows} == {min(spellings, key=len).strip()}
+    assert catalogue.spellings
+
+
+def test_other_subjects_stay_apart_and_unknown_ones_are_none(tmp_path: Path):
+    subjects = ["7", "70", "H7", "7a", "1.5", "007x", "nan", "None", "NA", "", "unknown", "7-1"]
+    rows = read_layout("csv", table(tmp_path, ["ALL"] * 12, subjects)).rows
+    assert [row["subject"] for row in rows] == [
+        "7", "70", "H7", "7a", "1.5", "007x", None, None, None, None, None, "7-1",
+    ]  # fmt: skip
+
+
+def test_folders_of_one_subject_are_one(tmp_path: Path):
+    for name in ("ALL/P7/1.png", "healthy/p07/2.png", "healthy/unknown/3.png"):
+        (tmp_path / name).parent.mkdir(parents=True)
+        (tmp_path / name).touch()
+    rows = read_layout("folders", tmp_path).rows
+    assert [row["subject"] for row in rows] == ["P7", "P7", None]
+
+
+SUBJECTS = st.one_of(
+    st.none(),
+    st.text(max_size=8),
+    st.from_regex(r"[ ]{0,1}[HhPp]?0{0,3}[0-9]{1,3}(\.0{1,2})?", fullmatch=True),
+)
+
+
+@given(st.lists(SUBJECTS, max_size=12))
+def test_writing_subjects_in_one_way_is_idempotent_and_joins_equal_keys_alone(subjects):
+    names, several = unify_subjects(subjects)
+    assert unify_subjects(names) == (names, {})
+    for one, name in zip(subjects, names, strict=True):
+        assert subject_key(name) == subject_key(one)
+        assert (name is None) == (subject_key(one) is None)
+    by_key: dict[str | None, set[str | None]] = {}
+    for one, name in zip(subjects, names, strict=True):
+        by_key.setdefault(subject_key(one), set()).add(name)
+    assert all(len(found) == 1 for found in by_key.values())
+    assert set(several) <= set(names)
