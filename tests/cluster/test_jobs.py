@@ -37,7 +37,7 @@ def test_prepare_and_train_as_jobs_on_two_nodes(cluster: JobCluster, tmp_path: P
         "prepare", tmp_path / "cells", dataset, "--layout", "c-nmc", "--size", "64",
     )  # fmt: skip
     assert prepared.returncode == 0, prepared.stderr
-    assert "49 files in = 48 rows out + 0 rejected + 1 skipped" in prepared.stderr, "the job's log"
+    assert "50 files in = 48 rows out + 0 rejected + 2 skipped" in prepared.stderr, "the job's log"
     assert "WebSocket" not in prepared.stderr
     outcome = json.loads(prepared.stdout)
     assert (outcome["status"], outcome["exit_code"]) == ("SUCCEEDED", 0)

@@ -32,7 +32,7 @@ def test_split_and_audit(dataset: PreparedDataset, tmp_path: Path):
     assert (Path(dataset.location) / "audit.json").exists()
     sheet = (Path(dataset.location) / "DATASHEET.md").read_text()
     assert "SYNTHETIC cells" in sheet
-    assert "Files: 122 = 121 rows + 0 rejected + 1 skipped" in sheet
+    assert "Files: 123 = 121 rows + 0 rejected + 2 skipped" in sheet
     done = leuk_ray("audit", dataset.location, "--out", tmp_path / "audit", "--no-images")
     assert done.returncode == 0, done.stderr
     assert "Audit of dataset" in (tmp_path / "audit" / "audit.html").read_text()

@@ -21,7 +21,7 @@ def test_every_image_is_accounted_for_and_its_pixels_are_right(cells_folder: Pat
     counts = dataset.facts["counts"]
     files = {path.stem: path for path in cells_folder.rglob("*.bmp")}
     assert len(files) == counts["rows"] == 121
-    assert counts["files"] == counts["rows"] + counts["rejected"] + counts["skipped"] == 122
+    assert counts["files"] == counts["rows"] + counts["rejected"] + counts["skipped"] == 123
     assert dataset.synthetic
     assert set(dataset.cells["source"].to_pylist()) == {"synthetic c-nmc"}
     uids = dataset.cells["uid"].to_pylist()
@@ -51,7 +51,7 @@ def test_bad_files_are_rejected_by_name_and_nothing_is_lost(cells_folder: Path, 
     dataset = PreparedDataset.open(str(tmp_path / "dataset"))
     rejected = dataset.read_table("rejected.parquet").to_pylist()
     reasons = {Path(row["path"]).name: row["reason"] for row in rejected}
-    assert reasons.pop("SYNTHETIC.json") == "layout"
+    assert reasons.pop("SYNTHETIC.json") == reasons.pop("latents.csv") == "layout"
     assert reasons == {
         good[0].name: "truncated",
         good[1].name: "empty",
@@ -63,7 +63,7 @@ def test_bad_files_are_rejected_by_name_and_nothing_is_lost(cells_folder: Path, 
         "UID_1_1_995_all.bmp": "size",
     }
     counts = facts["counts"]
-    assert counts["files"] == 121 + 6 + 1 == counts["rows"] + counts["rejected"] + 1
+    assert counts["files"] == 121 + 6 + 2 == counts["rows"] + counts["rejected"] + 2
     identical = audit_cells(dataset.cells)["identical"]
     assert [item["uids"] for item in identical] == [sorted([good[3].stem, "UID_2_1_997_all"])]
     assert dataset.facts["counts"]["roles"]["duplicate"] == 1

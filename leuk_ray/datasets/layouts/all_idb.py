@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from leuk_ray.datasets.layouts.catalogue import SYNTHETIC_MARKER, Catalogue, LayoutOptions, Row
+from leuk_ray.datasets.layouts.catalogue import SYNTHETIC_FILES, Catalogue, LayoutOptions, Row
 from leuk_ray.datasets.layouts.listing import Rejection, find_files
 from leuk_ray.errors import UserError
 
@@ -60,7 +60,7 @@ def read_centroids(path: Path) -> list[tuple[int, int]]:
 
 
 def _all_idb(root: Path, *, fields: bool, cells: bool) -> Catalogue:
-    found = find_files(root, ["*.xyc", SYNTHETIC_MARKER])
+    found = find_files(root, ["*.xyc", *SYNTHETIC_FILES])
     other = None if fields and cells else _PLACE["img" if fields else "im"]
     if other is not None:  # the other set of the two is no business of this layout
         detail = f"belongs to {CELLS if fields else FIELDS}"

@@ -12,7 +12,13 @@ import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
 
-from leuk_ray.datasets.layouts.catalogue import SYNTHETIC_MARKER, Catalogue, LayoutOptions, Row
+from leuk_ray.datasets.layouts.catalogue import (
+    SYNTHETIC_FILES,
+    SYNTHETIC_MARKER,
+    Catalogue,
+    LayoutOptions,
+    Row,
+)
 from leuk_ray.datasets.layouts.listing import Found, Rejection, find_files
 from leuk_ray.errors import UserError
 
@@ -33,7 +39,7 @@ def c_nmc(root: Path, _: LayoutOptions) -> Catalogue:
         UserError: the label file of the preliminary set is missing or damaged.
     """
     synthetic = (root / SYNTHETIC_MARKER).exists()
-    found = find_files(root, [SYNTHETIC_MARKER, _PRELIMINARY_LABELS])
+    found = find_files(root, [*SYNTHETIC_FILES, _PRELIMINARY_LABELS])
     preliminary = _read_preliminary_labels(root)
     first = next((path for path in found.images if _PRELIMINARY.search(path)), None)
     if first and not preliminary:

@@ -29,6 +29,7 @@ CATALOGUE_SCHEMA = pa.schema(
     ]
 )
 SYNTHETIC_MARKER = "SYNTHETIC.json"
+SYNTHETIC_FILES = (SYNTHETIC_MARKER, "latents.csv")  # beside rendered images
 
 Row = dict[str, object]
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from leuk_ray.datasets.layouts.catalogue import SYNTHETIC_MARKER, Catalogue, LayoutOptions, Row
+from leuk_ray.datasets.layouts.catalogue import SYNTHETIC_FILES, Catalogue, LayoutOptions, Row
 from leuk_ray.datasets.layouts.listing import Rejection, beginning, find_files
 from leuk_ray.errors import UserError
 
@@ -18,7 +18,7 @@ def folders(root: Path, options: LayoutOptions) -> Catalogue:
     Raises:
         UserError: not both classes, or it is not clear which folders are ALL.
     """
-    found = find_files(root, [SYNTHETIC_MARKER])
+    found = find_files(root, SYNTHETIC_FILES)
     above, source = beginning(root), root.resolve().name
     catalogue = Catalogue.of(
         (_row(path, path.removeprefix(above), source) for path in found.images), found

@@ -44,13 +44,15 @@ class Found:
         Args:
             path: where it lies.
             place: the same below the folder that was given, where names are looked at.
-            used: patterns of names of files that the layout reads and that are no images.
+            used: patterns of names of files that belong to the layout and are no images.
         """
         name = place.rpartition("/")[2]
         if why := _skip_reason(place):
             self.skipped.append(Rejection(printable(path), *why))
         elif any(fnmatchcase(name, pattern) for pattern in used):
-            self.skipped.append(Rejection(printable(path), "layout", "is read for its content"))
+            self.skipped.append(
+                Rejection(printable(path), "layout", "belongs to the layout and is no image")
+            )
         elif printable(path) != path:
             detail = "the name is not UTF-8; rename the file or its folder"
             self.rejected.append(Rejection(printable(path), "name", detail))
