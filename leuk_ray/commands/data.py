@@ -128,8 +128,9 @@ def prepare(
     with (
         bar("prepare: decoding", "cell") as decoding,
         bar("prepare: near duplicates", "pair") as near,
+        bar("prepare: cells in their fields", "comparison") as slides,
     ):
-        values = run(source, dataset, layout, storage, decoding, options, near)
+        values = run(source, dataset, layout, storage, decoding, options, near, slides)
     return values, prepare_text(dataset, values)
 
 

@@ -16,11 +16,14 @@ import pyarrow.parquet as pq
 from PIL import Image, ImageOps
 
 from leuk_ray import images
+from leuk_ray.datasets.layouts.all_idb import CELLS, FIELDS
 from leuk_ray.datasets.prepared import METADATA_SCHEMA, ROWS_PER_GROUP, image_schema
 from leuk_ray.images import BadImageError, StorageSettings
 from leuk_ray.locations import Location, filesystem, join
 
 THUMB = 32  # side of a thumbnail
+ON_SLIDES = (FIELDS, CELLS)
+REDUCED = 4  # pixels of a side in one of `reduced_grey`
 BLACK = 16  # what a JPEG leaves of black background is darker
 RESULT_SCHEMA = pa.schema(
     [
@@ -28,6 +31,7 @@ RESULT_SCHEMA = pa.schema(
         ("row", pa.int32()),
         ("thumb", pa.binary(THUMB**2)),
         ("converted", pa.bool_()),
+        ("reduced", pa.binary()),
         ("reason", pa.string()),
         ("detail", pa.string()),
     ]
@@ -71,7 +75,7 @@ def prepare_part(
 
 
 def prepare_cell(row: dict, settings: StorageSettings) -> dict:
-    """One row of the catalogue to one row of the dataset, `thumb` and `converted`.
+    """One row of the catalogue to one row of the dataset, `thumb`, `converted` and `reduced`.
 
     Raises:
         BadImageError: a file that is no usable image.
@@ -96,6 +100,7 @@ def prepare_cell(row: dict, settings: StorageSettings) -> dict:
         "format": picture.format,
         "file_bytes": len(data),
         "converted": picture.converted,
+        "reduced": reduced_grey(pixels).tobytes() if row["source"] in ON_SLIDES else None,
     }
 
 
@@ -110,6 +115,11 @@ def thumbnail(image: np.ndarray) -> np.ndarray:
     wide = ImageOps.expand(Image.fromarray(image).convert("L"), side // 2)
     box = (x, y, min(x + side, wide.width), min(y + side, wide.height))
     return np.asarray(wide.resize((THUMB, THUMB), Image.Resampling.BILINEAR, box))
+
+
+def reduced_grey(pixels: np.ndarray) -> np.ndarray:
+    """Grey levels of a file at 1/REDUCED of its size, rounded up: what `slides` compares."""
+    return np.asarray(Image.fromarray(pixels).convert("L").reduce(REDUCED))
 
 
 def _centre(cell: np.ndarray) -> tuple[float, float]:

@@ -113,7 +113,15 @@ def aligned_correlation(first: np.ndarray, second: np.ndarray) -> float:
     """
     as_they_are = _cell_correlation(first, second)
     down, right = _best_shift(_grey(first), _grey(second))
-    moved = ndimage.shift(second.astype(np.float32), (-down, -right, 0), order=3, mode="nearest")
+    moved = (
+        np.stack(  # a channel at a time: in three dimensions the spline takes seven times as long
+            [
+                ndimage.shift(channel, (-down, -right), np.float32, order=3, mode="nearest")
+                for channel in np.moveaxis(second, 2, 0)
+            ],
+            axis=2,
+        )
+    )
     margin = math.ceil(max(abs(down), abs(right)))
     inner = slice(margin, -margin or None)
     return max(as_they_are, _cell_correlation(first[inner, inner], moved[inner, inner]))

@@ -61,6 +61,7 @@ def prepare(
     progress: Callable[[int, int], None] = lambda done, total: None,
     options: LayoutOptions = _NO_OPTIONS,
     comparing: Callable[[int, int], None] = lambda done, total: None,
+    searching: Callable[[int, int], None] = lambda done, total: None,
 ) -> dict:
     """Decode every image of `source` into the dataset `target`; Ray must be initialised.
 
@@ -74,6 +75,7 @@ def prepare(
         progress: called with (images done, images in all).
         options: what names alone do not say.
         comparing: called with (pairs done, pairs in all) of likely near duplicates, if any.
+        searching: called with (images done, images in all) of the search for slides, if any.
 
     Returns:
         The content of dataset.json. counts: files = rows + rejected + skipped.
@@ -99,7 +101,8 @@ def prepare(
         left_out = _left_out(catalogue, table, results)
         stored = PreparedDataset(place, {"storage": storage.model_dump()})
         near = find_near_duplicates(rows, thumbs, stored.reader(), comparing)
-        slides = find_slides(rows, stored.reader(), _decoder(table))
+        reduced = rows.append_column("reduced", good["reduced"])
+        slides = find_slides(reduced, _decoder(table), searching)
         groups = assign_groups(rows, _pairs(near), _pairs(slides))
         converted = len(good.filter(pc.field("converted")))
         facts = {

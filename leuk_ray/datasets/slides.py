@@ -1,23 +1,29 @@
 """Which cells come from which field of view, and which fields show the same part of a slide.
 
 ALL-IDB names no patients, so the slide stands for one: a cell is joined with the field it was
-cut from, and fields that repeat or overlap are joined. Stored pixels propose by normalised
-cross-correlation, at every place at once by Fourier transform; the files' own pixels decide.
+cut from, and fields that repeat or overlap are joined. Files are compared coarse to fine by
+normalised cross-correlation, at every place at once: all with all on thumbnails, the likely ones
+at 1/4 or 1/8 of their size, and the files' own pixels decide.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import lru_cache
+import os
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from itertools import chain, count
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 from PIL import Image
 
+from leuk_ray.datasets.correlation import Shiftable, TemplateBank, best_overlaps
+from leuk_ray.datasets.decoding import ON_SLIDES, REDUCED
 from leuk_ray.datasets.layouts.all_idb import CELLS, FIELDS
 from leuk_ray.datasets.near_duplicates import aligned_correlation
-from leuk_ray.datasets.prepared import PixelReader
 
 SLIDES_SCHEMA = pa.schema(
     [
@@ -29,171 +35,174 @@ SLIDES_SCHEMA = pa.schema(
 )
 MIN_CORRELATION = 0.95  # of the files' pixels; what was cut from a field is above 0.99
 _MIN_PROPOSAL = 0.6
-_MIN_OVERLAP = 0.25
-_SMALL = 150  # fields are compared with each other at this side
+_MIN_OVERLAP = 0.8  # of two fields at about 1/8: strangers stay below 0.7
+_CROP_SIDE, _FIELD_SIDE = 16, 60  # pixels of the shorter side, of thumbnails
+_FINER_SIDE = 240  # of fields that a thumbnail proposes
+_CANDIDATES = 8  # fields that a crop is compared with at 1/4
+_FIELD_SCALE = 4  # of the files' pixels that decide on fields: 5 megapixels say no more
 
 Decode = Callable[[str], np.ndarray]
 
 
-def find_slides(cells: pa.Table, reader: PixelReader, decode: Decode) -> pa.Table:
-    """Pairs of images from one slide.
+Pair = tuple[str, str, str, float]
 
-    Memory: the stored fields in grey, and two decoded files at a time.
+
+@dataclass(frozen=True)
+class _File:
+    """A field or a crop: its size in pixels, (height, width), and its grey levels at 1/4."""
+
+    uid: str
+    size: tuple[int, int]
+    grey: np.ndarray
+
+    @classmethod
+    def of(cls, row: dict) -> _File:
+        size = row["height"], row["width"]
+        shape = [-(-side // REDUCED) for side in size]
+        return cls(row["uid"], size, np.frombuffer(row["reduced"], np.uint8).reshape(shape))
+
+    @cached_property
+    def shiftable(self) -> Shiftable:
+        return Shiftable.of(_shrink(self.grey, self.coarse))
+
+    @property
+    def coarse(self) -> int:
+        """By how much a field is reduced further for its thumbnail."""
+        return _times(self.grey, _FIELD_SIDE)
+
+
+@dataclass(frozen=True)
+class _Place:
+    """Where in a field a crop may lie: correlation, and its corner in pixels of the file."""
+
+    value: float
+    field: _File
+    top: int
+    left: int
+
+
+def find_slides(
+    cells: pa.Table,
+    decode: Decode,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> pa.Table:
+    """Find pairs of images from one slide, on all CPUs of this machine.
+
+    Memory: 1 MB a field, 0.1 MB a crop, and a few decoded files at a time.
 
     Args:
-        cells: columns uid, source, width and height, one row an image.
-        reader: reads the stored pixels of these rows; they must show whole files.
-        decode: uid -> the file's pixels, (H, W, 3) uint8.
+        cells: columns uid, source, width, height and reduced (`decoding.reduced_grey`), one row
+            an image.
+        decode: uid -> the file's pixels, (H, W, 3) uint8; called from several threads.
+        progress: called with (files compared, comparisons in all), where there are fields.
 
     Returns:
         SLIDES_SCHEMA: `crop`, a cell (uid_b) cut from a field (uid_a); `overlap`, two fields
         that share a quarter of their area or more.
     """
-    numbered = cells.append_column("row", pa.array(np.arange(len(cells))))
-    chosen = numbered.filter(pc.field("source").isin([FIELDS, CELLS])).to_pylist()
-    uids = {cell["row"]: cell["uid"] for cell in chosen}
-    sizes = {cell["row"]: (cell["height"], cell["width"]) for cell in chosen}
-    fields = [cell["row"] for cell in chosen if cell["source"] == FIELDS]
-    crops = [cell["row"] for cell in chosen if cell["source"] == CELLS]
-    grey = {row: _grey(reader.read(np.asarray([row]))[0]) for row in fields}
-    decode = lru_cache(maxsize=2)(decode)
-    found = []
-    for crop in crops:
-        (stored,) = reader.read(np.asarray([crop]))
-        best = max(
-            ((*_find_template(grey[row], stored, sizes[crop], sizes[row]), row) for row in fields),
-            default=None,
+    chosen = [row for row in cells.to_pylist() if row["source"] in ON_SLIDES]
+    fields = [_File.of(row) for row in chosen if row["source"] == FIELDS]
+    crops = [_File.of(row) for row in chosen if row["source"] == CELLS]
+    if not fields:
+        return SLIDES_SCHEMA.empty_table()
+    decode = lru_cache(maxsize=4)(decode)
+    factor = min((_times(crop.grey, _CROP_SIDE) for crop in crops), default=1)
+    bank = TemplateBank([_shrink(crop.grey, factor) for crop in crops])
+    done, total = count(1), 2 * (len(fields) + len(crops))
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+
+        def each(function: Callable[[Any], Any], over: Iterable[Any]) -> list:
+            """In threads: transforms, arithmetic on arrays and decoders let others run."""
+            results = []
+            for result in pool.map(function, over):
+                progress(next(done), total)
+                results.append(result)
+            return results
+
+        coarse = each(lambda field: bank.search(_shrink(field.grey, factor)), fields)
+        values = np.stack([value for value, _ in coarse], axis=1)
+        corners = factor * np.stack([corner for _, corner in coarse], axis=1)
+        places = each(
+            lambda n: _find_crop(crops[n], fields, values[n], corners[n], factor),
+            range(len(crops)),
         )
-        if best is None or best[0] < _MIN_PROPOSAL:
+        # Crops of a field one after the other, so that it is decoded once.
+        order = sorted(range(len(crops)), key=lambda n: places[n].field.uid)
+        pairs = each(lambda n: _check_crop(crops[n], places[n], decode), order)
+        overlaps = each(
+            lambda n: _find_overlaps(fields[n], fields[n + 1 :], decode), range(len(fields))
+        )
+    found = [pair for pair in [*pairs, *chain(*overlaps)] if pair[-1] >= MIN_CORRELATION]
+    rows = [dict(zip(SLIDES_SCHEMA.names, pair, strict=True)) for pair in found]
+    return pa.Table.from_pylist(rows, schema=SLIDES_SCHEMA)
+
+
+def _find_crop(
+    crop: _File, fields: Sequence[_File], values: np.ndarray, corners: np.ndarray, slack: int
+) -> _Place:
+    """The best place of a crop at 1/4, near those that thumbnails found in the likeliest fields."""
+    bank = TemplateBank([crop.grey])
+    found = []
+    for number in np.argsort(-values, kind="stable")[:_CANDIDATES]:
+        field = fields[number]
+        top, left = np.maximum(corners[number] - slack, 0)
+        bottom, right = np.asarray([top, left]) + crop.grey.shape + 2 * slack
+        (value,), (corner,) = bank.search(field.grey[top:bottom, left:right])
+        found.append(
+            _Place(value, field, REDUCED * int(corner[0] + top), REDUCED * int(corner[1] + left))
+        )
+    return max(found, key=lambda place: place.value)
+
+
+def _check_crop(crop: _File, place: _Place, decode: Decode) -> Pair:
+    """The correlation of a crop with its best place, of the files' pixels."""
+    correlation = -1.0
+    if place.value >= _MIN_PROPOSAL:
+        height, width = crop.size
+        top = min(place.top, place.field.size[0] - height)
+        left = min(place.left, place.field.size[1] - width)
+        window = decode(place.field.uid)[top : top + height, left : left + width]
+        correlation = aligned_correlation(window, decode(crop.uid))
+    return place.field.uid, crop.uid, "crop", correlation
+
+
+def _find_overlaps(first: _File, others: Sequence[_File], decode: Decode) -> list[Pair]:
+    """The correlations of a field with those that share a part of it."""
+    others = [other for other in others if other.size == first.size]
+    values, shifts = best_overlaps(first.shiftable, [other.shiftable for other in others])
+    pairs = []
+    for other, value, (down, right) in zip(others, values, first.coarse * shifts, strict=True):
+        if value < _MIN_PROPOSAL or _finer(first, other, down, right) < _MIN_OVERLAP:
             continue
-        _, top, left, field = best
-        window = _window(decode(uids[field]), top, left, sizes[crop])
-        correlation = aligned_correlation(window, decode(uids[crop]))
-        found.append((uids[field], uids[crop], "crop", correlation))
-    for number, first in enumerate(fields):
-        for second in fields[number + 1 :]:
-            if sizes[first] == sizes[second]:
-                value, down, right = best_overlap(_small(grey[first]), _small(grey[second]))
-                if value >= _MIN_PROPOSAL:
-                    height, width = sizes[first]
-                    shift = round(down * height / _SMALL), round(right * width / _SMALL)
-                    parts = _shared(decode(uids[first]), decode(uids[second]), *shift)
-                    correlation = aligned_correlation(*parts)
-                    found.append((uids[first], uids[second], "overlap", correlation))
-    slides = [
-        dict(zip(SLIDES_SCHEMA.names, pair, strict=True))
-        for pair in found
-        if pair[3] >= MIN_CORRELATION
-    ]
-    return pa.Table.from_pylist(slides, schema=SLIDES_SCHEMA)
+        whole = decode(first.uid), decode(other.uid)
+        parts = _shared(*whole, REDUCED * down, REDUCED * right)
+        correlation = aligned_correlation(*(_shrink(part, _FIELD_SCALE) for part in parts))
+        pairs.append((first.uid, other.uid, "overlap", correlation))
+    return pairs
 
 
-def match_template(image: np.ndarray, template: np.ndarray) -> tuple[float, int, int]:
-    """The best normalised cross-correlation of a template within an image.
-
-    Args:
-        image: (H, W) float. template: (h, w) float, not larger.
-
-    Returns:
-        Correlation -1..1, and the row and column of the template's corner.
-    """
-    height, width = template.shape
-    template = template - template.mean()
-    spectrum = np.fft.rfft2(image) * np.conj(np.fft.rfft2(template, image.shape))
-    rows, columns = image.shape[0] - height + 1, image.shape[1] - width + 1
-    product = np.fft.irfft2(spectrum, image.shape)[:rows, :columns]
-    total, squares = (_box_sums(values, height, width) for values in (image, image**2))
-    variance = np.maximum(squares - total**2 / template.size, 1e-6)
-    match = product / np.sqrt(variance * max(float((template**2).sum()), 1e-6))
-    top, left = np.unravel_index(int(match.argmax()), match.shape)
-    return float(match[top, left]), int(top), int(left)
-
-
-def best_overlap(first: np.ndarray, second: np.ndarray) -> tuple[float, int, int]:
-    """The best correlation of two images of one size over what they share when shifted.
-
-    Returns:
-        Correlation -1..1 over a quarter of the area or more, and how far below and right of
-        `first`'s corner that of `second` lies.
-    """
-    side = len(first)
-    shape = (2 * side, 2 * side)
-    spectrum = np.fft.rfft2(first, shape) * np.conj(np.fft.rfft2(second, shape))
-    product = np.fft.irfft2(spectrum, shape)
-    shift = np.arange(-side + 1, side)
-    low, high = np.maximum(shift, 0), np.minimum(side + shift, side)  # in first
-    number = np.outer(high - low, high - low)
-    sums = [
-        _rectangles(image, start, start + high - low)
-        for image, start in ((first, low), (second, low - shift))
-    ]
-    squares = [
-        _rectangles(image**2, start, start + high - low)
-        for image, start in ((first, low), (second, low - shift))
-    ]
-    spread = [s2 - s**2 / number for s, s2 in zip(sums, squares, strict=True)]
-    covariance = product[np.ix_(shift, shift)] - sums[0] * sums[1] / number
-    match = covariance / np.sqrt(np.maximum(spread[0] * spread[1], 1e-6))
-    match[number < _MIN_OVERLAP * side**2] = -1
-    down, right = np.unravel_index(int(match.argmax()), match.shape)
-    return float(match[down, right]), int(shift[down]), int(shift[right])
-
-
-def _find_template(
-    field: np.ndarray, stored: np.ndarray, crop: tuple[int, int], whole: tuple[int, int]
-) -> tuple[float, int, int]:
-    """Where a crop lies in a field: correlation, and its corner in pixels of the file."""
-    side = len(field)
-    height, width = (max(1, round(side * c / w)) for c, w in zip(crop, whole, strict=True))
-    if height > side or width > side:
-        return -1.0, 0, 0
-    small = Image.fromarray(stored).convert("L").resize((width, height), Image.Resampling.BOX)
-    value, top, left = match_template(field, np.asarray(small, np.float64))
-    return value, round(top * whole[0] / side), round(left * whole[1] / side)
-
-
-def _window(field: np.ndarray, top: int, left: int, size: tuple[int, int]) -> np.ndarray:
-    top = min(top, len(field) - size[0])
-    left = min(left, field.shape[1] - size[1])
-    return field[top : top + size[0], left : left + size[1]]
+def _finer(first: _File, other: _File, down: int, right: int) -> float:
+    """The correlation of what two fields share, at about 1/8 and to a pixel of it."""
+    factor = _times(first.grey, _FINER_SIDE)
+    one, two = (_shrink(part, factor) for part in _shared(first.grey, other.grey, down, right))
+    slack = -(-first.coarse // factor)
+    inner = slice(slack, -slack)
+    return float(TemplateBank([one[inner, inner]]).search(two)[0][0])
 
 
 def _shared(
     first: np.ndarray, second: np.ndarray, down: int, right: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """What two files both show when `second` lies `down` and `right` of `first`."""
+    """What two images both show when `second` lies `down` and `right` of `first`."""
     rows, columns = len(first) - abs(down), first.shape[1] - abs(right)
     one = first[max(down, 0) :, max(right, 0) :][:rows, :columns]
     return one, second[max(-down, 0) :, max(-right, 0) :][:rows, :columns]
 
 
-def _box_sums(image: np.ndarray, height: int, width: int) -> np.ndarray:
-    total = _integral(image)
-    return (
-        total[height:, width:] - total[:-height, width:]
-        - total[height:, :-width] + total[:-height, :-width]
-    )  # fmt: skip
+def _times(image: np.ndarray, side: int) -> int:
+    """How many times longer the shorter side is than `side`, as a whole number from 1 on."""
+    return max(1, min(image.shape[:2]) // side)
 
 
-def _rectangles(image: np.ndarray, start: np.ndarray, stop: np.ndarray) -> np.ndarray:
-    """Sums over [start[i], stop[i]) x [start[j], stop[j]) for all i, j."""
-    total = _integral(image)
-    return (
-        total[np.ix_(stop, stop)] - total[np.ix_(start, stop)]
-        - total[np.ix_(stop, start)] + total[np.ix_(start, start)]
-    )  # fmt: skip
-
-
-def _integral(image: np.ndarray) -> np.ndarray:
-    return np.pad(image.cumsum(axis=0).cumsum(axis=1), ((1, 0), (1, 0)))
-
-
-def _grey(image: np.ndarray) -> np.ndarray:
-    grey = image.mean(axis=2, dtype=np.float64)
-    return grey - grey.mean()
-
-
-def _small(grey: np.ndarray) -> np.ndarray:
-    image = Image.fromarray(grey.astype(np.float32))
-    small = np.asarray(image.resize((_SMALL, _SMALL), Image.Resampling.BOX), np.float64)
-    return small - small.mean()
+def _shrink(image: np.ndarray, factor: int) -> np.ndarray:
+    return np.asarray(Image.fromarray(image).reduce(factor))

@@ -19,6 +19,7 @@ CORE = [
     "datasets.synthetic", "datasets.prepared", "datasets.groups",
     "datasets.audit", "datasets.audit_page", "datasets.shortcuts", "datasets.splits",
     "datasets.holdout", "datasets.decoding", "datasets.near_duplicates", "datasets.slides",
+    "datasets.correlation",
     "datasets.synthetic_fields",
     "datasets.cropping", "datasets.plan", "datasets.feeds", "datasets.host_cache",
     "datasets.staging",

@@ -7,14 +7,16 @@ import pytest
 from PIL import Image
 
 from leuk_ray import images
+from leuk_ray.datasets.correlation import Shiftable, TemplateBank, best_overlaps
 from leuk_ray.datasets.cropping import crop_field
+from leuk_ray.datasets.decoding import reduced_grey
 from leuk_ray.datasets.layouts import read_layout
 from leuk_ray.datasets.layouts.all_idb import read_centroids
-from leuk_ray.datasets.slides import best_overlap, find_slides, match_template
+from leuk_ray.datasets.slides import SLIDES_SCHEMA, find_slides
 from leuk_ray.datasets.synthetic import SyntheticSpec
 from leuk_ray.datasets.synthetic_fields import CROP, write_all_idb
 from leuk_ray.errors import UserError
-from leuk_ray.images import StorageSettings, cut_cell
+from leuk_ray.images import cut_cell
 
 SPEC = SyntheticSpec(cells=20, subjects=4, seed=2)
 
@@ -26,24 +28,29 @@ def fields_folder(tmp_path_factory) -> Path:
     return folder
 
 
-class Pixels:
-    def __init__(self, stored: list[np.ndarray]) -> None:
-        self.stored = np.stack(stored)
-
-    def read(self, rows: np.ndarray) -> np.ndarray:
-        return self.stored[rows]
+def as_cells(files: list[tuple[str, str, np.ndarray]]) -> pa.Table:
+    """uid, source and decoded pixels of files as `find_slides` takes them."""
+    rows = [
+        {
+            "uid": uid, "source": source, "height": pixels.shape[0], "width": pixels.shape[1],
+            "reduced": reduced_grey(pixels).tobytes(),
+        }
+        for uid, source, pixels in files
+    ]  # fmt: skip
+    return pa.Table.from_pylist(rows)
 
 
 def test_every_crop_repeat_and_overlap_is_found_and_nothing_else(fields_folder: Path):
     truth = json.loads((fields_folder / "SYNTHETIC.json").read_text())
     rows = read_layout("all-idb", fields_folder).table()
     decoded = {r["uid"]: images.decode(Path(r["path"]).read_bytes()) for r in rows.to_pylist()}
-    pictures = [decoded[uid] for uid in rows["uid"].to_pylist()]
-    cells = rows.append_column("height", pa.array([p.shape[0] for p in pictures]))
-    cells = cells.append_column("width", pa.array([p.shape[1] for p in pictures]))
-    storage = StorageSettings(crop="full")
-    reader = Pixels([images.to_storage(picture, storage) for picture in pictures])
-    found = find_slides(cells, reader, decoded.__getitem__).to_pylist()  # pyright: ignore[reportArgumentType]
+    cells = as_cells([(r["uid"], r["source"], decoded[r["uid"]]) for r in rows.to_pylist()])
+    steps: list[tuple[int, int]] = []
+    found = find_slides(
+        cells, decoded.__getitem__, lambda done, total: steps.append((done, total))
+    ).to_pylist()
+    total = 2 * (6 + 20)  # fields and cells
+    assert steps == [(done, total) for done in range(1, total + 1)]
     joined = {(p["uid_a"], p["uid_b"]) for p in found if p["kind"] == "overlap"}
     planted = [tuple(f"all-idb1_{f}" for f in p) for p in truth["repeated"] + truth["overlapping"]]
     assert joined == set(planted)
@@ -68,14 +75,53 @@ def test_fields_carry_their_centroids_and_crops_their_pixels(fields_folder: Path
     assert read_centroids(fields_folder / "ALL_IDB1" / "xyc" / f"{healthy}.xyc") == []
 
 
-def test_template_and_overlap_are_found_where_they_lie():
-    image = np.random.default_rng(0).normal(size=(80, 80))
-    value, top, left = match_template(image, image[13:40, 30:61])
-    assert (round(value, 6), top, left) == (1, 13, 30)
-    value, down, right = best_overlap(image[:60, :60], image[20:, 10:70])
-    assert (round(value, 6), down, right) == (1, 20, 10)
-    value, down, right = best_overlap(image[20:, 10:70], image[:60, :60])
-    assert (round(value, 6), down, right) == (1, -20, -10)
+def test_templates_and_overlaps_are_found_where_they_lie():
+    image = np.random.default_rng(0).normal(100, 20, size=(80, 90))
+    bank = TemplateBank([image[13:40, 30:61], image[50:77, 0:31], image[:5, :5], np.zeros((99, 5))])
+    for _ in range(2):  # the second time with transforms at hand
+        values, corners = bank.search(image)
+        assert values == pytest.approx([1, 1, 1, -1], abs=1e-5)
+        assert corners[:3].tolist() == [[13, 30], [50, 0], [0, 0]]
+    first, second = Shiftable.of(image[:60, :70]), Shiftable.of(image[20:, 10:80])
+    for one, two, sign in ((first, second, 1), (second, first, -1)):
+        values, shifts = best_overlaps(one, [two, one])
+        assert values == pytest.approx([1, 1], abs=1e-5)
+        assert shifts.tolist() == [[20 * sign, 10 * sign], [0, 0]]
+
+
+def test_flat_pictures_are_like_nothing():
+    flat = np.full((80, 90), 255, np.uint8)
+    noise = np.random.default_rng(0).integers(0, 255, (80, 90))
+    values, _ = TemplateBank([flat[:20, :20], noise[:20, :20]]).search(flat)
+    assert np.abs(values).max() < 0.1
+    values, _ = best_overlaps(Shiftable.of(flat), [Shiftable.of(flat), Shiftable.of(noise)])
+    assert np.abs(values).max() < 0.1
+
+
+@pytest.mark.parametrize("side", [60, 100, 257])
+def test_crops_of_any_size_are_found_in_fields_of_two_sizes(fields_folder: Path, side: int):
+    """Two of each field, where it is not empty smear."""
+    truth = json.loads((fields_folder / "SYNTHETIC.json").read_text())
+    files, owner = [], {}
+    for number, name in enumerate(sorted(set(truth["fields"].values()))):
+        path = fields_folder / "ALL_IDB1" / "im" / f"{name}.jpg"
+        field = images.decode(path.read_bytes())
+        field = field[:800, :1000] if number % 2 else field
+        files.append((name, "all-idb1", field))
+        cuts = [cut_cell(field, (x, y), side) for x in range(53, 950, 97) for y in (71, 333, 707)]
+        for place, cut in enumerate(sorted(cuts, key=np.std)[-2:]):
+            files.append((f"{name}_{place}", "all-idb2", cut))
+            owner[f"{name}_{place}"] = name
+    pixels = {uid: picture for uid, _, picture in files}
+    found = find_slides(as_cells(files), pixels.__getitem__).to_pylist()
+    assert {pair["uid_b"]: pair["uid_a"] for pair in found if pair["kind"] == "crop"} == owner
+    assert all(pair["correlation"] > 0.999 for pair in found)
+    assert not [pair for pair in found if pair["kind"] == "overlap"]
+
+
+def test_without_fields_there_are_no_slides():
+    crop = np.zeros((30, 30, 3), np.uint8)
+    assert find_slides(as_cells([("a", "all-idb2", crop)]), {}.__getitem__).schema == SLIDES_SCHEMA
 
 
 def test_too_many_cells_for_the_fields_are_refused(tmp_path: Path):
