@@ -115,7 +115,7 @@ def test_crops_of_any_size_are_found_in_fields_of_two_sizes(fields_folder: Path,
     pixels = {uid: picture for uid, _, picture in files}
     found = find_slides(as_cells(files), pixels.__getitem__).to_pylist()
     assert {pair["uid_b"]: pair["uid_a"] for pair in found if pair["kind"] == "crop"} == owner
-    assert all(pair["correlation"] > 0.999 for pair in found)
+    assert min(pair["correlation"] for pair in found) > 0.98
     assert not [pair for pair in found if pair["kind"] == "overlap"]
 
 
