@@ -23,6 +23,7 @@ from leuk_ray.datasets.prepared import PixelReader, PreparedDataset
 from leuk_ray.datasets.shortcuts import cell_mask
 from leuk_ray.datasets.splits import rows_with_role
 from leuk_ray.errors import UserError
+from leuk_ray.wording import counted
 
 BaselineName = Literal["area", "texture-svm"]
 BASELINES: tuple[BaselineName, ...] = get_args(BaselineName)
@@ -83,8 +84,8 @@ def score_baseline(
     smallest = min(len(set(groups[labels == label].tolist())) for label in (0, 1))
     if smallest < 2:
         raise UserError(
-            f"baseline {name}: a class has {smallest} groups among the training cells, 2 are "
-            "needed; give it more subjects"
+            f"baseline {name}: a class has {counted(smallest, 'group')} among the training cells, "
+            "2 are needed; give it more subjects"
         )
     folds = StratifiedGroupKFold(min(_FOLDS, smallest), shuffle=True, random_state=seed)
     model = make(list(folds.split(known, labels, groups)))

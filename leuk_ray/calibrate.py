@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.compute as pc
 
 from leuk_ray.bundle import derive_bundle, open_bundle
@@ -18,6 +20,7 @@ from leuk_ray.inference.classifier import Classifier
 from leuk_ray.inference.scope import SCOPE_FILE, fit_scope, measure
 from leuk_ray.judge import Judged, predictions_table, split_of
 from leuk_ray.locations import Location
+from leuk_ray.wording import counted
 
 MIN_CELLS = 20
 _BATCH = 16
@@ -45,7 +48,8 @@ def calibrate(
         progress: called with (cells scored, cells in all).
 
     Returns:
-        bundle, cells, temperature, abstain_band, scope_cells.
+        bundle, cells, fixed_on, caution (`Decisions.basis` and `caution`), temperature,
+        abstain_band, scope_cells.
 
     Raises:
         UserError: too few cells, one class alone, or another dataset than the run's.
@@ -57,15 +61,15 @@ def calibrate(
         "scope": _some(rows_with_role(dataset.cells, split, (trained, held)), max_cells),
         "decision": _some(rows_with_role(dataset.cells, split, (held,)), max_cells),
     }
-    for what, chosen in rows.items():
-        if len(chosen) < MIN_CELLS:
-            raise UserError(
-                f"{dataset.location}: has {len(chosen)} cells for the {what}, {MIN_CELLS} are "
-                "needed; calibrate on more"
-            )
+    num_held = len(rows["decision"])
     labels = dataset.cells["label"].to_numpy()[rows["decision"]]
-    if len(set(labels.tolist())) < 2:
-        raise UserError(f"{dataset.location}: the cells to calibrate on are all of one class")
+    if num_held < MIN_CELLS or len(set(labels.tolist())) < 2:
+        one_class = ", all of one class" if len(set(labels.tolist())) == 1 else ""
+        few = counted(num_held, f"{held} cell")
+        raise UserError(
+            f"{judged.run or dataset.location}: has {few} to calibrate on{one_class}; {MIN_CELLS} "
+            f"of both classes are needed: {_larger(judged, split)}"
+        )
     classifier = Classifier(bundle)
     scored = np.unique(np.concatenate(list(rows.values())))
     every_logit, every_embedding, every_feature = _score(
@@ -106,10 +110,25 @@ def calibrate(
     return {
         "bundle": str(target),
         "cells": len(logits),
+        "fixed_on": decisions.basis,
+        "caution": decisions.caution,
         "temperature": temperature,
         "abstain_band": list(band) if band else None,
         "scope_cells": len(embedding),
     }
+
+
+def _larger(judged: Judged, split: pa.Table) -> str:
+    """How to get more cells to calibrate on."""
+    if judged.run is None:
+        return "give a dataset with more"
+    cells = len(split["uid"].unique())
+    tested = len(split.filter(pc.field("role") == "test")["uid"].unique()) / cells
+    wanted = math.ceil(20 * 1.5 * MIN_CELLS / cells) / 20  # a little more than is needed
+    if wanted + tested > 0.6:
+        return f"its split has {counted(cells, 'cell')}, too few for that: prepare a larger dataset"
+    shares = f"[{1 - wanted - round(tested, 2):g},{wanted:g},{round(tested, 2):g}]"
+    return f"train again with a larger validation share, as split.fractions={shares}"
 
 
 def _some(rows: np.ndarray, most: int) -> np.ndarray:

@@ -32,6 +32,7 @@ from leuk_ray.model_card import results_of
 from leuk_ray.pool import score_rows
 from leuk_ray.progress import bar, note
 from leuk_ray.storage import exists, read_table, refuse_existing, write_table
+from leuk_ray.wording import counted
 
 
 def judge(
@@ -226,12 +227,13 @@ def _audit_summary(dataset: PreparedDataset) -> dict:
     """What a report repeats of the dataset's audit, in words."""
     with bar("report: auditing the dataset", "cell") as progress:
         audit = known_audit(dataset, progress)
+    largest = audit["largest_group"]
     places = {"all images": audit["shortcuts"]} | audit["shortcuts_by_source"]
     return {
         "identical images": audit["identical_images"],
         "of these under several subjects": audit["identical_images_across_subjects"],
         "sets of near-duplicate images": len(audit["near_duplicates"]),
-        "largest group": "{group} ({cells} cells)".format(**audit["largest_group"]),
+        "largest group": f"{largest['group']} ({counted(largest['cells'], 'cell')})",
         "area under ROC of one property alone": {
             where: {name: decimal(best_auc(found)) for name, found in own.items()}
             for where, own in places.items()

@@ -19,6 +19,7 @@ from leuk_ray.evaluation.report import RunFacts
 from leuk_ray.locations import Location, join
 from leuk_ray.storage import read_bytes, read_json
 from leuk_ray.training.attempts import interruptions
+from leuk_ray.wording import counted
 
 _OLD = "The bundle was written by an older leuk_ray, which did not record its images"
 _COUNTS = (
@@ -165,7 +166,8 @@ def batch_norm_notes(training: dict, history: list[dict]) -> list[str]:
         epochs = [line["epoch"] for line in alike]
         whole = " of all workers" if training["sync_batchnorm"] else " of one worker"
         notes.append(
-            f"BatchNorm, epochs {min(epochs)} to {max(epochs)}: {workers} workers; {layers} layers "
+            f"BatchNorm, epochs {min(epochs)} to {max(epochs)}: {counted(workers, 'worker')}; "
+            f"{counted(layers, 'layer')} "
             f"normalised by a pass{whole}, about {training['batch_size'] / passes:g} of a batch's "
             f"{training['batch_size']} cells. Running statistics are the mean over the workers, "
             "taken once an epoch."
@@ -193,7 +195,7 @@ def _interruption(
         what = "started anew"
     else:
         what = "another number of workers"
-    size = f"{workers_after} workers"
+    size = counted(workers_after, "worker")
     if workers_before != workers_after:
         size += f" instead of {workers_before}"
     return f"Interrupted at {time}: {what}. Went on after epoch {epochs_done} with {size}."

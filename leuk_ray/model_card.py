@@ -76,8 +76,8 @@ that it was not tested on, and not for pictures of several cells.
 
 {network}
 - Expects: one cell in {facts.storage.crop} crop, stored at {facts.storage.size} px
-- Decision: ALL from probability {facts.threshold:g} on, temperature {facts.temperature:g}
-- Answers: {_band(facts)}; {_scope(facts)}
+- Decision: ALL from probability {facts.threshold:g} on, temperature {facts.temperature:.4g}
+{_calibration(facts)}- Answers: {_band(facts)}; {_scope(facts)}
 
 ## Data and protocol
 
@@ -87,7 +87,7 @@ that it was not tested on, and not for pictures of several cells.
 
 ## Results
 
-{_results(facts.test)}
+{_results(facts)}
 
 ## Limits
 
@@ -108,7 +108,23 @@ def _scope(facts: Facts) -> str:
     )
 
 
-def _results(test: Mapping[str, Any]) -> str:
+def _calibration(facts: Facts) -> str:
+    """On what temperature and band were fixed, as a list item; empty before `calibrate`."""
+    if facts.decisions is None:
+        return ""
+    return f"- Calibrated on: {facts.decisions.basis}. {facts.decisions.caution}".rstrip() + "\n"
+
+
+_BEFORE = """**Of the bundle before `leuk-ray calibrate`**, which answered for every cell with the
+temperature below. Calibration leaves the ranking of cells as it was (area under ROC), but not the
+probabilities (Brier score, negative log-likelihood, calibration error) nor which cells get an
+answer: no result of this bundle itself is kept.
+
+"""
+
+
+def _results(facts: Facts) -> str:
+    test = facts.test
     if not test:
         return "No test result is kept in this bundle."
     scored, label = test["scored"], overlap_label(test["leaky"])
@@ -130,12 +146,13 @@ def _results(test: Mapping[str, Any]) -> str:
         if found["note"]:
             notes[found["note"]] = None
         lines.append(f"| {title} | {form(found['value'])} | {_of(found)} | {interval} |")
-    return "\n".join([*lines, *(f"\n{note}." for note in notes)])
+    before = _BEFORE if facts.decisions is not None else ""
+    return before + "\n".join([*lines, *(f"\n{note}." for note in notes)])
 
 
 def _of(metric: Mapping[str, Any]) -> str:
     if "cells" in metric:
-        return f"{metric['cells']:,} cells"
+        return counted(metric["cells"], "cell")
     return f"{count(metric['numerator'])} of {count(metric['denominator'])}"
 
 
@@ -152,7 +169,7 @@ def _limits(facts: Facts) -> str:
         f"The audit of its dataset warns: {warning}."
         for warning in facts.test.get("audit_warnings", ())
     ]
-    if facts.temperature == 1:
+    if facts.decisions is None and facts.temperature == 1:
         limits.append("Probabilities are not calibrated; `leuk-ray calibrate` does that.")
     if facts.scope is None:
         limits.append("It answers for any picture, also one that shows no cell.")

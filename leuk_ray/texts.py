@@ -13,7 +13,8 @@ def synth_text(directory: Path, values: dict) -> str:
     text = f"{directory}: SYNTHETIC; the best AUC there is to reach is {values['best_auc']:.2f}"
     if "oracle_auc" not in values:
         counts = values["counts"]
-        return f"{text}; {counts['fields']} fields, {counts['crops']} cells cut from them"
+        crops = counted(counts["crops"], "cell")
+        return f"{text}; {counted(counts['fields'], 'field')}, {crops} cut from them"
     oracle = f"{values['oracle_auc']:.3f}"
     return f"{text} (an oracle that sees the latent variable reaches {oracle} on these cells)"
 
@@ -138,13 +139,14 @@ def fetch_text(values: dict) -> str:
 def dry_run_text(values: dict) -> str:
     """After `train --dry-run`."""
     cells, size, seconds = values["cells"], values["bytes"], values["seconds"]
+    workers = counted(values["workers"], "worker")
     return "\n".join(
         [
-            f"Nothing was trained. A run like this with {values['workers']} workers would take:",
+            f"Nothing was trained. A run like this with {workers} would take:",
             f"  cells    {cells['train']:,} training, {cells['validation']:,} validation, "
             f"{cells['test']:,} test",
             f"  steps    {values['steps_per_epoch']:,} an epoch ({values['uses_per_epoch']:,} uses "
-            f"of a cell), at most {values['epochs']} epochs",
+            f"of a cell), at most {counted(values['epochs'], 'epoch')}",
             f"  memory   {_size(size['worker'])} a worker for network and step "
             f"({values['parameters']:,} parameters), and {_size(size['pixels'])} of pixels",
             f"  disk     {_size(size['disk'])}, of it {_size(size['checkpoint'])} a checkpoint",
@@ -167,7 +169,15 @@ def _duration(seconds: float) -> str:
 
 def report_text(report: dict, directory: Location) -> str:
     """After `train` and `evaluate`."""
-    return f"{report['sentence']}\nReport: {join(directory, 'report.html')}"
+    lines = [report["sentence"]]
+    if report["audit"] and report["audit"]["warnings"]:
+        lines += [f"Audit of the dataset: {warning}" for warning in report["audit"]["warnings"]]
+    if stopping := report["run"]["stopping"]:
+        lines.append(
+            f"Training ended after {counted(stopping['epochs'], 'epoch')}: {stopping['reason']}; "
+            f"epoch {stopping['best_epoch']} was best on the validation cells."
+        )
+    return "\n".join([*lines, f"Report: {join(directory, 'report.html')}"])
 
 
 def compare_text(values: dict) -> str:
@@ -238,9 +248,9 @@ def predict_text(values: dict) -> str:
 def predict_table_text(values: dict) -> str:
     """After `predict --out`: how many images in, and what became of them."""
     labels = ", ".join(f"{count} {label}" for label, count in sorted(values["labels"].items()))
-    text = f"{values['out']}: {values['images']} images: {labels}"
+    text = f"{values['out']}: {counted(values['images'], 'image')}: {labels}"
     if "subjects" in values:
-        text += f"\n{values['subjects_out']}: {values['subjects']} subjects"
+        text += f"\n{values['subjects_out']}: {counted(values['subjects'], 'subject')}"
     return text
 
 
@@ -300,7 +310,8 @@ def calibrate_text(values: dict) -> str:
     told = f"no answer between {band[0]:.3f} and {band[1]:.3f}" if band else "no abstain band"
     return (
         f"{values['bundle']}: temperature {values['temperature']:.3f} and {told}, from "
-        f"{values['cells']} cells; scope from {values['scope_cells']}"
+        f"{values['fixed_on']}; scope from {counted(values['scope_cells'], 'cell')}"
+        f"{'. ' + values['caution'] if values['caution'] else ''}"
     )
 
 

@@ -9,6 +9,7 @@ import click
 
 from leuk_ray.commands.base import ADDRESS, LOCATION, PATH, command
 from leuk_ray.datasets.protocols import PROTOCOLS
+from leuk_ray.wording import counted
 
 if TYPE_CHECKING:
     from leuk_ray.locations import Location
@@ -145,7 +146,7 @@ def crop(field: Path, centroids: Path, side: int, out: Path) -> tuple[dict, str]
     from leuk_ray.datasets.cropping import crop_field
 
     written = crop_field(field, centroids, out, side)
-    return {"cells": [str(path) for path in written]}, f"{out}: {len(written)} cells"
+    return {"cells": [str(path) for path in written]}, f"{out}: {counted(len(written), 'cell')}"
 
 
 @click.command(epilog="Example: leuk-ray audit cnmc.dataset --out audit")

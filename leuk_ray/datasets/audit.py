@@ -150,7 +150,7 @@ def audit_cells(cells: pa.Table) -> dict:
         )
     if size > LARGE_GROUP_SHARE * len(cells):
         warnings.append(
-            f"group {largest} holds {size} of {len(cells)} cells, more than "
+            f"group {largest} holds {size} of {counted(len(cells), 'cell')}, more than "
             f"{LARGE_GROUP_SHARE:.0%}: one patient decides much of any result"
         )
     if across:

@@ -25,6 +25,7 @@ from leuk_ray.errors import UserError
 from leuk_ray.locations import Location
 from leuk_ray.settings import Settings
 from leuk_ray.storage import refuse_existing, write_table
+from leuk_ray.wording import counted
 
 SPLIT_SCHEMA = pa.schema(
     [
@@ -145,11 +146,14 @@ def assert_whole(units: pa.ChunkedArray, roles: pa.ChunkedArray) -> None:
 def _by_group(cells: pa.Table, settings: SplitSettings) -> tuple[pa.Table, np.ndarray]:
     cells = eligible(cells)
     protocol = settings.protocol
-    nameless = cells["subject"].null_count if len(cells) else "all"
-    if nameless and (protocol == "subject-disjoint" or not len(cells)):
+    if not len(cells):
+        raise UnsuitableError(f"protocol {protocol}: no cell is labelled, kept and free to split")
+    nameless = cells["subject"].null_count
+    if nameless and protocol == "subject-disjoint":
+        verb = "has" if nameless == 1 else "have"
         raise UnsuitableError(
-            f"protocol {protocol}: {nameless} cells have no subject; name them with a layout or a "
-            "manifest"
+            f"protocol {protocol}: {nameless} of {counted(len(cells), 'cell')} {verb} no subject; "
+            "name it with a layout or a manifest"
         )
     labels, groups = _column(cells, "label"), _column(cells, "group")
     check_groups(labels, groups, protocol)

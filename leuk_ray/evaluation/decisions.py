@@ -23,9 +23,11 @@ from leuk_ray.evaluation.metrics import confusion, sensitivity, specificity
 from leuk_ray.evaluation.subjects import SubjectRow
 from leuk_ray.inference.calibration import abstain_band, in_band, probability
 from leuk_ray.settings import Settings
+from leuk_ray.wording import counted
 
 TARGETS = (0.90, 0.95)
 ABSTAIN_SHARES = (0.05, 0.10, 0.20)
+FEW_CELLS, FEW_SUBJECTS = 100, 20  # below either, what is fixed on them is said to be uncertain
 
 Side = Literal["sensitivity", "specificity"]
 _SIDES: tuple[Side, ...] = ("specificity", "sensitivity")
@@ -70,6 +72,25 @@ class Decisions(Settings):
     points: tuple[OperatingPoint, ...] = ()
     blast_fraction: float | None = None
     bands: tuple[AbstainBand, ...] = ()
+
+    @property
+    def basis(self) -> str:
+        """What it was fixed on: `26 cells (13 ALL, 13 healthy) of 7 subjects`."""
+        subjects = (
+            counted(self.num_subjects, "subject") if self.num_subjects else "unknown subjects"
+        )
+        classes = f"{self.num_all:,} ALL, {self.num_healthy:,} healthy"
+        return f"{counted(self.cells, 'cell')} ({classes}) of {subjects}"
+
+    @property
+    def caution(self) -> str:
+        """That this is little to fix anything on; empty where it is enough."""
+        if self.cells >= FEW_CELLS and self.num_subjects >= FEW_SUBJECTS:
+            return ""
+        return (
+            "That is little to fix a temperature, thresholds and a band on: with other cells they "
+            "may come out quite different."
+        )
 
 
 def fix_decisions(

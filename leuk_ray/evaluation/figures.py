@@ -18,6 +18,7 @@ import numpy.typing as npt
 from leuk_ray.evaluation.intervals import FloatArray, IntArray
 from leuk_ray.evaluation.metrics import CLASSES, Confusion, calibration_bins
 from leuk_ray.evaluation.subjects import SubjectRow
+from leuk_ray.wording import counted
 
 if TYPE_CHECKING:  # matplotlib takes half a second to load: only whoever draws waits for it
     from matplotlib.axes import Axes
@@ -57,7 +58,13 @@ def confusion_figure(counts: Confusion, stamp: Stamp) -> Figure:
             axes.text(column, row - 0.07, f"{cells[row, column]:,}", size=17, **middle)
             axes.text(column, row + 0.17, percent, size=9, **middle)
     axes.set_xticks([0, 1], ["called ALL", "called healthy"])
-    axes.set_yticks([0, 1], [f"ALL\n{totals[0]:,} cells", f"healthy\n{totals[1]:,} cells"])
+    axes.set_yticks(
+        [0, 1],
+        [
+            f"{name}\n{counted(int(total), 'cell')}"
+            for name, total in zip(("ALL", "healthy"), totals, strict=True)
+        ],
+    )
     axes.xaxis.tick_top()
     axes.tick_params(length=0, labelsize=10)
     for tick, name in zip(axes.get_yticklabels(), ("ALL", "healthy"), strict=True):

@@ -227,7 +227,8 @@ def _decided(
     if decisions.blast_fraction is not None and subjects:
         called = judge_subjects(subjects, decisions.blast_fraction)
     return {
-        "fixed_on": decisions.model_dump(include={"source", *_FIXED_COUNTS}),
+        "fixed_on": decisions.model_dump(include={"source", *_FIXED_COUNTS})
+        | {"caution": decisions.caution},
         "points": apply_points(decisions, label, logit, run.temperature, drawn),
         "subjects": called,
         "bands": apply_bands(decisions, label, stated, threshold, drawn),

@@ -10,6 +10,7 @@ from typing import Any
 from leuk_ray.evaluation.formats import count, decimal, percent
 from leuk_ray.evaluation.repeats import mean_interval
 from leuk_ray.experiments.results import Outcome
+from leuk_ray.wording import counted
 
 SHARES = (
     "accuracy", "precision", "sensitivity", "specificity", "f1", "recall", "weighted_f1"
@@ -113,7 +114,7 @@ def _detail(found: dict[str, Any], form: Any, bounded: bool) -> str:
     if "denominator" in found and form is percent:
         parts.append(f"{count(found['numerator'])} of {count(found['denominator'])}")
     else:
-        parts.append(f"over {count(found['cells'])} cells")
+        parts.append(f"over {counted(found['cells'], 'cell')}")
     repeats = len(found["repeats"])
     if found["low"] is not None:
         over = f"over {repeats} repeats" if repeats > 1 else "over groups"

@@ -29,7 +29,7 @@ from leuk_ray.pages import embedded, page_templates, save_figures
 from leuk_ray.runs.spec import split_key
 from leuk_ray.runs.table import RunRecord
 from leuk_ray.storage import directory_by_rename, write_json
-from leuk_ray.wording import overlap_label
+from leuk_ray.wording import counted, overlap_label
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -174,7 +174,7 @@ def _layers(told: Told) -> list[dict[str, Any]]:
 def _sentence(content: Mapping[str, Any], table: Mapping[str, Any]) -> str:
     """How many runs there are, and the accuracy of the first row with one, by protocol."""
     done = sum(run["status"] == "finished" for run in content["runs"])
-    text = f"{done} of {len(content['runs'])} runs finished."
+    text = f"{done} of {counted(len(content['runs']), 'run')} finished."
     for row in table["rows"]:
         told = [
             f"{overlap_label(line['leaky'])} {line['protocol']} ".lstrip()

@@ -29,6 +29,7 @@ from leuk_ray.runs.recorder import Recorder
 from leuk_ray.runs.spec import RunSpec
 from leuk_ray.runs.table import RunRecord, RunTable
 from leuk_ray.runs.trial import Shared, run_trial
+from leuk_ray.wording import counted
 
 _QUIET_TUNE = {
     "RAY_AIR_NEW_OUTPUT": "0",  # which prints on stdout, whatever verbosity is asked for
@@ -255,7 +256,7 @@ class _Names(Searcher):
 def _line(record: RunRecord, metric: str) -> str:
     value = record.metrics.get(metric)
     score = "" if value is None else f", {metric} {value:.4f}"
-    did = f"{len(record.curve)} epochs in {record.seconds:.0f} s{score}"
+    did = f"{counted(len(record.curve), 'epoch')} in {record.seconds:.0f} s{score}"
     return f"{record.name}: {record.status}, {did}; {record.reason}"
 
 

@@ -29,6 +29,7 @@ from leuk_ray.training.losses import class_weights, classification_loss
 from leuk_ray.training.schedule import lr_factor
 from leuk_ray.training.state import TrainingState
 from leuk_ray.training.validation import selection, validate
+from leuk_ray.wording import counted
 
 
 class Report(Protocol):
@@ -100,7 +101,7 @@ def train(
         state.epoch += 1
         state.history.append(metrics)
         if state.epoch == settings.epochs and not state.stopped:
-            state.stopped = f"all {settings.epochs} epochs done"
+            state.stopped = f"all {counted(settings.epochs, 'epoch')} done"
         metrics["ended"] = state.stopped
         report(metrics, lambda directory: state.save(directory, learner))
     return state

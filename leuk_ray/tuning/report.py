@@ -22,7 +22,7 @@ from leuk_ray.tuning import figures
 from leuk_ray.tuning.importance import importance
 from leuk_ray.tuning.settings import SweepSettings
 from leuk_ray.tuning.standings import Standing, configuration, verdict
-from leuk_ray.wording import overlap_label
+from leuk_ray.wording import counted, overlap_label
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -129,7 +129,8 @@ def _sentence(content: Mapping[str, Any]) -> str:
     over = f"mean of {len(winner['seeds'])} seeds" if len(winner["seeds"]) > 1 else "one seed"
     return (
         f"{label + ': ' if label else ''}"
-        f"Of {counts['configurations']} configurations in {counts['runs']} runs "
+        f"Of {counted(counts['configurations'], 'configuration')} in "
+        f"{counted(counts['runs'], 'run')} "
         f"({counts['stopped']} stopped early, {counts['failed']} failed), {settings} is best by "
         f"{figures.words(content['sweep']['metric'])}: {winner['mean']:.4f} ({over}). "
         f"{content['verdict']}"

@@ -159,5 +159,5 @@ def test_what_cannot_be_fitted_is_told(dataset: PreparedDataset) -> None:
     few = np.asarray([int(name) < 3 for name in split["group"].to_pylist()])
     roles = np.where(few, "train", "test")
     lonely = split.set_column(4, "role", pa.array(roles.tolist()))
-    with pytest.raises(UserError, match="1 groups among the training cells"):
+    with pytest.raises(UserError, match="1 group among the training cells"):
         score_baseline("area", dataset, lonely, seed=0)

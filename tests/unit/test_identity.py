@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from leuk_ray.bundle import BundleFacts
-from leuk_ray.calibrate import calibrate
+from leuk_ray.calibrate import _larger, calibrate
 from leuk_ray.compare import compare
 from leuk_ray.config import load_recipe
 from leuk_ray.datasets.prepared import PreparedDataset
@@ -80,6 +80,20 @@ def run(tmp_path: Path) -> Path:
     recorded = facts.model_dump(mode="json", include={"datasets", "dataset_fingerprint", "storage"})
     write_json(folder / "bundle" / "bundle.json", written | recorded)
     return folder
+
+
+def test_too_few_cells_to_calibrate_on_say_what_to_enlarge(run: Path, tmp_path: Path):
+    judged = Judged(run / "bundle", run)
+    with pytest.raises(
+        UserError, match=r"1 validation cell .* split has 6 cells, too few for that"
+    ):
+        calibrate(judged, dataset(), tmp_path / "calibrated")
+    rows = {"uid": [f"c{n}" for n in range(127)], "role": ["test"] * 12 + ["train"] * 115}
+    advice = _larger(judged, pa.table(rows))
+    assert (
+        advice == "train again with a larger validation share, as split.fractions=[0.66,0.25,0.09]"
+    )
+    assert _larger(Judged(run / "bundle", None), pa.table(rows)) == "give a dataset with more"
 
 
 @pytest.mark.parametrize("what", CHANGES)

@@ -4,6 +4,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from leuk_ray.datasets.datasheet import datasheet
+from leuk_ray.evaluation.decisions import Decisions
 from leuk_ray.images import StorageSettings
 from leuk_ray.model_card import model_card, results_of
 
@@ -47,6 +48,7 @@ def card(**changes: Any) -> str:
         "recipe": "lite",
         "seed": 0,
         "test": {},
+        "decisions": None,
     }
     return model_card(SimpleNamespace(**{**facts, **changes}), "- Network: x")  # pyright: ignore
 
@@ -76,6 +78,21 @@ def test_limits_say_what_the_bundle_is() -> None:
     assert "not calibrated" not in text
     assert "none between probabilities 0.400 and 0.600" in text
     assert "No test result is kept" in text
+
+
+def test_a_calibrated_bundle_says_whose_results_it_keeps_and_on_how_little_it_was_fixed() -> None:
+    few = Decisions(source="s", cells=26, num_all=13, num_healthy=13, num_subjects=7)
+    text = card(test=results_of(a_report()), temperature=0.5, decisions=few)
+    assert "**Of the bundle before `leuk-ray calibrate`**" in text
+    assert text.index("before `leuk-ray calibrate`") < text.index("| metric | value |")
+    assert "Calibrated on: 26 cells (13 ALL, 13 healthy) of 7 subjects. That is little" in text
+    enough = few.model_copy(update={"cells": 400, "num_subjects": 30})
+    assert "That is little" not in card(temperature=0.5, decisions=enough)
+    nobody = few.model_copy(update={"num_subjects": 0})
+    assert "of unknown subjects" in card(decisions=nobody)
+    plain = card(test=results_of(a_report()))
+    assert "before `leuk-ray calibrate`" not in plain
+    assert "Calibrated on" not in plain
 
 
 def test_without_test_cells_nothing_is_kept() -> None:
