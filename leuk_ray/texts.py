@@ -181,12 +181,24 @@ def report_text(report: dict, directory: Location) -> str:
 
 
 def compare_text(values: dict) -> str:
-    """After `compare`."""
-    lines = [f"warning: {warning}" for warning in values["warnings"]]
+    """After `compare`: first on how many cells, and why so few."""
+    first, second = values["first"], values["second"]
+    lines = [
+        f"Compared on {counted(values['cells'], 'cell')}{' (SYNTHETIC)' * values['synthetic']} of "
+        f"{values['groups_positive']} ALL + {values['groups_negative']} healthy groups"
+        + (f", pooled over {values['folds']} folds." if values["folds"] > 1 else ".")
+    ]
+    if values["why_few"]:
+        own, other = values["tested"]
+        lines += [
+            f"  No more, since the runs test different cells ({own} and {other}, {values['cells']} "
+            f"in common): {values['why_few']}. To compare on more, train both with the same split; or "
+            "cross-validate both over the same folds and give two folders of runs; or give --data "
+            "a dataset that trained neither."
+        ]
+    lines += [f"warning: {warning}" for warning in values["warnings"]]
     lines += [
-        f"{values['first']} (first) and {values['second']} (second) on {values['cells']:,} "
-        f"{'SYNTHETIC ' if values['synthetic'] else ''}cells of {values['groups_positive']} ALL + "
-        f"{values['groups_negative']} healthy groups",
+        f"{first} (first) and {second} (second):",
         f"  right by the first alone: {values['only_first']:,}; by the second alone: "
         f"{values['only_second']:,}",
     ]

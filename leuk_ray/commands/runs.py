@@ -177,8 +177,8 @@ def evaluate(
 
 
 @click.command(epilog="Example: leuk-ray compare runs/lite runs/none --data cnmc.dataset")
-@click.argument("first", metavar="RUN_OR_BUNDLE", type=LOCATION)
-@click.argument("second", metavar="RUN_OR_BUNDLE", type=LOCATION)
+@click.argument("first", metavar="FIRST", type=LOCATION)
+@click.argument("second", metavar="SECOND", type=LOCATION)
 @click.option("--data", type=LOCATION, required=True, help="A prepared dataset.")
 @click.option("--workers", default=1, show_default=True, type=click.IntRange(1))
 @click.option("--gpus", is_flag=True)
@@ -195,6 +195,8 @@ def compare(
     """Score two bundles on the same cells, and say by how much the second is better.
 
     The cells are those that both runs keep for testing, or all of a dataset that trained neither.
+    Two cross-validations over the same folds are two folders of runs, or two quoted patterns, as
+    'runs/lite-fold*' 'runs/none-fold*': the test cells of all folds are compared together.
     """
     from leuk_ray import cluster
     from leuk_ray.compare import compare as run

@@ -1,11 +1,22 @@
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
 import pytest
 
-from leuk_ray.compare import Trained, comparable_rows
+from leuk_ray.compare import Trained, comparable_rows, compare
+from leuk_ray.config import load_recipe
+from leuk_ray.datasets.prepared import PreparedDataset
+from leuk_ray.datasets.splits import split_cells
 from leuk_ray.errors import UserError
+from leuk_ray.images import StorageSettings
+from leuk_ray.texts import compare_text
+from leuk_ray.training.record import bundle_facts, start_record
+from tests.serving_bundles import write_small_bundle
 
 
 def dataset(groups: str, labelled: bool = True) -> Any:
@@ -63,3 +74,107 @@ def test_nothing_labelled_is_told() -> None:
     empty.cells = empty.cells.set_column(place, "label", pa.nulls(2, pa.int8()))
     with pytest.raises(UserError, match="no cell to compare on"):
         comparable_rows(empty, {})
+
+
+STORED = StorageSettings(size=96, crop="center")
+
+
+def small_dataset() -> PreparedDataset:
+    """Forty cells of twenty subjects, without pixels."""
+    subject = [f"{'H' * (n % 2)}{n // 2}" for n in range(40)]
+    columns: dict[str, Any] = {
+        "uid": [f"c{n:02}" for n in range(40)],
+        "label": [1 - n % 2 for n in range(40)],
+        "subject": subject,
+        "group": subject,
+        "role": ["keep"] * 40,
+        "source": ["lab"] * 40,
+        "source_image": pa.nulls(40, pa.string()),
+        "picture": [f"c{n:02}" for n in range(40)],
+        "pixels_sha256": [f"{n:064x}" for n in range(40)],
+        "official_split": pa.nulls(40, pa.string()),
+    }
+    facts = {"storage": STORED.model_dump(), "layout": "folders", "synthetic": True, "counts": {}}
+    opened = PreparedDataset(Path("/data"), facts)
+    opened.__dict__["cells"] = pa.table(columns)
+    return opened
+
+
+def run_in(folder: Path, *overrides: str) -> Path:
+    """The record and bundle of a run; its network is not trained."""
+    data, recipe = small_dataset(), load_recipe("lite", overrides)
+    start_record(recipe, data, folder, split_cells(data.cells, recipe.split))
+    facts = bundle_facts(recipe, data, {"epoch": 1, "selection": 0.5}, "")
+    write_small_bundle(
+        folder / "bundle",
+        **facts.model_dump(include={"datasets", "dataset_fingerprint", "storage", "protocol"}),
+    )
+    return folder
+
+
+def cross_validation(folder: Path, *overrides: str, folds: int = 3) -> list[Path]:
+    return [
+        run_in(folder / f"fold-{n}", f"split.folds={folds}", f"split.fold={n}", *overrides)
+        for n in range(folds)
+    ]
+
+
+def scored(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Path, list[int]]]:
+    """Which bundle scored which rows; what scores them needs Ray and is tested with it."""
+    asked: list[tuple[Path, list[int]]] = []
+
+    def score(bundle: Path, dataset: Any, rows: np.ndarray, **_: Any) -> tuple[Any, np.ndarray]:
+        asked.append((bundle.parent, rows.tolist()))
+        label = dataset.cells["label"].to_numpy()[rows]
+        noise = np.random.default_rng(len(asked)).normal(size=len(rows))
+        return rows, 2 * label - 1 + noise
+
+    monkeypatch.setattr("leuk_ray.compare.score_rows", score)
+    return asked
+
+
+def test_two_cross_validations_are_compared_fold_by_fold_and_pooled(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, other = cross_validation(tmp_path / "one"), cross_validation(tmp_path / "other", "lr=0.1")
+    other[0].rename(tmp_path / "other" / "zeroth")  # found by what it tests, whatever its name
+    asked = scored(monkeypatch)
+    found = compare((tmp_path / "one", tmp_path / "other" / "*"), small_dataset())
+    assert (found["folds"], found["cells"], found["tested"]) == (3, 40, [40, 40])
+    assert found["why_few"] == ""
+    assert found["metrics"]["auc"]["low"] is not None
+    half = len(asked) // 2
+    assert sorted(row for _, rows in asked[:half] for row in rows) == list(range(40))
+    assert [rows for _, rows in asked[:half]] == [rows for _, rows in asked[half:]]
+    assert [run for run, _ in asked[:half]] == one
+    assert {run.name for run, _ in asked[half:]} == {"zeroth", "fold-1", "fold-2"}
+    text = compare_text(found)
+    assert text.startswith("Compared on 40 cells (SYNTHETIC) of 20 ALL + 20 healthy groups, poo")
+    for side, what in (
+        (tmp_path / "one" / "fold-0", "has 1 run"),
+        (tmp_path / "more", "same cells"),
+    ):
+        if not side.exists():
+            cross_validation(side, "split.seed=4")
+        with pytest.raises(UserError, match=f"{what}.*same split settings and split.fold=0"):
+            compare((tmp_path / "one", side), small_dataset())
+
+
+def test_runs_of_other_splits_say_first_on_how_few_cells_and_why(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wide = "split.fractions=[0.5,0.2,0.3]"
+    places = run_in(tmp_path / "one", wide), run_in(tmp_path / "two", wide, "split.seed=1")
+    scored(monkeypatch)
+    found = compare(places, small_dataset())
+    splits = [pq.read_table(place / "split.parquet") for place in places]
+    tests = [set(split.filter(pc.field("role") == "test")["uid"].to_pylist()) for split in splits]
+    assert 0 < found["cells"] == len(tests[0] & tests[1]) < min(map(len, tests))
+    assert found["tested"] == [len(test) for test in tests]
+    assert found["why_few"] == "split.seed 0 and 1"
+    first, second, *_ = compare_text(found).splitlines()
+    assert first.startswith(f"Compared on {found['cells']} cell")
+    assert "split.seed 0 and 1" in second
+    assert "two folders of runs" in second
+    same = compare((places[0], places[0] / "bundle"), small_dataset())
+    assert (same["why_few"], same["cells"]) == ("", len(tests[0]))
