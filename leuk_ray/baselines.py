@@ -6,7 +6,7 @@ same report judges them. Area is the shortcut that every network should beat.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
@@ -19,7 +19,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.svm import SVC
 
-from leuk_ray.datasets.prepared import PixelReader, PreparedDataset
+from leuk_ray.datasets.prepared import PixelReader
 from leuk_ray.datasets.shortcuts import cell_mask
 from leuk_ray.datasets.splits import rows_with_role
 from leuk_ray.errors import UserError
@@ -38,6 +38,23 @@ _ROWS_PER_READ = 64
 
 
 @dataclass(frozen=True)
+class Features:
+    """What a baseline sees in cells.
+
+    rows: (N,) rows of the dataset, ascending. values: (N, F) float64.
+    """
+
+    rows: np.ndarray
+    values: np.ndarray
+
+    def of(self, rows: np.ndarray) -> np.ndarray:
+        """Features of some of the rows, in their order: (n,) -> (n, F)."""
+        places = np.searchsorted(self.rows, rows)
+        assert np.array_equal(self.rows[places], rows), "not all rows were measured"
+        return self.values[places]
+
+
+@dataclass(frozen=True)
 class BaselineScores:
     """rows: (N,) validation and test rows of the dataset, in the order of the split.
 
@@ -48,21 +65,33 @@ class BaselineScores:
     logits: np.ndarray
 
 
+def measure(names: Sequence[BaselineName], reader: PixelReader, rows: np.ndarray) -> list[Features]:
+    """Measure what each baseline sees in cells, which depends on no split.
+
+    Args:
+        names: baselines.
+        reader: reads the pixels of the rows.
+        rows: (N,) of the dataset, ascending.
+    """
+    found: list[list[np.ndarray]] = [[] for _ in names]
+    for start in range(0, len(rows), _ROWS_PER_READ):
+        for image in reader.read(rows[start : start + _ROWS_PER_READ]):
+            for name, values in zip(names, found, strict=True):
+                values.append(_BASELINES[name][0](image))
+    return [Features(rows, np.asarray(values)) for values in found]
+
+
 def score_baseline(
-    name: BaselineName,
-    dataset: PreparedDataset,
-    split: pa.Table,
-    seed: int,
-    progress: Callable[[int, int], None] = lambda done, total: None,
+    name: BaselineName, cells: pa.Table, split: pa.Table, seed: int, features: Features
 ) -> BaselineScores:
     """Fit a baseline on a split's training rows and score its validation and test rows.
 
     Args:
         name: `area`, logistic regression on the share of the picture that is cell, or
             `texture-svm`, an SVM with a radial kernel on colour and texture.
-        dataset, split: what to fit and score on.
+        cells, split: what to fit and score on.
         seed: of the folds that give the SVM its probabilities.
-        progress: called with (cells read, cells in all).
+        features: of all rows that the split gives a role.
 
     Raises:
         UserError: a split of copies, which only training can augment, or a training set with
@@ -73,25 +102,21 @@ def score_baseline(
             f"baseline {name}: the split is of augmented copies (paper-literal); it takes cells "
             "as they are, so give another protocol"
         )
-    features, make = _BASELINES[name]
-    train = rows_with_role(dataset.cells, split, ("train",))
-    judged = rows_with_role(dataset.cells, split, JUDGED)
-    total = len(train) + len(judged)
-    reader = dataset.reader()
-    known = _features(features, reader, train, lambda done: progress(done, total))
-    labels = np.asarray(dataset.cells["label"].take(pa.array(train)).to_pylist(), np.int64)
-    groups = np.asarray(dataset.cells["group"].take(pa.array(train)).to_pylist(), object)
+    train = rows_with_role(cells, split, ("train",))
+    judged = rows_with_role(cells, split, JUDGED)
+    labels = np.asarray(cells["label"].take(pa.array(train)).to_pylist(), np.int64)
+    groups = np.asarray(cells["group"].take(pa.array(train)).to_pylist(), object)
     smallest = min(len(set(groups[labels == label].tolist())) for label in (0, 1))
     if smallest < 2:
         raise UserError(
             f"baseline {name}: a class has {counted(smallest, 'group')} among the training cells, "
             "2 are needed; give it more subjects"
         )
+    known = features.of(train)
     folds = StratifiedGroupKFold(min(_FOLDS, smallest), shuffle=True, random_state=seed)
-    model = make(list(folds.split(known, labels, groups)))
+    model = _BASELINES[name][1](list(folds.split(known, labels, groups)))
     model.fit(known, labels)
-    asked = _features(features, reader, judged, lambda done: progress(len(train) + done, total))
-    probability = np.clip(model.predict_proba(asked)[:, 1], 1e-12, 1 - 1e-12)
+    probability = np.clip(model.predict_proba(features.of(judged))[:, 1], 1e-12, 1 - 1e-12)
     return BaselineScores(judged, np.log(probability) - np.log1p(-probability))
 
 
@@ -170,20 +195,6 @@ def _haralick(matrix: np.ndarray) -> list[float]:
         float(correlation),
         float(-(filled * np.log(filled)).sum()),
     ]
-
-
-def _features(
-    of: Callable[[np.ndarray], np.ndarray],
-    reader: PixelReader,
-    rows: np.ndarray,
-    progress: Callable[[int], None],
-) -> np.ndarray:
-    """Features of rows, (N, F)."""
-    out = []
-    for start in range(0, len(rows), _ROWS_PER_READ):
-        out += [of(image) for image in reader.read(rows[start : start + _ROWS_PER_READ])]
-        progress(len(out))
-    return np.asarray(out)
 
 
 def _logistic(_: list) -> Any:

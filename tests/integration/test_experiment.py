@@ -3,18 +3,26 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
 from pathlib import Path
 
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from leuk_ray import cli
+from leuk_ray.baselines import BASELINES, measure, score_baseline
 from leuk_ray.datasets.prepare import prepare
 from leuk_ray.datasets.prepared import PreparedDataset
 from leuk_ray.errors import UserError
+from leuk_ray.experiments.baselines import outcomes_of_baselines
 from leuk_ray.experiments.experiment import run_experiment
+from leuk_ray.experiments.plan import make_plan
 from leuk_ray.experiments.settings import load_experiment
 from leuk_ray.images import StorageSettings
+from leuk_ray.runs.spec import make_splits, split_key
 
 
 def refused(capsys, monkeypatch, *arguments: object) -> str:
@@ -66,6 +74,32 @@ def test_data_without_subjects_cannot_keep_them_apart(cells_folder: Path, tmp_pa
             only=["efficientnet-b0"],
         )
     assert not (tmp_path / "out").exists()
+
+
+def test_baselines_side_by_side_give_the_numbers_of_one_process(dataset, tmp_path: Path):
+    experiment = load_experiment("saeed2022")
+    plan = make_plan(experiment, experiment.scales["tiny"], dataset.cells, {})
+    splits = make_splits(dataset, [spec.resolved for spec in plan.specs.values()])
+    found = outcomes_of_baselines(tmp_path, experiment, plan, dataset, splits)
+    assert {place.of for place in found} == {"area", "texture-svm"}
+    whole = np.arange(len(dataset.cells))
+    features = dict(zip(BASELINES, measure(BASELINES, dataset.reader(), whole), strict=True))
+    specs = {(p.data, p.protocol, p.repeat): spec for p, spec in plan.specs.items()}
+    for place in found:
+        spec = specs[place.data, place.protocol, place.repeat]
+        split = splits[split_key(spec.resolved)]
+        alone = score_baseline(place.of, dataset.cells, split, place.repeat - 1, features[place.of])
+        uids = dataset.cells["uid"].take(pa.array(alone.rows)).to_pylist()
+        expected = dict(zip(uids, alone.logits.tolist(), strict=True))
+        scored = pq.read_table(tmp_path / "baselines" / f"{place.name}.parquet")
+        assert len(scored)
+        for uid, probability in zip(
+            *(scored[n].to_pylist() for n in ("uid", "probability")), strict=True
+        ):
+            assert probability == pytest.approx(1 / (1 + math.exp(-expected[uid])), abs=1e-9)
+    written = {path: path.stat().st_mtime_ns for path in (tmp_path / "baselines").iterdir()}
+    assert outcomes_of_baselines(tmp_path, experiment, plan, dataset, splits) == found
+    assert {path: path.stat().st_mtime_ns for path in written} == written, "nothing is scored twice"
 
 
 def test_a_few_rows_train_are_reported_and_are_not_repeated(dataset, tmp_path: Path):
