@@ -85,7 +85,7 @@ def main() -> None:
     rows: list[dict] = []
     with tempfile.TemporaryDirectory() as folder:
         write_images(Path(folder), arguments.images)
-        files = find_images([Path(folder)])
+        files = [image.named for image in find_images([Path(folder)]).files]
         for _ in range(arguments.repeats):
             for name, run in (("bare pool", bare), ("predict", ours)):
                 found = run(arguments.bundle, files, processes)

@@ -12,17 +12,19 @@ from leuk_ray.inference.answers import (
     Answers,
     count_labels,
     part_of,
-    subject_pattern,
+    subjects_table,
     write_subjects,
 )
 from leuk_ray.inference.challenge import image_numbers, write_challenge
 from leuk_ray.inference.files import NamedFile, answer_files, find_images
+from leuk_ray.inference.naming import name_subjects
 from leuk_ray.locations import Location
 from leuk_ray.progress import bar
 from leuk_ray.storage import refuse_existing
 
 _HERE = 500  # images that are scored sooner than Ray starts
 _PER_PART = 64
+_SHOWN = 5  # images without a subject that are named
 
 
 def predict_to_table(
@@ -43,7 +45,7 @@ def predict_to_table(
         bundle: that answers.
         images: files, folders and patterns.
         out: the table, .csv or .parquet.
-        subject: regular expression, whose group in an image's name is the subject.
+        subject: how a path names its subject: see `naming.name_subjects`.
         workers: actors on Ray; 0 scores in this process. None: 0 up to 500 images, else one
             for each CPU.
         gpus: one for each worker.
@@ -51,16 +53,24 @@ def predict_to_table(
         challenge: archive to write as well, in the format of the C-NMC 2019 challenge.
         address: Ray cluster to join.
 
+    Returns:
+        out, images, labels (label -> count), left_out (reason -> files that are no images);
+        with `subject` also subjects_out, subjects, and without_subject: how many images have
+        none, and the paths of the first.
+
     Raises:
-        UserError: no image, or a table or parts of another job are there.
+        UserError: no image, no subject, or a table or parts of another job are there.
     """
+    found = find_images(images)
+    subjects = None
     if subject is not None:
-        subject_pattern(subject)
-    files = find_images(images)
+        subjects = name_subjects([file.path for file in found.files], subject)
+        refuse_existing(subjects_table(out), "table of subjects")
     if challenge is not None:
         refuse_existing(challenge, "archive of answers")
-        image_numbers([name for name, _ in files])
-    answers = Answers(out, bundle, [name for name, _ in files], resume)
+        image_numbers([file.name for file in found.files])
+    answers = Answers(out, bundle, found.files, resume)
+    files = [file.named for file in found.files]
     missing = answers.missing()
     if workers is None:
         workers = 0 if len(missing) <= _HERE and not address else (os.cpu_count() or 1)
@@ -74,17 +84,24 @@ def predict_to_table(
             progress(done, len(files))
     table = answers.finish()
     values = {"out": str(out), "images": len(table), "labels": count_labels(table)}
+    values["left_out"] = found.left_out
     if challenge is not None:
         write_challenge(challenge, table)
         values["challenge"] = str(challenge)
-    if subject is not None:
-        place, count = write_subjects(out, table, subject)
-        values |= {"subjects_out": str(place), "subjects": count}
+    if subjects is not None:
+        nameless = [
+            file.path for file, one in zip(found.files, subjects, strict=True) if one is None
+        ]
+        values |= {
+            "subjects_out": str(subjects_table(out)),
+            "subjects": write_subjects(out, table, subjects),
+            "without_subject": {"images": len(nameless), "first": nameless[:_SHOWN]},
+        }
     return values
 
 
-def predict_files(bundle: Location, images: Sequence[Location], **options: object) -> list[dict]:
-    """Answers in memory, one an image, for a few images.
+def predict_files(bundle: Location, images: Sequence[Location], **options: object) -> dict:
+    """Answers in memory, one an image, for a few images: predictions, and left_out as above.
 
     Raises:
         UserError: no image; more than a few; or an option that is of tables only.
@@ -92,15 +109,20 @@ def predict_files(bundle: Location, images: Sequence[Location], **options: objec
     given = [f"--{name}" for name, value in options.items() if value]
     if given:
         raise UserError(f"{given[0]}: is for tables; add --out answers.csv")
-    files = find_images(images)
-    if len(files) > _HERE:
-        raise UserError(f"{len(files)} images: more than {_HERE} need --out answers.csv")
+    found = find_images(images)
+    if len(found.files) > _HERE:
+        raise UserError(f"{len(found.files)} images: more than {_HERE} need --out answers.csv")
 
     from leuk_ray.inference.classifier import Classifier
 
     with bar("predict: scoring", "image") as progress:
+        files = [file.named for file in found.files]
         answers = answer_files(Classifier.load(bundle), files, progress)
-    return [answer.as_dict() for answer in answers]
+    predictions = [
+        answer.as_dict() | {"path": file.path}
+        for answer, file in zip(answers, found.files, strict=True)
+    ]
+    return {"predictions": predictions, "left_out": found.left_out}
 
 
 def _parts(

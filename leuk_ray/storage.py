@@ -271,13 +271,23 @@ def list_files(folder: Location) -> list[str]:
     Raises:
         UserError: it cannot be read.
     """
+    return list(file_infos(folder))
+
+
+def file_infos(folder: Location) -> dict[str, fs.FileInfo]:
+    """As `list_files`, with what is known of each file.
+
+    Raises:
+        UserError: it cannot be read.
+    """
     files, root = filesystem(folder)
     selector = fs.FileSelector(root, allow_not_found=True, recursive=True)
     try:
         found = files.get_file_info(selector)
     except OSError as error:
         raise UserError(f"{folder}: cannot be read ({reason(error)})") from error
-    return sorted(info.path[len(root) + 1 :] for info in found if info.type == fs.FileType.File)
+    infos = {info.path[len(root) + 1 :]: info for info in found if info.type == fs.FileType.File}
+    return dict(sorted(infos.items()))
 
 
 def sha256(path: Path) -> str:

@@ -22,11 +22,12 @@ def synth_text(directory: Path, values: dict) -> str:
 def prepare_text(dataset: Location, facts: dict) -> str:
     """After `prepare`."""
     counts = facts["counts"]
+    subjects = counted_subjects(counts["subjects"], counts["rows_without_subject"])
     lines = [
         f"{dataset}: {counts['files']} files in = {counts['rows']} rows out + "
         f"{counts['rejected']} rejected + {counts['skipped']} skipped",
         f"  {counts['ALL']} ALL, {counts['healthy']} healthy, {counts['unlabelled']} unlabelled; "
-        f"{_subjects(counts)} in {counts['groups']} groups",
+        f"{subjects} in {counted(counts['groups'], 'group')}",
     ]
     if facts["labels"]:
         read = [
@@ -49,15 +50,6 @@ def prepare_text(dataset: Location, facts: dict) -> str:
     if counts["rejected"] or counts["skipped"]:
         lines.append(f"  each by name, with the reason: {join(dataset, 'rejected.parquet')}")
     return "\n".join(lines)
-
-
-def _subjects(counts: dict) -> str:
-    """How many subjects, and what is not known of them."""
-    known, without = counts["subjects"], counts["rows_without_subject"]
-    if not known:
-        return "0 subjects (unknown)"
-    more = f" (and {without} rows without one)" if without else ""
-    return f"{known} subject{'s' if known != 1 else ''}{more}"
 
 
 def audit_text(audit: dict) -> str:
@@ -246,24 +238,41 @@ def predict_text(values: dict) -> str:
     """After `predict`."""
     lines = []
     for item in values["predictions"]:
+        name = item.get("path", item["name"])
         if "error" in item:
-            lines.append(f"{item['name']}: not scored, {item['error']}")
+            lines.append(f"{name}: not scored, {item['error']}")
         else:
             why = f" ({', '.join(item['reasons'])})" if item["reasons"] else ""
             lines.append(
-                f"{item['name']}: {item['label']}{why}, probability of ALL "
+                f"{name}: {item['label']}{why}, probability of ALL "
                 f"{item['probability']:.3f} (threshold {item['threshold']:g})"
             )
-    return "\n".join(lines)
+    return "\n".join([*lines, *_left_out(values.get("left_out"))])
 
 
 def predict_table_text(values: dict) -> str:
     """After `predict --out`: how many images in, and what became of them."""
     labels = ", ".join(f"{count} {label}" for label, count in sorted(values["labels"].items()))
-    text = f"{values['out']}: {counted(values['images'], 'image')}: {labels}"
+    lines = [f"{values['out']}: {counted(values['images'], 'image')}: {labels}"]
+    lines += _left_out(values["left_out"])
     if "subjects" in values:
-        text += f"\n{values['subjects_out']}: {counted(values['subjects'], 'subject')}"
-    return text
+        without = values["without_subject"]
+        lines.append(f"{values['subjects_out']}: {counted(values['subjects'], 'subject')}")
+        if without["images"]:
+            more = ", ..." if without["images"] > len(without["first"]) else ""
+            lines.append(
+                f"  {counted(without['images'], 'image')} without a subject, in none of its rows: "
+                f"{', '.join(without['first'])}{more}"
+            )
+    return "\n".join(lines)
+
+
+def _left_out(reasons: dict[str, int] | None) -> list[str]:
+    """Files that were given and are no images, in one line if there are any."""
+    if not reasons:
+        return []
+    why = ", ".join(f"{number} {reason}" for reason, number in reasons.items())
+    return [f"{counted(sum(reasons.values()), 'other file')} left out: {why}"]
 
 
 def explain_text(items: list[dict], out: Location) -> str:

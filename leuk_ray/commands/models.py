@@ -38,7 +38,11 @@ def fetch(names: tuple[str, ...], folder: Path) -> tuple[dict, str]:
 @click.argument("model", metavar="RUN_OR_BUNDLE", type=LOCATION)
 @click.argument("images", nargs=-1, required=True, type=LOCATION, metavar="IMAGES...")
 @click.option("--out", type=LOCATION, metavar="TABLE", help="Write a .csv or .parquet table.")
-@click.option("--subject", metavar="REGEX", help="Also a table of subjects: its group in a name.")
+@click.option(
+    "--subject",
+    metavar="REGEX|c-nmc",
+    help="Also a table of subjects: the expression's group in a path, or C-NMC 2019's names.",
+)
 @click.option("--workers", type=click.IntRange(min=0), help="Score on Ray with as many actors.")
 @click.option("--gpus", is_flag=True, help="A GPU for each of the workers.")
 @click.option("--resume", is_flag=True, help="Go on with a job that was stopped.")
@@ -66,7 +70,7 @@ def predict(
     from leuk_ray.texts import predict_table_text, predict_text
 
     if out is None:
-        values: dict[str, Any] = {"predictions": predict_files(bundle, images, **options)}
+        values = predict_files(bundle, images, **options)
         return values, predict_text(values)
     values = predict_to_table(bundle, images, out, **options)
     return values, predict_table_text(values)

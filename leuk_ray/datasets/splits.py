@@ -47,9 +47,9 @@ class SplitSettings(Settings):
         them (ALL-IDB). `official-folds`: C-NMC's folds. `image-random`: images, LEAKY.
         `paper-literal`: augmented copies, as saeed2022 does it (A05, then A06), LEAKY.
     fractions: share of cells in train, validation and test (A06: 8:1:1).
-    folds, fold: with folds > 1, test is fold `fold` (from 0) of that many. `official-folds` has
-        three of its own: validation is fold `fold`, test the preliminary set; where that is
-        missing, test is fold `fold` and validation the one after it.
+    folds, fold: 0 for one hold-out; with 2 folds or more, test is fold `fold` (from 0) of that
+        many. `official-folds` has three of its own: validation is fold `fold`, test the
+        preliminary set; where that is missing, test is fold `fold` and validation the next one.
     copies: of `paper-literal`, how many of each class (A05: 20,000). Copy k of a cell is its
         augmentation draw k, the same in every epoch, in validation and in test.
     source: only cells of this source take part (`all-idb1`, `all-idb2`); all where unset.
@@ -79,8 +79,9 @@ def split_cells(cells: pa.Table, settings: SplitSettings) -> pa.Table:
 
     Raises:
         UserError: no subjects where the protocol needs them, too few units of a class to fill
-            the three roles, no official folds, or no cell of the source.
+            the three roles, no official folds, no cell of the source, or one fold or fewer.
     """
+    _check_folds(settings)
     if settings.source is not None:
         cells = _of_source(cells, settings.source)
     try:
@@ -96,6 +97,16 @@ def split_cells(cells: pa.Table, settings: SplitSettings) -> pa.Table:
     if settings.protocol == "subject-disjoint":
         assert_disjoint(split)
     return split
+
+
+def _check_folds(settings: SplitSettings) -> None:
+    """Refuse what would be a hold-out to everybody but the one who typed it."""
+    if settings.folds < 0 or settings.folds == 1:
+        raise UserError(f"folds {settings.folds}: give 2 or more, or 0 for one hold-out")
+    if settings.fold and not settings.folds and settings.protocol != "official-folds":
+        raise UserError(
+            f"fold {settings.fold}: without folds there is one hold-out; give folds as well"
+        )
 
 
 def _that_work(cells: pa.Table, settings: SplitSettings) -> str:

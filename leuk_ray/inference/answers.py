@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-import re
+import json
 from collections.abc import Sequence
 
 import pyarrow as pa
@@ -13,6 +13,7 @@ import pyarrow.csv as pacsv
 from leuk_ray.errors import UserError
 from leuk_ray.evaluation.subjects import summarise
 from leuk_ray.inference.classifier import Failure, Prediction
+from leuk_ray.inference.files import ImageFile, full
 from leuk_ray.locations import Location, join, name_of, parent
 from leuk_ray.storage import (
     exists,
@@ -31,6 +32,7 @@ from leuk_ray.storage import (
 ANSWERS_SCHEMA = pa.schema(
     [
         ("name", pa.string()),
+        ("path", pa.string()),  # below the folder that all images of the job have in common
         ("label", pa.string()),
         ("probability", pa.float64()),
         ("threshold", pa.float64()),
@@ -39,7 +41,9 @@ ANSWERS_SCHEMA = pa.schema(
         ("error", pa.string()),
     ]
 )
-_PART_SCHEMA = ANSWERS_SCHEMA.append(pa.field("number", pa.int64()))
+_PART_SCHEMA = pa.schema(
+    [("number", pa.int64()), *(field for field in ANSWERS_SCHEMA if field.name != "path")]
+)
 _JOB = "job.json"
 
 
@@ -61,14 +65,17 @@ class Answers:
     of the images.
     """
 
-    def __init__(self, out: Location, bundle: Location, names: Sequence[str], resume: bool) -> None:
+    def __init__(
+        self, out: Location, bundle: Location, files: Sequence[ImageFile], resume: bool
+    ) -> None:
         """Begin, or go on with what a killed job left.
 
         Args:
             out: the table, .csv or .parquet.
             bundle: whose answers they are.
-            names: of the images, by number.
-            resume: go on where parts of the same job lie.
+            files: the images, by number.
+            resume: go on where parts of the same job lie: of this bundle, and of images that
+                have the same places, sizes and times.
 
         Raises:
             UserError: `out` is there, or parts of another job are, or `resume` was not asked for.
@@ -76,11 +83,13 @@ class Answers:
         if not name_of(out).endswith((".csv", ".parquet")):
             raise UserError(f"--out {out}: name a .csv or .parquet file")
         refuse_existing(out, "table of answers")
-        self.out, self.names = out, names
+        self.out, self.files = out, files
         self.folder = join(parent(out), name_of(out) + ".parts")
         job = {
             "bundle": hashlib.sha256(read_bytes(join(bundle, "bundle.json"))).hexdigest(),
-            "images": hashlib.sha256("\n".join(names).encode()).hexdigest(),
+            "images": hashlib.sha256(
+                json.dumps([(full(f.place), f.size, f.modified) for f in files]).encode()
+            ).hexdigest(),
         }
         if not exists(join(self.folder, _JOB)):
             make_folder(self.folder)
@@ -90,15 +99,19 @@ class Answers:
                 f"{self.folder}: holds what a job that was stopped had done; add --resume to go on "
                 "from there, or remove it"
             )
-        elif read_json(join(self.folder, _JOB)) != job:
+        elif (begun := read_json(join(self.folder, _JOB))) != job:
+            what = "another bundle"
+            if begun.get("bundle") == job["bundle"]:
+                what = "other images, or these have changed since (place, size or time)"
             raise UserError(
-                f"{self.folder}: is of another bundle or of other images; remove it to start anew"
+                f"{self.folder}: was begun with {what}; remove it to start anew, or name another "
+                "--out"
             )
 
     def missing(self) -> list[int]:
         """Numbers of the images without an answer."""
         done = set(self._parts()["number"].to_pylist())
-        return [number for number in range(len(self.names)) if number not in done]
+        return [number for number in range(len(self.files)) if number not in done]
 
     def add(self, part: pa.Table) -> None:
         """Keep a part; what was kept survives a kill."""
@@ -112,8 +125,9 @@ class Answers:
             AssertionError: an image has no answer, or two.
         """
         parts = self._parts().sort_by("number")
-        assert parts["number"].to_pylist() == list(range(len(self.names))), "images and answers"
-        table = parts.drop_columns("number")
+        assert parts["number"].to_pylist() == list(range(len(self.files))), "images and answers"
+        paths = pa.array([file.path for file in self.files], pa.string())
+        table = parts.append_column("path", paths).select(ANSWERS_SCHEMA.names)
         _write(self.out, table)
         remove(self.folder)
         return table
@@ -124,40 +138,27 @@ class Answers:
         return pa.concat_tables([_PART_SCHEMA.empty_table(), *tables])
 
 
-def write_subjects(out: Location, answers: pa.Table, pattern: str) -> tuple[Location, int]:
-    """Write a table of subjects beside the table of answers.
+def subjects_table(out: Location) -> Location:
+    """Where the table of subjects lies: beside the table of answers `out`."""
+    stem, _, suffix = name_of(out).rpartition(".")
+    return join(parent(out), f"{stem}-subjects.{suffix}")
+
+
+def write_subjects(out: Location, answers: pa.Table, subjects: Sequence[str | None]) -> int:
+    """Write a table of subjects, and return how many.
 
     Args:
-        out: the table of answers.
+        out: the table of answers beside which it lies.
         answers: in ANSWERS_SCHEMA.
-        pattern: regular expression, whose first group in a name is the subject.
-
-    Returns:
-        Where it is, and how many subjects.
+        subjects: of each answer; one without is left out.
     """
-    find = subject_pattern(pattern)
     labels: dict[str, list[str | None]] = {}
-    for name, label in zip(answers["name"].to_pylist(), answers["label"].to_pylist(), strict=True):
-        match = find.search(name)
-        labels.setdefault(match[1] if match else "", []).append(label)
-    rows = [{"subject": key or None} | summarise(labels[key]).__dict__ for key in sorted(labels)]
-    stem, _, suffix = name_of(out).rpartition(".")
-    beside = join(parent(out), f"{stem}-subjects.{suffix}")
-    _write(beside, pa.Table.from_pylist(rows))
-    return beside, len(rows)
-
-
-def subject_pattern(pattern: str) -> re.Pattern[str]:
-    """A regular expression with a group; raises UserError for what is none."""
-    try:
-        found = re.compile(pattern)
-    except re.error as error:
-        raise UserError(f"--subject {pattern}: is no regular expression ({error})") from error
-    if found.groups != 1:
-        raise UserError(
-            f"--subject {pattern}: needs one group, which is the subject, such as '(UID_[0-9]+)'"
-        )
-    return found
+    for subject, label in zip(subjects, answers["label"].to_pylist(), strict=True):
+        if subject is not None:
+            labels.setdefault(subject, []).append(label)
+    rows = [{"subject": key} | summarise(labels[key]).__dict__ for key in sorted(labels)]
+    _write(subjects_table(out), pa.Table.from_pylist(rows))
+    return len(rows)
 
 
 def count_labels(answers: pa.Table) -> dict[str, int]:

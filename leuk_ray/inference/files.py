@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import os
+from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from itertools import takewhile
+from pathlib import Path
 
-from leuk_ray.datasets.layouts.listing import IMAGE_SUFFIXES
+from pyarrow import fs
+
+from leuk_ray.datasets.layouts.listing import Found, Rejection, beginning, find_files
 from leuk_ray.errors import UserError
 from leuk_ray.images import MAX_BYTES
 from leuk_ray.inference.classifier import Cell, Classifier, Failure, Prediction
-from leuk_ray.locations import Location, join, name_of, parent
-from leuk_ray.storage import is_file, list_files, read_bytes
+from leuk_ray.locations import Location, filesystem, join, name_of, parent
+from leuk_ray.storage import file_infos, is_file, read_bytes
 
 _FILES_AT_ONCE = 32
 _READERS = 8  # more than cores: an object store answers late, not slowly
@@ -19,30 +26,89 @@ _READERS = 8  # more than cores: an object store answers late, not slowly
 NamedFile = tuple[str, Location]
 
 
-def find_images(places: Sequence[Location]) -> list[NamedFile]:
-    """Name and location of every image: files as they are given, folders with all below them.
+@dataclass(frozen=True)
+class ImageFile:
+    """An image to answer for.
+
+    name: as it was given, or below the folder or pattern that was given.
+    path: below the folder that all that was given has in common; no two images share one.
+    place: where it lies.
+    size, modified: of the file, bytes and nanoseconds; None where they cannot be read.
+    """
+
+    name: str
+    path: str
+    place: Location
+    size: int | None
+    modified: int | None
+
+    @property
+    def named(self) -> NamedFile:
+        """What `answer_files` takes."""
+        return self.name, self.place
+
+
+@dataclass(frozen=True)
+class FoundImages:
+    """Images in the order in which they were given, and how many files were left out, and why."""
+
+    files: list[ImageFile]
+    left_out: dict[str, int]
+
+
+def find_images(places: Sequence[Location]) -> FoundImages:
+    """List every image: files as they are given, folders with all below them, each file once.
 
     A pattern such as `cells/*_all.bmp` or `s3://bucket/cells/*.png` takes the images whose names
-    below its last folder without a star fit it; there a star also stands for slashes.
+    below its last folder without a star fit it; there a star also stands for slashes. In
+    folders, `layouts.listing` says which files count.
 
     Raises:
         UserError: a place that is neither, or one without an image.
     """
-    found: list[NamedFile] = []
-    for place in places:
-        if is_file(place):
-            found.append((name_of(place), place))
-            continue
-        folder, pattern = _split(place)
-        names = [
-            name
-            for name in list_files(folder)
-            if name.lower().endswith(IMAGE_SUFFIXES) and fnmatchcase(name, pattern)
-        ]
-        if not names:
+    listed = [_list(place) for place in places]
+    common = _common_folder([folder for folder, _, _ in listed])
+    found: dict[str, ImageFile] = {}
+    left_out: Counter[str] = Counter()
+    for place, (folder, infos, others) in zip(places, listed, strict=True):
+        if not infos:
             raise UserError(f"{place}: there is no such file, nor a folder with images")
-        found += [(name, join(folder, name)) for name in names]
-    return found
+        left_out.update(item.reason for item in others)
+        for name, info in infos.items():
+            image = join(folder, name)
+            text = full(image)
+            if text in found:
+                left_out["given twice"] += 1
+                continue
+            path = text.removeprefix(common)
+            found[text] = ImageFile(name, path, image, info.size, info.mtime_ns)
+    return FoundImages(list(found.values()), dict(left_out.most_common()))
+
+
+def _list(place: Location) -> tuple[Location, dict[str, fs.FileInfo], list[Rejection]]:
+    """The folder of a place, the images that it means by their names in it, and other files."""
+    if is_file(place):
+        files, path = filesystem(place)
+        return parent(place), {name_of(place): files.get_file_info(path)}, []
+    folder, pattern = _split(place)
+    if isinstance(folder, Path):  # whose links `find_files` knows
+        above = beginning(folder)
+        found = find_files(folder)
+        infos = fs.LocalFileSystem().get_file_info(found.images)
+    else:
+        above, found, objects = "", Found(), file_infos(folder)
+        for name in objects:
+            found.add(name, name)
+        infos = [objects[name] for name in found.images]
+    images = {
+        path.removeprefix(above): info for path, info in zip(found.images, infos, strict=True)
+    }
+    others = [*found.rejected, *found.skipped]
+    return (
+        folder,
+        {name: info for name, info in images.items() if fnmatchcase(name, pattern)},
+        [item for item in others if fnmatchcase(item.path.removeprefix(above), pattern)],
+    )
 
 
 def _split(place: Location) -> tuple[Location, str]:
@@ -52,6 +118,20 @@ def _split(place: Location) -> tuple[Location, str]:
         parts.insert(0, name_of(folder))
         folder = parent(folder)
     return folder, "/".join(parts) or "*"
+
+
+def full(place: Location) -> str:
+    """Where something lies, whatever folder is the current one; of an address without its query."""
+    if isinstance(place, Path):
+        return os.path.normpath(place.absolute())
+    return place.partition("?")[0]
+
+
+def _common_folder(folders: Sequence[Location]) -> str:
+    """The folder, `/` at its end, that all lie in; nothing where they have none in common."""
+    parts = [full(folder).rstrip("/").split("/") for folder in folders]
+    same = list(takewhile(lambda names: len(set(names)) == 1, zip(*parts, strict=False)))
+    return "".join(f"{names[0]}/" for names in same)
 
 
 def answer_files(

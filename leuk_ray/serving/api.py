@@ -12,7 +12,6 @@ from fastapi import FastAPI, Query, Request, Security
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import HTMLResponse, JSONResponse, Response
 from fastapi.security import APIKeyHeader
-from starlette.datastructures import UploadFile
 from starlette.exceptions import HTTPException
 
 from leuk_ray import __version__
@@ -22,6 +21,7 @@ from leuk_ray.images import BadImageError
 from leuk_ray.inference.classifier import Cell, Failure, Prediction
 from leuk_ray.serving import openinference
 from leuk_ray.serving.docs import DESCRIPTION, PREDICT_BODY, add_docs
+from leuk_ray.serving.forms import check_query, read_body
 from leuk_ray.serving.guard import ApiKeys, Guard
 from leuk_ray.serving.listing import describe_all
 from leuk_ray.serving.models import Models
@@ -36,7 +36,6 @@ from leuk_ray.serving.schemas import (
 )
 from leuk_ray.serving.settings import Limits
 
-_NAME_LENGTH = 200
 _PAGE_HEADERS = {
     "Content-Security-Policy": (
         "default-src 'self'; img-src 'self' blob: data:; style-src 'unsafe-inline'; "
@@ -83,8 +82,9 @@ def create_api(models: Models, limits: Limits, keys: ApiKeys | None, metrics: Me
         return {"status": "ready"}
 
     @api.get("/v1/models", tags=["models"], response_model=ModelsOut)
-    async def list_models() -> ModelsOut:
+    async def list_models(request: Request) -> ModelsOut:
         """Models that can be asked for, and what each expects."""
+        check_query(request, ())
         return await asyncio.to_thread(describe_all, models)
 
     @api.post(
@@ -102,8 +102,9 @@ def create_api(models: Models, limits: Limits, keys: ApiKeys | None, metrics: Me
         explain: Annotated[bool, Query(description="add where the network looks")] = False,
     ) -> Response:
         """Answer for images of single cells; a bad image among good ones is an item."""
+        check_query(request, ("model", "explain"))
         runner = await models.get(model, request.state.request_id)
-        files, subject = await _read_body(request, limits)
+        files, subject = await read_body(request, limits)
         read = await runner.read(files)
         cells = [item for item in read if isinstance(item, Cell)]
         if not cells:
@@ -153,26 +154,6 @@ def create_api(models: Models, limits: Limits, keys: ApiKeys | None, metrics: Me
         traffic=models.traffic,
     )
     return api
-
-
-async def _read_body(
-    request: Request, limits: Limits
-) -> tuple[list[tuple[str, bytes]], str | None]:
-    """Named files and the subject, from a form or from a body that is an image itself."""
-    content_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    if content_type != "multipart/form-data":
-        return [("image", await request.body())], None
-    async with request.form(max_files=limits.files, max_fields=8) as form:
-        uploads = [item for item in form.getlist("file") if isinstance(item, UploadFile)]
-        files = [((item.filename or "image")[:_NAME_LENGTH], await item.read()) for item in uploads]
-        subject = form.get("subject")
-    if not files:
-        raise Problem(422, "no_file", "the form has no part named `file`")
-    if isinstance(subject, UploadFile):
-        raise Problem(422, "subject", "`subject` is text, no file")
-    if subject is not None and len(subject) > limits.subject_length:
-        raise Problem(422, "subject", f"`subject` may have {limits.subject_length} characters")
-    return files, subject or None
 
 
 def _items(

@@ -195,6 +195,7 @@ def test_any_protocol_keeps_its_unit_whole_and_uses_an_image_once(rows, seed, fo
         pa.array(place, pa.string()),
     )
     cells = grouped(bare, near)
+    fold = fold if folds or protocol == "official-folds" else 0
     wanted = SplitSettings(protocol=protocol, seed=seed, folds=folds, fold=fold)
     try:
         split = split_cells(cells, wanted)
@@ -395,3 +396,14 @@ def test_folds_test_every_cell_once():
 def test_data_that_cannot_be_split_are_refused(rows, message: str):
     with pytest.raises(UserError, match=message):
         split_cells(table(rows), SplitSettings())
+
+
+@pytest.mark.parametrize(
+    ("folds", "fold", "words"),
+    [(1, 0, "folds 1: give 2 or more"), (-3, 0, "folds -3"), (0, 2, "fold 2: without folds")],
+)
+def test_folds_that_are_none_are_refused(folds: int, fold: int, words: str):
+    """They made a hold-out, silently."""
+    cells = table([("a", "1", 1, "p"), ("b", "H1", 0, "q")])
+    with pytest.raises(UserError, match=words):
+        split_cells(cells, SplitSettings(folds=folds, fold=fold))

@@ -1,5 +1,6 @@
 """Answers for image files: what is asked for, what is written, what a kill leaves."""
 
+import os
 from pathlib import Path
 
 import pyarrow.csv as pacsv
@@ -12,6 +13,7 @@ from leuk_ray.inference.answers import Answers, part_of, summarise
 from leuk_ray.inference.classifier import Classifier, Prediction
 from leuk_ray.inference.files import answer_files, find_images
 from leuk_ray.prediction import predict_files, predict_to_table
+from leuk_ray.texts import predict_table_text, predict_text
 from tests.serving_bundles import cells, encode, write_small_bundle
 
 
@@ -35,21 +37,25 @@ def folder(tmp_path_factory) -> Path:
 
 def test_files_folders_and_patterns_name_images(folder: Path):
     one = folder / "subject1" / "1.png"
-    assert find_images([one]) == [("1.png", one)]
-    assert len(find_images([folder])) == 10
-    assert [name for name, _ in find_images([folder / "subject1" / "*.png"])] == [
+    (alone,) = find_images([one]).files
+    assert (alone.named, alone.path, alone.size) == (("1.png", one), "1.png", one.stat().st_size)
+    assert len(find_images([folder]).files) == 10
+    assert find_images([folder]).left_out == {"suffix": 1}
+    assert [file.name for file in find_images([folder / "subject1" / "*.png"]).files] == [
         "1.png", "4.png", "7.png",
     ]  # fmt: skip
     found = find_images([folder / "sub*" / "*0*.png"])
-    assert [name for name, _ in found] == ["subject0/0.png"]
-    assert found[0][1] == folder / "subject0" / "0.png"
+    assert [file.named for file in found.files] == [
+        ("subject0/0.png", folder / "subject0" / "0.png")
+    ]
+    assert found.left_out == {}
     with pytest.raises(UserError, match="no such file, nor a folder"):
         find_images([folder / "*.bmp"])
 
 
 def test_answers_are_those_of_one_image_at_a_time(bundle: Path, folder: Path):
     classifier = Classifier.load(bundle)
-    files = find_images([folder])
+    files = [file.named for file in find_images([folder]).files]
     answers = answer_files(classifier, files)
     for (name, place), answer in zip(files, answers, strict=True):
         (alone,) = classifier.predict([(name, place.read_bytes())])
@@ -72,6 +78,8 @@ def test_a_table_has_a_row_an_image_and_a_table_of_subjects(
     assert sum(values["labels"].values()) == 10
     failed = [row for row in table.to_pylist() if row["error"]]
     assert [row["name"] for row in failed] == ["subject0/broken.png"]
+    assert table["path"].to_pylist() == table["name"].to_pylist()
+    assert values["without_subject"] == {"images": 0, "first": []}
     subjects = pacsv.read_csv(values["subjects_out"]).to_pylist()
     assert [row["subject"] for row in subjects] == ["subject0", "subject1", "subject2"]
     assert [row["cells"] for row in subjects] == [4, 3, 3]
@@ -87,8 +95,9 @@ def test_a_stopped_job_goes_on_and_scores_nothing_twice(
     whole = tmp_path / "whole.parquet"
     predict_to_table(bundle, [folder], whole)
     out = tmp_path / "answers.parquet"
-    files = find_images([folder])
-    begun = Answers(out, bundle, [name for name, _ in files], resume=False)
+    found = find_images([folder]).files
+    files = [file.named for file in found]
+    begun = Answers(out, bundle, found, resume=False)
     done = [1, 2, 5]
     begun.add(part_of(done, answer_files(Classifier.load(bundle), [files[i] for i in done])))
     with pytest.raises(UserError, match="add --resume"):
@@ -118,9 +127,94 @@ def test_mistakes_are_told_before_anything_is_scored(bundle: Path, folder: Path,
         predict_to_table(bundle, [folder], tmp_path / "a.csv", subject="subject[0-9]")
     with pytest.raises(UserError, match="no regular expression"):
         predict_to_table(bundle, [folder], tmp_path / "a.csv", subject="(")
+    with pytest.raises(UserError, match=r"names a subject in none of 10 images.*as subject0/0"):
+        predict_to_table(bundle, [folder], tmp_path / "a.csv", subject="(UID_[0-9]+)")
     with pytest.raises(UserError, match="--resume: is for tables"):
         predict_files(bundle, [folder], resume=True, subject=None)
     assert not list(tmp_path.iterdir())
+
+
+def test_images_of_one_name_in_two_folders_are_told_apart(
+    bundle: Path, tmp_path: Path, monkeypatch
+):
+    """Whatever is typed: files, their folders, or from inside one of them; no file counts twice."""
+    for pixels, place in zip(cells(3), ("P1/1.png", "P2/1.png", "P2/x.png"), strict=True):
+        (tmp_path / "in" / place).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "in" / place).write_bytes(encode(pixels))
+    one, two = tmp_path / "in" / "P1", tmp_path / "in" / "P2"
+    monkeypatch.chdir(one)
+    for number, given in enumerate(
+        ([one / "1.png", two / "1.png", two / "x.png"], [one, two], [Path("1.png"), Path("../P2")])
+    ):
+        out = tmp_path / f"{number}.csv"
+        values = predict_to_table(bundle, given, out, subject="^(P[0-9])/")
+        table = pacsv.read_csv(out).to_pylist()
+        assert [row["name"] for row in table] == ["1.png", "1.png", "x.png"]
+        assert [row["path"] for row in table] == ["P1/1.png", "P2/1.png", "P2/x.png"]
+        subjects = pacsv.read_csv(values["subjects_out"]).to_pylist()
+        assert [(row["subject"], row["cells"]) for row in subjects] == [("P1", 1), ("P2", 2)]
+    told = predict_files(bundle, [one, two, two / "1.png"])
+    assert [item["path"] for item in told["predictions"]] == ["P1/1.png", "P2/1.png", "P2/x.png"]
+    assert told["left_out"] == {"given twice": 1}
+    assert "P2/1.png: " in predict_text(told)
+    assert "1 other file left out: 1 given twice" in predict_text(told)
+
+
+def test_images_without_a_subject_are_named_and_belong_to_none(bundle: Path, tmp_path: Path):
+    """C-NMC's own names, whose healthy subject H3 is once written h3."""
+    names = ("UID_1_1_1_all", "UID_H3_1_1_hem", "UID_h3_2_1_hem", "UID_3_1_1_all", "holiday")
+    for pixels, name in zip(cells(5), names, strict=True):
+        (tmp_path / "in").mkdir(exist_ok=True)
+        (tmp_path / "in" / f"{name}.png").write_bytes(encode(pixels))
+    values = predict_to_table(bundle, [tmp_path / "in"], tmp_path / "a.csv", subject="c-nmc")
+    subjects = pacsv.read_csv(values["subjects_out"]).to_pylist()
+    assert [(str(row["subject"]), row["cells"]) for row in subjects] == [
+        ("1", 1), ("3", 1), ("H3", 2),
+    ]  # fmt: skip
+    assert values["subjects"] == 3
+    assert values["without_subject"] == {"images": 1, "first": ["holiday.png"]}
+    assert "1 image without a subject, in none of its rows: holiday.png" in predict_table_text(
+        values
+    )
+    own = predict_to_table(bundle, [tmp_path / "in"], tmp_path / "b.csv", subject="UID_([^_]+)_")
+    assert own["subjects"] == 3
+    (tmp_path / "c-subjects.csv").touch()
+    with pytest.raises(UserError, match=r"table of subjects is never overwritten"):
+        predict_to_table(bundle, [tmp_path / "in"], tmp_path / "c.csv", subject="c-nmc")
+
+
+def test_a_job_goes_on_with_its_own_images_alone(bundle: Path, tmp_path: Path):
+    """The same names in another folder, or changed files, are other images."""
+    pictures = cells(4)
+    for folder, own in (("one", pictures[:2]), ("two", pictures[2:])):
+        (tmp_path / folder).mkdir()
+        for number, pixels in enumerate(own):
+            (tmp_path / folder / f"{number}.png").write_bytes(encode(pixels))
+    out = tmp_path / "a.csv"
+    Answers(out, bundle, find_images([tmp_path / "one"]).files, resume=False)
+    with pytest.raises(UserError, match="begun with other images"):
+        predict_to_table(bundle, [tmp_path / "two"], out, resume=True)
+    changed = tmp_path / "one" / "0.png"
+    before = changed.stat()
+    os.utime(changed, ns=(before.st_atime_ns, before.st_mtime_ns + 1))
+    with pytest.raises(UserError, match="these have changed since"):
+        predict_to_table(bundle, [tmp_path / "one"], out, resume=True)
+    os.utime(changed, ns=(before.st_atime_ns, before.st_mtime_ns))
+    other = write_small_bundle(tmp_path / "other", threshold=0.4)
+    with pytest.raises(UserError, match="begun with another bundle"):
+        predict_to_table(other, [tmp_path / "one"], out, resume=True)
+    assert predict_to_table(bundle, [tmp_path / "one"], out, resume=True)["images"] == 2
+
+
+def test_hidden_and_unreadable_names_are_left_out_with_a_count(bundle: Path, tmp_path: Path):
+    (tmp_path / "1.png").write_bytes(encode(cells(1)[0]))
+    (tmp_path / ".Trash-1000").mkdir()
+    (tmp_path / ".Trash-1000" / "1.png").touch()
+    Path(os.fsdecode(os.fsencode(tmp_path) + b"/\xff.png")).touch()
+    (tmp_path / "up").symlink_to(tmp_path)
+    told = predict_files(bundle, [tmp_path])
+    assert [item["path"] for item in told["predictions"]] == ["1.png"]
+    assert told["left_out"] == {"hidden": 1, "name": 1}
 
 
 def test_counts_of_a_subject_leave_out_what_was_not_answered():

@@ -6,6 +6,7 @@ import io
 import json
 import struct
 import time
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -149,6 +150,34 @@ def test_requests_that_make_no_sense_are_problems(client):
     ):
         assert answer.status_code == status, answer.text
         assert answer.headers["content-type"] == "application/problem+json"
+
+
+def test_nothing_that_is_sent_is_passed_over(client):
+    """A part or parameter of another name is told with the near one; none answers for the rest."""
+    image = encode(cells(1)[0])
+    cell, other = ("file", ("a.png", image)), ("b.png", image)
+    post = partial(client.post, "/v1/predict")
+    for answer, words in (
+        (
+            post(files=[cell, ("file2", other)]),
+            "no form part is called `file2`; did you mean `file`",
+        ),
+        (
+            post(files=[cell, ("image", other)]),
+            "no form part is called `image`; there are file, su",
+        ),
+        (post(files=[cell], data={"subjct": "S1"}), "`subjct`; did you mean `subject`?"),
+        (post(files=[cell, ("file", (None, b"cell.bmp"))]), "curl sends one by -F file=@cell.bmp"),
+        (post(files=[cell], data={"subject": ["S1", "S2"]}), "`subject` is given twice"),
+        (post(content=image, params={"modle": "x"}), "`modle`; did you mean `model`?"),
+        (post(content=image, params={"subject": "S1"}), "no query parameter is called `subject`"),
+        (post(content=image, params={"model": ["a", "b"]}), "`model` is given twice"),
+        (client.get("/v1/models?model=x"), "no query parameter is called `model`"),
+    ):
+        assert (answer.status_code, words in answer.json()["detail"]) == (422, True), answer.text
+    assert (
+        len(post(files=[cell, ("file", other)], data={"subject": "S"}).json()["predictions"]) == 2
+    )
 
 
 def test_more_files_than_allowed_are_refused(bundle: Path):

@@ -34,7 +34,7 @@ def test_a_cell_without_a_number_is_an_item(tmp_path: Path, monkeypatch):
         first, second, third = answer.json()["predictions"]
         assert second == {"name": "b.png", "error": "the network gives no number"}
         assert all("explanation" in item for item in (first, third))
-        assert answer.json()["subject"]["cells"] == 2
+        assert answer.json()["subject"]["cells"] == 3
         alone_in_it = client.post("/v1/predict", content=files[1][1])
     assert alone_in_it.status_code == 500
     assert alone_in_it.json()["reason"] == "no_number"

@@ -68,6 +68,12 @@ def parse_c_nmc(
     return Catalogue.of((_row(path, preliminary, source) for path in sorted(paths)), found)
 
 
+def subject_of(path: str) -> str | None:
+    """The subject in the name of an image, whatever folder it lies in; None where it names none."""
+    match = _NAME.fullmatch(PurePosixPath(path).stem)
+    return match[1].upper() if match else None
+
+
 def _row(path: str, preliminary: Mapping[str, tuple[str, int]], source: str) -> Row | Rejection:
     if match := _TRAINING.search(path):
         split, folder, stem = match.groups()
