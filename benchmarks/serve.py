@@ -75,7 +75,7 @@ def serve_litserve(bundle: str, port: int) -> None:
 
 def serve_leuk_ray(bundle: str, port: int) -> None:
     """`leuk-ray serve`."""
-    command = [sys.executable, "-m", "leuk_ray.cli", "serve", bundle, "--port", str(port)]
+    command = [sys.executable, "-m", "leuk_ray", "serve", bundle, "--port", str(port)]
     os.execv(sys.executable, command)
 
 

@@ -56,7 +56,7 @@ def time_peer(scratch: Path) -> float:
 def time_ours(dataset: Path, scratch: Path) -> dict[str, float]:
     """Seconds of every stage of `leuk-ray train`."""
     run = Path(tempfile.mkdtemp(dir=scratch)) / "run"
-    command = [sys.executable, "-m", "leuk_ray.cli", "train", "lite", "--data", str(dataset)]
+    command = [sys.executable, "-m", "leuk_ray", "train", "lite", "--data", str(dataset)]
     command += ["--out", str(run), "--workers", str(WORKERS), "epochs=1", "fractions=[0.5,0.3,0.2]"]
     said = bytearray()
     started, ended, seconds = time.monotonic(), {}, {}
@@ -87,7 +87,7 @@ def _read(stream: int, said: bytearray) -> None:
 
 def time_help() -> float:
     started = time.monotonic()
-    command = [sys.executable, "-m", "leuk_ray.cli", "--help"]
+    command = [sys.executable, "-m", "leuk_ray", "--help"]
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
     return time.monotonic() - started
 

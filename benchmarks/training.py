@@ -63,7 +63,7 @@ class Rates:
 def ours(recipe: str, dataset: Path, epochs: int, scratch: Path) -> Rates:
     """`leuk-ray train` from its command line."""
     run = Path(tempfile.mkdtemp(dir=scratch)) / "run"
-    command = [sys.executable, "-m", "leuk_ray.cli", "train", recipe, "--data", str(dataset)]
+    command = [sys.executable, "-m", "leuk_ray", "train", recipe, "--data", str(dataset)]
     command += ["--out", str(run), "--workers", str(WORKERS), f"epochs={epochs}", *SPLIT]
     with subprocess.Popen(command, stdout=sys.stderr) as process:
         marks = _watch(run / "metrics.jsonl", epochs, process)

@@ -12,6 +12,7 @@ import click
 from leuk_ray import __version__
 from leuk_ray.commands import cluster, data, experiment, models, runs, serving, tuning
 from leuk_ray.errors import UserError
+from leuk_ray.interrupts import interruptible
 
 _EPILOG = "For research. Not a medical device, not a diagnosis."
 
@@ -33,17 +34,22 @@ def cli() -> None:
 
 def main() -> None:
     """Entry point: 0 done, 2 the user's input was wrong (one line), 1 anything else."""
-    try:
-        cli(standalone_mode=False)
-    except UserError as error:
-        _fail(str(error))
-    except click.ClickException as error:
-        if isinstance(error, click.UsageError) and error.ctx is not None:
-            _fail(f"{error.format_message()} (see: {error.ctx.command_path} --help)")
-        _fail(error.format_message())
-    except (click.Abort, KeyboardInterrupt):
-        click.echo("leuk-ray: stopped; nothing half written is left", err=True)
-        sys.exit(1)
+    with interruptible(_say_interrupted):
+        try:
+            cli(standalone_mode=False)
+        except UserError as error:
+            _fail(str(error))
+        except click.UsageError as error:
+            where = f" (see: {error.ctx.command_path} --help)" if error.ctx else ""
+            _fail(f"{error.format_message()}{where}")
+        except click.ClickException as error:
+            _fail(error.format_message())
+        except click.Abort as error:  # which click makes of Ctrl-C
+            raise KeyboardInterrupt(*getattr(error.__cause__, "args", ())) from error
+
+
+def _say_interrupted(left: str) -> None:
+    click.echo(f"leuk-ray: interrupted. {left or 'No partial output was left.'}", err=True)
 
 
 def _fail(message: str) -> None:
@@ -75,7 +81,3 @@ for _command in (
     serving.serve,
 ):
     cli.add_command(_command)
-
-
-if __name__ == "__main__":
-    main()

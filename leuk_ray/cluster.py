@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib
 import logging
 import os
+import secrets
+import tempfile
 import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
 
 import ray
 
+from leuk_ray import scratch
 from leuk_ray.errors import UserError
 from leuk_ray.progress import note
 
@@ -31,6 +37,7 @@ LOCAL_ENVIRONMENT = {
 
 Workers = int | tuple[int, int]  # a number, or fewest and most, as Ray Train takes them
 
+_ANSWER_SECONDS = 10
 _LOG_LEVELS = {
     "ray.data": logging.CRITICAL,
     "ray.train": logging.ERROR,
@@ -56,18 +63,15 @@ def connect(
         return
     address = address or os.environ.get("RAY_ADDRESS")
     _quiet()
-    if address:
+    if address and address != "local":
         note(f"ray: joining {address}")
-        try:
-            ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
-        except ConnectionError as error:
-            raise UserError(
-                f"Ray cluster {address}: cannot be reached; start it or leave --address out"
-            ) from error
+        _join(address)
         return
     note("ray: starting on this machine")
     for name, value in LOCAL_ENVIRONMENT.items():
         os.environ.setdefault(name, value)
+    _shorten_tmpdir()
+    _make_token_possible()
     with _importing(meanwhile):
         ray.init(
             address="local",
@@ -76,6 +80,75 @@ def connect(
             log_to_driver=False,
             logging_level=logging.ERROR,
         )
+
+
+def _join(address: str) -> None:
+    """Join a cluster that answers; `ray.init` would try for minutes and print warnings."""
+    if address.startswith(("http://", "https://")):
+        raise UserError(
+            f"Ray cluster {address}: is the address of a dashboard; give HOST:PORT of the cluster "
+            f"(Ray's default port is 6379), or `leuk-ray submit --address {address} COMMAND ...`"
+        )
+    if address != "auto" and not _answers(address.removeprefix("ray://")):
+        raise UserError(
+            f"Ray cluster {address}: does not answer within {_ANSWER_SECONDS} s; check HOST:PORT "
+            "and start the cluster, or unset RAY_ADDRESS and --address to start Ray here"
+        )
+    try:
+        ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
+    except (ConnectionError, ValueError, RuntimeError) as error:
+        raise UserError(
+            f"Ray cluster {address}: cannot be joined ({' '.join(str(error).split())[:200]}); "
+            "start it, or unset RAY_ADDRESS and --address to start Ray here"
+        ) from error
+
+
+def _answers(address: str) -> bool:
+    """Whether a gRPC server answers at HOST:PORT."""
+    import grpc
+    from ray._private.grpc_utils import init_grpc_channel  # which knows Ray's TLS settings
+
+    host, _, port = address.rpartition(":")
+    if not host or not port.isdecimal():
+        return False
+    channel: Any = init_grpc_channel(address)
+    try:
+        grpc.channel_ready_future(channel).result(timeout=_ANSWER_SECONDS)
+    except grpc.FutureTimeoutError:
+        return False
+    finally:
+        channel.close()
+    return True
+
+
+def _shorten_tmpdir() -> None:
+    """Where TMPDIR is too long for the sockets in it, reach it by a short link.
+
+    Linux allows 107 bytes, of which names that Ray and Python choose take up to 70.
+    """
+    folder = os.environ.get("TMPDIR", "")
+    if len(os.fsencode(folder)) > 107 - 70:
+        private = Path("/tmp", f"leuk_ray-{os.getuid()}")
+        scratch.make_private(private)
+        link = private / f"tmp-{hashlib.sha256(os.fsencode(folder)).hexdigest()[:6]}"
+        if not link.is_symlink():
+            link.symlink_to(Path(folder).absolute())
+        os.environ["TMPDIR"] = str(link)
+        tempfile.tempdir = None  # which Python read from TMPDIR
+
+
+def _make_token_possible() -> None:
+    """Give this process's Ray a token of its own where ~/.ray cannot hold one."""
+    if {"RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"} & os.environ.keys():
+        return
+    try:
+        folder = Path.home() / ".ray"
+        folder.mkdir(exist_ok=True)
+        usable = os.access(folder, os.W_OK)
+    except (OSError, RuntimeError):  # no such home, or none is known
+        usable = False
+    if not usable:
+        os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex()
 
 
 @contextmanager

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import difflib
+import re
 from collections.abc import Iterable, Mapping
 from importlib import resources
 from pathlib import Path
@@ -13,7 +13,7 @@ from pydantic import ValidationError, model_validator
 
 from leuk_ray.augment.settings import AugmentSettings
 from leuk_ray.datasets.splits import SplitSettings
-from leuk_ray.errors import UserError
+from leuk_ray.errors import UserError, near
 from leuk_ray.models.settings import ModelSettings
 from leuk_ray.settings import Settings
 from leuk_ray.training.settings import TrainingSettings
@@ -63,10 +63,7 @@ def recipe_text(name: str) -> str:
     path = Path(name)
     if path.suffix in (".yaml", ".yml") and path.is_file():
         return path.read_text()
-    names = recipe_names()
-    close = difflib.get_close_matches(name, names, 1)
-    hint = f"did you mean {close[0]}?" if close else f"there are: {', '.join(names)}"
-    raise UserError(f"recipe {name!r}: no such recipe or .yaml file; {hint}")
+    raise UserError(f"recipe {name!r}: no such recipe or .yaml file; {near(name, recipe_names())}")
 
 
 def backbone_name(name: str) -> str:
@@ -176,9 +173,8 @@ def setting_path(key: str) -> list[str]:
         return matches[0].split(".")
     if matches:
         raise UserError(f"override {key}: say which one: {', '.join(matches)}")
-    close = difflib.get_close_matches(key, [*paths, *(p.rpartition(".")[2] for p in paths)], 1)
-    hint = f"did you mean {close[0]}?" if close else f"there are: {', '.join(paths)}"
-    raise UserError(f"override {key}: no such setting; {hint}")
+    known = dict.fromkeys([*paths, *(path.rpartition(".")[2] for path in paths)])
+    raise UserError(f"override {key}: no such setting; {near(key, known)}")
 
 
 def _all_keys(settings: type[Settings], prefix: str = "") -> Iterable[str]:
@@ -195,6 +191,9 @@ def first_problem(error: ValidationError) -> str:
     problem = error.errors()[0]
     where = ".".join(str(part) for part in problem["loc"])
     others = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
+    if problem["type"] == "literal_error":
+        known = re.findall(r"'([^']*)'", problem.get("ctx", {})["expected"])
+        return f"{where}: {problem['input']!r} is not known; {near(str(problem['input']), known)}"
     message = problem["msg"].removeprefix("Value error, ")
     own = problem["type"] in ("extra_forbidden", "value_error")  # these say what they need
     given = "" if own else f", given {problem['input']!r}"

@@ -11,7 +11,6 @@ import errno
 import hashlib
 import json
 import shutil
-import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
@@ -21,6 +20,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pyarrow import fs
 
+from leuk_ray import scratch
 from leuk_ray.errors import UserError
 from leuk_ray.locations import Location, filesystem, join, name_of, reason
 
@@ -175,9 +175,9 @@ def _uploaded(target: str) -> Iterator[Path]:
     write_bytes(unfinished, b"")
     remove(target)
     try:
-        with tempfile.TemporaryDirectory(prefix="leuk_ray-") as temporary:
-            yield Path(temporary)
-            upload(Path(temporary), target)
+        with scratch.temporary("upload") as folder:
+            yield folder
+            upload(folder, target)
     except BaseException:
         remove(target)
         remove(unfinished)
@@ -238,8 +238,8 @@ def fetched(location: Location) -> Iterator[Path]:
     if isinstance(location, Path):
         yield location
         return
-    with tempfile.TemporaryDirectory(prefix="leuk_ray-") as temporary:
-        copy = Path(temporary, name_of(location))
+    with scratch.temporary("fetched") as folder:
+        copy = folder / name_of(location)
         if is_file(location):
             copy.write_bytes(read_bytes(location))
         else:

@@ -114,7 +114,7 @@ def submit(
     """
     expected = versions() | {"workers": asked.workers, "gpus": asked.gpus, "paths": asked.paths}
     look = shlex.join(["python", "-m", "leuk_ray.preflight", json.dumps(expected)])
-    command = shlex.join(["python", "-m", "leuk_ray.cli", *asked.words])
+    command = shlex.join(["python", "-m", "leuk_ray", *asked.words])
     job = _start(client, f"{look} && exec {command}", name, working_dir)
     try:
         asyncio.run(_follow(client, job, log))

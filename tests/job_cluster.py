@@ -53,7 +53,7 @@ class JobCluster:
     ) -> subprocess.Popen[str]:
         """`leuk-ray WORDS` in a folder of the user's machine."""
         return subprocess.Popen(
-            [sys.executable, "-m", "leuk_ray.cli", *map(str, words)],
+            [sys.executable, "-m", "leuk_ray", *map(str, words)],
             env=self.environment,
             cwd=folder,
             stdin=stdin,

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, redirect_stdout
 from functools import wraps
 from pathlib import Path
 from typing import Any
@@ -48,12 +51,48 @@ WORKERS = _WorkersType()
 
 
 def command(function: Callable[..., tuple[dict, str]]) -> Callable[..., Any]:
-    """Give a command --json; it returns (plain values, text for people)."""
+    """Give a command --json; it returns (plain values, text for people).
+
+    Standard output holds the result alone: what libraries and their processes print while the
+    command runs goes to standard error.
+    """
 
     @click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout.")
     @wraps(function)
     def run(as_json: bool, **arguments: Any) -> None:
-        values, text = function(**arguments)
+        with _stdout_to_stderr():
+            try:
+                values, text = function(**arguments)
+            except KeyboardInterrupt as error:
+                raise KeyboardInterrupt(_left(arguments)) from error
         click.echo(json.dumps(values, allow_nan=False) if as_json else text)
 
     return run
+
+
+@contextmanager
+def _stdout_to_stderr() -> Iterator[None]:
+    sys.stdout.flush()
+    kept = os.dup(1)
+    os.dup2(2, 1)
+    try:
+        with redirect_stdout(sys.stderr):
+            yield
+    finally:
+        os.dup2(kept, 1)
+        os.close(kept)
+
+
+def _left(arguments: dict[str, Any]) -> str:
+    """What an interrupted command leaves, and how to continue it; empty where it is nothing."""
+    out = arguments.get("out")
+    if "resume" not in arguments or out is None:
+        return ""
+
+    from leuk_ray.locations import join, name_of, parent
+    from leuk_ray.storage import exists
+
+    for place in (out, join(parent(out), f"{name_of(out)}.parts")):
+        if exists(place):
+            return f"{place} is intact; run the same command with --resume to continue."
+    return ""

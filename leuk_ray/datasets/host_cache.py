@@ -17,7 +17,6 @@ import io
 import mmap
 import os
 import shutil
-import stat
 import tempfile
 import time
 from pathlib import Path
@@ -28,6 +27,7 @@ import pyarrow as pa
 
 from leuk_ray.datasets.prepared import PixelReader, PreparedDataset, as_pixels, gather
 from leuk_ray.errors import UserError
+from leuk_ray.scratch import make_private
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
@@ -79,7 +79,7 @@ def open_host_cache(dataset: PreparedDataset, folder: Path | None = None) -> Hos
     path = folder / f"{dataset.pixels_key()}.arrow"
     reader = dataset.reader()
     try:
-        _make_private(folder)
+        make_private(folder)
         with (folder / "lock").open("ab") as lock:
             writer = _OtherWriter(folder)
             while True:
@@ -91,21 +91,15 @@ def open_host_cache(dataset: PreparedDataset, folder: Path | None = None) -> Hos
                     _write(reader, path)
                 else:
                     writer.wait()
+    except CacheError:
+        raise
+    except UserError as error:
+        raise CacheError(str(error)) from error
     except OSError as error:
         raise CacheError(
             f"{folder}: the host cache cannot be kept there ({error.strerror or error}); "
             "set TMPDIR to a disk of this node, or training.cache to none"
         ) from error
-
-
-def _make_private(folder: Path) -> None:
-    """Cells are nobody else's to see, and nobody else's pixels are to be trained on."""
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    found = folder.lstat()
-    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & 0o077:
-        raise CacheError(
-            f"{folder}: is open to other users; remove it, or set TMPDIR to a folder of your own"
-        )
 
 
 def _try_lock(file: BinaryIO) -> bool:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import math
 import shutil
-import tempfile
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future
@@ -23,6 +22,7 @@ import pyarrow as pa
 import torch
 from ray import tune
 
+from leuk_ray import scratch
 from leuk_ray.config import Recipe, value_at
 from leuk_ray.datasets.feeds import Feed, ReaderFeed, ResidentFeed, device_shortage
 from leuk_ray.datasets.host_cache import CacheError, open_host_cache
@@ -117,9 +117,9 @@ def _reporter(checkpoints: bool) -> Report:
         if not checkpoints:
             tune.report(_told(metrics))
             return
-        with tempfile.TemporaryDirectory() as directory:
-            save(Path(directory))
-            tune.report(_told(metrics), checkpoint=tune.Checkpoint.from_directory(directory))
+        with scratch.temporary("checkpoint") as folder:
+            save(folder)
+            tune.report(_told(metrics), checkpoint=tune.Checkpoint.from_directory(str(folder)))
 
     return report
 

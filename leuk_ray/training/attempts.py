@@ -20,6 +20,7 @@ from ray.exceptions import RayActorError
 from ray.train import FailureConfig, PreemptionError, RunConfig, ScalingConfig
 from ray.train.torch import TorchTrainer
 
+from leuk_ray.interrupts import in_thread
 from leuk_ray.locations import Location, join
 from leuk_ray.progress import note
 from leuk_ray.storage import exists, read_bytes, write_bytes
@@ -53,7 +54,7 @@ def fit(
             worker, train_loop_config=config, scaling_config=scaling, run_config=run
         )
         try:
-            return trainer.fit().return_value
+            return in_thread(trainer.fit).return_value  # its own SIGINT handler exits with 0
         except ray.train.TrainingFailedError as error:
             lost, preempted = _lost_workers(error)
             losses += not preempted

@@ -6,7 +6,6 @@ config.yaml  split.parquet  environment.json  metrics.jsonl  tensorboard/
 from __future__ import annotations
 
 import json
-import tempfile
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -17,6 +16,7 @@ import ray.train
 from ray.train import Checkpoint
 from ray.train.v2.api.report_config import CheckpointUploadMode
 
+from leuk_ray import scratch
 from leuk_ray.bundle import BundleFacts
 from leuk_ray.config import Recipe, load_recipe, with_values
 from leuk_ray.datasets.identity import DatasetIdentity, check_same_dataset
@@ -125,7 +125,7 @@ class Reporter:
             if isinstance(run, Path):
                 self.folder = run / "tensorboard"
             else:
-                self.folder = Path(tempfile.mkdtemp(prefix="leuk-ray-events-"))
+                self.folder = scratch.make("events")
             self.events = SummaryWriter(str(self.folder), purge_step=state.epoch + 1)
 
     def __call__(self, metrics: dict, save: Callable[[Path], None]) -> None:
@@ -146,11 +146,11 @@ class Reporter:
             self.mlflow.log(metrics)
         lagging = str(slowest) if slowest.lags else None
         self.board.put.remote(metrics | {"batches": 1, "of": 1, "lagging": lagging})
-        directory = tempfile.mkdtemp(prefix="leuk-ray-checkpoint-")  # Ray removes it when uploaded
-        save(Path(directory))
+        folder = scratch.make("checkpoint")  # Ray removes it when it is uploaded
+        save(folder)
         ray.train.report(
             metrics,
-            checkpoint=Checkpoint.from_directory(directory),
+            checkpoint=Checkpoint.from_directory(str(folder)),
             checkpoint_dir_name=f"epoch_{metrics['epoch']:04d}",
             checkpoint_upload_mode=CheckpointUploadMode.ASYNC,
         )

@@ -18,7 +18,7 @@ from tests.serving_bundles import cells, encode, write_small_bundle
 
 
 def leuk_ray(*arguments: object, **options) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "leuk_ray.cli", *map(str, arguments)]
+    command = [sys.executable, "-m", "leuk_ray", *map(str, arguments)]
     return subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **options
     )

@@ -12,7 +12,7 @@ BEST_AUC = 0.90
 
 
 def leuk_ray(*arguments: object, timeout: int) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "leuk_ray.cli", *map(str, arguments), "--json"]
+    command = [sys.executable, "-m", "leuk_ray", *map(str, arguments), "--json"]
     return subprocess.run(command, capture_output=True, text=True, timeout=timeout, check=True)
 
 

@@ -17,7 +17,7 @@ MEASURED = ("images_per_second", "seconds")
 
 
 def leuk_ray(*arguments: object) -> list[str]:
-    return [sys.executable, "-m", "leuk_ray.cli", *map(str, arguments)]
+    return [sys.executable, "-m", "leuk_ray", *map(str, arguments)]
 
 
 def run(*arguments: object, timeout: int = 1200) -> dict:

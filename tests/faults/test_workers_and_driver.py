@@ -121,7 +121,7 @@ def test_a_killed_driver_resumes_to_the_same_numbers(undisturbed, dataset, tmp_p
     out = tmp_path / "run"
     words = ["train", "lite", "--data", dataset.location, "--out", str(out), "--workers", "2"]
     driver = subprocess.Popen(
-        [sys.executable, "-m", "leuk_ray.cli", *words, *SETTINGS],
+        [sys.executable, "-m", "leuk_ray", *words, *SETTINGS],
         env=os.environ | {"RAY_ADDRESS": ray.get_runtime_context().gcs_address},
         stderr=subprocess.PIPE,
         text=True,

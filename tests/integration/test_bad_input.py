@@ -28,7 +28,7 @@ NOBODY = 65534
 
 def command(*arguments: object) -> list[str]:
     """A command in a process of its own, on the Ray of these tests."""
-    return [sys.executable, "-m", "leuk_ray.cli", *map(str, arguments)]
+    return [sys.executable, "-m", "leuk_ray", *map(str, arguments)]
 
 
 def on_this_ray() -> tuple[str, str]:

@@ -11,7 +11,7 @@ from leuk_ray.datasets.prepared import PreparedDataset
 
 
 def leuk_ray(*arguments: object) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "leuk_ray.cli", *map(str, arguments)]
+    command = [sys.executable, "-m", "leuk_ray", *map(str, arguments)]
     return subprocess.run(command, capture_output=True, text=True, timeout=120)
 
 

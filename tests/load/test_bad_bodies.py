@@ -64,7 +64,7 @@ def service(tmp_path_factory) -> Iterator[Service]:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    command = [sys.executable, "-m", "leuk_ray.cli", "serve", str(bundle), "--port", str(port)]
+    command = [sys.executable, "-m", "leuk_ray", "serve", str(bundle), "--port", str(port)]
     process = subprocess.Popen(
         [*command, "--api-keys", str(keys)], stdout=subprocess.DEVNULL, text=True,
         stderr=(folder / "stderr").open("w"),

@@ -29,7 +29,7 @@ TINY = {
 
 
 def leuk_ray(*arguments: object) -> list[str]:
-    return [sys.executable, "-m", "leuk_ray.cli", *map(str, arguments)]
+    return [sys.executable, "-m", "leuk_ray", *map(str, arguments)]
 
 
 def run(*arguments: object, timeout: int = 400) -> dict:

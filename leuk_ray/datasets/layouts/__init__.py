@@ -16,7 +16,7 @@ from leuk_ray.datasets.layouts.catalogue import (
 from leuk_ray.datasets.layouts.folders import folders
 from leuk_ray.datasets.layouts.listing import IMAGE_SUFFIXES, Rejection
 from leuk_ray.datasets.layouts.manifest import manifest
-from leuk_ray.errors import UserError
+from leuk_ray.errors import UserError, near
 
 __all__ = [
     "CATALOGUE_SCHEMA",
@@ -52,7 +52,7 @@ def read_layout(layout: str, root: Path, options: LayoutOptions = _NONE) -> Cata
         UserError: unknown layout, nothing there, or no image in it.
     """
     if layout not in LAYOUTS:
-        raise UserError(f"layout {layout!r} is not known; choose one of {', '.join(LAYOUTS)}")
+        raise UserError(f"--layout {layout}: is not known; {near(layout, LAYOUTS)}")
     if options.positive and layout not in ("folders", "csv"):
         raise UserError(f"--positive: is for folders and csv; {layout} names its classes itself")
     if options.columns and layout != "csv":
