@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from pydantic import ValidationError, model_validator
+from pydantic import Field, ValidationError, model_validator
 
 from leuk_ray.augment.settings import AugmentSettings
 from leuk_ray.datasets.splits import SplitSettings
@@ -23,7 +23,7 @@ class Recipe(Settings):
     """Everything that decides a result, apart from the data."""
 
     name: str
-    seed: int = 0
+    seed: int = Field(default=0, ge=0)
     split: SplitSettings = SplitSettings()
     model: ModelSettings = ModelSettings()
     augment: AugmentSettings = AugmentSettings()

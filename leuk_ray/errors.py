@@ -14,5 +14,5 @@ class UserError(ValueError):
 def near(word: str, known: Iterable[str]) -> str:
     """Suggest the known word that `word` is closest to, or list all of them."""
     known = list(known)
-    close = difflib.get_close_matches(word.lower(), known, 1, cutoff=0.5)
+    close = difflib.get_close_matches(word.lower(), known, 1)
     return f"did you mean {close[0]}?" if close else f"choose one of {', '.join(known)}"

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 @click.argument("directory", type=PATH)
 @click.option("--cells", default=600, show_default=True)
 @click.option("--subjects", default=24, show_default=True)
-@click.option("--seed", default=0, show_default=True)
+@click.option("--seed", default=0, show_default=True, type=click.IntRange(0))
 @click.option("--best-auc", default=0.90, show_default=True, help="AUC of the ideal classifier.")
 @click.option(
     "--signal",
@@ -75,7 +75,13 @@ def synth(
     required=True,
     help="How the files are named and placed: c-nmc, all-idb, all-idb1, all-idb2, folders, csv.",
 )
-@click.option("--size", default=300, show_default=True, help="Side of the stored square, pixels.")
+@click.option(
+    "--size",
+    default=300,
+    show_default=True,
+    type=click.IntRange(16, 4096),
+    help="Side of the stored square, pixels.",
+)
 @click.option(
     "--crop",
     type=click.Choice(["center", "tight", "full"]),
@@ -195,7 +201,7 @@ def audit(dataset: Location, out: Location | None, no_images: bool) -> tuple[dic
 )
 @click.option("--folds", default=0, help="Cross-validation: test is fold --fold of this many.")
 @click.option("--fold", default=0, show_default=True)
-@click.option("--seed", default=0, show_default=True)
+@click.option("--seed", default=0, show_default=True, type=click.IntRange(0))
 @click.option("--out", type=LOCATION, required=True)
 @command
 def split(

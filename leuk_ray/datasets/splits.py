@@ -12,6 +12,7 @@ import contextlib
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from pydantic import Field
 
 from leuk_ray.datasets.holdout import (
     ROLES,
@@ -62,7 +63,7 @@ class SplitSettings(Settings):
     fold: int = 0
     copies: int = 20_000
     source: str | None = None
-    seed: int = 0
+    seed: int = Field(default=0, ge=0)
 
 
 def split_cells(cells: pa.Table, settings: SplitSettings) -> pa.Table:

@@ -9,6 +9,7 @@ from typing import Literal
 
 import numpy as np
 from PIL import Image
+from pydantic import Field
 
 from leuk_ray.images.decoding import decode
 from leuk_ray.images.headers import MAX_PIXELS, BadImageError
@@ -17,6 +18,7 @@ from leuk_ray.settings import Settings
 Crop = Literal["center", "tight", "pad", "full"]
 
 WHOLE = ("pad", "full")  # crops that show all of a file
+SIZES = (16, 4096)  # least and largest side
 CENTER_PIXELS = 300  # C-NMC cells lie in the centre of 450 or 600 pixels at one scale
 
 
@@ -30,7 +32,7 @@ class StorageSettings(Settings):
         size; `full` the whole image squeezed to a square.
     """
 
-    size: int = 300
+    size: int = Field(default=300, ge=SIZES[0], le=SIZES[1])
     crop: Crop = "center"
 
 

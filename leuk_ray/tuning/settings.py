@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import AfterValidator, Field, ValidationError, model_validator
+from pydantic import AfterValidator, Field, NonNegativeInt, ValidationError, model_validator
 
 from leuk_ray.config import (
     Recipe,
@@ -133,7 +133,7 @@ class SweepSettings(Settings):
     scheduler: Scheduler = Scheduler()
     trials: int | None = Field(default=None, ge=1)
     metric: Selection = "validation_auc"
-    seeds: tuple[int, ...] = Field(default=(0,), min_length=1)
+    seeds: tuple[NonNegativeInt, ...] = Field(default=(0,), min_length=1)
     finalists: int = Field(default=3, ge=1)
     top: int = Field(default=3, ge=1)
     resources: Resources = Resources()

@@ -49,7 +49,7 @@ def test_split_and_audit(dataset: PreparedDataset, tmp_path: Path):
         (["train", "lite", "seed=1.5", "--data", "d", "--out", "x"], "seed"),
         (["train", "lite", "--out", "x"], "--data"),
         (["prepare", "nowhere", "d", "--layout", "c-nmc"], "no such folder"),
-        (["prepare", ".", "d", "--layout", "cnmc"], "choose one of c-nmc"),
+        (["prepare", ".", "d", "--layout", "cnmc"], "did you mean c-nmc?"),
         (["prepare", ".", "d", "--layout", "csv"], "no such file"),
         (["prepare", ".", "d", "--layout", "csv", "--columns", "x"], "write OURS=ITS"),
         (["synth", "x", "--layout", "all-idb", "--cells", "90", "--subjects", "3"], "fields"),

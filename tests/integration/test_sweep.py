@@ -183,7 +183,11 @@ LR = {"lr": {"choice": [1e-3]}}
             [],
             "search.model.attention: .*multy",
         ),
-        ({"search": LR, "metric": "test_auc"}, [], "metric: input should be 'validation_accuracy'"),
+        (
+            {"search": LR, "metric": "test_auc"},
+            [],
+            "metric: 'test_auc' is not known; choose",
+        ),
         ({"search": LR}, ["protocol=official-folds"], "validation_auc: is not reported, as valid"),
         ({"search": LR}, ["resources.cpus=999"], "one run takes 999 CPUs; the cluster has 1 nodes"),
         ({"search": LR}, ["--resume"], "is no sweep"),

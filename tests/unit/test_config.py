@@ -31,7 +31,7 @@ def test_overrides_by_full_or_short_name():
         ("epoch=1", "no such setting; did you mean"),
         ("lr=fast", "training.lr: input should be a valid number"),
         ("epochs=0", "training.epochs: input should be greater than or equal to 1, given 0"),
-        ("attention=more", "model.attention: input should be 'none'"),
+        ("attention=more", "model.attention: 'more' is not known; choose one of none"),
         ("lr", "write key=value"),
         ("lr=[", "not valid YAML"),
     ],

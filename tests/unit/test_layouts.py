@@ -74,7 +74,7 @@ def test_what_does_not_fit_is_rejected_with_its_reason(paths: list[str], reason:
 def test_users_mistakes_take_one_line(tmp_path: Path):
     with pytest.raises(UserError, match="no such folder"):
         read_layout("c-nmc", tmp_path / "nowhere")
-    with pytest.raises(UserError, match="choose one of"):
+    with pytest.raises(UserError, match="did you mean c-nmc"):
         read_layout("c-mnc", tmp_path)
     with pytest.raises(UserError, match="holds no image"):
         read_layout("c-nmc", tmp_path)

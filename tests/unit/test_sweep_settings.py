@@ -84,7 +84,10 @@ def test_overrides_reach_the_sweep_or_else_the_recipe(tmp_path: Path):
         ({"search": {"fraction": {"choice": [1]}}}, "no such setting"),
         ({"search": {"split.fold": {"choice": [0, 1]}}}, "compared on one split"),
         ({"search": {"filters": {"choice": [[4, 8, 8]]}}}, "filters does not apply"),
-        ({"metric": "test_auc"}, "metric: input should be 'validation_accuracy'"),
+        (
+            {"metric": "test_auc"},
+            "metric: 'test_auc' is not known; choose",
+        ),
         ({"overrides": {"select": "validation_loss"}}, "name it as `metric`"),
         ({"searcher": "grid"}, "a grid needs `choice`"),
         ({"searcher": "grid", "search": {"lr": {"choice": [1]}}}, "leave trials out"),
