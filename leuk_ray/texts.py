@@ -184,9 +184,9 @@ def compare_text(values: dict) -> str:
         own, other = values["tested"]
         lines += [
             f"  No more, since the runs test different cells ({own} and {other}, {values['cells']} "
-            f"in common): {values['why_few']}. To compare on more, train both with the same split; or "
-            "cross-validate both over the same folds and give two folders of runs; or give --data "
-            "a dataset that trained neither."
+            f"in common): {values['why_few']}. To compare on more, train both with the same split; "
+            "or cross-validate both over the same folds and give two folders of runs; or give "
+            "--data a dataset that trained neither."
         ]
     lines += [f"warning: {warning}" for warning in values["warnings"]]
     lines += [

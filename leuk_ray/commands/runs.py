@@ -68,7 +68,9 @@ def recipes(
 @click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
 @click.option("--data", type=LOCATION, required=True, help="A prepared dataset.")
 @click.option("--out", type=LOCATION, required=True, help="Folder of the run.")
-@click.option("--protocol", help="Split protocol, instead of the recipe's.")
+@click.option(
+    "--protocol", help="Split protocol, instead of the recipe's; see `leuk-ray split --help`."
+)
 @click.option(
     "--workers",
     default=1,

@@ -176,7 +176,7 @@ def audit_cells(cells: pa.Table) -> dict:
         "groups": len(groups),
         "largest_group": {"group": largest, "cells": size},
         "roles": roles,
-        "sources": dict(Counter(cells["source"].to_pylist())),
+        "sources": dict(Counter(cells["source"].fill_null("unknown").to_pylist())),
         "balance": {name: _balance(cells, name) for name in _BALANCED},
         "image_sizes": sizes,
         "origin": origin,

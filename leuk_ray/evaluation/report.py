@@ -35,7 +35,7 @@ from leuk_ray.evaluation.subjects import SubjectRow, check_predictions, per_subj
 from leuk_ray.locations import Location
 from leuk_ray.pages import page_templates
 from leuk_ray.storage import directory_by_rename, refuse_existing, write_json
-from leuk_ray.wording import counted, overlap_label
+from leuk_ray.wording import counted, counted_subjects, overlap_label
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -200,6 +200,7 @@ def _content(
             "audit": audit,
         }
     )
+    content["source"] = _source(content)
     content["sentence"] = _sentence(content)
     content["uncertainty"] = _uncertainty(content["intervals"])
     content["checklist"] = fill_checklist(content)
@@ -262,18 +263,22 @@ def _worst_errors(table: pa.Table, threshold: float) -> list[dict[str, Any]]:
     return list(worst.values())[:MAX_ERRORS]
 
 
+def _source(content: Mapping[str, Any]) -> str:
+    """What the test cells are known to come from, counted."""
+    scored = content["scored"]["test"]
+    groups = counted(scored["groups"], "group")
+    if scored["subjects"]:
+        return f"{counted_subjects(scored['subjects'], scored['rows_without_subject'])} in {groups}"
+    return "unknown patients" if content["run"]["no_intervals"] else groups
+
+
 def _sentence(content: Mapping[str, Any]) -> str:
     """The result in one breath, with its counts."""
     judged = content["metrics"]["test"]
     if judged is None:
         return "No test cells were scored, so there is no result."
     label = overlap_label(content["run"]["leaky"])
-    scored, counts = content["scored"]["test"], Confusion(**judged["confusion"])
-    source = counted(scored["groups"], "group")
-    if scored["subjects"]:
-        source = f"{counted(scored['subjects'], 'subject')} in {source}"
-    elif content["run"]["no_intervals"]:
-        source = "unknown patients"
+    counts = Confusion(**judged["confusion"])
     area, interval = judged["auc"]["value"], content["intervals"]["auc"]
     ranking = "Only one class occurs, so there is no area under ROC."
     if area is not None:
@@ -284,8 +289,8 @@ def _sentence(content: Mapping[str, Any]) -> str:
         ranking = f"Area under ROC {decimal(area)}; {interval['note'] if low is None else bounds}."
     return (
         f"{label + ': ' if label else ''}"
-        f"{counts.tp + counts.tn:,} of {counts.cells:,} test cells from {source} are called right "
-        f"({percent(judged['accuracy']['value'])}): {counts.tp:,} of {counts.positives:,} ALL "
+        f"{counts.tp + counts.tn:,} of {counts.cells:,} test cells from {content['source']} are "
+        f"called right ({percent(judged['accuracy']['value'])}): {counts.tp:,} of {counts.positives:,} ALL "
         f"and {counts.tn:,} of {counts.negatives:,} healthy. {ranking}"
     )
 
@@ -332,6 +337,12 @@ def _draw(content: Mapping[str, Any], test: pa.Table, images: Images | None) -> 
     return drawn
 
 
+def _dataset_rows(counts: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Counts of a dataset as rows; no subject is one that is not known."""
+    unknown = {("subjects", "0"): "0 (unknown)"}
+    return [(name, unknown.get((name, text), text)) for name, text in readable(counts)]
+
+
 def _page(content: Mapping[str, Any], directory: Path) -> str:
     environment = page_templates(Path(__file__).parent)
     for form in (count, percent, decimal, verbatim, readable):
@@ -351,4 +362,5 @@ def _page(content: Mapping[str, Any], directory: Path) -> str:
         interval_notes=interval_notes,
         label=overlap_label(content["run"]["leaky"]),
         counted=counted,
+        dataset_rows=_dataset_rows(content["run"]["dataset_counts"]),
     )

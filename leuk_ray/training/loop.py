@@ -101,7 +101,8 @@ def train(
         state.epoch += 1
         state.history.append(metrics)
         if state.epoch == settings.epochs and not state.stopped:
-            state.stopped = f"all {counted(settings.epochs, 'epoch')} done"
+            whole = "all " * (settings.epochs > 1)
+            state.stopped = f"{whole}{counted(settings.epochs, 'epoch')} done"
         metrics["ended"] = state.stopped
         report(metrics, lambda directory: state.save(directory, learner))
     return state

@@ -3,6 +3,8 @@
 import numpy as np
 import pyarrow as pa
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from leuk_ray.datasets.audit import audit_cells
 from leuk_ray.datasets.groups import assign_groups
@@ -141,3 +143,48 @@ def test_cells_of_unknown_patients_are_warned_of():
     audit = audit_cells(cells(subject=pa.nulls(120, pa.string())))
     assert audit["warnings"][0].startswith("120 of 120 cells name neither a subject nor the field")
     assert not audit_cells(cells())["warnings"]
+
+
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from([None, "1", "2", "H1"]),
+            st.sampled_from([None, 0, 1]),
+            st.sampled_from("abcdefgh"),
+            st.sampled_from([None, "all-idb1", "all-idb2"]),
+            st.sampled_from([257, 1712, 2592]),
+            st.sampled_from(["TIFF", "JPEG"]),
+        ),
+        min_size=1,
+        max_size=40,
+    )
+)
+@settings(max_examples=100, deadline=None)
+def test_counts_of_an_audit_add_up(rows: list):
+    subject, label, image, source, width, format_ = zip(*rows, strict=True)
+    table = cells(
+        len(rows),
+        subject=pa.array(subject, pa.string()),
+        label=pa.array(label, pa.int8()),
+        pixels_sha256=list(image),
+        source=pa.array(source, pa.string()),
+        width=list(width),
+        format=list(format_),
+    )
+    audit = audit_cells(table)
+    names = list(audit["classes"])
+    assert sum(own["cells"] for own in audit["classes"].values()) == audit["cells"] == len(rows)
+    assert sum(audit["roles"].values()) == len(rows)
+    assert audit["largest_group"]["cells"] <= len(rows)
+    for column, values in audit["balance"].items():
+        assert sum(sum(counts.values()) for counts in values.values()) == len(rows), column
+    for name in names:
+        own = audit["classes"][name]["cells"]
+        assert sum(size[name] for size in audit["image_sizes"]) == own
+        for column, values in audit["balance"].items():
+            assert sum(counts.get(name, 0) for counts in values.values()) == own, column
+    known = set(subject) - {None}
+    assert max(own["subjects"] for own in audit["classes"].values()) <= len(known)
+    several = [item["uids"] for item in audit["identical"]]
+    assert audit["identical_images"] == len(several)
+    assert sum(map(len, several)) + len(set(image)) - len(several) == len(rows)

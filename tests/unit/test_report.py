@@ -5,11 +5,14 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from leuk_ray.errors import UserError
 from leuk_ray.evaluation.decisions import Decisions
-from leuk_ray.evaluation.report import RunFacts, write_report
+from leuk_ray.evaluation.report import RunFacts, _content, write_report
 
 PNG = b"\x89PNG"
 FACTS: dict[str, Any] = {
@@ -295,6 +298,59 @@ def test_unknown_subjects_are_counted(tmp_path: Path) -> None:
     _, page = report(tmp_path / "none", unknown)
     assert "from 13 groups are called right" in page
     assert "No test cell carries a subject." in page
+
+
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from([None, "1", "2", "H1", "H2"]),
+            st.integers(0, 1),
+            st.floats(0.01, 0.99),
+            st.sampled_from(["test", "validation", "train"]),
+        ),
+        min_size=1,
+        max_size=30,
+    ),
+    st.sampled_from([None, (0.4, 0.6)]),
+)
+@settings(max_examples=60, deadline=None)
+def test_counts_of_a_report_add_up(rows: list, band: tuple[float, float] | None) -> None:
+    subject, label, probability, role = (list(column) for column in zip(*rows, strict=True))
+    table = pa.table(
+        {
+            "uid": [f"c{n}" for n in range(len(rows))],
+            "subject": pa.array(subject, pa.string()),
+            "group": [name or f"uid:c{n}" for n, name in enumerate(subject)],
+            "role": role,
+            "label": pa.array(label, pa.int8()),
+            "logit": pa.array(np.log(probability) - np.log1p(-np.asarray(probability))),
+            "probability": probability,
+        }
+    )
+    by_role = {name: table.filter(pc.field("role") == name) for name in ("test", "validation")}
+    content = _content(RunFacts(**FACTS), by_role, [], 0.5, None, None, band)
+    for name, scored in content["scored"].items():
+        assert scored["rows"] == role.count(name) == scored["cells"]
+        if scored["rows"]:
+            found = content["metrics"][name]
+            assert sum(found["confusion"].values()) == scored["rows"]
+            assert sum(one["support"] for one in found["per_class"].values()) == scored["rows"]
+    scored, subjects = content["scored"]["test"], content["subjects"]
+    assert len(subjects) == scored["subjects"]
+    nameless = scored["rows_without_subject"]
+    assert sum(row["cells"] for row in subjects) + nameless == scored["rows"]
+    for row in subjects:
+        assert row["called_all"] <= row["answered"] <= row["cells"]
+        assert row["correct"] <= row["answered"]
+        assert (row["blast_fraction"] is None) == (row["answered"] == 0)
+    if decided := content["decided"]:
+        fixed = decided["fixed_on"]
+        assert fixed["num_all"] + fixed["num_healthy"] == fixed["cells"] == role.count("validation")
+        if called := decided["subjects"]:
+            told = called["accuracy"]["denominator"] + called["mixed"] + called["unanswered"]
+            assert told == len(subjects)
+            both = called["sensitivity"]["denominator"] + called["specificity"]["denominator"]
+            assert both == called["accuracy"]["denominator"]
 
 
 def test_copies_are_told_from_cells(tmp_path: Path) -> None:
