@@ -287,11 +287,12 @@ def _sentence(content: Mapping[str, Any]) -> str:
         if interval["note"]:
             bounds += f" ({interval['note'].partition(':')[0]})"  # how few groups there are
         ranking = f"Area under ROC {decimal(area)}; {interval['note'] if low is None else bounds}."
+    right = counts.tp + counts.tn
     return (
-        f"{label + ': ' if label else ''}"
-        f"{counts.tp + counts.tn:,} of {counts.cells:,} test cells from {content['source']} are "
-        f"called right ({percent(judged['accuracy']['value'])}): {counts.tp:,} of {counts.positives:,} ALL "
-        f"and {counts.tn:,} of {counts.negatives:,} healthy. {ranking}"
+        f"{label + ': ' if label else ''}{right:,} of {counts.cells:,} test cells from "
+        f"{content['source']} are called right ({percent(judged['accuracy']['value'])}): "
+        f"{counts.tp:,} of {counts.positives:,} ALL and {counts.tn:,} of {counts.negatives:,} "
+        f"healthy. {ranking}"
     )
 
 
