@@ -135,8 +135,9 @@ def find_runs(place: Location) -> list[Judged]:
         UserError: there is none.
     """
     if isinstance(place, Path) and not exists(join(place, "bundle.json")):
-        inside = Path(place.anchor).glob(str(place.absolute())[1:]) if "*" in str(place) else []
-        folders = list(inside or (place.iterdir() if place.is_dir() else []))
+        folders = list(place.iterdir()) if place.is_dir() else []
+        if "*" in str(place):
+            folders = list(Path("/").glob(str(place.absolute())[1:]))
         runs = [folder for folder in folders if exists(join(folder, "bundle", "bundle.json"))]
         if runs and not exists(join(place, "bundle", "bundle.json")):
             return [Judged.at(folder) for folder in sorted(runs, key=lambda one: natural(str(one)))]

@@ -202,11 +202,14 @@ def compare(
     """
     from leuk_ray import cluster
     from leuk_ray.compare import compare as run
+    from leuk_ray.compare import find_runs
     from leuk_ray.datasets.prepared import PreparedDataset
     from leuk_ray.progress import bar
     from leuk_ray.texts import compare_text
 
     dataset = PreparedDataset.open(data)
+    for place in (first, second):
+        find_runs(place)  # what is not there is said before Ray starts
     cluster.connect(address, workers)
     with bar("compare: scoring", "cell") as progress:
         values = run((first, second), dataset, actors=workers, gpus=gpus, progress=progress)

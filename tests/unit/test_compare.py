@@ -139,7 +139,8 @@ def test_two_cross_validations_are_compared_fold_by_fold_and_pooled(
     one, other = cross_validation(tmp_path / "one"), cross_validation(tmp_path / "other", "lr=0.1")
     other[0].rename(tmp_path / "other" / "zeroth")  # found by what it tests, whatever its name
     asked = scored(monkeypatch)
-    found = compare((tmp_path / "one", tmp_path / "other" / "*"), small_dataset())
+    monkeypatch.chdir(tmp_path)
+    found = compare((tmp_path / "one", Path("other/*")), small_dataset())
     assert (found["folds"], found["cells"], found["tested"]) == (3, 40, [40, 40])
     assert found["why_few"] == ""
     assert found["metrics"]["auc"]["low"] is not None
