@@ -27,6 +27,7 @@ from safetensors.torch import load_model, save_model
 from torch import nn
 
 from leuk_ray.datasets.identity import DatasetIdentity
+from leuk_ray.datasets.layouts.all_idb import Shows
 from leuk_ray.errors import UserError
 from leuk_ray.evaluation.decisions import Decisions
 from leuk_ray.images import StorageSettings
@@ -63,6 +64,7 @@ class Facts(Settings):
     threshold: probability from which on a cell is called ALL.
     abstain_band: probabilities between its ends get no answer; it holds the threshold.
     scope: what pictures the network can judge.
+    shows: what the images it was trained on show.
     decisions: operating points, blast fraction and abstain bands, where `calibrate` fixed them.
     test: what the report of its run says of the test cells; see `model_card.results_of`.
     datasets: what it was trained on, of an ensemble's members each that differs; empty in bundles
@@ -76,6 +78,7 @@ class Facts(Settings):
     threshold: float = Field(default=0.5, ge=0, le=1)
     abstain_band: tuple[float, float] | None = None
     scope: ScopeSettings | None = None
+    shows: Shows = "cells"
     synthetic: bool
     protocol: str
     dataset_fingerprint: str
@@ -164,6 +167,7 @@ def write_ensemble(target: Location, paths: Sequence[Location], rule: Rule) -> E
         members=tuple(members),
         storage=first.storage,
         classes=first.classes,
+        shows=_shows({member.facts.shows for member in members.values()}),
         synthetic=any(member.facts.synthetic for member in members.values()),
         protocol=_common(member.facts.protocol for member in members.values()),
         dataset_fingerprint=_common(m.facts.dataset_fingerprint for m in members.values()),
@@ -296,6 +300,10 @@ def _every_dataset(members: Iterable[Facts]) -> tuple[DatasetIdentity, ...]:
     """What the members were trained on, each once; nothing where one of them does not know."""
     known = [facts.datasets for facts in members]
     return tuple(dict.fromkeys(chain.from_iterable(known))) if all(known) else ()
+
+
+def _shows(members: set[Shows]) -> Shows:
+    return members.pop() if len(members) == 1 else "both"
 
 
 def network_title(facts: Facts) -> str:

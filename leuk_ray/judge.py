@@ -169,7 +169,7 @@ def predictions_table(
         copies: (N,) under `paper-literal`, which copy of the row was scored.
     """
     cells = dataset.cells.take(pa.array(rows))
-    columns = ["uid", "subject", "group", "label"]
+    columns = ["uid", "subject", "group", "source", "label"]
     if copies is not None:
         cells = cells.append_column("copy", pa.array(copies, pa.int64()))
         columns.append("copy")

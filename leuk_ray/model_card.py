@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from leuk_ray.evaluation.formats import count, decimal, percent
 from leuk_ray.wording import counted, counted_subjects, overlap_label
@@ -53,6 +53,44 @@ def results_of(report: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
+class _Shown(NamedTuple):
+    """Words for what the images of a bundle show."""
+
+    task: str
+    one: str
+    many: str
+    but_not: str
+    limit: str
+
+
+_FEW = "says little of a patient; those of one patient resemble each other."
+_SHOWN = {
+    "cells": _Shown(
+        "Classifies one stained cell as leukemic blast (ALL) or healthy.",
+        "one cell",
+        "single stained cells",
+        ", and not for pictures of several cells",
+        f"One cell {_FEW}",
+    ),
+    "fields": _Shown(
+        "Classifies one field of view of a stained blood smear as with leukemic blasts (ALL) or "
+        "healthy.",
+        "one whole field of view",
+        "whole fields of view of stained blood smears",
+        ", and not for pictures of single cells",
+        f"One field of view {_FEW}",
+    ),
+    "both": _Shown(
+        "Classifies one stained cell, or one field of view of a stained blood smear, as leukemic "
+        "(ALL) or healthy.",
+        "one cell or one whole field of view",
+        "single stained cells and of whole fields of view of blood smears",
+        "",
+        f"One cell or field of view {_FEW}",
+    ),
+}
+
+
 def model_card(facts: Facts, network: str) -> str:
     """The card as Markdown.
 
@@ -60,22 +98,23 @@ def model_card(facts: Facts, network: str) -> str:
         facts: of the bundle.
         network: the network or the ensemble, as list items.
     """
-    data = "SYNTHETIC, rendered cells" if facts.synthetic else "microscope images"
+    shown = _SHOWN[facts.shows]
+    data = "SYNTHETIC, rendered images" if facts.synthetic else "microscope images"
     return f"""# Model card
 
-Classifies one stained cell as leukemic blast (ALL) or healthy.
+{shown.task}
 **For research. Not a medical device, not a diagnosis.**
 
 ## Intended use
 
-Research on pictures of single stained cells like those it was trained on, judged by people who know
+Research on pictures of {shown.many} like those it was trained on, judged by people who know
 them. Not for deciding about a patient, not for other stains, microscopes, cameras, ages or diseases
-that it was not tested on, and not for pictures of several cells.
+that it was not tested on{shown.but_not}.
 
 ## Model
 
 {network}
-- Expects: one cell in {facts.storage.crop} crop, stored at {facts.storage.size} px
+- Expects: {shown.one} in {facts.storage.crop} crop, stored at {facts.storage.size} px
 - Decision: ALL from probability {facts.threshold:g} on, temperature {facts.temperature:.4g}
 {_calibration(facts)}- Answers: {_band(facts)}; {_scope(facts)}
 
@@ -159,7 +198,7 @@ def _of(metric: Mapping[str, Any]) -> str:
 def _limits(facts: Facts) -> str:
     limits = [
         "Tested on one dataset: how it does at another hospital is not known.",
-        "One cell says little of a patient; cells of one patient resemble each other.",
+        _SHOWN[facts.shows].limit,
     ]
     if facts.synthetic:
         limits.insert(0, "Trained on rendered cells: it says nothing about real ones.")

@@ -19,6 +19,12 @@ def synth_text(directory: Path, values: dict) -> str:
     return f"{text} (an oracle that sees the latent variable reaches {oracle} on these cells)"
 
 
+_SQUARED = {
+    "pad": "mirrored at their borders to squares (--crop pad)",
+    "full": "squeezed to squares (--crop full); --crop pad keeps shapes",
+}
+
+
 def prepare_text(dataset: Location, facts: dict) -> str:
     """After `prepare`."""
     counts = facts["counts"]
@@ -43,6 +49,8 @@ def prepare_text(dataset: Location, facts: dict) -> str:
         lines.append(
             f"  {converted} images had a colour profile other than sRGB: converted to sRGB"
         )
+    if (odd := counts.get("not_square")) and (done := _SQUARED.get(facts["storage"]["crop"])):
+        lines.append(f"  {odd} images are not square: {done}")
     for kind, reasons in counts["reasons"].items():
         if reasons:
             why = ", ".join(f"{number} {reason}" for reason, number in reasons.items())

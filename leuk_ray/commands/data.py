@@ -84,8 +84,9 @@ def synth(
 )
 @click.option(
     "--crop",
-    type=click.Choice(["center", "tight", "full"]),
-    help="Central 300 pixels, the cell's box, or all; center for c-nmc, else full.",
+    type=click.Choice(["center", "tight", "pad", "full"]),
+    help="Central 300 pixels; the cell's box; the whole image, mirrored at its borders to a square "
+    "or squeezed to one. Default: center for c-nmc, else pad.",
 )
 @click.option(
     "--positive",
@@ -120,7 +121,7 @@ def prepare(
     refuse_existing(dataset, "dataset")
     options = LayoutOptions.parse(positive, columns)
     read_layout(layout, source, options)
-    crop = crop or ("center" if layout == "c-nmc" else "full")
+    crop = crop or ("center" if layout == "c-nmc" else "pad")
 
     from leuk_ray import cluster
     from leuk_ray.datasets.prepare import prepare as run

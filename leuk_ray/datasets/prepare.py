@@ -86,8 +86,8 @@ def prepare(
     refuse_existing(target, "dataset")
     catalogue = layouts.read_layout(layout, source, options)
     table = catalogue.table()
-    if storage.crop != "full" and FIELDS in table["source"].unique().to_pylist():
-        raise UserError(f"--crop {storage.crop}: {source} holds whole fields; use --crop full")
+    if storage.crop not in images.WHOLE and FIELDS in table["source"].unique().to_pylist():
+        raise UserError(f"--crop {storage.crop}: {source} holds whole fields; use --crop pad")
     target = target.absolute() if isinstance(target, Path) else target
     with directory_by_rename(target) as partial:
         place = partial if isinstance(target, Path) else target
@@ -104,13 +104,12 @@ def prepare(
         reduced = rows.append_column("reduced", good["reduced"])
         slides = find_slides(reduced, _decoder(table), searching)
         groups = assign_groups(rows, _pairs(near), _pairs(slides))
-        converted = len(good.filter(pc.field("converted")))
         facts = {
             "schema_version": SCHEMA_VERSION,
             "layout": layout,
             "classes": list(CLASSES),
             "storage": storage.model_dump(),
-            "counts": _counts(rows, groups, left_out) | {"converted_to_srgb": converted},
+            "counts": _counts(rows, groups, left_out) | _changed(good),
             "labels": _labels(table["word"].filter(results["reason"].is_null()), rows["label"]),
             "subject_spellings": catalogue.spellings,
             "fingerprint": DatasetIdentity.of(
@@ -207,6 +206,14 @@ def _counts(rows: pa.Table, groups: pa.Table, left_out: pa.Table) -> dict[str, A
         "rows_without_subject": subjects.null_count,
         "groups": len(groups["group"].unique()),
         "roles": count_roles(groups),
+    }
+
+
+def _changed(good: pa.Table) -> dict[str, int]:
+    """How many rows do not show the file's pixels as they are, beside crop and size."""
+    return {
+        "converted_to_srgb": len(good.filter(pc.field("converted"))),
+        "not_square": len(good.filter(pc.field("width") != pc.field("height"))),
     }
 
 

@@ -31,6 +31,7 @@ from leuk_ray.evaluation.intervals import FloatArray, GroupResamples, IntArray, 
 from leuk_ray.evaluation.metrics import CLASSES, ECE_BINS, Confusion, evaluate
 from leuk_ray.evaluation.probabilities import probability_intervals, refit
 from leuk_ray.evaluation.published import beside_published
+from leuk_ray.evaluation.sources import apart, by_source
 from leuk_ray.evaluation.subjects import SubjectRow, check_predictions, per_subject
 from leuk_ray.locations import Location
 from leuk_ray.pages import page_templates
@@ -112,7 +113,8 @@ def write_report(
     Args:
         directory: where to write; must not exist.
         predictions: one row a cell: uid, subject (may be null), group, role, label (1 ALL,
-            0 healthy), logit, probability of ALL. Rows of the role train are not looked at.
+            0 healthy), logit, probability of ALL; and source, where results are wanted by it. Rows
+            of the role train are not looked at.
         history: one row an epoch, as `figures.training_figure` draws them.
         threshold: a cell is called ALL from this probability on.
         images: uids -> their pictures, (H, W, 3) each; None keeps every cell picture out.
@@ -188,6 +190,7 @@ def _content(
             "bootstrap": BOOTSTRAP,
             "calibration_bins": ECE_BINS,
             "intervals": intervals,
+            "by_source": by_source(test, threshold, run.no_intervals, **BOOTSTRAP),
             "refitted": refit(
                 _labels_and_logits(validation), _labels_and_logits(test), run.temperature
             ),
@@ -292,7 +295,7 @@ def _sentence(content: Mapping[str, Any]) -> str:
         f"{label + ': ' if label else ''}{right:,} of {counts.cells:,} test cells from "
         f"{content['source']} are called right ({percent(judged['accuracy']['value'])}): "
         f"{counts.tp:,} of {counts.positives:,} ALL and {counts.tn:,} of {counts.negatives:,} "
-        f"healthy. {ranking}"
+        f"healthy. {ranking}{apart(content['by_source'])}"
     )
 
 

@@ -55,6 +55,7 @@ def _describe(models: Models, name: str) -> ModelOut | None:
         abstain_band=facts.abstain_band,
         crop=facts.storage.crop,
         size=facts.storage.size,
+        shows=facts.shows,
         synthetic=facts.synthetic,
         canaries=models.canaries.of(name),
         shadows=models.shadows.of(name),

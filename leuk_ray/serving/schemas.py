@@ -134,6 +134,7 @@ class ModelOut(BaseModel):
     """A model that can be asked for.
 
     versions: that exist. aliases: what each means now. crop, size: of the storage pixels.
+    shows: what the training images show.
     canaries: share of the requests for the name alone, by version or alias. shadows: versions
     that are compared with what answers. scope: whether it knows its limits.
     drift: of the latest pictures that this replica saw; null before there are enough, or where it
@@ -148,6 +149,7 @@ class ModelOut(BaseModel):
     abstain_band: tuple[float, float] | None
     crop: str
     size: int
+    shows: Literal["cells", "fields", "both"]
     synthetic: bool
     canaries: dict[str, float]
     shadows: list[str]

@@ -20,6 +20,7 @@ from leuk_ray import scratch
 from leuk_ray.bundle import BundleFacts
 from leuk_ray.config import Recipe, load_recipe, with_values
 from leuk_ray.datasets.identity import DatasetIdentity, check_same_dataset
+from leuk_ray.datasets.layouts.all_idb import Shows, shown_in
 from leuk_ray.datasets.prepared import PreparedDataset
 from leuk_ray.datasets.splits import write_split
 from leuk_ray.environment import environment
@@ -82,6 +83,7 @@ def bundle_facts(
     return BundleFacts(
         model=recipe.model,
         storage=dataset.storage,
+        shows=_shows(recipe, dataset),
         synthetic=dataset.synthetic,
         protocol=recipe.split.protocol,
         dataset_fingerprint=dataset.identity.fingerprint,
@@ -95,6 +97,11 @@ def bundle_facts(
             **kept,
         },
     )
+
+
+def _shows(recipe: Recipe, dataset: PreparedDataset) -> Shows:
+    source = recipe.split.source
+    return shown_in(dataset.cells["source"].unique().to_pylist() if source is None else [source])
 
 
 class Reporter:

@@ -15,6 +15,7 @@ from leuk_ray.datasets.synthetic import SyntheticSpec
 from leuk_ray.datasets.synthetic_fields import write_all_idb
 from leuk_ray.errors import UserError
 from leuk_ray.images import StorageSettings
+from leuk_ray.texts import prepare_text
 
 
 def test_every_image_is_accounted_for_and_its_pixels_are_right(cells_folder: Path, dataset):
@@ -152,10 +153,12 @@ def test_the_audit_of_real_cells_names_three_identical_and_three_near_pairs(
 
 def test_fields_and_their_cells_are_one_group(tmp_path: Path):
     truth = write_all_idb(tmp_path / "ALL_IDB", SyntheticSpec(cells=8, subjects=4, seed=2))
-    with pytest.raises(UserError, match="use --crop full"):
+    with pytest.raises(UserError, match="use --crop pad"):
         prepare(tmp_path / "ALL_IDB", tmp_path / "no", "all-idb", StorageSettings())
-    storage = StorageSettings(crop="full")
-    prepare(tmp_path / "ALL_IDB", tmp_path / "dataset", "all-idb", storage)
+    storage = StorageSettings(size=48, crop="pad")  # whatever the size, fields are told apart
+    facts = prepare(tmp_path / "ALL_IDB", tmp_path / "dataset", "all-idb", storage)
+    assert facts["counts"]["not_square"] == 6
+    assert "6 images are not square: mirrored" in prepare_text(tmp_path, facts)
     dataset = PreparedDataset.open(str(tmp_path / "dataset"))
     assert dataset.synthetic
     group = {row["uid"]: row["group"] for row in dataset.cells.to_pylist()}

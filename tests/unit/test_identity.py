@@ -41,6 +41,7 @@ def dataset(storage: StorageSettings = STORED, **changes: Any) -> PreparedDatase
         "role": ["keep"] * 6,
         "pixels_sha256": [f"{n:064x}" for n in range(6)],
         "official_split": [None] * 6,
+        "source": ["folders"] * 6,
         "source_image": pa.nulls(6, pa.string()),
     }
     columns |= changes

@@ -37,6 +37,7 @@ def dataset(synthetic: bool = False, images: str = "a" * 64) -> Any:
             "official_split": SPLITS,
             "subject": subjects,
             "group": subjects,
+            "source": ["c-nmc"] * 4,
             "source_image": pa.nulls(4, pa.string()),
         }
     )

@@ -30,7 +30,7 @@ CORE = [
     "pages",
     "inference.engines", "inference.classifier", "inference.scope", "inference.decide",
     "inference.onnx_export",
-    "evaluation.metrics", "evaluation.subjects", "evaluation.formats",
+    "evaluation.metrics", "evaluation.sources", "evaluation.subjects", "evaluation.formats",
     "evaluation.intervals", "evaluation.figures", "evaluation.report", "evaluation.repeats",
     "evaluation.decisions", "evaluation.probabilities", "evaluation.paired",
     "evaluation.checklist", "evaluation.published", "model_card", "baselines",

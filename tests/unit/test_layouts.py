@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from leuk_ray.datasets.layouts import LayoutOptions, parse_c_nmc, read_layout
-from leuk_ray.datasets.layouts.all_idb import read_centroids
+from leuk_ray.datasets.layouts.all_idb import CELLS, FIELDS, read_centroids, shown_in
 from leuk_ray.errors import UserError
 
 ROOT = "C-NMC_Leukemia"
@@ -142,6 +142,12 @@ def test_all_idb_tells_fields_from_cells(tmp_path: Path):
         catalogue = read_layout(layout, root)
         assert (len(catalogue.rows), catalogue.rejected) == (count, [])
         assert [item.reason for item in catalogue.skipped] == ["layout"] * 2
+
+
+def test_images_of_all_idb_show_fields_cells_or_both():
+    assert shown_in([FIELDS]) == "fields"
+    assert shown_in([CELLS]) == shown_in([None, "c-nmc"]) == shown_in([]) == "cells"
+    assert shown_in([CELLS, FIELDS]) == "both"
 
 
 def test_all_idb_rejects_what_it_cannot_name(tmp_path: Path):

@@ -39,6 +39,7 @@ def card(**changes: Any) -> str:
     facts: dict[str, Any] = {
         "synthetic": False,
         "storage": StorageSettings(size=300, crop="center"),
+        "shows": "cells",
         "threshold": 0.5,
         "temperature": 1.0,
         "abstain_band": None,
@@ -93,6 +94,16 @@ def test_a_calibrated_bundle_says_whose_results_it_keeps_and_on_how_little_it_wa
     plain = card(test=results_of(a_report()))
     assert "before `leuk-ray calibrate`" not in plain
     assert "Calibrated on" not in plain
+
+
+def test_a_bundle_of_fields_is_for_fields() -> None:
+    cells, fields, both = (card(shows=shows) for shows in ("cells", "fields", "both"))
+    assert "not for pictures of several cells" in cells
+    assert "several cells" not in fields + both
+    assert "not for pictures of single cells" in fields
+    assert "Expects: one whole field of view in center crop" in fields
+    assert "single cells" not in both
+    assert "One cell or field of view says little of a patient" in both
 
 
 def test_without_test_cells_nothing_is_kept() -> None:

@@ -109,6 +109,33 @@ def test_report_tells_the_result_in_counts(full: tuple[dict[str, Any], str]) -> 
     assert content["metrics"]["validation"]["cells"] == 252
 
 
+def test_fields_and_cells_are_told_apart_and_together(tmp_path: Path) -> None:
+    table = predictions(10, 11)
+    is_field = np.arange(len(table)) % 3 == 0
+    sources = np.where(is_field, "all-idb1", "all-idb2")
+    told = table.append_column("source", pa.array(sources.tolist()))
+    content, page = report(tmp_path / "both", told)
+    fields, cells = content["by_source"]
+    assert fields["title"] == "all-idb1 (fields of view)"
+    assert (cells["source"], cells["title"]) == ("all-idb2", "all-idb2")
+    label, called = table["label"].to_numpy() == 1, table["probability"].to_numpy() >= 0.5
+    whole = content["metrics"]["test"]["confusion"]
+    for part, own in ((fields, is_field), (cells, ~is_field)):
+        counts = part["metrics"]["confusion"]
+        assert counts["tp"] == (label & called & own).sum()
+        assert counts["fn"] == (label & ~called & own).sum()
+        interval, area = part["intervals"]["auc"], part["metrics"]["auc"]["value"]
+        assert interval["low"] < area < interval["high"]
+    for name, number in whole.items():
+        parts = [part["metrics"]["confusion"][name] for part in (fields, cells)]
+        assert sum(parts) == number
+    assert f"By source: all-idb1 (fields of view) {(label == called)[is_field].sum()} of 84" in page
+    assert "Test cells by source" in page
+    alone, page = report(tmp_path / "one", told.filter(pa.array(is_field)))
+    assert alone["by_source"] == []
+    assert "by source" not in page.lower()
+
+
 def test_page_stands_alone(full: tuple[dict[str, Any], str]) -> None:
     content, page = full
     assert "<script" not in page

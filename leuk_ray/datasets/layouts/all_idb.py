@@ -7,7 +7,9 @@ cells were cut from which field.
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Literal
 
 from leuk_ray.datasets.layouts.catalogue import SYNTHETIC_FILES, Catalogue, LayoutOptions, Row
 from leuk_ray.datasets.layouts.listing import Rejection, find_files
@@ -15,6 +17,8 @@ from leuk_ray.errors import UserError
 
 FIELDS = "all-idb1"
 CELLS = "all-idb2"
+
+Shows = Literal["cells", "fields", "both"]
 
 _PLACE = {name: re.compile(rf"(?:^|/){name}/[^/]+$") for name in ("im", "img")}
 _FIELD = re.compile(r"(?:^|/)im/(Im\d+)_(\d)\.jpe?g$", re.IGNORECASE)
@@ -57,6 +61,12 @@ def read_centroids(path: Path) -> list[tuple[int, int]]:
             raise UserError(message) from error
         centroids.append((x, y))
     return centroids
+
+
+def shown_in(sources: Iterable[str | None]) -> Shows:
+    """Whether images of these sources show single cells, whole fields of view, or both."""
+    found = {source == FIELDS for source in sources}
+    return "both" if len(found) > 1 else ("fields" if True in found else "cells")
 
 
 def _all_idb(root: Path, *, fields: bool, cells: bool) -> Catalogue:

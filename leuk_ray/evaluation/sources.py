@@ -1,0 +1,65 @@
+"""Results by source, where there are several: whole fields and single cells apart."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from leuk_ray.datasets.layouts.all_idb import FIELDS
+from leuk_ray.evaluation.intervals import GroupResamples, metric_samples
+from leuk_ray.evaluation.metrics import Confusion, evaluate
+
+
+def by_source(test: pa.Table, threshold: float, withheld: str, **bootstrap: int) -> list[dict]:
+    """Judge the test cells of each source by themselves.
+
+    Args:
+        test: predictions; the column source may be missing, and its values null.
+        threshold: a cell is called ALL from this probability on.
+        withheld: a reason to give no interval.
+        bootstrap: seed and number of resamples.
+
+    Returns:
+        By source: source, title, metrics and intervals, as of all test cells; empty unless there
+        are several sources.
+    """
+    if "source" not in test.column_names or len(test["source"].unique()) < 2:
+        return []
+    return [
+        {"source": source, "title": _title(source)}
+        | _judge(test.filter(_is(source)), threshold, withheld, **bootstrap)
+        for source in sorted(test["source"].unique().to_pylist(), key=str)
+    ]
+
+
+def apart(parts: Sequence[Mapping[str, Any]]) -> str:
+    """How many cells of each source are called right, as a sentence; empty without parts."""
+    said = []
+    for part in parts:
+        counts = Confusion(**part["metrics"]["confusion"])
+        said.append(f"{part['title']} {counts.tp + counts.tn:,} of {counts.cells:,}")
+    return f" By source: {', '.join(said)}." if said else ""
+
+
+def _is(source: str | None) -> pc.Expression:
+    return pc.field("source").is_null() if source is None else pc.field("source") == source
+
+
+def _title(source: str | None) -> str:
+    if source is None:
+        return "source unknown"
+    return f"{source} (fields of view)" if source == FIELDS else source
+
+
+def _judge(cells: pa.Table, threshold: float, withheld: str, **bootstrap: int) -> dict[str, Any]:
+    label, stated = cells["label"].to_numpy().astype(np.int64), cells["probability"].to_numpy()
+    drawn = GroupResamples.draw(label, cells["group"].to_pylist(), **bootstrap, withheld=withheld)
+    samples = metric_samples(drawn, label, stated, threshold)
+    return {
+        "metrics": evaluate(label, stated, threshold),
+        "intervals": {name: drawn.interval(values) for name, values in samples.items()},
+    }
