@@ -9,13 +9,15 @@ import numpy as np
 import pytest
 import requests
 import tritonclient.http as triton
+from PIL import Image
 
-from leuk_ray import images
 from leuk_ray.bundle import BundleFacts, load_bundle, write_bundle
+from leuk_ray.datasets.decoding import prepare_cell
 from leuk_ray.inference.classifier import Classifier, Prediction
 from leuk_ray.inference.files import answer_files
 from leuk_ray.inference.onnx_export import export_bundle
 from tests.chromium import find_chromium, open_page
+from tests.image_files import ADOBE, profile
 from tests.serving_bundles import cells, encode, listening, write_small_bundle
 
 FORMATS = ("BMP", "PNG", "JPEG", "TIFF")
@@ -30,6 +32,11 @@ def files(tmp_path_factory) -> list[Path]:
         for kind in FORMATS:
             written.append(folder / f"{number}.{kind.lower()}")
             written[-1].write_bytes(encode(pixels, kind))
+    other, wide = folder / "two.mpo", folder / "wide.png"
+    image = Image.fromarray(cell)
+    image.save(other, "MPO", save_all=True, append_images=[Image.fromarray(255 - cell)])
+    image.save(wide, "PNG", icc_profile=profile(b"RGB ", 1.8, ADOBE))
+    written += [other, wide]
     return written
 
 
@@ -48,7 +55,7 @@ def bundles(tmp_path_factory) -> dict[str, Path]:
 
 @pytest.fixture(scope="module")
 def expected(bundles: dict[str, Path], files: list[Path]) -> np.ndarray:
-    """Probabilities of the PyTorch network, of files, (8,)."""
+    """Probabilities of the PyTorch network, of files, (10,)."""
     answers = Classifier.load(bundles["pytorch"]).predict([(f.name, f.read_bytes()) for f in files])
     found = [answer.probability for answer in answers if isinstance(answer, Prediction)]
     assert np.ptp(found) > 0.003, "the cells differ"
@@ -62,10 +69,13 @@ def predicted(bundle: Path, files: list[Path]) -> np.ndarray:
 
 
 def evaluated(bundle: Path, files: list[Path], store_pixels, folder: Path) -> np.ndarray:
-    """As `evaluate`: pixels of a prepared dataset's rows; its actors are tested with Ray."""
+    """As `prepare` and `evaluate`: pixels of a dataset's rows; tasks are tested with Ray."""
     classifier = Classifier.load(bundle)
-    pixels = [images.read(file.read_bytes(), classifier.facts.storage) for file in files]
-    dataset = store_pixels(folder / "dataset", np.stack(pixels))
+    storage = classifier.facts.storage
+    rows = [{"path": str(file), "side": None, "source": "folders"} for file in files]
+    stored = b"".join(prepare_cell(row, storage)["image"] for row in rows)
+    shape = (len(files), storage.size, storage.size, 3)
+    dataset = store_pixels(folder / "dataset", np.frombuffer(stored, np.uint8).reshape(shape))
     return classifier.score(dataset.reader().read(np.arange(len(files)))).probability
 
 
