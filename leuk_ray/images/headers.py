@@ -36,8 +36,8 @@ _UNREAD = (
     (0, b"\xda\xce\xbe\x0a", "Nikon ND2"),
     (0, b"\x70\0\0\0", "Leica LIF"),
     (128, b"DICM", "DICOM"),
-    (0, b"II*\0", "a TIFF of a kind that is not read (float, or camera raw)"),
-    (0, b"MM\0*", "a TIFF of a kind that is not read (float, or camera raw)"),
+    (0, b"II*\0", "a TIFF of an unusual kind (float, JPEG 2000, camera raw)"),
+    (0, b"MM\0*", "a TIFF of an unusual kind (float, JPEG 2000, camera raw)"),
     (0, b"8BPS", "Photoshop"),
     (0, b"P5", "PGM"),
     (0, b"P6", "PPM"),
@@ -103,7 +103,7 @@ def open_image(data: bytes) -> Image.Image:
 def _not_read(data: bytes) -> BadImageError:
     for offset, magic, name in _UNREAD:
         if data.startswith(magic, offset):
-            detail = f"{name}; save the image as {', '.join(FORMATS)} with 8 bits a sample"
+            detail = f"{name} is not read; save the image as PNG, TIFF or BMP with 8 bits a sample"
             return BadImageError("unsupported_format", detail)
     return BadImageError("not_an_image", f"no {', '.join(FORMATS)} image in it")
 
