@@ -13,7 +13,7 @@ MAX_BYTES = 32 * 2**20
 MAX_PIXELS = 32_000_000  # more than any camera on a microscope gives
 MAX_ASPECT = 16  # longer side in shorter sides
 MAX_RLE_PIXELS = 2**20  # Pillow decodes run-length BMP in Python
-MAX_SCANS = 64  # of a progressive JPEG: encoders write about 10, and each costs a pass
+MAX_SCANS = 32  # of a progressive JPEG: encoders write about 10, and each costs a pass
 
 _MODES = ("RGB", "L", "P", "PA", "LA", "RGBA", "1")
 _BMP_RLE = (1, 2)
