@@ -202,7 +202,7 @@ def split_of(judged: Judged, facts: Facts, dataset: PreparedDataset) -> pa.Table
         role = pa.array(["test"] * len(cells))
         return cells.select(["uid", "subject", "group"]).append_column("role", role)
     split = join(judged.run, "split.parquet")
-    advice = f"give that one, or take the bundle {judged.bundle} instead of the run"
+    advice = f"give that one, or take {judged.bundle} instead of the run, on images stored alike"
     check_same_dataset(facts.datasets, dataset, judged.run, advice, split)
     return read_table(split)
 
