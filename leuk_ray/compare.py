@@ -24,7 +24,7 @@ from leuk_ray.inference.calibration import probability
 from leuk_ray.judge import Judged, check_pixels
 from leuk_ray.judged import trained_on_images_of
 from leuk_ray.locations import Location, join, parent
-from leuk_ray.pool import score_rows
+from leuk_ray.pool import DEFAULT, Pool, score_rows
 from leuk_ray.storage import exists, read_bytes, read_table
 from leuk_ray.wording import counted
 
@@ -52,12 +52,10 @@ class Part:
 def compare(
     places: tuple[Location, Location],
     dataset: PreparedDataset,
-    *,
-    actors: int = 1,
-    gpus: bool = False,
+    pool: Pool = DEFAULT,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> dict[str, Any]:
-    """Compare two bundles by a paired bootstrap over groups; Ray must be initialised.
+    """Compare two bundles by a paired bootstrap over groups.
 
     The cells are those that both runs keep for testing, where the dataset is theirs; else all
     its labelled, kept cells. Of two cross-validations over the same folds, the scores of all
@@ -66,7 +64,7 @@ def compare(
     Args:
         places: two runs or bundles; or two folders or patterns of runs, a run a fold.
         dataset: prepared as the bundles expect it.
-        actors, gpus: size of the scoring pool.
+        pool: where to score.
         progress: called with (cells scored, cells in all), of both sides together.
 
     Returns:
@@ -100,7 +98,7 @@ def compare(
         for place, count in zip(places, tested, strict=True)
         if count is None
     ]
-    stated = [_score(parts, side, dataset, actors, gpus, progress) for side in (0, 1)]
+    stated = [_score(parts, side, dataset, pool, progress) for side in (0, 1)]
     cells = dataset.cells.take(pa.array(rows))
     thresholds = [{part.facts[side].threshold for part in parts} for side in (0, 1)]
     for place, found in zip(places, thresholds, strict=True):
@@ -171,8 +169,7 @@ def _score(
     parts: list[Part],
     side: int,
     dataset: PreparedDataset,
-    actors: int,
-    gpus: bool,
+    pool: Pool,
     progress: Callable[[int, int], None],
 ) -> np.ndarray:
     """Probabilities of ALL of all parts' rows, in order, by the bundles of one side."""
@@ -183,9 +180,8 @@ def _score(
             part.judged[side].bundle,
             dataset,
             part.rows,
-            actors=actors,
-            gpus=gpus,
-            progress=lambda scored, _, before=done: progress(before + scored, total),
+            pool,
+            lambda scored, _, before=done: progress(before + scored, total),
         )
         done += len(part.rows)
         stated.append(probability(logits, part.facts[side].temperature))

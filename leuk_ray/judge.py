@@ -29,11 +29,10 @@ from leuk_ray.inference.calibration import probability
 from leuk_ray.judged import Judged, history_of, run_facts
 from leuk_ray.locations import Location, join
 from leuk_ray.model_card import results_of
-from leuk_ray.pool import score_rows
+from leuk_ray.pool import DEFAULT, Pool, score_rows
 from leuk_ray.progress import bar, note
 from leuk_ray.storage import exists, read_table, refuse_existing, write_table
 from leuk_ray.wording import counted
-
 
 def judge(
     judged: Judged,
@@ -41,12 +40,11 @@ def judge(
     out: Location,
     *,
     roles: tuple[str, ...] = ("test",),
-    actors: int = 1,
-    gpus: bool = False,
+    pool: Pool = DEFAULT,
     show_images: bool = True,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> dict:
-    """Score the rows of `roles` on a pool of actors and report on them in the folder `out`.
+    """Score the rows of `roles` and report on them in the folder `out`.
 
     A report on a run's test rows also holds its validation rows, on which decisions are fixed.
 
@@ -56,7 +54,7 @@ def judge(
         dataset: the run's dataset, or another one for a bare bundle.
         out: report folder to make; predictions.parquet lies in it.
         roles: which rows to score.
-        actors, gpus: size of the scoring pool.
+        pool: where to score.
         show_images: False keeps every picture of a cell out of the report.
         progress: called with (cells scored, cells in all).
 
@@ -79,9 +77,7 @@ def judge(
     known = _known_validation(judged, dataset, split) if roles == ("test",) else None
     if known is None and judged.run is not None and roles == ("test",):
         rows = rows_with_role(dataset.cells, split, ("validation", "test"))
-    rows, logits = score_rows(
-        judged.bundle, dataset, rows, actors=actors, gpus=gpus, progress=progress
-    )
+    rows, logits = score_rows(judged.bundle, dataset, rows, pool, progress)
     if known is not None:
         rows, logits = np.concatenate([known[0], rows]), np.concatenate([known[1], logits])
         order = np.argsort(rows)

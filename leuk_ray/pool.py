@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,15 +14,41 @@ import ray
 import ray.data
 import torch
 
+from leuk_ray import cluster
 from leuk_ray.datasets.prepared import PixelReader, PreparedDataset
 from leuk_ray.inference.answers import part_of
 from leuk_ray.inference.classifier import Classifier
 from leuk_ray.inference.files import NamedFile, answer_files
 from leuk_ray.locations import Location, parse
 
+HERE = 500
 _ROWS_PER_BLOCK = 32
 _FILES_PER_BLOCK = 256
 _SCHEMA = pa.schema([("row", pa.int64()), ("logit", pa.float64())])
+
+
+@dataclass(frozen=True)
+class Pool:
+    """Where to score.
+
+    actors: processes on Ray; 0 scores in this process. None: 0 for up to HERE images without
+        GPUs or a cluster, which are scored sooner than Ray starts; else 1.
+    gpus: one for each of them.
+    address: Ray cluster to join.
+    """
+
+    actors: int | None = None
+    gpus: bool = False
+    address: str | None = None
+
+    def actors_for(self, images: int) -> int:
+        """How many processes on Ray score so many images; 0 is this process."""
+        if self.actors is not None:
+            return self.actors
+        return 0 if images <= HERE and not (self.gpus or self.address) else 1
+
+
+DEFAULT = Pool()
 
 
 class _RowScorer:
@@ -56,12 +83,10 @@ def score_rows(
     bundle: Location,
     dataset: PreparedDataset,
     rows: np.ndarray,
-    *,
-    actors: int = 1,
-    gpus: bool = False,
+    pool: Pool,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Score rows of a dataset, each exactly once; Ray must be initialised.
+    """Score rows of a dataset, each exactly once.
 
     Returns:
         The rows, ascending, and their log-odds of ALL.
@@ -73,7 +98,13 @@ def score_rows(
     blocks = _cut(pa.table({"row": rows}), _ROWS_PER_BLOCK)
     parts, done = [], 0
     progress(0, len(rows))
-    for part in _on_pool(_RowScorer, blocks, bundle, actors, gpus, reader=dataset.reader()):
+    reader = dataset.reader()
+    if actors := pool.actors_for(len(rows)):
+        cluster.connect(pool.address, actors)
+        scored_parts = _on_pool(_RowScorer, blocks, bundle, actors, pool.gpus, reader=reader)
+    else:
+        scored_parts = map(_RowScorer(bundle, "cpu", os.cpu_count() or 1, reader), blocks)
+    for part in scored_parts:
         parts.append(part)
         done += len(part)
         progress(done, len(rows))

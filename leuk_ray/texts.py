@@ -138,23 +138,26 @@ def fetch_text(values: dict) -> str:
 
 def dry_run_text(values: dict) -> str:
     """After `train --dry-run`."""
-    cells, size, seconds = values["cells"], values["bytes"], values["seconds"]
+    cells, size, seconds = values["cells"], values["bytes"], values.get("seconds")
     workers = counted(values["workers"], "worker")
-    return "\n".join(
-        [
-            f"Nothing was trained. A run like this with {workers} would take:",
-            f"  cells    {cells['train']:,} training, {cells['validation']:,} validation, "
-            f"{cells['test']:,} test",
-            f"  steps    {values['steps_per_epoch']:,} an epoch ({values['uses_per_epoch']:,} uses "
-            f"of a cell), at most {counted(values['epochs'], 'epoch')}",
-            f"  memory   {_size(size['worker'])} a worker for network and step "
-            f"({values['parameters']:,} parameters), and {_size(size['pixels'])} of pixels",
-            f"  disk     {_size(size['disk'])}, of it {_size(size['checkpoint'])} a checkpoint",
-            f"  time     {seconds['step']:.2f} s a step, {_duration(seconds['epoch'])} an epoch, "
-            f"at most {_duration(seconds['run'])} in all on {values['device']}, start and first "
-            "reading not counted",
-        ]
+    lines = [
+        f"Nothing was trained. A run like this with {workers} would take:",
+        f"  cells    {cells['train']:,} training, {cells['validation']:,} validation, "
+        f"{cells['test']:,} test",
+        f"  steps    {values['steps_per_epoch']:,} an epoch ({values['uses_per_epoch']:,} "
+        f"samples), at most {counted(values['epochs'], 'epoch')}",
+        f"  disk     {_size(size['disk'])}, of it {_size(size['checkpoint'])} a checkpoint",
+        f"  memory   {_size(size['pixels'])} of pixels; {values['parameters']:,} parameters",
+    ]
+    if seconds is None:
+        return "\n".join([*lines, "Add --measure for the memory and time of a step."])
+    lines[-1] += f", {_size(size['worker'])} a worker for network and step"
+    lines.append(
+        f"  time     {seconds['step']:.2f} s a step, {_duration(seconds['epoch'])} an epoch, "
+        f"at most {_duration(seconds['run'])} in all on {values['device']}, start and first "
+        "reading not counted"
     )
+    return "\n".join(lines)
 
 
 def _size(count: float) -> str:

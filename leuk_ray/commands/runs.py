@@ -15,6 +15,13 @@ if TYPE_CHECKING:
     from leuk_ray.locations import Location
 
 
+WORKERS_OF_POOL = click.option(
+    "--workers",
+    type=click.IntRange(0),
+    help="Score on Ray with as many; by default up to 500 cells are scored in this process.",
+)
+
+
 @click.command(epilog="Example: leuk-ray demo --out demo")
 @click.option("--out", type=PATH, default=Path("demo"), show_default=True)
 @command
@@ -81,6 +88,7 @@ def recipes(
 @click.option("--gpus", is_flag=True, help="One GPU a worker.")
 @click.option("--resume", is_flag=True, help="Go on with the run in --out.")
 @click.option("--dry-run", is_flag=True, help="Say what the run would take, and train nothing.")
+@click.option("--measure", is_flag=True, help="With --dry-run: time and memory of a few steps too.")
 @click.option("--mlflow", metavar="URI", help="MLflow server or store to log to as well.")
 @click.option("--no-images", is_flag=True, help="No picture of a cell in the report.")
 @ADDRESS
@@ -95,6 +103,7 @@ def train(
     gpus: bool,
     resume: bool,
     dry_run: bool,
+    measure: bool,
     mlflow: str | None,
     no_images: bool,
     address: str | None,
@@ -107,15 +116,19 @@ def train(
     resolved = load_recipe(recipe, wanted)
     dataset = PreparedDataset.open(data)
 
-    from leuk_ray import cluster
-
     if dry_run:
         from leuk_ray.texts import dry_run_text
-        from leuk_ray.training.dry_run import dry_run as reckon
+        from leuk_ray.training.dry_run import dry_run as run
 
-        cluster.connect(address, workers)
-        values = reckon(resolved, dataset, workers=workers, gpus=gpus)
+        values = run(
+            resolved, dataset, workers=workers, gpus=gpus, measure=measure, address=address
+        )
         return values, dry_run_text(values)
+    if measure:
+        raise UserError("--measure: is for --dry-run")
+
+    from leuk_ray import cluster
+
     cluster.connect(address, workers, meanwhile="leuk_ray.models.zoo")
 
     from leuk_ray.locations import join
@@ -140,8 +153,8 @@ def train(
 @click.option("--data", type=LOCATION, required=True, help="A prepared dataset.")
 @click.option("--role", default="test", type=click.Choice(["validation", "test"]))
 @click.option("--out", type=LOCATION, required=True, help="Folder of the report.")
-@click.option("--workers", default=1, show_default=True, type=click.IntRange(1))
-@click.option("--gpus", is_flag=True)
+@WORKERS_OF_POOL
+@click.option("--gpus", is_flag=True, help="One GPU a worker.")
 @click.option("--no-images", is_flag=True, help="No picture of a cell in the report.")
 @ADDRESS
 @command
@@ -150,28 +163,26 @@ def evaluate(
     data: Location,
     role: str,
     out: Location,
-    workers: int,
+    workers: int | None,
     gpus: bool,
     no_images: bool,
     address: str | None,
 ) -> tuple[dict, str]:
     """Score a run's test cells, or a bundle on another dataset, and write a report."""
-    from leuk_ray import cluster
     from leuk_ray.datasets.prepared import PreparedDataset
     from leuk_ray.judge import Judged, judge
+    from leuk_ray.pool import Pool
     from leuk_ray.progress import bar
     from leuk_ray.texts import report_text
 
     subject, dataset = Judged.at(judged), PreparedDataset.open(data)
-    cluster.connect(address, workers)
     with bar("judge: scoring", "cell") as progress:
         report = judge(
             subject,
             dataset,
             out,
             roles=(role,),
-            actors=workers,
-            gpus=gpus,
+            pool=Pool(workers, gpus, address),
             show_images=not no_images,
             progress=progress,
         )
@@ -182,15 +193,15 @@ def evaluate(
 @click.argument("first", metavar="FIRST", type=LOCATION)
 @click.argument("second", metavar="SECOND", type=LOCATION)
 @click.option("--data", type=LOCATION, required=True, help="A prepared dataset.")
-@click.option("--workers", default=1, show_default=True, type=click.IntRange(1))
-@click.option("--gpus", is_flag=True)
+@WORKERS_OF_POOL
+@click.option("--gpus", is_flag=True, help="One GPU a worker.")
 @ADDRESS
 @command
 def compare(
     first: Location,
     second: Location,
     data: Location,
-    workers: int,
+    workers: int | None,
     gpus: bool,
     address: str | None,
 ) -> tuple[dict, str]:
@@ -200,17 +211,13 @@ def compare(
     Two cross-validations over the same folds are two folders of runs, or two quoted patterns, as
     'runs/lite-fold*' 'runs/none-fold*': the test cells of all folds are compared together.
     """
-    from leuk_ray import cluster
     from leuk_ray.compare import compare as run
-    from leuk_ray.compare import find_runs
     from leuk_ray.datasets.prepared import PreparedDataset
+    from leuk_ray.pool import Pool
     from leuk_ray.progress import bar
     from leuk_ray.texts import compare_text
 
     dataset = PreparedDataset.open(data)
-    for place in (first, second):
-        find_runs(place)  # what is not there is said before Ray starts
-    cluster.connect(address, workers)
     with bar("compare: scoring", "cell") as progress:
-        values = run((first, second), dataset, actors=workers, gpus=gpus, progress=progress)
+        values = run((first, second), dataset, Pool(workers, gpus, address), progress)
     return values, compare_text(values)

@@ -148,30 +148,3 @@ def _windowed(
     for start in range(0, len(order), window):
         generator.shuffle(order[start : start + window])
     return order
-
-
-def check_batches(
-    num_rows: int,
-    labels: np.ndarray,
-    balance: Balance,
-    batch_size: int,
-    workers: int,
-    accumulate: int,
-) -> None:
-    """Every worker must get two cells or more in every pass (BatchNorm needs two).
-
-    Raises:
-        UserError: with the arithmetic.
-    """
-    plan = plan_epoch(
-        np.arange(num_rows), labels, seed=0, epoch=0, balance=balance, batch_size=batch_size
-    )
-    smallest = int(np.diff(plan.bounds).min())
-    needed = 2 * workers * accumulate
-    if smallest < needed:
-        passes = f" in {accumulate} passes" if accumulate > 1 else ""
-        raise UserError(
-            f"training.batch_size {batch_size}: the smallest batch of an epoch has {smallest} "
-            f"cells, {workers} workers{passes} need {needed}; raise batch_size or lower "
-            f"{'accumulate' if accumulate > 1 else '--workers'}"
-        )

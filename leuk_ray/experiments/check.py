@@ -7,7 +7,6 @@ from collections.abc import Iterable, Mapping
 import pyarrow as pa
 
 from leuk_ray.config import Recipe
-from leuk_ray.datasets.plan import check_batches
 from leuk_ray.datasets.prepared import PreparedDataset
 from leuk_ray.errors import UserError
 from leuk_ray.experiments.settings import ExperimentSettings
@@ -42,15 +41,8 @@ def check_data(
         what = (key, settings.batch_size, settings.accumulate, settings.balance)
         if what not in checked:
             checked.add(what)
-            _check_batches(recipe, cells_of[key])
+            cells_of[key].check_batches(settings, workers=1)
     return splits
-
-
-def _check_batches(recipe: Recipe, cells: TrainingCells) -> None:
-    settings, train = recipe.training, cells.train
-    balance = settings.balance if cells.train_copies is None else "none"
-    labels = cells.labels[train]
-    check_batches(len(train), labels, balance, settings.batch_size, 1, settings.accumulate)
 
 
 def check_networks(recipes: Mapping[str, Recipe]) -> None:

@@ -26,7 +26,6 @@ from leuk_ray import scratch
 from leuk_ray.config import Recipe, value_at
 from leuk_ray.datasets.feeds import Feed, ReaderFeed, ResidentFeed, device_shortage
 from leuk_ray.datasets.host_cache import CacheError, open_host_cache
-from leuk_ray.datasets.plan import check_batches
 from leuk_ray.datasets.prepared import PreparedDataset
 from leuk_ray.datasets.splits import copies_with_role, rows_with_role
 from leuk_ray.errors import UserError
@@ -206,14 +205,7 @@ def train_in_process(
     if start is None:
         folder.start(split)
     cells, settings = TrainingCells.of(shared.dataset.cells, split), recipe.training
-    check_batches(
-        len(cells.train),
-        cells.labels[cells.train],
-        settings.balance,
-        settings.batch_size,
-        1,
-        settings.accumulate,
-    )
+    cells.check_batches(settings, workers=1)
     torch.set_num_threads(max(1, int(shared.resources.cpus)))
     device = torch.device("cuda" if shared.resources.gpus else "cpu")
     torch.manual_seed(recipe.seed)

@@ -1,4 +1,4 @@
-"""What a run trains and validates on."""
+"""What a run trains and validates on, and whether it can."""
 
 from __future__ import annotations
 
@@ -7,8 +7,14 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 
-from leuk_ray.datasets.plan import uid_keys
+from leuk_ray.config import Recipe
+from leuk_ray.datasets.plan import EpochPlan, plan_epoch, uid_keys
+from leuk_ray.datasets.prepared import PreparedDataset
 from leuk_ray.datasets.splits import copies_with_role, rows_with_role
+from leuk_ray.errors import UserError
+from leuk_ray.models.zoo import build
+from leuk_ray.training.learner import make_optimizer
+from leuk_ray.training.settings import TrainingSettings
 
 
 @dataclass(frozen=True)
@@ -39,3 +45,58 @@ class TrainingCells:
         )
         copies = (copies_with_role(split, (role,)) for role in ("train", "validation"))
         return cls(uids, labels, uid_keys(uids), train, validation, *copies)
+
+    def plan(self, settings: TrainingSettings, seed: int, epoch: int) -> EpochPlan:
+        """Plan an epoch of training; see `plan_epoch`, also for what it raises."""
+        return plan_epoch(
+            self.train,
+            self.labels[self.train],
+            seed=seed,
+            epoch=epoch,
+            balance=settings.balance,
+            batch_size=settings.batch_size,
+            window=settings.window,
+            copies=self.train_copies,
+        )
+
+    def check_batches(self, settings: TrainingSettings, workers: int) -> None:
+        """Check that every worker gets two cells in every pass, which BatchNorm needs.
+
+        Raises:
+            UserError: with the arithmetic.
+        """
+        smallest = int(np.diff(self.plan(settings, seed=0, epoch=0).bounds).min())
+        needed = 2 * workers * settings.accumulate
+        if smallest < needed:
+            passes = f" in {settings.accumulate} passes" if settings.accumulate > 1 else ""
+            raise UserError(
+                f"training.batch_size {settings.batch_size}: the smallest batch of an epoch has "
+                f"{smallest} cells, {workers} workers{passes} need {needed}; raise batch_size or "
+                f"lower {'accumulate' if settings.accumulate > 1 else '--workers'}"
+            )
+
+
+def check_run(
+    recipe: Recipe, dataset: PreparedDataset, split: pa.Table, workers: int, gpus: bool
+) -> TrainingCells:
+    """Check that a run can work, and return its cells.
+
+    Args:
+        recipe, dataset, split: what is trained, on what.
+        workers: the most that will train.
+        gpus: one for each of them.
+
+    Raises:
+        UserError: it cannot: a network that cannot be built, weights that are not there, a class
+            without a cell, batches too small for the workers, or what only GPUs can do.
+    """
+    settings = recipe.training
+    if not gpus and settings.sync_batchnorm:
+        raise UserError("training.sync_batchnorm: PyTorch has it for GPUs only; add --gpus")
+    if not gpus and settings.precision == "fp16":
+        raise UserError("training.precision fp16: needs a GPU; add --gpus or take bf16")
+    core = build(recipe.model, load_weights=recipe.model.weights not in ("imagenet", "scratch"))
+    make_optimizer(core, settings)
+    cells = TrainingCells.of(dataset.cells, split)
+    cells.check_batches(settings, workers)
+    return cells

@@ -1,91 +1,121 @@
-"""What a run would take, from a few real steps on random pixels: nothing is trained or kept."""
+"""What a run would take. Nothing is trained or kept."""
 
 from __future__ import annotations
 
 import os
 import resource
-import tempfile
 import time
-from pathlib import Path
 
 import numpy as np
 import psutil
 import ray
 import torch
 
+from leuk_ray import cluster, scratch
 from leuk_ray.augment.policies import parameters
 from leuk_ray.cluster import Workers, span
 from leuk_ray.config import Recipe
-from leuk_ray.datasets.plan import plan_epoch
 from leuk_ray.datasets.prepared import PreparedDataset
 from leuk_ray.datasets.splits import rows_with_role, split_cells
 from leuk_ray.inference.engines import score_images
 from leuk_ray.models.zoo import build
+from leuk_ray.training.cells import check_run
 from leuk_ray.training.learner import Learner
 from leuk_ray.training.losses import classification_loss
 from leuk_ray.training.state import TrainingState
-from leuk_ray.training.trainer import check_run
 
 _STEPS = 3
 
 
 def dry_run(
-    recipe: Recipe, dataset: PreparedDataset, *, workers: Workers, gpus: bool = False
+    recipe: Recipe,
+    dataset: PreparedDataset,
+    *,
+    workers: Workers,
+    gpus: bool = False,
+    measure: bool = False,
+    address: str | None = None,
 ) -> dict:
-    """Check a run as training would, measure one worker's steps, and reckon; Ray must be up.
+    """Check a run as training would, and say what it would take.
 
-    Of an elastic number of workers, with the fewest: none of them would need more.
+    Args:
+        recipe, dataset: what would be trained, on what.
+        workers: how many would train; of an elastic number, the fewest are counted with, since
+            none of them would need more.
+        gpus: one for each worker.
+        measure: also take a few steps of one worker, on random pixels, on Ray.
+        address: a Ray cluster to ask for its CPUs and GPUs.
 
     Returns:
-        `cells` by role; `workers` reckoned with; `steps_per_epoch`, `uses_per_epoch`, `epochs`;
-        `parameters`; `bytes` of the pixels, of a worker's memory at its fullest, of a checkpoint
-        and of the run on disk; `seconds` of a step, an epoch and the run at most, without start
-        and first reading.
+        `cells` by role; `workers` counted with; `steps_per_epoch`, `uses_per_epoch` (samples),
+        `epochs`; `parameters`; `bytes` of the pixels, of a checkpoint and of the run on disk.
+        Measured: `device`, `bytes` of a worker's memory at its fullest, and `seconds` of a step,
+        an epoch and the run at most, without start and first reading.
 
     Raises:
         UserError: what training would refuse.
     """
+    fewest, most = span(workers)
+    if measure or address:
+        cluster.connect(address, workers)
+        cluster.require(workers, gpus)
+    values = _count(recipe, dataset, fewest, most, gpus)
+    return _with_measured(recipe, dataset, values, gpus) if measure else values
+
+
+def _count(recipe: Recipe, dataset: PreparedDataset, workers: int, most: int, gpus: bool) -> dict:
     split = split_cells(dataset.cells, recipe.split)
-    cells = check_run(recipe, dataset, split, workers, gpus)
+    cells = check_run(recipe, dataset, split, most, gpus)
     settings, side = recipe.training, dataset.storage.size
-    plan = plan_epoch(
-        cells.train,
-        cells.labels[cells.train],
-        seed=recipe.seed,
-        epoch=0,
-        balance=settings.balance,
-        batch_size=settings.batch_size,
-    )
-    measure = ray.remote(num_cpus=1, num_gpus=int(gpus), max_calls=1)(_measure)
-    num_workers, _ = span(workers)
-    share = -(-settings.batch_size // num_workers)
-    on_node = -(-num_workers // len(ray.nodes()))
-    measured = ray.get(measure.remote(recipe, share, side, on_node))
-    num_test = len(rows_with_role(dataset.cells, split, ("test",)))
-    scored = len(cells.validation) / num_workers * measured["score_seconds"]
-    epoch = len(plan) * measured["step_seconds"] + scored
-    whole = settings.epochs * epoch + num_test / num_workers * measured["score_seconds"]
-    kept = min(settings.keep + 1, settings.epochs) * measured["checkpoint_bytes"]
+    plan = cells.plan(settings, recipe.seed, epoch=0)
+    learner = Learner(build(recipe.model, load_weights=False), settings, recipe.augment.fill)
+    sizes = _checkpoint_bytes(learner)
+    checkpoint = sum(sizes.values())
+    kept = min(settings.keep + 1, settings.epochs)
     return {
         "cells": {
             "train": len(cells.train),
             "validation": len(cells.validation),
-            "test": num_test,
+            "test": len(rows_with_role(dataset.cells, split, ("test",))),
         },
-        "workers": num_workers,
+        "workers": workers,
         "epochs": settings.epochs,
         "steps_per_epoch": len(plan),
         "uses_per_epoch": len(plan.rows),
-        "parameters": measured["parameters"],
+        "parameters": sum(p.numel() for p in learner.core.parameters()),
         "bytes": {
             "pixels": (len(cells.train) + len(cells.validation)) * side * side * 3,
-            "worker": measured["memory_bytes"],
-            "checkpoint": measured["checkpoint_bytes"],
-            "disk": kept + measured["weights_bytes"],
+            "checkpoint": checkpoint,
+            "disk": kept * checkpoint + sizes["model.safetensors"],
         },
-        "seconds": {"step": measured["step_seconds"], "epoch": epoch, "run": whole},
-        "device": measured["device"],
     }
+
+
+def _with_measured(recipe: Recipe, dataset: PreparedDataset, values: dict, gpus: bool) -> dict:
+    workers, cells = values["workers"], values["cells"]
+    share = -(-recipe.training.batch_size // workers)
+    on_node = -(-workers // len(ray.nodes()))
+    task = ray.remote(num_cpus=1, num_gpus=int(gpus), max_calls=1)(_measure)
+    measured = ray.get(task.remote(recipe, share, dataset.storage.size, on_node))
+    scored = measured["score_seconds"] / workers
+    epoch = values["steps_per_epoch"] * measured["step_seconds"] + cells["validation"] * scored
+    whole = values["epochs"] * epoch + cells["test"] * scored
+    return values | {
+        "device": measured["device"],
+        "bytes": values["bytes"] | {"worker": measured["memory_bytes"]},
+        "seconds": {"step": measured["step_seconds"], "epoch": epoch, "run": whole},
+    }
+
+
+def _checkpoint_bytes(learner: Learner) -> dict[str, int]:
+    """Size of each file of a checkpoint once the optimizer has moved every weight."""
+    learner.start_epoch(learner.settings.frozen_epochs)
+    for parameter in learner.core.parameters():
+        parameter.grad = torch.zeros_like(parameter)
+    learner.optimizer.step()
+    with scratch.temporary("checkpoint") as folder:
+        TrainingState().save(folder, learner)
+        return {file.name: file.stat().st_size for file in folder.iterdir()}
 
 
 def _measure(recipe: Recipe, share: int, side: int, on_node: int) -> dict:
@@ -123,20 +153,14 @@ def _measure(recipe: Recipe, share: int, side: int, on_node: int) -> dict:
     score_images(learner.scored, images)
     _finish(device)
     score_seconds = (time.perf_counter() - started) / share
-    with tempfile.TemporaryDirectory() as name:
-        TrainingState().save(Path(name), learner)
-        sizes = {file.name: file.stat().st_size for file in Path(name).iterdir()}
     if device.type == "cuda":
         memory = torch.cuda.max_memory_allocated(device)
     else:
         memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 - before
     return {
-        "parameters": sum(p.numel() for p in core.parameters()),
         "step_seconds": float(np.median(step_seconds[1:])),
         "score_seconds": score_seconds,
         "memory_bytes": memory,
-        "checkpoint_bytes": sum(sizes.values()),
-        "weights_bytes": sizes["model.safetensors"],
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU",
     }
 

@@ -19,7 +19,7 @@ from torch import Tensor
 from leuk_ray.augment.policies import parameters
 from leuk_ray.augment.settings import AugmentSettings
 from leuk_ray.datasets.feeds import Feed
-from leuk_ray.datasets.plan import EpochPlan, plan_epoch
+from leuk_ray.datasets.plan import EpochPlan
 from leuk_ray.device import to_device
 from leuk_ray.errors import UserError
 from leuk_ray.training import collective
@@ -120,16 +120,7 @@ def train_epoch(
     """One pass over the plan; loss and accuracy over all workers' cells, as trained on."""
     settings, epoch = learner.settings, state.epoch
     rank, world_size = collective.rank(), collective.world_size()
-    plan = plan_epoch(
-        cells.train,
-        cells.labels[cells.train],
-        seed=seed,
-        epoch=epoch,
-        balance=settings.balance,
-        batch_size=settings.batch_size,
-        window=settings.window,
-        copies=cells.train_copies,
-    )
+    plan = cells.plan(settings, seed, epoch)
     targets = cells.labels[plan.rows]
     weights = class_weights(settings.loss, targets)
     torch.manual_seed(hash((seed, epoch, rank)) % 2**63)  # dropout; integers hash as themselves

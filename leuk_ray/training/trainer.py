@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 import ray.train
 import torch
 from ray.train import Checkpoint, CheckpointConfig, RunConfig, ScalingConfig
@@ -22,7 +21,6 @@ from leuk_ray.bundle import write_bundle
 from leuk_ray.cluster import Workers
 from leuk_ray.config import Recipe
 from leuk_ray.datasets.feeds import ReaderFeed, StreamFeed, make_feeds
-from leuk_ray.datasets.plan import check_batches
 from leuk_ray.datasets.prepared import PreparedDataset
 from leuk_ray.datasets.splits import copies_with_role, rows_with_role, split_cells
 from leuk_ray.errors import UserError
@@ -33,8 +31,8 @@ from leuk_ray.progress import training_bar
 from leuk_ray.storage import exists, read_table, refuse_existing
 from leuk_ray.training import collective
 from leuk_ray.training.attempts import FAILURES, attempt_starts, fit
-from leuk_ray.training.cells import TrainingCells
-from leuk_ray.training.learner import Learner, make_optimizer
+from leuk_ray.training.cells import TrainingCells, check_run
+from leuk_ray.training.learner import Learner
 from leuk_ray.training.loop import train
 from leuk_ray.training.monitoring import Monitor
 from leuk_ray.training.record import Reporter, bundle_facts, check_same_run, start_record
@@ -104,7 +102,8 @@ def run_training(
     else:
         refuse_existing(out, "run (add --resume to go on with it)")
         split = split_cells(dataset.cells, recipe.split)
-    cells = check_run(recipe, dataset, split, workers, gpus)
+    cluster.require(workers, gpus)
+    cells = check_run(recipe, dataset, split, cluster.span(workers)[1], gpus)
     check_shared(out, dataset.location)
     if not resuming:
         start_record(recipe, dataset, out, split)
@@ -148,35 +147,6 @@ def run_training(
     assert isinstance(ended, _Ended)
     bundle = _make_bundle(recipe, dataset, out, ended)
     return Trained(bundle, rows, ended.logits, copies)
-
-
-def check_run(
-    recipe: Recipe, dataset: PreparedDataset, split: pa.Table, workers: Workers, gpus: bool
-) -> TrainingCells:
-    """The cells of a run that can work.
-
-    Raises:
-        UserError: it cannot: too few CPUs or GPUs, a network that cannot be built, weights that
-            are not there, a class without a cell, batches too small for the workers.
-    """
-    settings = recipe.training
-    cluster.require(workers, gpus)
-    if not gpus and settings.sync_batchnorm:
-        raise UserError("training.sync_batchnorm: PyTorch has it for GPUs only; add --gpus")
-    if not gpus and settings.precision == "fp16":
-        raise UserError("training.precision fp16: needs a GPU; add --gpus or take bf16")
-    core = build(recipe.model, load_weights=recipe.model.weights not in ("imagenet", "scratch"))
-    make_optimizer(core, settings)
-    cells = TrainingCells.of(dataset.cells, split)
-    check_batches(
-        len(cells.train),
-        cells.labels[cells.train],
-        settings.balance,
-        settings.batch_size,
-        cluster.span(workers)[1],
-        settings.accumulate,
-    )
-    return cells
 
 
 def train_worker(config: dict[str, Any]) -> _Ended:

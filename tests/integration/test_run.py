@@ -25,7 +25,7 @@ from leuk_ray.images import StorageSettings
 from leuk_ray.inference.classifier import Classifier, Prediction
 from leuk_ray.judge import Judged, judge, report_on
 from leuk_ray.models.zoo import build
-from leuk_ray.pool import score_rows
+from leuk_ray.pool import Pool, score_rows
 from leuk_ray.runs.run import train_and_judge
 from leuk_ray.training.cells import TrainingCells
 from leuk_ray.training.dry_run import dry_run
@@ -133,7 +133,7 @@ def test_what_cannot_work_is_refused_before_anything_is_written(dataset, tmp_pat
 
 
 def test_a_dry_run_reckons_what_the_plan_says(dataset):
-    values = dry_run(recipe(ema_decay=0.9), dataset, workers=(2, 3))
+    values = dry_run(recipe(ema_decay=0.9), dataset, workers=(2, 3), measure=True)
     assert values["workers"] == 2
     split = split_cells(dataset.cells, recipe().split)
     train_rows = rows_with_role(dataset.cells, split, ("train",))
@@ -225,7 +225,7 @@ def test_the_same_bytes_give_the_same_probability_everywhere(
     run: Path, dataset, cells_folder: Path
 ):
     rows = np.asarray([5, 50, 100])
-    _, logits = score_rows(run / "bundle", dataset, rows, actors=2)
+    _, logits = score_rows(run / "bundle", dataset, rows, Pool(2))
     files = {path.stem: path for path in cells_folder.rglob("*.bmp")}
     classifier = Classifier.load(run / "bundle")
     uids = [dataset.cells["uid"][row].as_py() for row in rows.tolist()]

@@ -17,6 +17,7 @@ from leuk_ray.judge import Judged, judge
 from leuk_ray.models.network import ImageClassifier
 from leuk_ray.models.settings import ModelSettings
 from leuk_ray.models.zoo import build
+from leuk_ray.pool import Pool
 
 
 @torch.no_grad()
@@ -66,7 +67,7 @@ def test_it_is_evaluated_and_predicts_as_its_members_vote(
     labels = np.asarray(dataset.cells["label"].to_pylist())
     assert 0 < (expected >= 0.5).sum() < len(labels), "both answers occur"
 
-    report = judge(Judged.at(voted), dataset, tmp_path / "report", actors=2, show_images=False)
+    report = judge(Judged.at(voted), dataset, tmp_path / "report", pool=Pool(2), show_images=False)
     metrics = report["metrics"]["test"]
     counts = metrics["confusion"]
     assert metrics["cells"] == len(labels)

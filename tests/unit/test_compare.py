@@ -120,10 +120,10 @@ def cross_validation(folder: Path, *overrides: str, folds: int = 3) -> list[Path
 
 
 def scored(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Path, list[int]]]:
-    """Which bundle scored which rows; what scores them needs Ray and is tested with it."""
+    """Which bundle scored which rows."""
     asked: list[tuple[Path, list[int]]] = []
 
-    def score(bundle: Path, dataset: Any, rows: np.ndarray, **_: Any) -> tuple[Any, np.ndarray]:
+    def score(bundle: Path, dataset: Any, rows: np.ndarray, *_: Any) -> tuple[Any, np.ndarray]:
         asked.append((bundle.parent, rows.tolist()))
         label = dataset.cells["label"].to_numpy()[rows]
         noise = np.random.default_rng(len(asked)).normal(size=len(rows))

@@ -6,8 +6,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from leuk_ray.datasets.plan import ROWS_PER_BLOCK, Balance, check_batches, plan_epoch, uid_keys
+from leuk_ray.datasets.plan import ROWS_PER_BLOCK, Balance, plan_epoch, uid_keys
 from leuk_ray.errors import UserError
+from leuk_ray.training.cells import TrainingCells
+from leuk_ray.training.settings import TrainingSettings
 
 plans = {
     "num_positive": st.integers(1, 40),
@@ -79,16 +81,21 @@ def test_uid_keys_are_the_same_on_every_machine():
 
 
 def test_batches_too_small_for_the_workers_are_refused():
-    labels = np.r_[np.ones(10, int), np.zeros(10, int)]
-    check_batches(20, labels, "none", 10, 5, 1)
+    def check(rows: int, balance: Balance, batch_size: int, workers: int, accumulate: int):
+        labels = np.r_[np.ones(10, int), np.zeros(10, int)]
+        cells = TrainingCells([], labels, uid_keys([]), np.arange(rows), np.arange(0))
+        settings = TrainingSettings(balance=balance, batch_size=batch_size, accumulate=accumulate)
+        cells.check_batches(settings, workers)
+
+    check(20, "none", 10, 5, 1)
     with pytest.raises(UserError, match="2 workers need 4"):
-        check_batches(20, labels, "none", 3, 2, 1)
+        check(20, "none", 3, 2, 1)
     with pytest.raises(UserError, match=r"2 workers in 2 passes need 8.*lower accumulate"):
-        check_batches(20, labels, "none", 7, 2, 2)
+        check(20, "none", 7, 2, 2)
     with pytest.raises(UserError, match="no training cell"):
-        check_batches(0, labels[:0], "none", 3, 2, 1)
+        check(0, "none", 3, 2, 1)
     with pytest.raises(UserError, match="a class has no training cell"):
-        check_batches(10, labels[:10], "equal", 3, 1, 1)
+        check(10, "equal", 3, 1, 1)
 
 
 def test_plans_of_the_whole_set_have_not_changed():
