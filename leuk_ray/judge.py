@@ -34,6 +34,7 @@ from leuk_ray.progress import bar, note
 from leuk_ray.storage import exists, read_table, refuse_existing, write_table
 from leuk_ray.wording import counted
 
+
 def judge(
     judged: Judged,
     dataset: PreparedDataset,
