@@ -16,7 +16,7 @@ from leuk_ray.inference.answers import (
     write_subjects,
 )
 from leuk_ray.inference.challenge import image_numbers, write_challenge
-from leuk_ray.inference.files import NamedFile, answer_files, find_images
+from leuk_ray.inference.files import NamedFile, answer_files, check_any_scored, find_images
 from leuk_ray.inference.naming import name_subjects
 from leuk_ray.locations import Location
 from leuk_ray.progress import bar
@@ -122,6 +122,7 @@ def predict_files(bundle: Location, images: Sequence[Location], **options: objec
         answer.as_dict() | {"path": file.path}
         for answer, file in zip(answers, found.files, strict=True)
     ]
+    check_any_scored(predictions)
     return {"predictions": predictions, "left_out": found.left_out}
 
 

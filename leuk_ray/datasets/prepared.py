@@ -17,7 +17,9 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import OrderedDict
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -66,6 +68,24 @@ def image_schema(size: int) -> pa.Schema:
     return METADATA_SCHEMA.insert(1, pa.field("image", pa.binary(size * size * 3)))
 
 
+@contextmanager
+def undamaged(location: Location) -> Iterator[None]:
+    """Name the dataset where a file of it is missing, cut off or altered.
+
+    Raises:
+        UserError: what is wrong with it.
+    """
+    try:
+        yield
+    except UserError:
+        raise
+    except (pa.ArrowException, OSError, KeyError, TypeError, ValueError) as error:
+        what = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+        raise UserError(
+            f"{location}: is damaged ({what}); copy it again, or prepare the images again"
+        ) from error
+
+
 @dataclass(frozen=True)
 class PreparedDataset:
     """An opened dataset. Rows are numbered by sorted uid; every module speaks of them so.
@@ -92,11 +112,17 @@ class PreparedDataset:
                 f"{location}: is no prepared dataset (no dataset.json); "
                 "make one with `leuk-ray prepare`"
             ) from error
-        if facts.get("schema_version") != SCHEMA_VERSION:
+        version = facts.get("schema_version") if isinstance(facts, dict) else None
+        if version != SCHEMA_VERSION:
             raise UserError(
-                f"{location}: schema version {facts.get('schema_version')}, this leuk_ray reads "
-                f"{SCHEMA_VERSION}; prepare the images again"
+                f"{location}: schema version {version}, this leuk_ray reads {SCHEMA_VERSION}; "
+                "prepare the images again"
             )
+        with undamaged(location):
+            StorageSettings(**facts["storage"])
+            for name, kind in (("fingerprint", str), ("synthetic", bool)):
+                if not isinstance(facts[name], kind):
+                    raise ValueError(f"dataset.json: {name} is {facts[name]!r}")
         return cls(place.absolute() if isinstance(place, Path) else place, facts)
 
     @property
@@ -113,10 +139,12 @@ class PreparedDataset:
     def cells(self) -> pa.Table:
         """CELL_COLUMNS plus group, role and picture, one row a cell, ordered by uid."""
         cells = self._index.select(CELL_COLUMNS)
-        groups = self.read_table("groups.parquet").sort_by("uid")
-        assert groups["uid"].equals(cells["uid"]), "groups.parquet does not belong to images/"
-        for name in ("group", "role", "picture"):
-            cells = cells.append_column(name, groups[name])
+        with undamaged(self.location):
+            groups = self.read_table("groups.parquet").sort_by("uid")
+            if not groups["uid"].equals(cells["uid"]):
+                raise ValueError("groups.parquet does not belong to images/")
+            for name in ("group", "role", "picture"):
+                cells = cells.append_column(name, groups[name])
         return cells
 
     @cached_property
@@ -136,7 +164,8 @@ class PreparedDataset:
 
     def read_table(self, name: str) -> pa.Table:
         """Read one of the small tables beside the images."""
-        return read_table(join(self.location, name))
+        with undamaged(self.location):
+            return read_table(join(self.location, name))
 
     def reader(self) -> PixelReader:
         """A reader of this dataset's pixels, for one thread."""
@@ -174,9 +203,14 @@ class PreparedDataset:
             table = table.append_column("part", pa.array(np.full_like(rows, part)))
             return table.append_column("offset", pa.array(rows))
 
-        with ThreadPoolExecutor(_FILES_AT_ONCE) as threads:  # many files, much waiting
+        # Many files, much waiting.
+        with undamaged(self.location), ThreadPoolExecutor(_FILES_AT_ONCE) as threads:
             tables = list(threads.map(read, range(len(self._parts))))
-        return pa.concat_tables(tables).sort_by("uid").combine_chunks()
+            table = pa.concat_tables(tables).sort_by("uid").combine_chunks()
+            wanted = self.facts.get("counts", {}).get("rows", len(table))
+            if len(table) != wanted:
+                raise ValueError(f"images/ holds {len(table)} of {wanted} rows")
+        return table
 
 
 class PixelReader:
@@ -219,8 +253,10 @@ class PixelReader:
         return out
 
     def _row_group(self, part: int, row_group: int) -> np.ndarray:
-        column = self._file(part).read_row_group(row_group, columns=["image"], use_threads=False)
-        return as_pixels(column["image"].combine_chunks(), self.size)
+        with undamaged(self.location):
+            file = self._file(part)
+            column = file.read_row_group(row_group, columns=["image"], use_threads=False)
+            return as_pixels(column["image"].combine_chunks(), self.size)
 
     def _file(self, part: int) -> pq.ParquetFile:
         if part not in self._files:

@@ -13,7 +13,7 @@ import pyarrow.csv as pacsv
 from leuk_ray.errors import UserError
 from leuk_ray.evaluation.subjects import summarise
 from leuk_ray.inference.classifier import Failure, Prediction
-from leuk_ray.inference.files import ImageFile, full
+from leuk_ray.inference.files import ImageFile, check_any_scored, full
 from leuk_ray.locations import Location, join, name_of, parent
 from leuk_ray.storage import (
     exists,
@@ -123,9 +123,13 @@ class Answers:
 
         Raises:
             AssertionError: an image has no answer, or two.
+            UserError: no image could be scored; the parts are removed.
         """
         parts = self._parts().sort_by("number")
         assert parts["number"].to_pylist() == list(range(len(self.files))), "images and answers"
+        if not parts["error"].null_count:
+            remove(self.folder)
+            check_any_scored(parts.select(["name", "error"]).to_pylist())
         paths = pa.array([file.path for file in self.files], pa.string())
         table = parts.append_column("path", paths).select(ANSWERS_SCHEMA.names)
         _write(self.out, table)

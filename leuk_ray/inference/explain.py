@@ -14,9 +14,12 @@ from PIL import Image
 from leuk_ray import images
 from leuk_ray.errors import UserError
 from leuk_ray.inference.classifier import Classifier, Failure
+from leuk_ray.inference.files import check_any_scored
 from leuk_ray.inference.gradcam import DEFAULT_METHOD, Method, evidence, heat, share_inside
 from leuk_ray.models.network import ImageClassifier
 from leuk_ray.storage import write_json
+
+_NAME_BYTES = 200  # of an image's name in a picture's: file systems take 255 in all
 
 
 @dataclass(frozen=True)
@@ -112,9 +115,11 @@ def explain_files(
             continue
         pixels = images.read(data, classifier.facts.storage)
         (explained,) = explain_pixels(classifier, np.stack([pixels]), method)
-        picture = out / f"{number:03}-{Path(name).stem}.png"
+        stem = Path(name).stem.encode()[:_NAME_BYTES].decode(errors="ignore")
+        picture = out / f"{number:03}-{stem}.png"
         side_by_side = np.concatenate([pixels, overlay(pixels, explained.heat)], axis=1)
         Image.fromarray(side_by_side).save(picture)
         items.append(answer.as_dict() | {"explanation": explained.as_dict(picture.name)})
+    check_any_scored(items)
     write_json(out / "explanations.json", items)
     return items

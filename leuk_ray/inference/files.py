@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from itertools import takewhile
 from pathlib import Path
+from typing import Any
 
 from pyarrow import fs
 
@@ -19,6 +20,7 @@ from leuk_ray.images import MAX_BYTES
 from leuk_ray.inference.classifier import Cell, Classifier, Failure, Prediction
 from leuk_ray.locations import Location, filesystem, join, name_of, parent
 from leuk_ray.storage import file_infos, is_file, read_bytes
+from leuk_ray.wording import counted
 
 _FILES_AT_ONCE = 32
 _READERS = 8  # more than cores: an object store answers late, not slowly
@@ -165,3 +167,13 @@ def _read(classifier: Classifier, name: str, place: Location) -> Cell | Failure:
     except OSError as error:
         return Failure(name, f"unreadable: {error.strerror or error}")
     return classifier.try_read(name, data)
+
+
+def check_any_scored(answers: Sequence[Mapping[str, Any]]) -> None:
+    """Raise a UserError where no image could be scored; an answer that failed has an `error`."""
+    if all(answer.get("error") for answer in answers):
+        first, images = answers[0], counted(len(answers), "image")
+        raise UserError(
+            f"{first['name']}: {first['error']}; none of {images} could be scored, and nothing "
+            "was written"
+        )

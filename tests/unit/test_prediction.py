@@ -225,3 +225,14 @@ def test_counts_of_a_subject_leave_out_what_was_not_answered():
     assert counts.high is not None
     assert counts.low < 2 / 3 < counts.high
     assert summarise([None, "abstain"]).share is None
+
+
+def test_images_that_all_fail_are_an_error_and_leave_nothing(
+    bundle: Path, folder: Path, tmp_path: Path
+):
+    broken, out = [folder / "subject0" / "broken.png"], tmp_path / "answers.csv"
+    with pytest.raises(UserError, match=r"broken\.png: not_an_image: .*none of 1 image could be"):
+        predict_files(bundle, broken)
+    with pytest.raises(UserError, match="none of 1 image could be scored, and nothing was written"):
+        predict_to_table(bundle, broken, out)
+    assert list(tmp_path.iterdir()) == []
