@@ -5,7 +5,7 @@
     groups.parquet           uid, group, role, picture
     near_duplicates.parquet  uid_a, uid_b, correlation
     slides.parquet           uid_a, uid_b, kind (crop, overlap), correlation
-    rejected.parquet         path, kind (rejected, skipped), reason, detail: every file that is no row
+    rejected.parquet         path, kind (rejected, skipped), reason, detail of every other file
     audit.json               written by `audit`
 
 Row groups are small (ROWS_PER_GROUP), so that a shuffled batch can be read without
