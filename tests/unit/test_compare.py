@@ -10,13 +10,12 @@ import pytest
 
 from leuk_ray.compare import Trained, comparable_rows, compare
 from leuk_ray.config import load_recipe
-from leuk_ray.datasets.prepared import PreparedDataset
 from leuk_ray.datasets.splits import split_cells
 from leuk_ray.errors import UserError
-from leuk_ray.images import StorageSettings
 from leuk_ray.texts import compare_text
 from leuk_ray.training.record import bundle_facts, start_record
 from tests.serving_bundles import write_small_bundle
+from tests.small_dataset import small_dataset
 
 
 def dataset(groups: str, labelled: bool = True) -> Any:
@@ -74,30 +73,6 @@ def test_nothing_labelled_is_told() -> None:
     empty.cells = empty.cells.set_column(place, "label", pa.nulls(2, pa.int8()))
     with pytest.raises(UserError, match="no cell to compare on"):
         comparable_rows(empty, {})
-
-
-STORED = StorageSettings(size=96, crop="center")
-
-
-def small_dataset() -> PreparedDataset:
-    """Forty cells of twenty subjects, without pixels."""
-    subject = [f"{'H' * (n % 2)}{n // 2}" for n in range(40)]
-    columns: dict[str, Any] = {
-        "uid": [f"c{n:02}" for n in range(40)],
-        "label": [1 - n % 2 for n in range(40)],
-        "subject": subject,
-        "group": subject,
-        "role": ["keep"] * 40,
-        "source": ["lab"] * 40,
-        "source_image": pa.nulls(40, pa.string()),
-        "picture": [f"c{n:02}" for n in range(40)],
-        "pixels_sha256": [f"{n:064x}" for n in range(40)],
-        "official_split": pa.nulls(40, pa.string()),
-    }
-    facts = {"storage": STORED.model_dump(), "layout": "folders", "synthetic": True, "counts": {}}
-    opened = PreparedDataset(Path("/data"), facts)
-    opened.__dict__["cells"] = pa.table(columns)
-    return opened
 
 
 def run_in(folder: Path, *overrides: str) -> Path:

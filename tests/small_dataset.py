@@ -1,0 +1,32 @@
+"""A dataset of forty cells without pixels, for what needs its table alone."""
+
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from leuk_ray.datasets.prepared import PreparedDataset
+from leuk_ray.images import StorageSettings
+
+STORED = StorageSettings(size=96, crop="center")
+
+
+def small_dataset() -> PreparedDataset:
+    """Forty cells of twenty subjects, without pixels."""
+    subject = [f"{'H' * (n % 2)}{n // 2}" for n in range(40)]
+    columns: dict[str, Any] = {
+        "uid": [f"c{n:02}" for n in range(40)],
+        "label": [1 - n % 2 for n in range(40)],
+        "subject": subject,
+        "group": subject,
+        "role": ["keep"] * 40,
+        "source": ["lab"] * 40,
+        "source_image": pa.nulls(40, pa.string()),
+        "picture": [f"c{n:02}" for n in range(40)],
+        "pixels_sha256": [f"{n:064x}" for n in range(40)],
+        "official_split": pa.nulls(40, pa.string()),
+    }
+    facts = {"storage": STORED.model_dump(), "layout": "folders", "synthetic": True, "counts": {}}
+    opened = PreparedDataset(Path("/data"), facts)
+    opened.__dict__["cells"] = pa.table(columns)
+    return opened

@@ -1,0 +1,27 @@
+"""A dry run counts what training takes, without Ray."""
+
+import ray
+
+from leuk_ray.config import load_recipe
+from leuk_ray.datasets.splits import split_cells
+from leuk_ray.texts import dry_run_text
+from leuk_ray.training.cells import TrainingCells
+from leuk_ray.training.dry_run import dry_run
+from tests.small_dataset import small_dataset
+
+
+def test_it_counts_the_samples_and_steps_of_training():
+    for override in ("protocol=subject-disjoint", "protocol=paper-literal"):
+        recipe = load_recipe("bukhari2022-se", [override, "input_size=32", "split.copies=100"])
+        dataset = small_dataset()
+        values = dry_run(recipe, dataset, workers=(2, 3))
+        cells = TrainingCells.of(dataset.cells, split_cells(dataset.cells, recipe.split))
+        plan = cells.plan(recipe.training, recipe.seed, epoch=0)
+        assert values["uses_per_epoch"] == len(plan.rows)
+        assert values["steps_per_epoch"] == len(plan)
+        assert values["workers"] == 2
+        assert values["cells"]["train"] == len(cells.train)
+    assert values["uses_per_epoch"] == 128  # 0.64 of 100 copies of each class, not balanced again
+    assert "seconds" not in values
+    assert "Add --measure for the memory and time of a step." in dry_run_text(values)
+    assert not ray.is_initialized()
