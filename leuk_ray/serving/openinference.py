@@ -6,7 +6,7 @@ and `label` BYTES [N]. One bad image refuses the request: tensors have no place 
 
 from __future__ import annotations
 
-import base64
+import asyncio
 import binascii
 import json
 import re
@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, Response
+from pydantic_core import from_json
 
 from leuk_ray import __version__
 from leuk_ray.images import BadImageError
@@ -26,6 +27,9 @@ from leuk_ray.serving.runner import Runner
 from leuk_ray.serving.settings import Limits
 
 _LENGTH_HEADER = "Inference-Header-Content-Length"
+# Brackets, braces and commas beside one a file: JSON is parsed in one go that nothing else in this
+# process runs beside, so what can be large in it is the text of the files alone.
+_MARKS = 1000
 _INPUTS = [{"name": "image", "datatype": "BYTES", "shape": [-1]}]
 _OUTPUTS = [
     {"name": "probability", "datatype": "FP32", "shape": [-1]},
@@ -95,10 +99,8 @@ def router(models: Models, limits: Limits) -> APIRouter:
     async def infer(request: Request, name: str, version: str | None = None) -> Response:
         reference = _reference(name, version)
         runner = await models.get(reference, request.state.request_id)
-        document, binary = _split(await request.body(), request.headers.get(_LENGTH_HEADER))
-        files = _images(document, binary)
-        if not 1 <= len(files) <= limits.files:
-            raise Problem(400, "inputs", f"`image` must hold 1 to {limits.files} files")
+        body, header_length = await request.body(), request.headers.get(_LENGTH_HEADER)
+        document, files = await asyncio.to_thread(_parse, body, header_length, limits.files)
         named = [(str(number), data) for number, data in enumerate(files)]
         read = await runner.read(named)
         cells = [item for item in read if isinstance(item, Cell)]
@@ -124,8 +126,17 @@ def _reference(name: str, version: str | None) -> str:
     return name if version is None else f"{name}@{version}"
 
 
-def _split(body: bytes, header_length: str | None) -> tuple[dict[str, Any], bytes]:
-    """The JSON part and the binary part of a request."""
+def _parse(body: bytes, header_length: str | None, most: int) -> tuple[dict[str, Any], list[bytes]]:
+    """Parse a request into its document and 1 to `most` encoded files, its tensor `image`."""
+    document, binary = _split(body, header_length, most)
+    files = _images(document, binary, most)
+    if not files:
+        raise _not_so_many(most)
+    return document, files
+
+
+def _split(body: bytes, header_length: str | None, most: int) -> tuple[dict[str, Any], bytes]:
+    """Parse the JSON part of a request; what follows it is the binary part."""
     length = len(body)
     if header_length is not None:
         if not re.fullmatch(r"[0-9]{1,18}", header_length):
@@ -133,17 +144,20 @@ def _split(body: bytes, header_length: str | None) -> tuple[dict[str, Any], byte
         length = int(header_length)
     if length > len(body):
         raise Problem(400, "inputs", f"{_LENGTH_HEADER} is more than the body")
+    if sum(body.count(mark, 0, length) for mark in b"[{,") > _MARKS + most:
+        detail = f"the JSON holds too many values: at most {most} files and {_MARKS} others"
+        raise Problem(400, "inputs", detail)
     try:
-        document = json.loads(body[:length])
-    except (ValueError, RecursionError) as error:
+        document = from_json(body[:length])
+    except ValueError as error:  # also beyond 200 levels, and for half of a surrogate pair
         raise Problem(400, "inputs", "the request is no JSON") from error
     if not isinstance(document, dict):
         raise Problem(400, "inputs", "the request is no JSON object")
     return document, body[length:]
 
 
-def _images(document: dict[str, Any], binary: bytes) -> list[bytes]:
-    """The encoded files of the tensor `image`."""
+def _images(document: dict[str, Any], binary: bytes, most: int) -> list[bytes]:
+    """Decode the files of the tensor `image`."""
     inputs = document.get("inputs")
     tensor = inputs[0] if isinstance(inputs, list) and len(inputs) == 1 else None
     if not isinstance(tensor, dict) or (tensor.get("name"), tensor.get("datatype")) != (
@@ -153,9 +167,9 @@ def _images(document: dict[str, Any], binary: bytes) -> list[bytes]:
         raise Problem(400, "inputs", "give one input, `image`, of datatype BYTES")
     size = _parameters(tensor).get("binary_data_size")
     if size is None:
-        files = _from_json(tensor.get("data"))
+        files = _from_json(tensor.get("data"), most)
     elif isinstance(size, int) and size == len(binary):
-        files = _from_binary(binary)
+        files = _from_binary(binary, most)
     else:
         raise Problem(400, "inputs", "binary_data_size is not the size of what follows the JSON")
     if tensor.get("shape") not in ([len(files)], [len(files), 1]):
@@ -163,20 +177,24 @@ def _images(document: dict[str, Any], binary: bytes) -> list[bytes]:
     return files
 
 
-def _from_json(data: Any) -> list[bytes]:
+def _from_json(data: Any, most: int) -> list[bytes]:
     if not isinstance(data, list) or not all(isinstance(item, str) for item in data):
         raise Problem(400, "inputs", "`data` must be a list of base64 strings")
+    if len(data) > most:
+        raise _not_so_many(most)
     try:
-        return [base64.b64decode(item, validate=True) for item in data]
-    except (binascii.Error, ValueError) as error:
+        return [binascii.a2b_base64(item, strict_mode=True) for item in data]
+    except ValueError as error:  # also for characters that are not ASCII
         raise Problem(400, "inputs", "`data` must be a list of base64 strings") from error
 
 
-def _from_binary(binary: bytes) -> list[bytes]:
-    """Each element is preceded by its length as a little-endian uint32."""
+def _from_binary(binary: bytes, most: int) -> list[bytes]:
+    """Split a tensor; each element is preceded by its length as a little-endian uint32."""
     files: list[bytes] = []
     start = 0
     while start < len(binary):
+        if len(files) == most:
+            raise _not_so_many(most)
         if start + 4 > len(binary):
             raise Problem(400, "inputs", "the binary tensor ends within a length")
         (length,) = struct.unpack_from("<I", binary, start)
@@ -186,6 +204,10 @@ def _from_binary(binary: bytes) -> list[bytes]:
         files.append(binary[start : start + length])
         start += length
     return files
+
+
+def _not_so_many(most: int) -> Problem:
+    return Problem(400, "inputs", f"`image` must hold 1 to {most} files")
 
 
 def _respond(runner: Runner, document: dict[str, Any], values: dict[str, Any]) -> Response:
