@@ -66,10 +66,17 @@ def _role(process: psutil.Process, root: int) -> str:
     return "daemons" if any(name in command for name in _DAEMONS) else "actors"
 
 
-def stop(process: subprocess.Popen) -> None:
-    """End a command and what it started, as its Ray or the workers that LitServe leaves behind."""
+def stop(process: subprocess.Popen, patience: float = 60) -> None:
+    """End a command and what it started, as its Ray or the workers that LitServe leaves behind.
+
+    patience: seconds until a command that does not end is killed.
+    """
     children = psutil.Process(process.pid).children(recursive=True)
     process.terminate()
-    process.wait(60)
-    for child in psutil.wait_procs(children, timeout=10)[1]:
+    try:
+        process.wait(patience)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+    for child in psutil.wait_procs(children, timeout=min(patience, 10))[1]:
         child.kill()

@@ -1,8 +1,8 @@
 """Throughput and latency of the service beside plain FastAPI and LitServe, in one run.
 
-    python benchmarks/serve.py --bundle lite.bundle [--seconds 10] [--results F.json]
+    python benchmarks/serve.py --bundle lite.bundle [--seconds 10] [--clients 1 16] [--device cuda]
 
-Every server gets the same bundle, decoder and engine, and the same requests: one image of
+Every server gets the same bundle, decoder, engine and device, and the same requests: one image of
 450 x 450 pixels as PNG a request, from 1 and from 16 clients on the same machine. LitServe is
 left out, and the table says so, where it is not installed (pip install litserve). The last
 column is the CPU time of all processes of a server, Ray's daemons among them, less that of decoding
@@ -15,7 +15,6 @@ import argparse
 import base64
 import importlib.util
 import io
-import json
 import os
 import socket
 import statistics
@@ -36,12 +35,11 @@ from results import Result, finish
 
 from leuk_ray.datasets.synthetic import SyntheticSpec, draw_cells, render
 
-CLIENTS = (1, 16)
 START_SECONDS = 180
 SERVERS = ("fastapi", "leuk_ray", "litserve")
 
 
-def serve_fastapi(bundle: str, port: int) -> None:
+def serve_fastapi(bundle: str, port: int, device: str) -> None:
     """A route that decodes and scores in the thread pool: what one writes without Ray."""
     import torch
     import uvicorn
@@ -51,7 +49,7 @@ def serve_fastapi(bundle: str, port: int) -> None:
     from leuk_ray.inference.classifier import Classifier
 
     torch.set_num_threads(os.cpu_count() or 1)
-    classifier = Classifier.load(Path(bundle))
+    classifier = Classifier.load(Path(bundle), device)
     app = FastAPI()
 
     @app.get("/healthz")
@@ -67,26 +65,28 @@ def serve_fastapi(bundle: str, port: int) -> None:
     uvicorn.run(app, port=port, log_level="warning")
 
 
-def serve_litserve(bundle: str, port: int) -> None:
+def serve_litserve(bundle: str, port: int, device: str) -> None:
     """LitServe, whose classes its workers have to find in a module."""
+    assert device == "cpu", "the peer is written for the CPU"
     peer = str(Path(__file__).with_name("litserve_peer.py"))
     os.execv(sys.executable, [sys.executable, peer, bundle, str(port)])
 
 
-def serve_leuk_ray(bundle: str, port: int) -> None:
+def serve_leuk_ray(bundle: str, port: int, device: str) -> None:
     """`leuk-ray serve`."""
     command = [sys.executable, "-m", "leuk_ray", "serve", bundle, "--port", str(port)]
+    command += ["--gpus"] * (device == "cuda")
     os.execv(sys.executable, command)
 
 
-def bare(bundle: str, data: bytes, images: int = 100) -> float:
+def bare(bundle: str, data: bytes, device: str, images: int = 100) -> float:
     """CPU milliseconds an image that decoding and the engine alone take, in batches of 8."""
     import torch
 
     from leuk_ray.inference.classifier import Classifier
 
     torch.set_num_threads(os.cpu_count() or 1)
-    classifier = Classifier.load(Path(bundle))
+    classifier = Classifier.load(Path(bundle), device)
     files = [("image", data)] * 8
     classifier.predict(files)
     started = time.process_time()
@@ -142,16 +142,20 @@ def measure(
         "requests_per_second": len(ordered) / (time.monotonic() - started),
         "median_ms": 1000 * statistics.median(ordered),
         "p95_ms": 1000 * ordered[int(0.95 * (len(ordered) - 1))],
+        "p99_ms": 1000 * ordered[int(0.99 * (len(ordered) - 1))],
         "cpu_ms": 1000 * spent / len(ordered),
     }
 
 
-def run(name: str, bundle: str, data: bytes, seconds: float) -> list[dict]:
+def run(
+    name: str, bundle: str, data: bytes, seconds: float, clients: list[int], device: str
+) -> list[dict]:
     """Start one server, load it, stop it."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     command = [sys.executable, __file__, "--bundle", bundle, "--child", name, "--port", str(port)]
+    command += ["--device", device]
     url, request = f"http://127.0.0.1:{port}", request_of(name, data)
     with ExitStack() as stack:
         log = stack.enter_context(tempfile.TemporaryFile("w+"))
@@ -164,7 +168,7 @@ def run(name: str, bundle: str, data: bytes, seconds: float) -> list[dict]:
             print(log.read()[-2000:], file=sys.stderr)
             raise
         measure(url, request, 4, min(seconds, 3), process)
-        return [{"server": name} | measure(url, request, n, seconds, process) for n in CLIENTS]
+        return [{"server": name} | measure(url, request, n, seconds, process) for n in clients]
 
 
 def wait_until_up(url: str, request: dict, process: subprocess.Popen) -> None:
@@ -185,13 +189,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--bundle", required=True)
     parser.add_argument("--seconds", type=float, default=10)
-    parser.add_argument("--out", type=Path)
+    parser.add_argument("--clients", type=int, nargs="+", default=[1, 16])
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--results", type=Path)
     parser.add_argument("--child", choices=SERVERS, help=argparse.SUPPRESS)
     parser.add_argument("--port", type=int, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.child:
-        globals()[f"serve_{arguments.child}"](arguments.bundle, arguments.port)
+        globals()[f"serve_{arguments.child}"](arguments.bundle, arguments.port, arguments.device)
         return
     cell = render(draw_cells(SyntheticSpec(cells=2, subjects=2))[0])
     out = io.BytesIO()
@@ -201,11 +206,15 @@ def main() -> None:
         if name == "litserve" and importlib.util.find_spec("litserve") is None:
             print("litserve: not installed, left out")
             continue
-        rows += run(name, arguments.bundle, out.getvalue(), arguments.seconds)
+        if name == "litserve" and arguments.device != "cpu":
+            print("litserve: its peer is written for the CPU, left out")
+            continue
+        data, clients = out.getvalue(), arguments.clients
+        rows += run(name, arguments.bundle, data, arguments.seconds, clients, arguments.device)
     base = {
         row["clients"]: row["requests_per_second"] for row in rows if row["server"] == "fastapi"
     }
-    alone = bare(arguments.bundle, out.getvalue())
+    alone = bare(arguments.bundle, out.getvalue(), arguments.device)
     print(f"decoding and engine alone: {alone:.1f} ms of CPU time an image")
     print(
         f"{'server':10} {'clients':>7} {'req/s':>8} {'of fastapi':>10} {'median':>9} {'p95':>9} "
@@ -219,16 +228,17 @@ def main() -> None:
             f"{row['of_fastapi']:10.2f} {row['median_ms']:6.1f} ms {row['p95_ms']:6.1f} ms "
             f"{row['more_cpu_ms']:6.1f} ms"
         )
-    if arguments.out:
-        arguments.out.write_text(json.dumps(rows, indent=2) + "\n")
-    finish(
-        [
-            Result(f"serve, {row['clients']} clients, of FastAPI", [row["of_fastapi"]], 1)
-            for row in rows
-            if row["server"] == "leuk_ray"
-        ],
-        arguments.results,
-    )
+    results = []
+    for row in rows:
+        name = f"serve, {row['clients']} clients"
+        if row["server"] == "leuk_ray":
+            results += [
+                Result(f"{name}, of FastAPI", [row["of_fastapi"]], 1),
+                Result(name, [row["requests_per_second"]], unit="requests/s"),
+                Result(f"{name}: median", [row["median_ms"]], unit="ms"),
+                Result(f"{name}: 99th percentile", [row["p99_ms"]], unit="ms"),
+            ]
+    finish(results, arguments.results)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,200 @@
+"""Parts of benchmarks/gpu.py that compare a GPU's results with the CPU's.
+
+Tolerances: a training in float64 must repeat to 1e-6, which shows that both devices compute the
+same thing. In float32 rounding grows with every step, so a device may lie three times as far from
+the CPU as float32 lies from float64 on the CPU itself, measured in the same run (at least 1e-4).
+"""
+
+from __future__ import annotations
+
+import math
+import subprocess
+import sys
+import xml.etree.ElementTree as ET
+from pathlib import Path
+
+import numpy as np
+import torch
+from gpu_common import Bench, recipe_of, tf32, train_briefly
+from results import Result
+
+from leuk_ray.augment.draws import POLICIES
+from leuk_ray.augment.policies import apply, parameters
+from leuk_ray.augment.settings import AugmentSettings
+
+ROOT = Path(__file__).parents[1]
+CPU = torch.device("cpu")
+EVERYTHING = ["ema_decay=0.9", "clip_grad_norm=1.0", "accumulate=2"]
+
+
+def tests(bench: Bench) -> None:
+    """The unit tests that are marked `gpu`."""
+    files = [
+        str(f) for f in sorted(ROOT.glob("tests/unit/test_*.py")) if "mark.gpu" in f.read_text()
+    ]
+    report = bench.scratch / "tests.xml"
+    command = [sys.executable, "-m", "pytest", "-m", "gpu", *files, f"--junitxml={report}"]
+    subprocess.run(command, cwd=ROOT)
+    cases = list(ET.parse(report).iter("testcase"))
+    failed = [
+        case for case in cases if case.find("failure") is not None or case.find("error") is not None
+    ]
+    skipped = [case for case in cases if case.find("skipped") is not None]
+    for case in failed:
+        trouble = case.find("failure") if case.find("failure") is not None else case.find("error")
+        assert trouble is not None
+        bench.findings.note(f"{case.get('name')}: {trouble.get('message', '')[:300]}")
+    bench.findings.add(
+        Result("tests marked gpu: failed", [len(failed)], 0, "tests", "less"),
+        Result("tests marked gpu: passed", [len(cases) - len(failed) - len(skipped)], unit="tests"),
+    )
+
+
+def losses(bench: Bench) -> None:
+    """Losses of 20 steps, a step an epoch through the real loop, GPU against CPU.
+
+    Without augmentation, which has a part of its own: its pixels are float32 on both devices.
+    """
+    num, side, steps = bench.size(16, 4), bench.size(64, 32), bench.size(20, 3)
+    pixels, labels = bench.cells(2 * num, side)
+    trials = {"lite": [], "V2-S": [], "SE-CNN": [], "lite, EMA, clipped, 2 passes": EVERYTHING}
+    for name, more in trials.items():
+        changes = [
+            f"epochs={steps}",
+            f"batch_size={num}",
+            "balance=none",
+            "policy=none",
+            "lr=1e-4",
+            *more,
+        ]
+        recipe = recipe_of(name.split(",")[0], side, *changes)
+
+        def trained(device: torch.device, dtype: torch.dtype, recipe=recipe) -> np.ndarray:
+            _, history = train_briefly(recipe, device, pixels, labels, num, dtype)
+            return np.asarray([[m["train_loss"], m["validation_loss"]] for m in history])
+
+        with tf32(False):
+            exact = trained(CPU, torch.float64)
+            rounded = trained(CPU, torch.float32)
+            same = _apart(trained(bench.device, torch.float64), exact)
+            own = _apart(trained(bench.device, torch.float32), rounded)
+        floor = _apart(rounded, exact)
+        default = _apart(trained(bench.device, torch.float32), rounded)
+        goal = max(1e-4, 3 * floor)
+        bench.findings.add(
+            Result(
+                f"{name}: losses of {steps} steps from the CPU's, float64",
+                [same],
+                1e-6,
+                better="less",
+            ),
+            Result(f"{name}: the same, float32 without TF32", [own], goal, better="less"),
+            Result(f"{name}: the same, PyTorch's default (TF32)", [default]),
+            Result(f"{name}: float32 from float64 on the CPU", [floor]),
+        )
+
+
+def _apart(ours: np.ndarray, theirs: np.ndarray) -> float:
+    """Largest difference, relative to losses of about 1."""
+    return float((np.abs(ours - theirs) / np.maximum(1, np.abs(theirs))).max())
+
+
+def augment(bench: Bench) -> None:
+    """Pixels of every policy and fill, GPU against CPU, in levels of 0..255."""
+    pixels, _ = bench.cells(bench.size(64, 4), bench.size(300, 48))
+    images = torch.from_numpy(pixels).permute(0, 3, 1, 2)
+    keys = np.arange(len(pixels), dtype=np.uint64)
+    for policy in POLICIES:
+        for fill in ("black", "reflect"):
+            settings = AugmentSettings(policy=policy, fill=fill)
+            drawn = parameters(settings, seed=0, keys=keys, draws=keys, side=images.shape[-1])
+            assert drawn is not None
+            theirs = apply(images, drawn, fill)
+            ours = apply(images.to(bench.device), drawn.to(bench.device), fill).cpu()
+            far = (ours.round() - theirs.round()).abs()
+            bench.findings.add(
+                Result(
+                    f"{policy}, {fill}: pixels from the CPU's",
+                    [far.max().item()],
+                    1,
+                    "levels",
+                    "less",
+                ),
+                Result(f"{policy}, {fill}: values that differ", [(far > 0).double().mean().item()]),
+            )
+
+
+def resume(bench: Bench) -> None:
+    """Four epochs at once and in two halves; bit for bit where PyTorch is deterministic."""
+    num, side = bench.size(64, 16), bench.size(96, 32)
+    pixels, labels = bench.cells(num, side)
+    trials = {"SE-CNN": [], "lite": EVERYTHING, "V2-S": ["precision=bf16"]}
+    for network in bench.networks("V2-S", "SE-CNN", "lite"):
+        more = trials[network]
+        changes = [f"batch_size={bench.size(16, 4)}", "balance=none", *more]
+        recipe = recipe_of(network, side, "epochs=4", *changes)
+        for deterministic in (True, False):
+            mode = "deterministic" if deterministic else "default"
+            torch.use_deterministic_algorithms(deterministic)
+            torch.backends.cudnn.deterministic = deterministic
+            folder = bench.scratch / f"resume-{network}-{mode}"
+            try:
+                whole, history = train_briefly(
+                    recipe, bench.device, pixels, labels, num // 4, save_to=folder
+                )
+                again, resumed = train_briefly(
+                    recipe, bench.device, pixels, labels, num // 4, resume_from=folder / "epoch-2"
+                )
+            except RuntimeError as error:  # an operation that has no deterministic form
+                bench.findings.note(f"{network}, {mode}: {str(error).splitlines()[0][:300]}")
+                continue
+            finally:
+                torch.use_deterministic_algorithms(False)
+                torch.backends.cudnn.deterministic = False
+            pairs = zip(whole.core.parameters(), again.core.parameters(), strict=True)
+            weights = max((a - b).abs().max().item() for a, b in pairs)
+            loss = abs(history[-1]["train_loss"] - resumed[-1]["train_loss"])
+            goal = 0 if deterministic else None
+            bench.findings.add(
+                Result(
+                    f"{network}, {mode}: weights of a resumed run apart",
+                    [weights],
+                    goal,
+                    better="less",
+                ),
+                Result(
+                    f"{network}, {mode}: its last training loss apart", [loss], goal, better="less"
+                ),
+            )
+
+
+def precision(bench: Bench) -> None:
+    """Validation loss of `lite` after three epochs in each precision, against float32's."""
+    side, seeds = bench.size(160, 32), range(bench.size(2, 1))
+    pixels, labels = bench.cells(bench.size(384, 16), side)
+    num_validation = len(labels) // 3
+    trials = {"bf16": ["precision=bf16"], "bf16, EMA": ["precision=bf16", "ema_decay=0.8"]}
+    if bench.is_gpu:
+        trials |= {"TF32": [], "fp16 with scaler": ["precision=fp16"]}
+    else:
+        bench.findings.note("fp16 and TF32: GPUs only, left out")
+
+    def loss(seed: int, *more: str) -> float:
+        batch = f"batch_size={bench.size(16, 4)}"
+        recipe = recipe_of("lite", side, "epochs=3", batch, "balance=none", f"seed={seed}", *more)
+        return train_briefly(recipe, bench.device, pixels, labels, num_validation)[1][-1][
+            "validation_loss"
+        ]
+
+    with tf32(False):
+        exact = [loss(seed) for seed in seeds]
+        averaged = [loss(seed, "ema_decay=0.8") for seed in seeds]
+    bench.findings.add(Result("validation loss, float32", exact, unit="nats"))
+    for name, more in trials.items():
+        against = averaged if "EMA" in name else exact
+        own = [loss(seed, *more) for seed in seeds]
+        apart = [abs(a - b) for a, b in zip(own, against, strict=True)]
+        assert all(map(math.isfinite, own))
+        bench.findings.add(
+            Result(f"validation loss, {name} from float32", apart, 0.03, "nats", "less")
+        )
