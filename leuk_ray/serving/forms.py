@@ -6,13 +6,16 @@ import difflib
 from collections.abc import Collection, Iterable
 
 from fastapi import Request
+from python_multipart.multipart import parse_options_header
 from starlette.datastructures import UploadFile
+from starlette.formparsers import MultiPartException, MultiPartParser
 
 from leuk_ray.serving.problems import Problem
 from leuk_ray.serving.settings import Limits
 
 FILE, SUBJECT = "file", "subject"
 _NAME_LENGTH = 200
+_CHARSETS = (b"utf-8", b"us-ascii", b"iso-8859-1")
 
 
 def check_query(request: Request, known: Collection[str]) -> None:
@@ -29,10 +32,22 @@ async def read_body(request: Request, limits: Limits) -> tuple[list[tuple[str, b
     Raises:
         Problem: no file, a part under another name, or one that is not of its kind.
     """
-    content_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    if content_type != "multipart/form-data":
+    content_type, parameters = parse_options_header(request.headers.get("content-type"))
+    if content_type != b"multipart/form-data":
         return [("image", await request.body())], None
-    async with request.form(max_files=limits.files, max_fields=8) as form:
+    charset = parameters.get(b"charset", b"utf-8").lower()
+    if charset not in _CHARSETS:  # others may be no text encoding at all, as `idna`
+        detail = "the form's charset is none of utf-8, us-ascii, iso-8859-1; leave it out"
+        raise Problem(415, "charset", detail)
+    parser = MultiPartParser(
+        request.headers, request.stream(), max_files=limits.files, max_fields=8
+    )
+    parser.spool_max_size = limits.body_bytes + 1  # in memory: no upload is written to a disk
+    try:
+        form = await parser.parse()
+    except MultiPartException as error:
+        raise Problem(400, "request", error.message) from error
+    try:
         _check_names("form part", form.keys(), (FILE, SUBJECT))
         files = []
         for item in form.getlist(FILE):
@@ -41,6 +56,8 @@ async def read_body(request: Request, limits: Limits) -> tuple[list[tuple[str, b
                 raise Problem(422, "no_file", detail)
             files.append(((item.filename or "image")[:_NAME_LENGTH], await item.read()))
         subjects = form.getlist(SUBJECT)
+    finally:
+        await form.close()
     if not files:
         raise Problem(422, "no_file", "the form has no part named `file`")
     return files, _subject(subjects, limits)

@@ -9,12 +9,15 @@ import json
 import logging
 import re
 import time
+import traceback
 import uuid
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 
 from starlette.datastructures import Headers, MutableHeaders
+from starlette.requests import ClientDisconnect
+from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from leuk_ray.errors import UserError
@@ -28,6 +31,8 @@ OPEN_PATHS = frozenset({
     "/openapi.json", "/v2/health/live", "/v2/health/ready",
 })  # fmt: skip
 _CHECK_SECONDS = 1.0
+_HANG_UP = 499  # as nginx and Serve count a client that went away
+_METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 _CLOSE = {"Connection": "close"}  # what is left of the body is not read
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _KEY_LINE = re.compile(r"(?P<name>\S+)\s+(?P<digest>[0-9a-f]{64})")
@@ -104,8 +109,8 @@ def read_keys(path: Path) -> dict[str, str]:
 class Guard:
     """ASGI middleware: request id, key, admission, size, time, access log.
 
-    A request that is refused never reaches the application. Log lines name neither files nor
-    query, and hold nothing of an image.
+    A request that is refused never reaches the application. Log lines hold the route, the
+    request's ID, lengths and hashes; nothing else that a client sends, in no exception's text.
     """
 
     def __init__(
@@ -179,8 +184,12 @@ class _Request:
             guard.rejected(problem.reason)
             if self.status == 0:
                 await problem.response()(self.scope, self._receive, self.send)
-        except Exception:
-            logger.exception("request %s failed", self.id)
+        except ClientDisconnect:
+            guard.rejected("hang_up")
+            if self.status == 0:  # nobody reads it; without one Serve would count a 500
+                await Response(status_code=_HANG_UP)(self.scope, self._receive, self.send)
+        except Exception as error:
+            logger.error("request %s failed:\n%s", self.id, _without_texts(error))
             guard.rejected("internal")
             if self.status == 0:
                 problem = Problem(500, "internal", f"this is our fault; tell us {self.id}")
@@ -246,11 +255,28 @@ class _Request:
         line = {
             "time": datetime.now(UTC).isoformat(timespec="milliseconds"),
             "request_id": self.id,
-            "method": self.scope["method"],
-            "path": self.path[:200],
+            "method": self.scope["method"] if self.scope["method"] in _METHODS else "other",
+            "path": self._logged_path(),
             "status": self.status,
             "ms": round(1000 * seconds, 1),
             "bytes": self.bytes_in,
             "key": self.owner,
         }
         access_log.info(json.dumps(line))
+
+    def _logged_path(self) -> str:
+        """Return the route, such as /v2/models/{name}/infer; what matches none is sent text."""
+        if self.path in OPEN_PATHS:
+            return self.path
+        route = getattr(self.scope.get("route"), "path", None)
+        return route or "sha256:" + hashlib.sha256(self.path.encode(errors="replace")).hexdigest()
+
+
+def _without_texts(error: BaseException) -> str:
+    """Format an exception and its causes: kinds and places, no messages, which may quote names."""
+    parts = []
+    cause: BaseException | None = error
+    while cause is not None:
+        parts.append("".join(traceback.format_tb(cause.__traceback__)) + type(cause).__name__)
+        cause = cause.__cause__ or cause.__context__
+    return "\n".join(parts)

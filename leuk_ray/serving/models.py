@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import logging
 import time
 from collections import OrderedDict
@@ -145,7 +146,8 @@ class Models:
             detail = f"{reference} cannot be read; see the service's log"
             raise Problem(503, "broken_model", detail) from error
         except UserError as error:
-            logger.info("no model: %r", str(error))
+            digest = hashlib.sha256(reference.encode(errors="replace")).hexdigest()
+            logger.info("no model: %d characters, SHA-256 %s", len(reference), digest)
             raise Problem(404, "no_model", "no such model here; see /v1/models") from error
         if len(self._resolved) >= _MAX_REFERENCES:
             self._resolved.clear()

@@ -21,6 +21,12 @@ from leuk_ray.serving.problems import Problem
 from leuk_ray.serving.settings import Limits
 from leuk_ray.serving.traffic import Traffic
 
+SCOPE = {
+    "type": "http", "method": "POST", "path": "/v1/predict", "headers": [],
+    "query_string": b"", "raw_path": b"/v1/predict", "root_path": "", "scheme": "http",
+    "http_version": "1.1", "server": ("test", 80), "client": ("test", 1),
+}  # fmt: skip
+
 
 def line(name: str, key: str) -> str:
     return f"{name} {hashlib.sha256(key.encode()).hexdigest()}\n"
@@ -136,13 +142,8 @@ def test_a_slow_sender_is_told_and_let_go():
     async def send(message):
         sent.append(message)
 
-    scope = {
-        "type": "http", "method": "POST", "path": "/v1/predict", "headers": [],
-        "query_string": b"", "raw_path": b"/v1/predict", "root_path": "", "scheme": "http",
-        "http_version": "1.1", "server": ("test", 80), "client": ("test", 1),
-    }  # fmt: skip
     started = time.monotonic()
-    asyncio.run(served.app(scope, receive, send))
+    asyncio.run(served.app(dict(SCOPE), receive, send))
     assert time.monotonic() - started < 2
     assert sent[0]["status"] == 408
     assert (b"connection", b"close") in sent[0]["headers"]
@@ -188,6 +189,23 @@ def test_the_log_has_the_request_and_nothing_of_its_content(caplog, monkeypatch)
     assert "secret" not in caplog.text
     assert len(second["request_id"]) == 36, "an id that is none is replaced"
     assert served.finished == [("/v1/predict", 200)] * 2
+
+
+def test_a_hang_up_is_no_failure_of_ours(caplog):
+    served = Served()
+    sent: list[dict] = []
+
+    async def receive():
+        return {"type": "http.disconnect"}
+
+    async def send(message):
+        sent.append(message)
+
+    asyncio.run(served.app(dict(SCOPE), receive, send))
+    assert sent[0]["status"] == 499
+    assert served.finished == [("/v1/predict", 499)]
+    assert served.reasons == ["hang_up"]
+    assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
 
 
 def test_our_own_failure_is_a_problem_without_a_traceback():

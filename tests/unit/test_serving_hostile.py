@@ -5,15 +5,20 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
+import logging
+import tempfile
 import time
 from pathlib import Path
 
 import httpx2
+import numpy as np
 import pytest
 from fastapi import FastAPI
 
+from leuk_ray.serving import guard
 from leuk_ray.serving.api import create_api
 from leuk_ray.serving.monitoring import Metrics
+from leuk_ray.serving.runner import Runner
 from leuk_ray.serving.settings import Limits
 from tests.serving_bundles import cells, client_of, encode, models_from, write_small_bundle
 
@@ -105,3 +110,52 @@ def test_half_a_surrogate_pair_is_no_text(client):
     text = json.dumps({"id": "\ud800", "inputs": [one_file()]})
     answer = client.post("/v2/models/small/infer", content=text)
     assert (answer.status_code, answer.json()["detail"]) == (400, "the request is no JSON")
+
+
+def form_of(name: str, data: bytes, charset: str) -> tuple[bytes, dict[str, str]]:
+    head = f'--x\r\nContent-Disposition: form-data; name="file"; filename="{name}"\r\n\r\n'
+    kind = f"multipart/form-data; boundary=x; charset={charset}"
+    return head.encode() + data + b"\r\n--x--\r\n", {"Content-Type": kind}
+
+
+@pytest.mark.parametrize(
+    "charset", ["utf-7", "idna", "punycode", "unicode_escape", "undefined", "base64", '"a\\"b"']
+)
+def test_a_form_in_a_charset_that_is_none_is_a_problem(client, charset: str):
+    body, headers = form_of("Ann+2AA- M\\ud800.png", encode(cells(1)[0]), charset)
+    answer = client.post("/v1/predict", content=body, headers=headers)
+    assert (answer.status_code, answer.json()["reason"]) == (415, "charset"), answer.text
+    body, headers = form_of("a.png", encode(cells(1)[0]), "UTF-8")
+    assert client.post("/v1/predict", content=body, headers=headers).status_code == 200
+
+
+def test_an_upload_stays_in_memory(client, tmp_path: Path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "no such folder"))
+    large = encode(np.random.default_rng(0).integers(0, 256, (900, 900, 3), np.uint8), "BMP")
+    assert len(large) > 2 * MIB  # Starlette's own limit is 1
+    answer = client.post("/v1/predict", files=[("file", ("a.bmp", large))])
+    assert answer.status_code == 200, answer.text
+
+
+def test_nothing_that_is_sent_reaches_the_logs(client, caplog, monkeypatch):
+    monkeypatch.setattr(guard.access_log, "propagate", True)
+    caplog.set_level(logging.DEBUG)
+    image = encode(cells(1)[0])
+    for path in (
+        "/v1/predict?model=MEIER-1", "/v1/MEIER-2", "/v2/models/MEIER-3/infer",
+        "/v1/predict?MEIER-4=1",
+    ):  # fmt: skip
+        client.post(path, content=image)
+    client.request("MEIER", "/v1/predict")
+
+    def fail(_: Runner, file: tuple[str, bytes]) -> None:
+        raise ValueError(file[0])
+
+    monkeypatch.setattr(Runner, "_read", fail)
+    answer = client.post("/v1/predict", files=[("file", ("MEIER-5.png", image))])
+    assert answer.status_code == 500
+    lines = [r.getMessage() for r in caplog.records if r.name.startswith("leuk_ray")]
+    assert any("ValueError" in line for line in lines)
+    assert sum('"path": "/v1/predict"' in line for line in lines) == 4
+    assert any("/v2/models/{name}/infer" in line for line in lines)
+    assert "MEIER" not in "\n".join(lines)
