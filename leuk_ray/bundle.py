@@ -175,7 +175,7 @@ def write_ensemble(target: Location, paths: Sequence[Location], rule: Rule) -> E
         recipe=" + ".join(member.facts.recipe for member in members.values()),
         seed=first.seed,
     )
-    with directory_by_rename(target) as partial:
+    with directory_by_rename(target, new="bundle") as partial:
         for name, member in members.items():
             with fetched(member.path) as folder:
                 shutil.copytree(folder, partial / "members" / name)
@@ -190,7 +190,7 @@ def derive_bundle(
     changes: Mapping[str, Any] | None = None,
     add: Mapping[str, Callable[[Path], None]] | None = None,
 ) -> None:
-    """Copy a bundle with other facts or more files; an existing target is replaced in one step.
+    """Copy a bundle with other facts or more files, or change it in one step where it lies.
 
     Args:
         source: the bundle, opened.
@@ -200,7 +200,8 @@ def derive_bundle(
     """
     facts = source.facts.model_copy(update=dict(changes or {}))
     kept = _file_names(source.facts)
-    with directory_by_rename(target) as partial:
+    new = None if target == source.path else "bundle"
+    with directory_by_rename(target, new) as partial:
         if isinstance(facts, EnsembleFacts):
             shutil.copytree(source.folder / "members", partial / "members")
         for name in kept:

@@ -7,9 +7,9 @@ format (dataset.json, bundle.json) is written last: a folder without its marker 
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import json
+import secrets
 import shutil
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -22,10 +22,10 @@ from pyarrow import fs
 
 from leuk_ray import scratch
 from leuk_ray.errors import UserError
+from leuk_ray.folders import appearing, has_no_room, not_written
 from leuk_ray.locations import Location, filesystem, join, name_of, reason
 
 _CHUNK = 2**22
-_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def exists(location: Location) -> bool:
@@ -66,7 +66,8 @@ def write_bytes(location: Location, data: bytes | pa.Buffer) -> None:
     """
     try:
         if isinstance(location, Path):
-            partial = location.with_name(location.name + ".partial")
+            # A name of this writer's own: two never write one file.
+            partial = location.with_name(f"{location.name}.{secrets.token_hex(4)}.partial")
             try:
                 partial.write_bytes(data)
                 partial.replace(location)
@@ -77,7 +78,7 @@ def write_bytes(location: Location, data: bytes | pa.Buffer) -> None:
             with files.open_output_stream(path) as stream:
                 stream.write(data)
     except OSError as error:
-        raise _not_written(location, error) from error
+        raise not_written(location, error) from error
 
 
 def read_json(location: Location) -> Any:
@@ -129,44 +130,40 @@ def refuse_existing(location: Location, what: str) -> None:
 
 
 @contextmanager
-def directory_by_rename(target: Location) -> Iterator[Path]:
+def directory_by_rename(target: Location, new: str | None = None) -> Iterator[Path]:
     """A local folder to fill, which lies complete at `target` when the block succeeds.
 
-    Beside a local target, so that it only has to be renamed. For an object store, what lay at
-    the target is removed first, and the folder uploaded at the end. Nothing is left of a block
-    that fails, and what a killed process left is removed, so the work can simply be run again.
+    Beside a local target, so that it only has to be renamed (see `folders`). For an object store,
+    what lay at the target is removed first, and the folder uploaded at the end. Nothing is left of
+    a block that fails, and what a killed process left is removed, so the work can simply be run
+    again.
+
+    Args:
+        target: the folder to make.
+        new: what it holds, where nothing may lie there; None replaces what does.
 
     Raises:
-        UserError: it cannot be written, or there is no room.
+        UserError: it cannot be written, there is no room, another process is writing it, or it
+            must be new and is there.
     """
-    filling = _renamed if isinstance(target, Path) else _uploaded
+
+    def check() -> None:
+        if new is not None:
+            refuse_existing(target, new)
+
     try:
-        with filling(target) as folder:  # pyright: ignore[reportArgumentType]
-            yield folder
+        if isinstance(target, Path):
+            with appearing(target, check) as folder:
+                yield folder
+        else:
+            check()
+            with _uploaded(target) as folder:
+                yield folder
     except Exception as error:
-        full = next((seen for seen in _causes(error) if _has_no_room(seen)), None)
+        full = next((seen for seen in _causes(error) if has_no_room(seen)), None)
         if full is None:
             raise
-        raise _not_written(target, full) from error
-
-
-@contextmanager
-def _renamed(target: Path) -> Iterator[Path]:
-    partial = target.with_name(target.name + ".partial")
-    try:
-        if partial.exists():
-            shutil.rmtree(partial)
-        partial.mkdir(parents=True)
-    except OSError as error:
-        raise _not_written(target, error) from error
-    try:
-        yield partial
-    except BaseException:
-        shutil.rmtree(partial, ignore_errors=True)
-        raise
-    if target.exists():
-        shutil.rmtree(target)
-    partial.replace(target)
+        raise not_written(target, full) from error
 
 
 @contextmanager
@@ -202,7 +199,7 @@ def upload(folder: Path, target: Location) -> None:
             ):
                 shutil.copyfileobj(source, stream, _CHUNK)
         except OSError as error:
-            raise _not_written(join(target, path.as_posix()), error) from error
+            raise not_written(join(target, path.as_posix()), error) from error
 
 
 def remove(location: Location) -> None:
@@ -225,7 +222,7 @@ def make_folder(location: Location) -> None:
         try:
             location.mkdir(parents=True)
         except OSError as error:
-            raise _not_written(location, error) from error
+            raise not_written(location, error) from error
 
 
 @contextmanager
@@ -308,18 +305,6 @@ def _beside(target: str) -> str:
     """The object that says that `target` is unfinished."""
     address, mark, query = target.partition("?")
     return f"{address.rstrip('/')}.partial{mark}{query}"
-
-
-def _not_written(target: Location, error: BaseException) -> UserError:
-    if _has_no_room(error):
-        return UserError(f"{target}: no room is left there ({reason(error)}); nothing was written")
-    return UserError(
-        f"{target}: cannot be written ({reason(error)}); name a place you may write to"
-    )
-
-
-def _has_no_room(error: BaseException) -> bool:
-    return isinstance(error, OSError) and error.errno in _NO_ROOM
 
 
 def _causes(error: BaseException) -> Iterator[BaseException]:

@@ -120,7 +120,7 @@ def explain(
     from leuk_ray.inference.explain import explain_files
 
     classifier = Classifier.load(bundle)
-    with directory_by_rename(out) as partial:
+    with directory_by_rename(out, new="folder of explanations") as partial:
         values = {"explanations": explain_files(classifier, files, partial, method)}
     return values | {"out": str(out)}, explain_text(values["explanations"], out)
 

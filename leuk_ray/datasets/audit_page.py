@@ -51,7 +51,7 @@ def write_audit(out: Location, dataset: PreparedDataset, audit: Mapping, show_im
         counted=counted,
         overlap_label=overlap_label,
     )
-    with directory_by_rename(out) as partial:
+    with directory_by_rename(out, new="audit") as partial:
         write_json(partial / "audit.json", audit)
         (partial / "audit.html").write_text(page, encoding="utf-8")
         (partial / "DATASHEET.md").write_text(datasheet(dataset.facts, audit), encoding="utf-8")

@@ -46,7 +46,7 @@ def crop_field(field: Path, centroids: Path, out: Path, side: int = SIDE) -> lis
                 "give the file that belongs to the field"
             )
     names = [f"{field.stem}_{number}.png" for number in range(1, len(centers) + 1)]
-    with directory_by_rename(out.absolute()) as partial:
+    with directory_by_rename(out.absolute(), new="folder of cells") as partial:
         for name, center in zip(names, centers, strict=True):
             Image.fromarray(images.cut_cell(pixels, center, side)).save(partial / name)
     return [out / name for name in names]

@@ -89,7 +89,7 @@ def prepare(
     if storage.crop not in images.WHOLE and FIELDS in table["source"].unique().to_pylist():
         raise UserError(f"--crop {storage.crop}: {source} holds whole fields; use --crop pad")
     target = target.absolute() if isinstance(target, Path) else target
-    with directory_by_rename(target) as partial:
+    with directory_by_rename(target, new="dataset") as partial:
         place = partial if isinstance(target, Path) else target
         (partial / "images").mkdir()
         results, thumbs = _decode_all(table, join(place, "images"), storage, progress)

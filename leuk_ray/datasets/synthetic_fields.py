@@ -57,7 +57,7 @@ def write_all_idb(
     fields: dict[str, str] = {}
     repeated: list[list[str]] = []
     overlapping: list[list[str]] = []
-    with directory_by_rename(directory.absolute()) as root:
+    with directory_by_rename(directory.absolute(), new="folder of cells") as root:
         for folder in ("ALL_IDB1/im", "ALL_IDB1/xyc", "ALL_IDB2/img"):
             (root / folder).mkdir(parents=True)
         number = 0

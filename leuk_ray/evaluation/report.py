@@ -138,7 +138,7 @@ def write_report(
     content = _content(run, by_role, history, threshold, audit, decisions, band)
     drawn = _draw(content, by_role["test"], images)
     content["figures"] = {name: f"figures/{name}.png" for name in drawn}
-    with directory_by_rename(directory) as partial:
+    with directory_by_rename(directory, new="report") as partial:
         (partial / "figures").mkdir()
         for name, figure in drawn.items():
             figure.savefig(partial / "figures" / f"{name}.png", dpi=DOTS_PER_INCH)
