@@ -22,7 +22,7 @@ from leuk_ray.images import StorageSettings
 from leuk_ray.models.settings import ModelSettings
 from leuk_ray.models.zoo import build
 from leuk_ray.serving.api import create_api
-from leuk_ray.serving.guard import ApiKeys
+from leuk_ray.serving.keys import ApiKeys
 from leuk_ray.serving.models import Models
 from leuk_ray.serving.monitoring import Metrics
 from leuk_ray.serving.replica import local_runners

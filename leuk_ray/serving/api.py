@@ -22,7 +22,8 @@ from leuk_ray.inference.classifier import Cell, Failure, Prediction
 from leuk_ray.serving import openinference
 from leuk_ray.serving.docs import DESCRIPTION, PREDICT_BODY, add_docs
 from leuk_ray.serving.forms import check_query, read_body
-from leuk_ray.serving.guard import ApiKeys, Guard
+from leuk_ray.serving.guard import Guard
+from leuk_ray.serving.keys import ApiKeys
 from leuk_ray.serving.listing import describe_all
 from leuk_ray.serving.models import Models
 from leuk_ray.serving.monitoring import Metrics

@@ -26,7 +26,8 @@ from leuk_ray.errors import UserError
 from leuk_ray.inference.explain import Explanation
 from leuk_ray.locations import parse
 from leuk_ray.serving.api import create_api
-from leuk_ray.serving.guard import ApiKeys, access_log, read_keys
+from leuk_ray.serving.guard import access_log
+from leuk_ray.serving.keys import ApiKeys, read_keys
 from leuk_ray.serving.models import Models
 from leuk_ray.serving.monitoring import Metrics
 from leuk_ray.serving.problems import Problem

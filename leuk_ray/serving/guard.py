@@ -1,10 +1,9 @@
-"""What stands before the models: keys, limits, and the access log."""
+"""What stands before the models: who may ask, limits, and the access log."""
 
 from __future__ import annotations
 
 import asyncio
 import hashlib
-import hmac
 import json
 import logging
 import re
@@ -13,14 +12,13 @@ import traceback
 import uuid
 from collections.abc import Callable
 from datetime import UTC, datetime
-from pathlib import Path
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from leuk_ray.errors import UserError
+from leuk_ray.serving.keys import ApiKeys
 from leuk_ray.serving.problems import Problem
 from leuk_ray.serving.settings import Limits
 from leuk_ray.serving.traffic import Traffic
@@ -30,80 +28,13 @@ OPEN_PATHS = frozenset({
     "/", "/healthz", "/readyz", "/docs", "/docs/swagger-ui-bundle.js", "/docs/swagger-ui.css",
     "/openapi.json", "/v2/health/live", "/v2/health/ready",
 })  # fmt: skip
-_CHECK_SECONDS = 1.0
 _HANG_UP = 499  # as nginx and Serve count a client that went away
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 _CLOSE = {"Connection": "close"}  # what is left of the body is not read
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
-_KEY_LINE = re.compile(r"(?P<name>\S+)\s+(?P<digest>[0-9a-f]{64})")
 
 access_log = logging.getLogger("leuk_ray.access")
 logger = logging.getLogger(__name__)
-
-
-class ApiKeys:
-    """Keys by the SHA-256 of each, from a file that may change while it is used.
-
-    Each line is `NAME SHA256`, in hexadecimal; `#` begins a comment.
-    """
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self._keys = read_keys(path)
-        self._stamp = self._seen()
-        self._checked = time.monotonic()
-
-    def owner(self, key: str) -> str | None:
-        """The name of a key's owner; None for no key of ours. Takes as long for any key."""
-        self._reload()
-        digest = hashlib.sha256(key.encode()).hexdigest()
-        found = None
-        for name, known in self._keys.items():
-            if hmac.compare_digest(digest, known):
-                found = name
-        return found
-
-    def _reload(self) -> None:
-        if time.monotonic() - self._checked < _CHECK_SECONDS:
-            return
-        self._checked = time.monotonic()
-        try:
-            stamp = self._seen()
-            if stamp != self._stamp:
-                self._keys, self._stamp = read_keys(self.path), stamp
-        except (OSError, UserError) as error:
-            logger.error("keys unchanged: %s", error)
-
-    def _seen(self) -> tuple[int, int, int]:
-        status = self.path.stat()  # a mounted secret changes by another inode
-        return status.st_ino, status.st_mtime_ns, status.st_size
-
-
-def read_keys(path: Path) -> dict[str, str]:
-    """SHA-256 of keys by their owner.
-
-    Raises:
-        UserError: no such file, a line that is not `NAME SHA256`, or no key in it.
-    """
-    try:
-        lines = path.read_text().splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: cannot be read as a file of keys ({error})") from error
-    keys: dict[str, str] = {}
-    for number, line in enumerate(lines, 1):
-        text = line.partition("#")[0].strip()
-        if not text:
-            continue
-        match = _KEY_LINE.fullmatch(text)
-        if match is None or match["name"] in keys:
-            raise UserError(
-                f"{path}, line {number}: write `NAME SHA256` with the key's SHA-256 in lower case "
-                "hexadecimal, each name once"
-            )
-        keys[match["name"]] = match["digest"]
-    if not keys:
-        raise UserError(f"{path}: holds no key; write `NAME SHA256`, a line each")
-    return keys
 
 
 class Guard:
@@ -170,7 +101,7 @@ class _Request:
         guard = self.guard
         admitted = False
         try:
-            self._authenticate()
+            await self._authenticate()
             self._check_length()
             if self.path not in OPEN_PATHS:
                 if guard.traffic.in_flight >= guard.limits.in_flight:
@@ -228,13 +159,13 @@ class _Request:
             headers.setdefault("Cache-Control", "no-store")
         await self._send(message)
 
-    def _authenticate(self) -> None:
+    async def _authenticate(self) -> None:
         if self.guard.keys is None or self.path in OPEN_PATHS:
             return
         key = self.headers.get("x-api-key")
         if key is None:
             raise Problem(401, "no_key", "send a key as X-API-Key")
-        self.owner = self.guard.keys.owner(key)
+        self.owner = await self.guard.keys.owner(key)
         if self.owner is None:
             raise Problem(401, "wrong_key", "this key is not known")
 

@@ -14,9 +14,9 @@ from starlette.responses import PlainTextResponse
 from starlette.routing import Route
 from starlette.testclient import TestClient
 
-from leuk_ray.errors import UserError
 from leuk_ray.serving import guard as guard_module
-from leuk_ray.serving.guard import ApiKeys, Guard, read_keys
+from leuk_ray.serving.guard import Guard
+from leuk_ray.serving.keys import ApiKeys
 from leuk_ray.serving.problems import Problem
 from leuk_ray.serving.settings import Limits
 from leuk_ray.serving.traffic import Traffic
@@ -84,35 +84,6 @@ def test_only_known_keys_are_answered_and_health_is_open(keys: ApiKeys):
     assert served.post(**{"X-API-Key": "secret"}).status_code == 200
     assert served.client.get("/healthz").status_code == 200
     assert served.reasons == ["no_key", "wrong_key"]
-
-
-def test_keys_are_read_again_when_their_file_changes(keys: ApiKeys, monkeypatch):
-    monkeypatch.setattr(guard_module, "_CHECK_SECONDS", 0)
-    assert keys.owner("secret") == "lab"
-    keys.path.write_text(line("lab", "rotated"))
-    assert keys.owner("secret") is None
-    assert keys.owner("rotated") == "lab"
-    keys.path.write_text("nonsense")
-    assert keys.owner("rotated") == "lab", "a broken file changes nothing"
-    keys.path.unlink()
-    assert keys.owner("rotated") == "lab"
-
-
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ("", "holds no key"),
-        ("lab secret", "line 1"),
-        (line("lab", "a") + line("lab", "b"), "line 2"),
-        (line("lab", "a").upper(), "line 1"),
-    ],
-)
-def test_a_file_that_is_none_of_keys_is_refused(text: str, message: str, tmp_path: Path):
-    (tmp_path / "keys").write_text(text)
-    with pytest.raises(UserError, match=message):
-        read_keys(tmp_path / "keys")
-    with pytest.raises(UserError, match="cannot be read"):
-        read_keys(tmp_path / "nowhere")
 
 
 def test_a_body_that_is_too_large_is_refused_by_its_header_and_by_its_bytes():

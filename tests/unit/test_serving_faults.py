@@ -9,7 +9,7 @@ import pytest
 
 from leuk_ray.inference.classifier import Classifier, Scores
 from leuk_ray.registry import Registry
-from leuk_ray.serving.guard import ApiKeys
+from leuk_ray.serving.keys import ApiKeys
 from tests.serving_bundles import cells, client_of, encode, write_small_bundle
 
 CELLS = [encode(pixels) for pixels in cells(3)]
