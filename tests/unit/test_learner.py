@@ -286,6 +286,34 @@ def test_a_look_would_be_seen():
 
 @pytest.mark.gpu
 @pytest.mark.parametrize(
+    "changes",
+    [{}, {"ema_decay": 0.9, "clip_grad_norm": 1.0, "accumulate": 2}, {"precision": "bf16"}],
+)
+def test_no_step_of_the_loop_waits_for_a_gpu(changes: dict):
+    """CUDA raises where the host would wait, from the first to the last step of epoch 2.
+
+    The first epoch fills the resident feed.
+    """
+    steps = 0
+
+    def watch(update: dict) -> None:
+        nonlocal steps
+        if update["epoch"] == 2 and update["batches"] < update["of"]:
+            steps += 1
+            torch.cuda.set_sync_debug_mode("error")
+        else:
+            torch.cuda.set_sync_debug_mode("default")
+
+    try:
+        device = torch.device("cuda")
+        run(changed(epochs=2, **changes), resident=True, device=device, progress=watch)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert steps > 1
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize(
     "changes", [{}, {"precision": "fp16"}, {"precision": "bf16", "compile": True}]
 )
 def test_a_gpu_trains_and_resumes(changes: dict, tmp_path: Path):

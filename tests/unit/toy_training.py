@@ -36,8 +36,8 @@ def changed(**changes) -> TrainingSettings:
 class ArrayFeed:
     """Pixels in memory; remembers what it delivered."""
 
-    def __init__(self, pixels: np.ndarray) -> None:
-        self.pixels = torch.from_numpy(pixels)
+    def __init__(self, pixels: np.ndarray, device: torch.device = CPU) -> None:
+        self.pixels = torch.from_numpy(pixels).to(device)
         self.delivered: list[np.ndarray] = []
 
     def deliver(self, batches):
@@ -71,17 +71,18 @@ def run(
     save_to: Path | None = None,
     feed: Feed | None = None,
     dtype: torch.dtype = torch.float32,
+    device: torch.device = CPU,
     progress=lambda update: None,
 ) -> list[dict]:
     """One worker's run; returns the history without timings."""
     torch.set_num_threads(1)
     cells, pixels = make_cells()
     wrap = DistributedDataParallel if dist.is_initialized() else lambda module: module
-    learner, state = Learner(make_model().to(dtype), settings, wrap=wrap), TrainingState()
+    learner, state = Learner(make_model().to(device, dtype), settings, wrap=wrap), TrainingState()
     if resume_from is not None:
         state = TrainingState.load(resume_from, learner)
-    source = feed or ArrayFeed(pixels)
-    source = ResidentFeed(source, cells.train, SIZE, CPU) if resident else source
+    source = feed or ArrayFeed(pixels, device)
+    source = ResidentFeed(source, cells.train, SIZE, device) if resident else source
 
     def report(metrics, save):
         if save_to is not None:
@@ -89,7 +90,7 @@ def run(
             target.mkdir()
             save(target)
 
-    validation_feed = ArrayFeed(pixels)
+    validation_feed = ArrayFeed(pixels, device)
     state = train(
         learner, state, cells, source, validation_feed, AugmentSettings(), 0, report, progress
     )
