@@ -24,7 +24,8 @@ def _command(bench: Bench, name: str, *arguments: object) -> dict:
     started = time.monotonic()
     command = [sys.executable, "-m", "leuk_ray", name, *map(str, arguments), "--json"]
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
-    bench.findings.add(Result(f"leuk-ray {name}", [time.monotonic() - started], unit="s"))
+    shown = " ".join([f"leuk-ray {name}", *(str(a) for a in arguments if str(a).startswith("--d"))])
+    bench.findings.add(Result(shown.replace(" --data", ""), [time.monotonic() - started], unit="s"))
     return json.loads(done.stdout)
 
 
