@@ -15,7 +15,6 @@ from leuk_ray.serving.problems import Problem
 
 _CHECK_SECONDS = 1.0
 _SETTLE_SECONDS = 0.5  # a file that is being written looks whole with half of its lines
-_FRESH_SECONDS = 3.0
 _WAIT_SECONDS = 2.0  # for a share that hangs
 _GRACE_SECONDS = 30.0
 _KEY_LINE = re.compile(r"(?P<name>\S+)\s+(?P<digest>[0-9a-f]{64})")
@@ -24,7 +23,7 @@ logger = logging.getLogger(__name__)
 
 
 class ApiKeys:
-    """Keys by the SHA-256 of each, read again from their file within 3 seconds of a change.
+    """Keys by the SHA-256 of each, read again from their file within 2 seconds of a change.
 
     Each line is `NAME SHA256`, in hexadecimal; `#` begins a comment. A changed file is used once
     it has read the same for half a second. While it is missing, empty or broken, the last keys
@@ -54,13 +53,15 @@ class ApiKeys:
         return found
 
     async def _check(self) -> None:
-        """Read the file again, in a thread, which is waited for where the keys may be old."""
+        """Have the file read again, in a thread, where it was last read a second ago."""
         now = time.monotonic()
+        if now - self._confirmed < _CHECK_SECONDS:
+            return
         idle = self._reading is None or self._reading.done()
         if idle and now - self._tried >= _CHECK_SECONDS:
             self._tried = now
             self._reading = asyncio.create_task(asyncio.to_thread(self._read))
-        if self._reading is not None and now - self._confirmed >= _FRESH_SECONDS:
+        if self._reading is not None:
             await asyncio.wait({self._reading}, timeout=_WAIT_SECONDS)
 
     def _read(self) -> None:

@@ -30,7 +30,7 @@ class ServeSettings(Settings):
 
     bundle: a bundle, a run with one, or a registry; a path that every node sees, or s3://, gs://
         for the first two.
-    api_keys: file of `NAME SHA256_OF_KEY` lines, read again within 3 seconds of a change;
+    api_keys: file of `NAME SHA256_OF_KEY` lines, read again within 2 seconds of a change;
         requests are answered 503 from 30 seconds after it could last be read.
     anonymous: answer without keys; meant for a loopback address only.
     engine, num_cpus, num_gpus: of each replica; with a GPU it runs PyTorch.
