@@ -29,6 +29,7 @@ from leuk_ray.serving.replica import local_runners
 from leuk_ray.serving.settings import Limits, ServeSettings
 
 SIZE = 96
+LOOPBACK = "http://127.0.0.1"
 
 
 def write_small_bundle(path: Path, seed: int = 0, **changes) -> Path:
@@ -89,7 +90,7 @@ def client_of(
 ) -> TestClient:
     """The application, called in this process."""
     models = models_from(path, **settings)
-    return TestClient(create_api(models, limits or Limits(), keys, Metrics()))
+    return TestClient(create_api(models, limits or Limits(), keys, Metrics()), LOOPBACK)
 
 
 @contextmanager

@@ -20,7 +20,7 @@ from leuk_ray.evaluation.subjects import summarise
 from leuk_ray.images import BadImageError
 from leuk_ray.inference.classifier import Cell, Failure, Prediction
 from leuk_ray.serving import openinference
-from leuk_ray.serving.docs import DESCRIPTION, PREDICT_BODY, add_docs
+from leuk_ray.serving.docs import DESCRIPTION, PREDICT_BODY, add_docs, page_headers
 from leuk_ray.serving.forms import check_query, read_body
 from leuk_ray.serving.guard import Guard
 from leuk_ray.serving.keys import ApiKeys
@@ -37,14 +37,6 @@ from leuk_ray.serving.schemas import (
 )
 from leuk_ray.serving.settings import Limits
 
-_PAGE_HEADERS = {
-    "Content-Security-Policy": (
-        "default-src 'self'; img-src 'self' blob: data:; style-src 'unsafe-inline'; "
-        "script-src 'unsafe-inline'; frame-ancestors 'none'; base-uri 'none'; form-action 'none'"
-    ),
-    "Referrer-Policy": "no-referrer",
-}
-
 
 def create_api(models: Models, limits: Limits, keys: ApiKeys | None, metrics: Metrics) -> FastAPI:
     """The application, behind its guard.
@@ -52,7 +44,7 @@ def create_api(models: Models, limits: Limits, keys: ApiKeys | None, metrics: Me
     Args:
         models: that answer.
         limits: of a request.
-        keys: None answers everybody.
+        keys: None answers everybody on this machine.
         metrics: where to count.
     """
     key = APIKeyHeader(name="X-API-Key", auto_error=False)  # for /docs; the guard checks it
@@ -69,7 +61,7 @@ def create_api(models: Models, limits: Limits, keys: ApiKeys | None, metrics: Me
 
     @api.get("/", include_in_schema=False)
     async def show_page() -> HTMLResponse:
-        return HTMLResponse(page, headers=_PAGE_HEADERS)
+        return HTMLResponse(page, headers=page_headers(page))
 
     @api.get("/healthz", tags=["health"])
     async def healthz() -> dict[str, str]:

@@ -19,6 +19,7 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from leuk_ray.serving.keys import ApiKeys
+from leuk_ray.serving.loopback import check_local
 from leuk_ray.serving.problems import Problem
 from leuk_ray.serving.settings import Limits
 from leuk_ray.serving.traffic import Traffic
@@ -30,6 +31,7 @@ OPEN_PATHS = frozenset({
 })  # fmt: skip
 _HANG_UP = 499  # as nginx and Serve count a client that went away
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
+_WANTED = {"WWW-Authenticate": 'APIKey realm="leuk_ray", header="X-API-Key"'}
 _CLOSE = {"Connection": "close"}  # what is left of the body is not read
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
@@ -59,7 +61,7 @@ class Guard:
         Args:
             app: the application.
             limits: of a request.
-            keys: None answers everybody.
+            keys: None answers everybody on this machine: see `serving.loopback`.
             rejected: told the reason of each refusal made here.
             finished: told (path, status, seconds) of each request.
             traffic: of the replica; counts the admitted requests.
@@ -102,6 +104,7 @@ class _Request:
         admitted = False
         try:
             await self._authenticate()
+            self._check_encoding()
             self._check_length()
             if self.path not in OPEN_PATHS:
                 if guard.traffic.in_flight >= guard.limits.in_flight:
@@ -160,14 +163,23 @@ class _Request:
         await self._send(message)
 
     async def _authenticate(self) -> None:
-        if self.guard.keys is None or self.path in OPEN_PATHS:
+        if self.path in OPEN_PATHS:
+            return
+        if self.guard.keys is None:
+            check_local(self.headers)
             return
         key = self.headers.get("x-api-key")
         if key is None:
-            raise Problem(401, "no_key", "send a key as X-API-Key")
+            raise Problem(401, "no_key", "send a key as X-API-Key", headers=_WANTED)
         self.owner = await self.guard.keys.owner(key)
         if self.owner is None:
-            raise Problem(401, "wrong_key", "this key is not known")
+            raise Problem(401, "wrong_key", "this key is not known", headers=_WANTED)
+
+    def _check_encoding(self) -> None:
+        if self.headers.get("content-encoding", "identity").lower() != "identity":
+            detail = "Content-Encoding: a packed body (gzip, br ...) is not read; send it as it is"
+            headers = {"Accept-Encoding": "identity"} | _CLOSE
+            raise Problem(415, "content_encoding", detail, headers=headers)
 
     def _check_length(self) -> None:
         length = self.headers.get("content-length", "0")

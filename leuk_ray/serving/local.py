@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ipaddress
 import logging
 import os
 import signal
@@ -18,6 +17,7 @@ from leuk_ray import cluster
 from leuk_ray.errors import UserError
 from leuk_ray.locations import Location
 from leuk_ray.progress import note
+from leuk_ray.serving.loopback import is_loopback
 from leuk_ray.serving.switches import switch_on
 
 APPLICATION = "leuk_ray"
@@ -43,7 +43,7 @@ def serve_until_stopped(
         UserError: a host that others reach but no keys, a port in use, no bundle, or too few
             CPUs or GPUs.
     """
-    private = _is_loopback(host) and not _reaches_out(address)
+    private = is_loopback(host) and not _reaches_out(address)
     if api_keys is None and not private:
         raise UserError(
             f"--host {host}: others can reach it, so keys are required: add --api-keys FILE with "
@@ -90,15 +90,6 @@ def serve_until_stopped(
             serve.shutdown()
             ray.shutdown()
     return {"url": url, "bundle": str(source)}
-
-
-def _is_loopback(host: str) -> bool:
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
 
 
 def _reaches_out(address: str | None) -> bool:

@@ -35,7 +35,12 @@ _OUTPUTS = [
     {"name": "probability", "datatype": "FP32", "shape": [-1]},
     {"name": "label", "datatype": "BYTES", "shape": [-1]},
 ]
-_EXAMPLE = {"name": "image", "shape": [1], "datatype": "BYTES", "data": ["iVBORw0K..."]}
+# A PNG of one colour: the answer is to abstain.
+_PICTURE = (
+    "iVBORw0KGgoAAAANSUhEUgAAABAAAAAQCAIAAACQkWg2AAAAGklEQVR42mM8seUSAymAiYFEMKphVMPQ0QAAPrMCbmV9"
+    "lcsAAAAASUVORK5CYII="
+)
+_EXAMPLE = {"name": "image", "shape": [1], "datatype": "BYTES", "data": [_PICTURE]}
 _JSON_BODY = {
     "requestBody": {
         "required": True,

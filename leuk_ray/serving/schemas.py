@@ -191,10 +191,11 @@ PROBLEMS: dict[int | str, dict[str, Any]] = {
     for status, text in {
         400: "the request cannot be read",
         401: "the key is missing or wrong",
+        403: "without keys: not sent to this machine's loopback address, or by another site's page",
         404: "no such model",
         408: "the request came too slowly",
         413: "the request or an image is too large",
-        415: "no image in it",
+        415: "no image in it, or in an encoding that is not read",
         422: "no image that can be used",
         503: "too much to do: come back after Retry-After seconds",
     }.items()

@@ -20,9 +20,10 @@ from leuk_ray.serving.keys import ApiKeys
 from leuk_ray.serving.problems import Problem
 from leuk_ray.serving.settings import Limits
 from leuk_ray.serving.traffic import Traffic
+from tests.serving_bundles import LOOPBACK
 
 SCOPE = {
-    "type": "http", "method": "POST", "path": "/v1/predict", "headers": [],
+    "type": "http", "method": "POST", "path": "/v1/predict", "headers": [(b"host", b"localhost")],
     "query_string": b"", "raw_path": b"/v1/predict", "root_path": "", "scheme": "http",
     "http_version": "1.1", "server": ("test", 80), "client": ("test", 1),
 }  # fmt: skip
@@ -61,7 +62,7 @@ class Served:
             traffic=Traffic(),
         )  # fmt: skip
         self.app = app
-        self.client = TestClient(app)
+        self.client = TestClient(app, LOOPBACK)
 
     def post(self, body: bytes = b"", **headers: str):
         return self.client.post("/v1/predict", content=body, headers=headers)
@@ -81,6 +82,7 @@ def test_only_known_keys_are_answered_and_health_is_open(keys: ApiKeys):
     assert refused.status_code == 401
     assert refused.headers["content-type"] == "application/problem+json"
     assert refused.json()["reason"] == "wrong_key"
+    assert refused.headers["www-authenticate"].startswith("APIKey ")
     assert served.post(**{"X-API-Key": "secret"}).status_code == 200
     assert served.client.get("/healthz").status_code == 200
     assert served.reasons == ["no_key", "wrong_key"]
@@ -133,7 +135,7 @@ def test_more_requests_than_allowed_are_told_to_come_back():
         import httpx2
 
         transport = httpx2.ASGITransport(served.app)
-        async with httpx2.AsyncClient(transport=transport, base_url="http://test") as client:
+        async with httpx2.AsyncClient(transport=transport, base_url=LOOPBACK) as client:
             return await asyncio.gather(*(client.post("/v1/predict?wait=1") for _ in range(5)))
 
     answers = asyncio.run(ask())
@@ -181,7 +183,42 @@ def test_a_hang_up_is_no_failure_of_ours(caplog):
 
 def test_our_own_failure_is_a_problem_without_a_traceback():
     served = Served()
-    answer = TestClient(served.app, raise_server_exceptions=False).get("/fail")
+    answer = TestClient(served.app, LOOPBACK, raise_server_exceptions=False).get("/fail")
     assert answer.status_code == 500
     assert answer.json()["reason"] == "internal"
     assert "ZeroDivisionError" not in answer.text
+
+
+@pytest.mark.parametrize(
+    ("headers", "reason"),
+    [
+        ({"Host": "localhost:8000"}, None),
+        ({"Host": "[::1]:8000", "Origin": "http://[::1]:8000"}, None),
+        ({"Host": "127.0.0.1:8000", "Origin": "http://127.0.0.1:8000"}, None),
+        ({"Host": "rebound.example:8000"}, "host"),
+        ({"Host": "localhost.rebound.example"}, "host"),
+        ({"Host": "[::1"}, "host"),
+        ({"Host": ""}, "host"),
+        ({"Origin": "https://other.example"}, "origin"),
+        ({"Host": "localhost:8000", "Origin": "http://localhost:3000"}, "origin"),
+        ({"Origin": "null"}, "origin"),
+    ],
+)
+def test_without_keys_only_this_machine_and_its_own_page_are_answered(headers, reason):
+    served = Served()
+    answer = served.post(**headers)
+    assert answer.status_code == (403 if reason else 200), answer.text
+    assert served.reasons == ([reason] if reason else [])
+    assert served.client.get("/healthz", headers=headers).status_code == 200
+
+
+def test_with_keys_any_host_is_answered(keys: ApiKeys):
+    assert Served(keys).post(**{"Host": "cells.example", "X-API-Key": "secret"}).status_code == 200
+
+
+def test_a_packed_body_is_refused_by_its_name():
+    answer = Served().post(b"x", **{"Content-Encoding": "gzip"})
+    assert (answer.status_code, answer.json()["reason"]) == (415, "content_encoding")
+    assert "gzip" in answer.json()["detail"]
+    assert answer.headers["accept-encoding"] == "identity"
+    assert Served().post(b"x", **{"Content-Encoding": "identity"}).status_code == 200

@@ -313,7 +313,13 @@ def test_the_openapi_document_and_the_page_are_served(client):
     assert set(operation["requestBody"]["content"]) == {"multipart/form-data", "image/*"}
     assert "application/problem+json" in operation["responses"]["415"]["content"]
     page = client.get("/")
-    assert "script-src 'unsafe-inline'" in page.headers["content-security-policy"]
+    for path in ("/", "/docs"):
+        policy = client.get(path).headers["content-security-policy"]
+        assert "script-src 'self' 'sha256-" in policy
+        assert "'unsafe-inline'" not in policy.partition("script-src")[2]
+    example = document["paths"]["/v2/models/{name}/infer"]["post"]["requestBody"]["content"]
+    answer = client.post("/v2/models/small/infer", json=example["application/json"]["example"])
+    assert answer.status_code == 200, answer.text
     assert "http://" not in page.text.replace("http://www.w3.org", "")
     assert "https://" not in page.text
 

@@ -20,7 +20,7 @@ from leuk_ray.serving.models import Models
 from leuk_ray.serving.monitoring import Metrics
 from leuk_ray.serving.replica import RemoteNetwork, remote_runners
 from leuk_ray.serving.settings import Limits, ServeSettings
-from tests.serving_bundles import alone, cells, encode, write_small_bundle
+from tests.serving_bundles import LOOPBACK, alone, cells, encode, write_small_bundle
 
 FILES = [(f"{i}.png", encode(pixels)) for i, pixels in enumerate(cells(3))]
 
@@ -47,7 +47,7 @@ def client(registry: Registry):
     handle = serve.run(predict.bind(settings), name="split", _local_testing_mode=True)
     metrics = Metrics()
     models = Models(settings, metrics, remote_runners(handle, metrics))
-    with TestClient(create_api(models, Limits(), None, metrics)) as client:
+    with TestClient(create_api(models, Limits(), None, metrics), LOOPBACK) as client:
         client.portal.call(models.start)
         yield client
     patch.undo()
