@@ -42,15 +42,15 @@ def facts(device: str) -> dict:
     """The machine: card, driver, versions."""
     from leuk_ray.environment import environment
 
-    if device == "cpu":
-        title = "CPU, tiny sizes: this only tries the wiring, no figure below is a GPU's"
-    else:
-        query = [
-            "nvidia-smi",
-            "--query-gpu=name,driver_version,memory.total",
-            "--format=csv,noheader",
-        ]
-        title = subprocess.run(query, capture_output=True, text=True, check=True).stdout.strip()
+    title = "CPU, tiny sizes: this only tries the wiring, no figure below is a GPU's"
+    if device == "cuda":
+        query = "--query-gpu=name,driver_version,memory.total"
+        try:
+            command = ["nvidia-smi", query, "--format=csv,noheader"]
+            title = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+        except (OSError, subprocess.CalledProcessError):
+            title = "GPU; nvidia-smi does not answer, so the driver is unknown"
+    title = title.strip()
     return {"device": title, "environment": environment()}
 
 
