@@ -21,6 +21,7 @@ print(scratch.make("checkpoint"), flush=True)
 def own_tmp(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("TMPDIR", str(tmp_path))
     monkeypatch.setattr("tempfile.tempdir", None)
+    monkeypatch.setattr(scratch, "_own", {})  # other tests of this process have made one
     return tmp_path
 
 
