@@ -64,9 +64,9 @@ def test_prepare_and_train_are_interrupted_and_go_on(tmp_path: Path):
     words = ["train", "bukhari2022-se", "--data", str(dataset), "--out", str(run)]
     words += ["protocol=subject-disjoint", "input_size=48", "balance=20", "epochs=400"]
 
-    def trains() -> bool:  # long enough for the first checkpoints to be uploaded
-        metrics = run / "metrics.jsonl"
-        return metrics.exists() and len(metrics.read_text().splitlines()) >= 5
+    def trains() -> bool:  # and Ray Train has listed a checkpoint, which is after its upload
+        listed = run / "checkpoints" / "checkpoint_manager_snapshot.json"
+        return listed.exists() and "epoch_0001" in listed.read_text()
 
     output = interrupted(words, trains, tmp)
     assert f"interrupted. {run} is intact; run the same command with --resume" in output
