@@ -54,6 +54,8 @@ def calibrate(
     Raises:
         UserError: too few cells, one class alone, or another dataset than the run's.
     """
+    if not 0 <= abstain_share <= 0.9:  # NaN passes click's range
+        raise UserError(f"--abstain {abstain_share}: give a share from 0 to 0.9")
     bundle = open_bundle(judged.bundle)
     split = split_of(judged, bundle.facts, dataset)
     trained, held = ("test", "test") if judged.run is None else ("train", "validation")

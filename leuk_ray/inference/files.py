@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -163,6 +164,9 @@ def answer_files(
 
 def _read(classifier: Classifier, name: str, place: Location) -> Cell | Failure:
     try:
+        # Opening a pipe would wait for whoever writes into it.
+        if isinstance(place, Path) and not stat.S_ISREG(place.stat().st_mode):
+            return Failure(name, "unreadable: is a pipe, a device or a folder, not a file")
         data = read_bytes(place, limit=MAX_BYTES + 1)
     except OSError as error:
         return Failure(name, f"unreadable: {error.strerror or error}")

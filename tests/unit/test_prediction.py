@@ -236,3 +236,11 @@ def test_images_that_all_fail_are_an_error_and_leave_nothing(
     with pytest.raises(UserError, match="none of 1 image could be scored, and nothing was written"):
         predict_to_table(bundle, broken, out)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_pipe_is_an_answer_with_its_reason_and_nobody_waits(bundle: Path, tmp_path: Path):
+    (tmp_path / "cell.png").write_bytes(encode(cells(1)[0]))
+    os.mkfifo(tmp_path / "pipe.png")
+    found = predict_files(bundle, [tmp_path])["predictions"]
+    assert ["error" in item for item in found] == [False, True]
+    assert "is a pipe" in found[1]["error"]
