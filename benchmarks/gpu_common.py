@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -76,7 +77,10 @@ class Bench:
             order = np.random.default_rng(0).permutation(num)
             storage = StorageSettings(size=side)
             pixels = np.stack([to_storage(render(drawn[i]), storage) for i in order])
-            np.savez(file, pixels=pixels, labels=np.asarray([drawn[i].label for i in order]))
+            labels = np.asarray([drawn[i].label for i in order])
+            own = file.with_name(f"{os.getpid()}-{file.name}")  # other parts render it as well
+            np.savez(own, pixels=pixels, labels=labels)
+            own.replace(file)
         with np.load(file) as found:
             return found["pixels"], found["labels"]
 

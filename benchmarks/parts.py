@@ -7,9 +7,11 @@ results it had, and the parts after it still run. This module imports no PyTorch
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import time
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -21,11 +23,15 @@ _LOG_LINES = 5
 
 @dataclass(frozen=True)
 class Part:
-    """A command that writes its findings to a file, and the seconds it may take."""
+    """A command that writes its findings to a file, and the seconds it may take.
+
+    alone: it times something, so nothing else may run meanwhile.
+    """
 
     name: str
     command: Sequence[str]
     limit: float
+    alone: bool = True
 
 
 @dataclass
@@ -77,7 +83,10 @@ def findings_file(out: Path, part: str) -> Path:
 
 
 def run_parts(parts: Sequence[Part], out: Path, seconds: float, facts: dict) -> list[Outcome]:
-    """Run parts in order and write `summary.json` and `table.md` to `out` after each.
+    """Run parts and write `summary.json` and `table.md` to `out` after each.
+
+    Those that may share the machine run first, all at once, and share its cores; the others follow
+    one after another.
 
     Args:
         parts: most valuable first.
@@ -91,22 +100,31 @@ def run_parts(parts: Sequence[Part], out: Path, seconds: float, facts: dict) -> 
     outcomes = [Outcome(part.name) for part in parts]
     for part in parts:
         findings_file(out, part.name).unlink(missing_ok=True)  # of an earlier run
-    for part, outcome in zip(parts, outcomes, strict=True):
-        left = end - time.monotonic()
-        if left < part.limit / 2:
-            outcome.detail = f"{max(left, 0):.0f} s left, its limit is {part.limit:.0f} s"
-        else:
-            print(f"{part.name}: at most {min(part.limit, left):.0f} s", flush=True)
-            _run(part, outcome, out, min(part.limit, left))
-            print(f"{part.name}: {outcome.state} after {outcome.seconds:.0f} s", flush=True)
-        _write_summary(out, facts, outcomes)
+    pairs = list(zip(parts, outcomes, strict=True))
+    together = [pair for pair in pairs if not pair[0].alone]
+    threads = max(1, (os.cpu_count() or 1) // max(1, len(together)))
+    for group in [together, *([pair] for pair in pairs if pair[0].alone)]:
+        environment = os.environ | ({"OMP_NUM_THREADS": str(threads)} if len(group) > 1 else {})
+        with ThreadPoolExecutor(max(1, len(group))) as pool:
+            running = [pool.submit(_run, *pair, out, end, environment) for pair in group]
+            for done in as_completed(running):
+                done.result()
+                _write_summary(out, facts, outcomes)
     return outcomes
 
 
-def _run(part: Part, outcome: Outcome, out: Path, limit: float) -> None:
+def _run(part: Part, outcome: Outcome, out: Path, end: float, environment: dict[str, str]) -> None:
+    left = end - time.monotonic()
+    if left < part.limit / 2:
+        outcome.detail = f"{max(left, 0):.0f} s left, its limit is {part.limit:.0f} s"
+        return
+    limit = min(part.limit, left)
+    print(f"{part.name}: at most {limit:.0f} s", flush=True)
     log, started = out / f"{part.name}.log", time.monotonic()
     with log.open("w") as file:
-        process = subprocess.Popen(part.command, stdout=file, stderr=subprocess.STDOUT)
+        process = subprocess.Popen(
+            part.command, stdout=file, stderr=subprocess.STDOUT, env=environment
+        )
         try:
             code = process.wait(limit)
             outcome.state = "failed" if code else "done"
@@ -123,6 +141,7 @@ def _run(part: Part, outcome: Outcome, out: Path, limit: float) -> None:
     if file.exists():
         found = json.loads(file.read_text())
         outcome.results, outcome.notes = found["results"], found["notes"]
+    print(f"{part.name}: {outcome.state} after {outcome.seconds:.0f} s", flush=True)
 
 
 def summary_table(facts: dict, outcomes: Sequence[Outcome]) -> str:
