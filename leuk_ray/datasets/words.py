@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import difflib
 import re
+import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 
 from leuk_ray.errors import UserError
@@ -22,7 +23,14 @@ _KNOWN = {word.casefold(): 1 for word in ALL_WORDS} | dict.fromkeys(HEALTHY_WORD
 
 def is_unknown(text: str | None) -> bool:
     """Whether a cell of a table or a name says nothing; case does not matter."""
-    return text is None or text.strip().casefold() in UNKNOWN
+    return text is None or _plain(text) in UNKNOWN
+
+
+def _plain(text: str) -> str:
+    """The same for all ways to type a text: case, spaces, full-width letters, other digits."""
+    digits = "".join(str(unicodedata.decimal(letter, letter)) for letter in text)
+    folded = unicodedata.normalize("NFKC", digits).casefold()
+    return " ".join(unicodedata.normalize("NFKC", folded).split())
 
 
 def read_labels(
@@ -93,15 +101,16 @@ def _listed(words: Sequence[str], counts: Mapping[str, int]) -> str:
 
 
 def subject_key(text: str | None) -> str | None:
-    """Equal for spellings of one subject: `7`, ` 7`, `007` and `7.0`; `H7` and `h7`.
+    """Equal for spellings of one subject: `7`, `+7`, `007`, `7.0`; `H7` and `h7`.
 
-    None where the text is UNKNOWN. Case, spaces around, leading zeros and a decimal part of
-    zeros, which tables add to whole numbers, do not tell subjects apart.
+    None where the text is UNKNOWN. Case, spaces around, leading zeros, a plus sign and a decimal
+    part of zeros, which tables add to whole numbers, do not tell subjects apart, nor do digits
+    and letters of other widths and scripts (Unicode NFKC).
     """
     if text is None or is_unknown(text):
         return None
-    key = re.sub(r"\s+", " ", text.strip().casefold())
-    if whole := re.fullmatch(r"([0-9]+)\.0+", key):
+    key = _plain(text)
+    if whole := re.fullmatch(r"\+?([0-9]+)(\.0+)?", key):
         key = whole[1]
     return re.sub(r"(?<![0-9])0+(?=[0-9])", "", key)
 
@@ -109,7 +118,7 @@ def subject_key(text: str | None) -> str | None:
 def unify_subjects(
     subjects: Iterable[str | None],
 ) -> tuple[list[str | None], dict[str, list[str]]]:
-    """Write each subject in one way: the shortest of its spellings that occur, first of equals.
+    """Write each subject in one way: the shortest ASCII spelling that occurs.
 
     Returns:
         The subjects in the same order, None where unknown; and those that were spelt in several
@@ -121,6 +130,9 @@ def unify_subjects(
         key = subject_key(text)
         if key is not None and text is not None:
             spellings.setdefault(key, set()).add(text.strip())
-    order = {key: sorted(ways, key=lambda way: (len(way), way)) for key, ways in spellings.items()}
+    order = {
+        key: sorted(ways, key=lambda way: (not way.isascii(), len(way), way))
+        for key, ways in spellings.items()
+    }
     names = [order[key][0] if (key := subject_key(text)) is not None else None for text in given]
     return names, {first: rest for first, *rest in order.values() if rest}

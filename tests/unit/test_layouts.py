@@ -245,10 +245,52 @@ def test_a_manifest_maps_its_columns(tmp_path: Path):
 
 
 def test_a_manifests_bad_rows_are_rejected(tmp_path: Path):
-    text = "path,label\n1.png,1\n1.png,0\n,1\n"
+    text = "path,label,subject\n1.png,1,7\n1.png,ALL,007\n\n./1.png,1,7\n1.bmp,0,8\n,1\n"
     catalogue = read_layout("csv", manifest(tmp_path, text))
-    assert len(catalogue.rows) == 1
-    assert sorted(item.reason for item in catalogue.rejected) == ["path", "uid_twice"]
+    assert [(row["uid"], row["label"]) for row in catalogue.rows] == [("1", 1)]
+    assert [(item.reason, item.detail) for item in catalogue.rejected] == [
+        ("listed_twice", f"is listed already ({tmp_path}/cells.csv, line 2)"),
+        ("listed_twice", f"is listed already ({tmp_path}/cells.csv, line 2)"),
+        ("uid_twice", f"uid 1 is taken by {tmp_path}/1.png"),
+        ("path", "the path is empty"),
+    ]
+    assert catalogue.rejected[-1].path.endswith("cells.csv, line 7")
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        ("1.png,1,7\n1.png,0,7\n", r"line 3: label of .*1\.png is 0 here and 1 in .*line 2; cor"),
+        ("1.png,ALL,7\n\n./1.png,hem,7\n", r"line 4: label .* is hem here and ALL in .*line 2"),
+        ("1.png,hem,7\n1.png,,7\n", "line 3: label of .* is empty here and hem in"),
+        ("1.png,hem,7\n1.png,hem,8\n", "line 3: subject of .* is 8 here and 7 in"),
+        ("1.png,hem,7\n1.png,hem,\n", "line 3: subject of .* is empty here and 7 in"),
+        ("a,1.png,hem,7\n", "line 2: has 4 values for 3 columns; put values that hold"),
+    ],
+)
+def test_rows_that_contradict_each_other_are_refused(tmp_path: Path, rows: str, message: str):
+    with pytest.raises(UserError, match=message):
+        read_layout("csv", manifest(tmp_path, "path,label,subject\n" + rows))
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig"])
+@pytest.mark.parametrize("delimiter", [",", ";", "\t"])
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+def test_a_manifest_is_read_as_spreadsheets_write_it(tmp_path, encoding, delimiter, end):
+    lines = [" Path , LABEL,subject,,", "é.png,ALL,Müller,,x", '"a.png",hem', "", "b.png,hem,2,,"]
+    text = end.join(lines).replace(",", delimiter)
+    (tmp_path / "cells.csv").write_bytes(text.encode(encoding))
+    rows = read_layout("csv", tmp_path / "cells.csv").rows
+    assert [(row["uid"], row["label"], row["subject"]) for row in rows] == [
+        ("é", 1, "Müller"), ("a", 0, None), ("b", 0, "2"),
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("encoding", ["latin-1", "utf-16"])
+def test_a_manifest_of_another_encoding_is_refused(tmp_path: Path, encoding: str):
+    (tmp_path / "cells.csv").write_bytes("path,label\né.png,ALL\n".encode(encoding))
+    with pytest.raises(UserError, match=r"cells.csv: is not UTF-8; save it as CSV UTF-8$"):
+        read_layout("csv", tmp_path / "cells.csv")
 
 
 @pytest.mark.parametrize(
@@ -259,6 +301,9 @@ def test_a_manifests_bad_rows_are_rejected(tmp_path: Path):
         ("path\n1.png\n", "lable=path", "choose from path, label"),
         ("path\n1.png\n", "label", "write OURS=ITS"),
         ("path\n", None, "holds no image"),
+        ("path,label,label\n1.png,1,0\n", None, r"several columns for label: 'label' \(column 2\)"),
+        ("path,Label,LABEL\n1.png,1,0\n", None, "several columns for label: 'Label' .* rename all"),
+        ("path,x,x\n1.png,1,0\n", "label=x", "several columns for label: 'x'"),
         ("", None, "no column path"),
         ("path,label\n1.png,1\n2.png,blst\n", None, r"'blst' is not known; say it with --positive"),
     ],

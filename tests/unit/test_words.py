@@ -80,7 +80,11 @@ def test_every_word_gets_one_class_or_the_whole_is_refused(counts, positive):
 
 @pytest.mark.parametrize(
     "spellings",
-    [["7", "007", "7.0", " 7", "07.00"], ["H7", "h7", "H07"], ["Anna  B", "anna b"]],
+    [
+        ["7", "007", "7.0", " 7", "07.00", "+7", "+07.0", "\uff17", "\u00a07", "\u0667"],
+        ["H7", "h7", "H07", "\uff28\uff17"],
+        ["Anna  B", "anna b", "Anna\u00a0B"],
+    ],
 )
 def test_spellings_of_one_subject_are_one(tmp_path: Path, spellings: list[str]):
     labels = ["ALL"] * len(spellings)
@@ -90,10 +94,11 @@ def test_spellings_of_one_subject_are_one(tmp_path: Path, spellings: list[str]):
 
 
 def test_other_subjects_stay_apart_and_unknown_ones_are_none(tmp_path: Path):
-    subjects = ["7", "70", "H7", "7a", "1.5", "007x", "nan", "None", "NA", "", "unknown", "7-1"]
-    rows = read_layout("csv", table(tmp_path, ["ALL"] * 12, subjects)).rows
+    subjects = ["7", "70", "H7", "7a", "1.5", "007x", "-7", "A+7", "7+", "7-1"]
+    unknown = ["nan", "None", "NA", "\uff2e\uff21", "", "unknown"]
+    rows = read_layout("csv", table(tmp_path, ["ALL"] * 16, [*subjects, *unknown])).rows
     assert [row["subject"] for row in rows] == [
-        "7", "70", "H7", "7a", "1.5", "007x", None, None, None, None, None, "7-1",
+        *subjects, None, None, None, None, None, None,
     ]  # fmt: skip
 
 
@@ -110,6 +115,14 @@ SUBJECTS = st.one_of(
     st.text(max_size=8),
     st.from_regex(r"[ ]{0,1}[HhPp]?0{0,3}[0-9]{1,3}(\.0{1,2})?", fullmatch=True),
 )
+WIDE = str.maketrans({chr(code): chr(code + 0xFEE0) for code in range(0x21, 0x7F)})
+
+
+@given(st.integers(0, 9999), st.sampled_from(["", "+"]), st.integers(0, 3), st.integers(0, 2))
+def test_a_number_is_one_subject_however_it_is_written(number, sign, zeros, decimals):
+    text = f"{sign}{'0' * zeros}{number}{'.' * bool(decimals)}{'0' * decimals}"
+    for written in (text, text.translate(WIDE), f" {text}\u3000"):
+        assert subject_key(written) == str(number)
 
 
 @given(st.lists(SUBJECTS, max_size=12))

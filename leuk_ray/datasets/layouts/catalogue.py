@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import pyarrow as pa
 
 from leuk_ray.datasets.layouts.listing import Found, Rejection
-from leuk_ray.datasets.words import read_labels, unify_subjects
+from leuk_ray.datasets.words import read_labels, subject_key, unify_subjects
 from leuk_ray.errors import UserError
 
 CATALOGUE_SCHEMA = pa.schema(
@@ -48,23 +49,34 @@ class Catalogue:
 
     @classmethod
     def of(cls, items: Iterable[Row | Rejection], found: Found | None = None) -> Catalogue:
-        """Collect; of two rows with one uid the second is rejected.
+        """Collect; of two rows for one file or with one uid the second is rejected.
 
         Args:
-            items: what the layout says of each image.
+            items: what the layout says of each image; `listed` names the place in a table.
             found: the files they come from, whose rejections and skips are taken over.
+
+        Raises:
+            UserError: two rows give one file two classes or two subjects.
         """
         found = found or Found()
         catalogue = cls(rejected=list(found.rejected), skipped=list(found.skipped))
-        seen: dict[object, object] = {}
+        by_uid: dict[object, Row] = {}
+        by_file: dict[str, Row] = {}
         for row in items:
             if isinstance(row, Rejection):
                 catalogue.rejected.append(row)
-            elif row["uid"] in seen:
-                detail = f"uid {row['uid']} is taken by {seen[row['uid']]}"
-                catalogue.rejected.append(Rejection(str(row["path"]), "uid_twice", detail))
+                continue
+            path = str(row["path"])
+            file = os.path.normpath(path)
+            if same := by_file.get(file):
+                _refuse_contradiction(same, row)
+                detail = f"is listed already ({same.get('listed', same['path'])})"
+                catalogue.rejected.append(Rejection(path, "listed_twice", detail))
+            elif row["uid"] in by_uid:
+                detail = f"uid {row['uid']} is taken by {by_uid[row['uid']]['path']}"
+                catalogue.rejected.append(Rejection(path, "uid_twice", detail))
             else:
-                seen[row["uid"]] = row["path"]
+                by_uid[row["uid"]] = by_file[file] = row
                 catalogue.rows.append(row)
         subjects = [row.get("subject") for row in catalogue.rows]
         names, catalogue.spellings = unify_subjects(subjects)  # pyright: ignore[reportArgumentType]
@@ -73,16 +85,32 @@ class Catalogue:
                 row["subject"] = name
         return catalogue
 
-    def read_labels(self, positive: tuple[str, ...], where: object) -> None:
-        """Set `label` of every row by its `word`; raises UserError as `words.read_labels` does."""
-        counts = Counter(str(row["word"]) for row in self.rows)
-        labels = read_labels(counts, positive, where)
-        for row in self.rows:
-            row["label"] = labels[str(row["word"])]
-
     def table(self) -> pa.Table:
         """The rows in CATALOGUE_SCHEMA, ordered by uid."""
         return pa.Table.from_pylist(self.rows, schema=CATALOGUE_SCHEMA).sort_by("uid")
+
+
+def label_rows(rows: Sequence[Row], positive: tuple[str, ...], where: object) -> None:
+    """Set `label` of every row by its `word`; raises UserError as `words.read_labels` does."""
+    labels = read_labels(Counter(str(row["word"]) for row in rows), positive, where)
+    for row in rows:
+        row["label"] = labels[str(row["word"])]
+
+
+def _refuse_contradiction(first: Row, second: Row) -> None:
+    """Refuse two rows for one file whose class or subject differ."""
+    keys = [subject_key(row.get("subject")) for row in (first, second)]  # pyright: ignore[reportArgumentType]
+    if first.get("label") != second.get("label"):
+        name = "word"
+    elif keys[0] != keys[1]:
+        name = "subject"
+    else:
+        return
+    values = [f"{row[name]}" if row[name] else "empty" for row in (first, second)]
+    raise UserError(
+        f"{second['listed']}: {'label' if name == 'word' else name} of {second['path']} is "
+        f"{values[1]} here and {values[0]} in {first['listed']}; correct one of the rows"
+    )
 
 
 @dataclass(frozen=True)

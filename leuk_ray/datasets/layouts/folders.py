@@ -7,7 +7,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from leuk_ray.datasets.layouts.catalogue import SYNTHETIC_FILES, Catalogue, LayoutOptions, Row
+from leuk_ray.datasets.layouts.catalogue import (
+    SYNTHETIC_FILES,
+    Catalogue,
+    LayoutOptions,
+    Row,
+    label_rows,
+)
 from leuk_ray.datasets.layouts.listing import Rejection, beginning, find_files
 from leuk_ray.errors import UserError
 
@@ -20,24 +26,27 @@ def folders(root: Path, options: LayoutOptions) -> Catalogue:
     """
     found = find_files(root, SYNTHETIC_FILES)
     above, source = beginning(root), root.resolve().name
-    catalogue = Catalogue.of(
-        (_row(path, path.removeprefix(above), source) for path in found.images), found
-    )
-    if not found.images:
-        return catalogue
-    classes = sorted({str(row["word"]) for row in catalogue.rows})
+    items = [_row(path, path.removeprefix(above), source) for path in found.images]
+    rows = [item for item in items if isinstance(item, dict)]
+    if found.images:
+        _label(rows, options.positive, root)
+    return Catalogue.of(items, found)
+
+
+def _label(rows: list[Row], positive: tuple[str, ...], root: Path) -> None:
+    """Set the labels, and refuse folders that are not two classes."""
+    classes = sorted({str(row["word"]) for row in rows})
     if len(classes) < 2:
         held = f"only the folder {classes[0]}" if classes else "no folder"
         raise UserError(f"{root}: holds {held} with images; make one folder a class, two or more")
-    catalogue.read_labels(options.positive, root)
-    labels = {row["label"] for row in catalogue.rows}
+    label_rows(rows, positive, root)
+    labels = {row["label"] for row in rows}
     if not labels >= {0, 1}:
         missing = "healthy" if 1 in labels else "ALL"
         raise UserError(
             f"{root}: none of the folders {', '.join(classes)} is {missing}; name the folders that "
             "are ALL with --positive and leave the healthy ones out"
         )
-    return catalogue
 
 
 def _row(path: str, place: str, source: str) -> Row | Rejection:

@@ -1,60 +1,90 @@
 """A table of images: a CSV file with the columns path, label, subject, site and stain.
 
 Only path is needed. Paths are absolute or relative to the table's folder. Labels are words: see
-`words` for the ones that are known without `--positive`, and for those that say nothing.
+`words` for the ones that are known without `--positive`, and for those that say nothing. Columns
+are parted by commas, semicolons or tabs, whichever the first line has most of.
 """
 
 from __future__ import annotations
 
 import csv
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from leuk_ray.datasets.layouts.catalogue import Catalogue, LayoutOptions, Row
+from leuk_ray.datasets.layouts.catalogue import Catalogue, LayoutOptions, Row, label_rows
 from leuk_ray.datasets.layouts.listing import Rejection
 from leuk_ray.errors import UserError
 
 COLUMNS = ("path", "label", "subject", "site", "stain")
+_DELIMITERS = ",;\t"
 
 
 def manifest(table: Path, options: LayoutOptions) -> Catalogue:
     """List the images of a CSV file.
 
     Raises:
-        UserError: it cannot be read, or a column is missing.
+        UserError: it cannot be read, a column is missing or there twice, a row has more values
+            than there are columns, or two rows contradict each other.
     """
+    header, *lines = _read(table) or [(1, [])]
+    places = _places(table, header[1], options.columns)
+    items = []
+    for line, row in lines:
+        if any(value.strip() for value in row[len(header[1]) :]):
+            raise UserError(
+                f"{table}, line {line}: has {len(row)} values for {len(header[1])} columns; put "
+                "values that hold the delimiter in double quotes"
+            )
+        values = {ours: row[at] if at < len(row) else "" for ours, at in places.items()}
+        items.append(_row(table, line, values))
+    label_rows([item for item in items if isinstance(item, dict)], options.positive, table)
+    return Catalogue.of(items)
+
+
+def _read(table: Path) -> list[tuple[int, list[str]]]:
+    """Each row that is not blank, with the number of the line that it ends on."""
     try:
         with table.open(newline="", encoding="utf-8-sig") as stream:
-            reader = csv.DictReader(stream)
-            columns = _columns(table, list(reader.fieldnames or ()), options.columns)
-            rows = [{ours: row[its] for ours, its in columns.items()} for row in reader]
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise UserError(f"{table}: cannot be read as CSV ({error}); save it as UTF-8") from error
-    catalogue = Catalogue.of(_row(table, line, row) for line, row in enumerate(rows, start=2))
-    catalogue.read_labels(options.positive, table)
-    return catalogue
+            first = stream.readline()
+            stream.seek(0)
+            delimiter = max(_DELIMITERS, key=first.count)
+            reader = csv.reader(stream, delimiter=delimiter)
+            return [(reader.line_num, row) for row in reader if row]
+    except UnicodeDecodeError as error:
+        raise UserError(f"{table}: is not UTF-8; save it as CSV UTF-8") from error
+    except (OSError, csv.Error) as error:
+        raise UserError(f"{table}: cannot be read as CSV ({error}); save it again") from error
 
 
-def _columns(table: Path, have: list[str], wanted: Mapping[str, str]) -> dict[str, str]:
-    """Our name -> the table's column, for those that are there."""
+def _places(table: Path, header: Sequence[str], wanted: Mapping[str, str]) -> dict[str, int]:
+    """Our name -> which column of the table it is, for those that are there."""
+    have = [name.strip() for name in header]
     if unknown := sorted(set(wanted) - set(COLUMNS)):
         raise UserError(f"--columns {unknown[0]}: choose from {', '.join(COLUMNS)}")
-    for ours, its in wanted.items():
-        if its not in have:
+    places = {}
+    for ours in COLUMNS:
+        its = wanted.get(ours, ours)
+        exact = [at for at, name in enumerate(have) if name == its]
+        found = exact or [at for at, name in enumerate(have) if name.lower() == its.lower()]
+        if len(found) > 1:
+            named = ", ".join(f"{have[at]!r} (column {at + 1})" for at in found)
+            raise UserError(f"{table}: has several columns for {ours}: {named}; rename all but one")
+        if found:
+            places[ours] = found[0]
+        elif ours in wanted:
             raise UserError(
                 f"--columns {ours}={its}: {table} has no such column; it has {', '.join(have)}"
             )
-    columns = {ours: wanted.get(ours, ours) for ours in COLUMNS if wanted.get(ours, ours) in have}
-    if "path" not in columns:
+    if "path" not in places:
         raise UserError(
             f"{table}: has no column path (it has {', '.join(have) or 'none'}); "
             "name it with --columns path=NAME"
         )
-    return columns
+    return places
 
 
-def _row(table: Path, line: int, row: Mapping[str, str | None]) -> Row | Rejection:
-    values = {name: (text or "").strip() or None for name, text in row.items()}
+def _row(table: Path, line: int, row: Mapping[str, str]) -> Row | Rejection:
+    values = {name: text.strip() or None for name, text in row.items()}
     if values["path"] is None:
         return Rejection(f"{table}, line {line}", "path", "the path is empty")
     path = (table.parent / values["path"]).as_posix()
@@ -66,4 +96,5 @@ def _row(table: Path, line: int, row: Mapping[str, str | None]) -> Row | Rejecti
         "source": table.stem,
         "site": values.get("site"),
         "stain": values.get("stain"),
+        "listed": f"{table}, line {line}",
     }
