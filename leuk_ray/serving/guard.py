@@ -118,6 +118,10 @@ class _Request:
             guard.rejected(problem.reason)
             if self.status == 0:
                 await problem.response()(self.scope, self._receive, self.send)
+        except asyncio.CancelledError:  # Serve's way to say that the client went away
+            guard.rejected("hang_up")
+            self.status = self.status or _HANG_UP
+            raise
         except ClientDisconnect:
             guard.rejected("hang_up")
             if self.status == 0:  # nobody reads it; without one Serve would count a 500

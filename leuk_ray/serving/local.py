@@ -8,6 +8,7 @@ import signal
 import socket
 import threading
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from types import FrameType
 
@@ -18,7 +19,7 @@ from leuk_ray.errors import UserError
 from leuk_ray.locations import Location
 from leuk_ray.progress import note
 from leuk_ray.serving.loopback import is_loopback
-from leuk_ray.serving.switches import switch_on
+from leuk_ray.serving.switches import switched_on
 
 APPLICATION = "leuk_ray"
 
@@ -49,46 +50,49 @@ def serve_until_stopped(
             f"--host {host}: others can reach it, so keys are required: add --api-keys FILE with "
             "lines of NAME SHA256_OF_KEY"
         )
-    if not _reaches_out(address):
+    if _reaches_out(address):
+        listening = nullcontext(host)
+    else:
         _check_port(host, port)
-        switch_on(host)
-
-    from leuk_ray.serving.app import build
-
+        listening = switched_on(host, anonymous=api_keys is None)
     cpus = 1.0 if gpus else max(1, (os.cpu_count() or 1) // replicas)
-    application = build(
-        {
-            "bundle": str(source),
-            "api_keys": str(api_keys) if api_keys else None,
-            "anonymous": private,
-            "replicas": replicas,
-            "num_cpus": cpus,
-            "num_gpus": 1.0 if gpus else 0.0,
-            "canaries": dict(canaries or {}),
-            "shadows": tuple(shadows),
-        }
-    )
-    cluster.connect(address, num_workers=1)
-    _check_resources(replicas, cpus, gpus)
+    args = {
+        "bundle": str(source),
+        "api_keys": str(api_keys) if api_keys else None,
+        "anonymous": private,
+        "replicas": replicas,
+        "num_cpus": cpus,
+        "num_gpus": 1.0 if gpus else 0.0,
+        "canaries": dict(canaries or {}),
+        "shadows": tuple(shadows),
+    }
+    with listening as inner_host:
+        from leuk_ray.serving.app import build
 
-    from ray import serve
+        application = build(args)
+        cluster.connect(address, num_workers=1)
+        _check_resources(replicas, cpus, gpus)
 
-    logging.getLogger("ray.serve").setLevel(logging.WARNING)
-    serve.start(http_options={"host": host, "port": port}, logging_config={"log_level": "WARNING"})
-    note("serve: starting replicas and warming them up")
-    stopped = threading.Event()
-    _stop_on_signals(stopped)
-    try:
-        serve.run(application, name=APPLICATION, route_prefix="/")
-        url = f"http://{f'[{host}]' if ':' in host else host}:{port}"
-        note(f"serve: {url} (a page; {url}/docs for programs). For research, not a diagnosis.")
-        stopped.wait()
-        note("serve: stopping")
-    finally:
-        serve.delete(APPLICATION)
-        if not _reaches_out(address):
-            serve.shutdown()
-            ray.shutdown()
+        from ray import serve
+
+        logging.getLogger("ray.serve").setLevel(logging.WARNING)
+        serve.start(
+            http_options={"host": inner_host, "port": port}, logging_config={"log_level": "WARNING"}
+        )
+        note("serve: starting replicas and warming them up")
+        stopped = threading.Event()
+        _stop_on_signals(stopped)
+        try:
+            serve.run(application, name=APPLICATION, route_prefix="/")
+            url = f"http://{f'[{host}]' if ':' in host else host}:{port}"
+            note(f"serve: {url} (a page; {url}/docs for programs). For research, not a diagnosis.")
+            stopped.wait()
+            note("serve: stopping")
+        finally:
+            serve.delete(APPLICATION)
+            if not _reaches_out(address):
+                serve.shutdown()
+                ray.shutdown()
     return {"url": url, "bundle": str(source)}
 
 

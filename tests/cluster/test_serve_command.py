@@ -57,6 +57,10 @@ def test_it_answers_until_it_is_told_to_stop(registry: Path):
     try:
         wait(lambda: requests.get(f"{url}/readyz", timeout=5).ok, process, 150)
         cell, versions = encode(cells(1)[0]), Counter()
+        for host, status in ((f"localhost:{port}", 200), ("cells.example", 403)):
+            answer = requests.post(f"{url}/v1/predict", cell, headers={"Host": host}, timeout=30)
+            assert answer.status_code == status, "HAProxy passes Host on as it is"
+        hang_up(port, "gone")
         for number in range(40):
             headers = {"X-Request-ID": f"request-{number}"}
             answer = requests.post(f"{url}/v1/predict", data=cell, headers=headers, timeout=30)
@@ -70,6 +74,9 @@ def test_it_answers_until_it_is_told_to_stop(registry: Path):
         assert {(line["shadow"], line["failed"]) for line in compared} == {("3", 0)}
         asked = {line.get("request_id") for line in logged(since)}
         assert asked >= {f"request-{number}" for number in range(40)}
+        assert [line["status"] for line in logged(since) if line.get("request_id") == "gone"] == [
+            499
+        ]
         assert "leuk_ray" in requests.get(url, timeout=30).text
         process.send_signal(signal.SIGTERM)
         stdout, stderr = process.communicate(timeout=60)
@@ -80,6 +87,24 @@ def test_it_answers_until_it_is_told_to_stop(registry: Path):
     finally:
         process.kill()
         process.wait()
+
+
+def hang_up(port: int, request_id: str) -> None:
+    """Go away while the service works on an answer."""
+    with socket.create_connection(("127.0.0.1", port), timeout=20) as connection:
+        files = b"".join(
+            b'--x\r\nContent-Disposition: form-data; name="file"; filename="a.png"\r\n\r\n'
+            + encode(pixels)
+            + b"\r\n"
+            for pixels in cells(60)
+        )
+        head = (
+            f"POST /v1/predict?explain=true HTTP/1.1\r\nHost: localhost\r\n"
+            f"X-Request-ID: {request_id}\r\nContent-Type: multipart/form-data; boundary=x\r\n"
+            f"Content-Length: {len(files) + 5}\r\n\r\n"
+        )
+        connection.sendall(head.encode() + files + b"--x--")
+        time.sleep(0.1)
 
 
 def wait(holds: Callable[[], bool], process: subprocess.Popen[str], seconds: float) -> None:
