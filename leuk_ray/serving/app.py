@@ -181,10 +181,11 @@ def _batched(settings: ServeSettings) -> Any:
 
 
 def _front(settings: ServeSettings) -> dict[str, Any]:
-    """Of what answers requests: its queue, the second wall behind our own limit."""
+    """Of what answers requests: its queue, the second wall behind our own limits."""
+    limits = settings.limits
     return {
         **_COMMON,
-        "max_ongoing_requests": settings.limits.in_flight + _SPARE,
+        "max_ongoing_requests": limits.receiving + limits.in_flight + _SPARE,
         "max_queued_requests": _QUEUED,
         "backpressure_config": {"retry_after_s": 1},
     }
@@ -197,7 +198,7 @@ def _sized(settings: ServeSettings) -> dict[str, Any]:
         "ray_actor_options": {"num_cpus": settings.num_cpus, "num_gpus": settings.num_gpus},
     }
     if settings.max_replicas is not None and settings.max_replicas > settings.replicas:
-        target = min(2 * settings.max_batch_size, (settings.limits.in_flight + _SPARE) / 2)
+        target = min(2 * settings.max_batch_size, settings.limits.in_flight / 2)
         options["num_replicas"] = None
         options["autoscaling_config"] = {
             "min_replicas": settings.replicas,

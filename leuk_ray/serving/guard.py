@@ -10,6 +10,7 @@ import re
 import time
 import traceback
 import uuid
+from collections import deque
 from collections.abc import Callable
 from datetime import UTC, datetime
 
@@ -22,7 +23,7 @@ from leuk_ray.serving.keys import ApiKeys
 from leuk_ray.serving.loopback import check_local
 from leuk_ray.serving.problems import Problem
 from leuk_ray.serving.settings import Limits
-from leuk_ray.serving.traffic import Traffic
+from leuk_ray.serving.traffic import Shares, Traffic
 
 # What tells nothing and costs nothing is open to who has no key.
 OPEN_PATHS = frozenset({
@@ -40,10 +41,11 @@ logger = logging.getLogger(__name__)
 
 
 class Guard:
-    """ASGI middleware: request id, key, admission, size, time, access log.
+    """ASGI middleware: request id, key, size and time of the body, admission, access log.
 
-    A request that is refused never reaches the application. Log lines hold the route, the
-    request's ID, lengths and hashes; nothing else that a client sends, in no exception's text.
+    The application is called with a body that is there, so that only work takes one of its
+    places, no sender who lets it wait. Log lines hold the route, the request's ID, lengths and
+    hashes; nothing else that a client sends, in no exception's text.
     """
 
     def __init__(
@@ -72,6 +74,8 @@ class Guard:
         self.rejected = rejected
         self.finished = finished
         self.traffic = traffic
+        self.bytes_held = Shares(limits.memory_bytes)
+        self.receiving = Shares(limits.receiving)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one request."""
@@ -94,8 +98,7 @@ class _Request:
         self.started = time.monotonic()
         self.owner: str | None = None
         self.bytes_in = 0
-        self.receiving: float | None = None
-        self.complete = False
+        self.body: deque[Message] = deque()
         self.status = 0
 
     async def run(self) -> None:
@@ -107,10 +110,9 @@ class _Request:
             self._check_encoding()
             self._check_length()
             if self.path not in OPEN_PATHS:
+                await self._receive_body()
                 if guard.traffic.in_flight >= guard.limits.in_flight:
-                    raise Problem(
-                        503, "overload", "too many requests at once", headers={"Retry-After": "1"}
-                    )
+                    raise _overload("too many requests at once")
                 guard.traffic.begin()
                 admitted = True
             await guard.app(self.scope, self.receive, self.send)
@@ -135,26 +137,12 @@ class _Request:
         finally:
             if admitted:
                 guard.traffic.end()
+            guard.bytes_held.give_back(self.owner, self.bytes_in)
             self._log()
 
     async def receive(self) -> Message:
-        """The next message, unless the body grows too large or comes too slowly."""
-        if self.complete:
-            return await self._receive()
-        limits = self.guard.limits
-        # Not from the request's start: a handler may wait for its model before it reads.
-        self.receiving = self.receiving or time.monotonic()
-        left = limits.receive_seconds - (time.monotonic() - self.receiving)
-        try:
-            message = await asyncio.wait_for(self._receive(), max(left, 0.0))
-        except TimeoutError as error:
-            detail = f"the request was not there after {limits.receive_seconds:g} s"
-            raise Problem(408, "slow", detail, headers=_CLOSE) from error
-        self.complete = not message.get("more_body", False)
-        self.bytes_in += len(message.get("body", b""))
-        if self.bytes_in > limits.body_bytes:
-            raise self._too_large()
-        return message
+        """The next message: of the body, then that the client went away."""
+        return self.body.popleft() if self.body else await self._receive()
 
     async def send(self, message: Message) -> None:
         """Send on, with the request's id and headers that keep browsers careful."""
@@ -178,6 +166,36 @@ class _Request:
         self.owner = await self.guard.keys.owner(key)
         if self.owner is None:
             raise Problem(401, "wrong_key", "this key is not known", headers=_WANTED)
+
+    async def _receive_body(self) -> None:
+        """Wait for the body, unless it grows too large or comes too slowly."""
+        guard = self.guard
+        if not guard.receiving.take(self.owner, 1):
+            raise _overload("too many requests are being received", **_CLOSE)
+        started = time.monotonic()
+        try:
+            while not self.body or self.body[-1].get("more_body", False):
+                allowed = guard.limits.receive_seconds + self.bytes_in / guard.limits.receive_rate
+                try:
+                    async with asyncio.timeout(max(0.0, started + allowed - time.monotonic())):
+                        message = await self._receive()
+                except TimeoutError as error:
+                    detail = f"{self.bytes_in} bytes of the request were there after {allowed:g} s"
+                    raise Problem(408, "slow", detail, headers=_CLOSE) from error
+                self._hold(message)
+        finally:
+            guard.receiving.give_back(self.owner, 1)
+
+    def _hold(self, message: Message) -> None:
+        if message["type"] == "http.disconnect":
+            raise ClientDisconnect
+        num_bytes = len(message.get("body", b""))
+        if self.bytes_in + num_bytes > self.guard.limits.body_bytes:
+            raise self._too_large()
+        if not self.guard.bytes_held.take(self.owner, num_bytes):
+            raise _overload("too many bytes of requests at once", **_CLOSE)
+        self.bytes_in += num_bytes
+        self.body.append(message)
 
     def _check_encoding(self) -> None:
         if self.headers.get("content-encoding", "identity").lower() != "identity":
@@ -217,6 +235,10 @@ class _Request:
             return self.path
         route = getattr(self.scope.get("route"), "path", None)
         return route or "sha256:" + hashlib.sha256(self.path.encode(errors="replace")).hexdigest()
+
+
+def _overload(detail: str, **headers: str) -> Problem:
+    return Problem(503, "overload", detail, headers={"Retry-After": "1"} | headers)
 
 
 def _without_texts(error: BaseException) -> str:

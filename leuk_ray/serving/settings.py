@@ -14,15 +14,27 @@ class Limits(Settings):
     """What a request may ask for.
 
     body_bytes: of a whole request; an image has its own limits, in `images`. files: in one.
-    receive_seconds: from when its body is first asked for until the last byte is there.
-    in_flight: requests that a replica works on at once; above it, 503. subject_length: characters.
+    receive_seconds, receive_rate: for its body, and a second more for each `receive_rate` bytes.
+    receiving: requests whose bodies a replica waits for. in_flight: requests that it works on.
+    memory_bytes: of all bodies that a replica holds. Above each of these three, and of `receiving`
+        and `memory_bytes` above half of it for one key, it answers 503.
+    subject_length: characters.
     """
 
     body_bytes: int = Field(default=64 * 2**20, ge=1)
     files: int = Field(default=64, ge=1)
-    receive_seconds: float = Field(default=30.0, gt=0)
+    receive_seconds: float = Field(default=10.0, gt=0)
+    receive_rate: int = Field(default=2**15, ge=1)
+    receiving: int = Field(default=256, ge=1)
     in_flight: int = Field(default=64, ge=1)
+    memory_bytes: int = Field(default=256 * 2**20, ge=1)
     subject_length: int = Field(default=200, ge=1)
+
+    @model_validator(mode="after")
+    def _holds_a_request(self) -> Self:
+        if self.memory_bytes < 2 * self.body_bytes:
+            raise ValueError(f"memory_bytes: is less than two requests, {2 * self.body_bytes}")
+        return self
 
 
 class ServeSettings(Settings):

@@ -65,6 +65,7 @@ def service(tmp_path_factory) -> Iterator[Service]:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     command = [sys.executable, "-m", "leuk_ray", "serve", str(bundle), "--port", str(port)]
+    command += ["--host", "0.0.0.0"]
     process = subprocess.Popen(
         [*command, "--api-keys", str(keys)], stdout=subprocess.DEVNULL, text=True,
         stderr=(folder / "stderr").open("w"),
@@ -124,6 +125,31 @@ def test_bodies_made_to_break_it_do_not(service: Service, unharmed: None):
     print(f"{generated.total()} from OpenAPI {dict(generated)}, others {dict(statuses)}")
     assert generated.total() + statuses.total() >= BODIES
     assert set(statuses) <= {200, 400, 404, 413, 415, 422}
+
+
+@pytest.mark.timeout(300)
+def test_others_reach_haproxy_alone(service: Service):
+    """Of what is behind it, each part listens on the loopback address."""
+    ours = psutil.Process(service.process.pid).children(recursive=True)
+    reached = {
+        connection.laddr.port: (" ".join(process.cmdline()), connection.laddr.ip)
+        for process in ours
+        for connection in process.net_connections()
+        if connection.status == "LISTEN"
+    }
+    assert reached[service.port][1] == "0.0.0.0"
+    others = {port: (who, ip) for port, (who, ip) in reached.items() if port != service.port}
+    http = {port: ip for port, (_, ip) in others.items() if speaks_http(port)}
+    print(others)
+    assert len(http) >= 4, "a replica, the fallback, statistics, metrics"
+    assert set(http.values()) == {"127.0.0.1"}
+
+
+def speaks_http(port: int) -> bool:
+    try:
+        return bool(requests.get(f"http://127.0.0.1:{port}/", timeout=2).status_code)
+    except requests.RequestException:
+        return False
 
 
 @pytest.mark.timeout(300)

@@ -122,6 +122,69 @@ def test_a_slow_sender_is_told_and_let_go():
     assert (b"connection", b"close") in sent[0]["headers"]
 
 
+async def call(served: Served, receive, **headers: str) -> dict:
+    """The start of the answer to a request whose messages `receive` gives."""
+    sent: list[dict] = []
+
+    async def send(message):
+        sent.append(message)
+
+    pairs = [(name.replace("_", "-").encode(), text.encode()) for name, text in headers.items()]
+    await served.app(SCOPE | {"headers": [*SCOPE["headers"], *pairs]}, receive, send)
+    return sent[0]
+
+
+def sender(*chunks: bytes, seconds: float = 0.0, stalls: bool = False):
+    """Sends chunks, one each so many seconds, and the end of the body unless it stalls."""
+    left = list(chunks)
+
+    async def receive():
+        if not left:
+            await asyncio.sleep(3600)
+        await asyncio.sleep(seconds)
+        return {
+            "type": "http.request", "body": left.pop(0), "more_body": stalls or bool(left),
+        }  # fmt: skip
+
+    return receive
+
+
+def test_a_body_has_more_time_the_more_of_it_has_come():
+    served = Served(receive_seconds=0.2, receive_rate=1000)
+    sent = asyncio.run(call(served, sender(*[b"x" * 200] * 10, seconds=0.1)))
+    assert sent["status"] == 200, "1 s at 2,000 bytes a second"
+    started = time.monotonic()
+    sent = asyncio.run(call(served, sender(*[b"x" * 50] * 10, seconds=0.1)))
+    assert sent["status"] == 408, "500 bytes a second"
+    assert time.monotonic() - started < 0.6
+
+
+def test_stalled_bodies_keep_nobody_else_out(keys: ApiKeys):
+    served = Served(keys, in_flight=1, receiving=20, body_bytes=1000, memory_bytes=2000)
+
+    async def attack() -> tuple[list[dict], list[dict]]:
+        stalled = [
+            asyncio.create_task(call(served, sender(b"x" * 300, stalls=True), x_api_key="secret"))
+            for _ in range(70)
+        ]
+        await asyncio.sleep(0.05)
+        good = [
+            await call(served, sender(b"x" * 900), x_api_key=key) for key in ("other", "secret")
+        ]
+        refused = [task.result() for task in stalled if task.done()]
+        for task in stalled:
+            task.cancel()
+        await asyncio.wait(stalled)
+        return good, refused
+
+    good, refused = asyncio.run(attack())
+    assert [answer["status"] for answer in good] == [200, 503]
+    assert {answer["status"] for answer in refused} == {503}
+    assert len(refused) == 67, "3 of 300 bytes are half of the memory"
+    assert served.post(b"x" * 900, **{"X-API-Key": "secret"}).status_code == 200, "room again"
+    assert [status for _, status in served.finished].count(499) == 3, "cancelled: gone"
+
+
 def test_a_handler_that_waits_before_it_reads_costs_the_sender_no_time():
     served = Served(receive_seconds=0.2)
     answer = served.client.post("/v1/predict?wait=1", content=b"x" * 10)
