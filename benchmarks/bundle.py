@@ -9,10 +9,11 @@ import sys
 import tempfile
 from pathlib import Path
 
-from leuk_ray.bundle import BundleFacts, write_bundle
+from leuk_ray.bundle import write_bundle
 from leuk_ray.config import load_recipe
 from leuk_ray.images import StorageSettings
 from leuk_ray.inference.onnx_export import export_bundle
+from leuk_ray.manifest import BundleFacts
 from leuk_ray.models.zoo import build
 
 

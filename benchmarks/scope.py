@@ -25,7 +25,7 @@ import torch
 from PIL import Image, ImageDraw
 from scipy import ndimage
 
-from leuk_ray.bundle import BundleFacts, write_bundle
+from leuk_ray.bundle import write_bundle
 from leuk_ray.calibrate import calibrate
 from leuk_ray.config import Recipe, load_recipe
 from leuk_ray.datasets.feeds import ReaderFeed
@@ -35,6 +35,7 @@ from leuk_ray.evaluation.intervals import clopper_pearson
 from leuk_ray.images import decode
 from leuk_ray.inference.classifier import Classifier
 from leuk_ray.judge import Judged
+from leuk_ray.manifest import BundleFacts
 from leuk_ray.models.zoo import build
 from leuk_ray.storage import write_table
 from leuk_ray.training.cells import TrainingCells

@@ -2,7 +2,7 @@
 
     model.safetensors   weights and buffers
     bundle.json         architecture by name, preprocessing, decision, origin, sha256 of files
-    MODEL_CARD.md       for people
+    MODELCARD.md       for people
     model.onnx          the same network for ONNX Runtime, where it was exported
     scope.safetensors   where the training cells' embeddings lie, where it was calibrated
 
@@ -12,16 +12,16 @@ Loading checks every hash, builds the architecture from a closed list, and needs
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import chain
 from pathlib import Path
-from typing import Annotated, Any, Self
+from typing import Any
 
-from pydantic import Field, StringConstraints, ValidationError, model_validator
+import torch
+from pydantic import ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load_model, save_model
 from torch import nn
@@ -29,86 +29,31 @@ from torch import nn
 from leuk_ray.datasets.identity import DatasetIdentity
 from leuk_ray.datasets.layouts.all_idb import Shows
 from leuk_ray.errors import UserError
-from leuk_ray.evaluation.decisions import Decisions
-from leuk_ray.images import StorageSettings
-from leuk_ray.inference.scope import SCOPE_FILE, ScopeSettings
+from leuk_ray.hashes import copy_verified, sha256, verify_files
 from leuk_ray.locations import Location, join, name_of, parent
+from leuk_ray.manifest import (
+    CARD,
+    MANIFEST,
+    WEIGHTS,
+    BundleFacts,
+    EnsembleFacts,
+    Facts,
+    file_names,
+    network_title,
+    read_facts,
+)
 from leuk_ray.model_card import model_card
 from leuk_ray.models.ensemble import Ensemble, Member, Rule
 from leuk_ray.models.settings import ModelSettings
 from leuk_ray.models.weights import origin
 from leuk_ray.models.zoo import build
-from leuk_ray.settings import Settings
+from leuk_ray.settings import first_problem
 from leuk_ray.storage import (
     directory_by_rename,
     exists,
     fetched,
-    read_json,
-    sha256,
-    verify_files,
     write_json,
 )
-
-SCHEMA_VERSION = 1
-ONNX_FILE = "model.onnx"
-_CARD = "MODEL_CARD.md"
-_OPTIONAL = (ONNX_FILE, SCOPE_FILE)
-
-MemberName = Annotated[str, StringConstraints(pattern=r"^[^./\\][^/\\]*$")]
-
-
-class Facts(Settings):
-    """What bundle.json says of any bundle.
-
-    temperature: divides the log-odds before the sigmoid.
-    threshold: probability from which on a cell is called ALL.
-    abstain_band: probabilities between its ends get no answer; it holds the threshold.
-    scope: what pictures the network can judge.
-    shows: what the images it was trained on show.
-    decisions: operating points, blast fraction and abstain bands, where `calibrate` fixed them.
-    test: what the report of its run says of the test cells; see `model_card.results_of`.
-    datasets: what it was trained on, of an ensemble's members each that differs; empty in bundles
-        written before it was recorded.
-    """
-
-    schema_version: int = SCHEMA_VERSION
-    storage: StorageSettings
-    classes: tuple[str, str] = ("healthy", "ALL")
-    temperature: float = Field(default=1.0, gt=0)
-    threshold: float = Field(default=0.5, ge=0, le=1)
-    abstain_band: tuple[float, float] | None = None
-    scope: ScopeSettings | None = None
-    shows: Shows = "cells"
-    synthetic: bool
-    protocol: str
-    dataset_fingerprint: str
-    datasets: tuple[DatasetIdentity, ...] = ()
-    recipe: str
-    seed: int
-    metrics: dict[str, Any] = Field(default_factory=dict)
-    decisions: Decisions | None = None
-    test: dict[str, Any] = Field(default_factory=dict)
-    files: dict[str, str] = Field(default_factory=dict)
-
-    @model_validator(mode="after")
-    def _band_holds_threshold(self) -> Self:
-        band = self.abstain_band
-        if band is not None and not 0 <= band[0] <= self.threshold <= band[1] <= 1:
-            raise ValueError(f"abstain_band {band} must hold the threshold {self.threshold:g}")
-        return self
-
-
-class BundleFacts(Facts):
-    """The content of bundle.json of one network."""
-
-    model: ModelSettings
-
-
-class EnsembleFacts(Facts):
-    """The content of bundle.json of an ensemble: its members' names and how they vote."""
-
-    rule: Rule
-    members: tuple[MemberName, ...] = Field(min_length=2)
 
 
 @dataclass(frozen=True)
@@ -116,11 +61,13 @@ class Bundle:
     """A verified bundle: its facts, and its network in eval mode on the CPU, loaded when used.
 
     folder: its files on this machine; of an object store a copy, which goes with the bundle.
+    manifest_sha256: of its bundle.json, which holds the hashes of all others.
     """
 
     path: Location
     facts: Facts
     folder: Path
+    manifest_sha256: str
     _copy: ExitStack = field(repr=False, compare=False)
 
     @cached_property
@@ -137,8 +84,8 @@ def write_bundle(target: Location, facts: BundleFacts, model: nn.Module) -> None
     began = facts.model.model_copy(update={"weights": origin(facts.model.weights)})
     facts = facts.model_copy(update={"model": began})
     with directory_by_rename(target) as partial:
-        save_model(model, str(partial / "model.safetensors"))
-        _complete(partial, facts, ["model.safetensors"])
+        save_model(model, str(partial / WEIGHTS))
+        _complete(partial, facts, [WEIGHTS])
 
 
 def write_ensemble(target: Location, paths: Sequence[Location], rule: Rule) -> EnsembleFacts:
@@ -177,9 +124,8 @@ def write_ensemble(target: Location, paths: Sequence[Location], rule: Rule) -> E
     )
     with directory_by_rename(target, new="bundle") as partial:
         for name, member in members.items():
-            with fetched(member.path) as folder:
-                shutil.copytree(folder, partial / "members" / name)
-        _complete(partial, facts, [f"members/{name}/bundle.json" for name in members])
+            copy_files(member, partial / "members" / name)
+        _complete(partial, facts, [f"members/{name}/{MANIFEST}" for name in members])
     return facts
 
 
@@ -199,16 +145,31 @@ def derive_bundle(
         add: what writes a file, by the file's name.
     """
     facts = source.facts.model_copy(update=dict(changes or {}))
-    kept = _file_names(source.facts)
+    kept = [name for name in file_names(source.facts) if name != CARD]
     new = None if target == source.path else "bundle"
     with directory_by_rename(target, new) as partial:
-        if isinstance(facts, EnsembleFacts):
-            shutil.copytree(source.folder / "members", partial / "members")
-        for name in kept:
-            shutil.copyfile(source.folder / name, partial / name)
+        copy_files(source, partial)
         for name, write in (add or {}).items():
             write(partial / name)
         _complete(partial, facts, sorted({*kept, *(add or {})}))
+
+
+def copy_files(source: Bundle, target: Path) -> None:
+    """Copy the files that an opened bundle names, and no other, into a folder.
+
+    Raises:
+        UserError: one of them is a link or no regular file, or is not what the bundle names.
+    """
+    facts = source.facts
+    if isinstance(facts, EnsembleFacts):
+        for name in facts.members:
+            member = source.folder / "members" / name
+            if member.is_symlink() or member.parent.is_symlink():
+                raise UserError(f"{member}: is a link; a bundle holds its members themselves")
+            copy_files(open_bundle(member), target / "members" / name)
+    for name in file_names(facts):
+        copy_verified(source.folder / name, target / name, facts.files[name])
+    copy_verified(source.folder / MANIFEST, target / MANIFEST, source.manifest_sha256)
 
 
 def load_bundle(path: Location) -> Bundle:
@@ -228,62 +189,63 @@ def open_bundle(path: Location) -> Bundle:
     facts = read_facts(path)  # before a folder that is none is fetched
     with ExitStack() as stack:
         folder = stack.enter_context(fetched(path))
-        verify_files(folder, facts.files, [*_file_names(facts), _CARD])
-        return Bundle(path, facts, folder, stack.pop_all())
-
-
-def _file_names(facts: Facts) -> list[str]:
-    """The files that belong to a bundle, apart from its card; no other name is ever read."""
-    names = [name for name in _OPTIONAL if name in facts.files]
-    if isinstance(facts, EnsembleFacts):
-        return [*names, *(f"members/{name}/bundle.json" for name in facts.members)]
-    return [*names, "model.safetensors"]
+        verify_files(folder, facts.files, file_names(facts))
+        return Bundle(path, facts, folder, sha256(folder / MANIFEST), stack.pop_all())
 
 
 def _load_network(bundle: Bundle) -> nn.Module:
     facts = bundle.facts
     if isinstance(facts, EnsembleFacts):
-        loaded = [load_bundle(bundle.folder / "members" / name) for name in facts.members]
+        loaded = [open_bundle(bundle.folder / "members" / name) for name in facts.members]
+        for member in loaded:
+            if not isinstance(member.facts, BundleFacts):
+                raise UserError(f"{member.path}: is an ensemble itself; its members are networks")
         members = [Member(b.model, b.facts.temperature, b.facts.threshold) for b in loaded]
         return Ensemble(members, facts.rule).eval()
     assert isinstance(facts, BundleFacts)
-    model = build(facts.model, load_weights=False)
+    weights = bundle.folder / WEIGHTS
     try:
-        load_model(model, bundle.folder / "model.safetensors")
-    except (RuntimeError, SafetensorError) as error:
+        _refuse_larger_than(weights.stat().st_size, facts.model)
+        model = build(facts.model, load_weights=False)
+        load_model(model, weights)
+    except (RuntimeError, TypeError, SafetensorError) as error:
         raise UserError(
-            f"{bundle.path}/model.safetensors: holds another network than bundle.json names; "
+            f"{bundle.path}/{WEIGHTS}: holds another network than bundle.json names; "
             "get the bundle anew"
         ) from error
     return model.eval()
 
 
+def _refuse_larger_than(size: int, settings: ModelSettings) -> None:
+    """Raise a RuntimeError for a network whose parameters cannot lie in `size` bytes.
+
+    It is built without memory for that, so that a few numbers in bundle.json take none.
+    """
+    with torch.device("meta"):
+        model = build(settings, load_weights=False)
+    needed = sum(each.numel() * each.element_size() for each in model.parameters())
+    if needed > size:
+        raise RuntimeError(f"{needed} bytes of parameters in a file of {size}")
+
+
 def find_bundle(path: Location) -> Location:
     """The bundle at a path: itself, or the one of a run's folder."""
     for folder in (path, join(path, "bundle")):
-        if exists(join(folder, "bundle.json")):
+        if exists(join(folder, MANIFEST)):
             return folder
     raise UserError(f"{path}: is neither a bundle nor a run with one; give RUN or RUN/bundle")
 
 
-def read_facts(path: Location) -> BundleFacts | EnsembleFacts:
-    """Read bundle.json without loading the network."""
-    try:
-        values = read_json(join(path, "bundle.json"))
-        return EnsembleFacts(**values) if "members" in values else BundleFacts(**values)
-    except (FileNotFoundError, NotADirectoryError) as error:
-        raise UserError(f"{path}: is no bundle (no bundle.json); give a run's bundle/") from error
-    except (ValidationError, TypeError) as error:
-        first = str(error).splitlines()[0]
-        raise UserError(f"{path}/bundle.json: not understood ({first}); make it anew") from error
-
-
 def _complete(partial: Path, facts: Facts, names: list[str]) -> None:
     """Write the card, and bundle.json last, with the hashes of the named files."""
-    (partial / _CARD).write_text(model_card(facts, _network(facts)))
-    files = {name: sha256(partial / name) for name in [*names, _CARD]}
-    complete = facts.model_copy(update={"files": files})
-    write_json(partial / "bundle.json", complete.model_dump(mode="json"))
+    (partial / CARD).write_text(model_card(facts, _network(facts)))
+    files = {name: sha256(partial / name) for name in [*names, CARD]}
+    values = facts.model_copy(update={"files": files}).model_dump(mode="json")
+    try:
+        type(facts)(**values)  # within the bounds that a reader holds it to
+    except ValidationError as error:
+        raise UserError(f"{partial.name}: cannot be a bundle: {first_problem(error)}") from error
+    write_json(partial / MANIFEST, values)
 
 
 def member_name(path: Location) -> str:
@@ -305,14 +267,6 @@ def _every_dataset(members: Iterable[Facts]) -> tuple[DatasetIdentity, ...]:
 
 def _shows(members: set[Shows]) -> Shows:
     return members.pop() if len(members) == 1 else "both"
-
-
-def network_title(facts: Facts) -> str:
-    """A bundle's network or ensemble in a few words."""
-    if isinstance(facts, BundleFacts):
-        return facts.model.title
-    assert isinstance(facts, EnsembleFacts)
-    return f"{facts.rule} vote of {', '.join(facts.members)}"
 
 
 def _network(facts: Facts) -> str:

@@ -12,7 +12,6 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import yaml
 
-from leuk_ray.bundle import Facts, read_facts
 from leuk_ray.datasets.groups import natural
 from leuk_ray.datasets.identity import check_same_dataset
 from leuk_ray.datasets.leakage import NO_INTERVALS, origin_of
@@ -24,6 +23,7 @@ from leuk_ray.inference.calibration import probability
 from leuk_ray.judge import Judged, check_pixels
 from leuk_ray.judged import trained_on_images_of
 from leuk_ray.locations import Location, join, parent
+from leuk_ray.manifest import Facts, read_facts
 from leuk_ray.pool import DEFAULT, Pool, score_rows
 from leuk_ray.storage import exists, read_bytes, read_table
 from leuk_ray.wording import counted

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Mapping
 from importlib import resources
 from pathlib import Path
@@ -15,7 +14,7 @@ from leuk_ray.augment.settings import AugmentSettings
 from leuk_ray.datasets.splits import SplitSettings
 from leuk_ray.errors import UserError, near
 from leuk_ray.models.settings import ModelSettings
-from leuk_ray.settings import Settings
+from leuk_ray.settings import Settings, first_problem
 from leuk_ray.training.settings import TrainingSettings
 
 
@@ -184,18 +183,3 @@ def _all_keys(settings: type[Settings], prefix: str = "") -> Iterable[str]:
             yield from _all_keys(inner, f"{prefix}{name}.")
         else:
             yield f"{prefix}{name}"
-
-
-def first_problem(error: ValidationError) -> str:
-    """A validation error in one line: where, what, and what was given."""
-    problem = error.errors()[0]
-    where = ".".join(str(part) for part in problem["loc"])
-    others = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
-    if problem["type"] == "literal_error":
-        known = re.findall(r"'([^']*)'", problem.get("ctx", {})["expected"])
-        return f"{where}: {problem['input']!r} is not known; {near(str(problem['input']), known)}"
-    message = problem["msg"].removeprefix("Value error, ")
-    own = problem["type"] in ("extra_forbidden", "value_error")  # these say what they need
-    given = "" if own else f", given {problem['input']!r}"
-    text = f"{message[0].lower()}{message[1:]}{given}{others}"
-    return f"{where}: {text}" if where else text

@@ -8,12 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from leuk_ray.bundle import (
-    Facts,
-    derive_bundle,
-    open_bundle,
-    read_facts,
-)
+from leuk_ray.bundle import derive_bundle, open_bundle
 from leuk_ray.datasets.audit import best_auc, known_audit
 from leuk_ray.datasets.identity import check_same_dataset
 from leuk_ray.datasets.prepared import PreparedDataset
@@ -28,6 +23,7 @@ from leuk_ray.evaluation.report import write_report
 from leuk_ray.inference.calibration import probability
 from leuk_ray.judged import Judged, history_of, run_facts
 from leuk_ray.locations import Location, join
+from leuk_ray.manifest import Facts, read_facts
 from leuk_ray.model_card import results_of
 from leuk_ray.pool import DEFAULT, Pool, score_rows
 from leuk_ray.progress import bar, note

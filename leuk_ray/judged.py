@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import pyarrow as pa
 import yaml
 
-from leuk_ray.bundle import BundleFacts, Facts, find_bundle, network_title
+from leuk_ray.bundle import find_bundle
 from leuk_ray.datasets.leakage import Leakage, find_leakage, origin_of
 from leuk_ray.datasets.prepared import PreparedDataset
 from leuk_ray.datasets.protocols import PROTOCOLS
@@ -17,6 +17,7 @@ from leuk_ray.datasets.splits import describe, rows_with_role
 from leuk_ray.environment import environment
 from leuk_ray.evaluation.report import RunFacts
 from leuk_ray.locations import Location, join
+from leuk_ray.manifest import BundleFacts, Facts, network_title
 from leuk_ray.storage import read_bytes, read_json
 from leuk_ray.training.attempts import interruptions
 from leuk_ray.wording import counted

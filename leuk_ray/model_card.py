@@ -9,7 +9,7 @@ from leuk_ray.evaluation.formats import count, decimal, percent
 from leuk_ray.wording import counted, counted_subjects, overlap_label
 
 if TYPE_CHECKING:
-    from leuk_ray.bundle import Facts
+    from leuk_ray.manifest import Facts
 
 _METRICS = (
     ("auc", "Area under ROC", decimal),

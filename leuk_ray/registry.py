@@ -12,27 +12,21 @@ from __future__ import annotations
 
 import fcntl
 import re
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, model_validator
 
-from leuk_ray.bundle import load_bundle
+from leuk_ray.bundle import copy_files, load_bundle, open_bundle
 from leuk_ray.errors import UserError
+from leuk_ray.hashes import sha256
+from leuk_ray.inference.check import check_answers
 from leuk_ray.locations import Location, join, name_of, parent
 from leuk_ray.settings import Settings
-from leuk_ray.storage import (
-    directory_by_rename,
-    exists,
-    fetched,
-    read_json,
-    sha256,
-    write_json,
-)
+from leuk_ray.storage import directory_by_rename, exists, read_json, write_json
 from leuk_ray.wording import overlap_label
 
 CHAMPION = "champion"
@@ -106,10 +100,24 @@ class Event(Settings):
 class Model(Settings):
     """The content of registry.json: versions 1, 2, ... and all that was done with them."""
 
-    schema_version: int = SCHEMA_VERSION
+    schema_version: Literal[1] = SCHEMA_VERSION
     name: str
     versions: tuple[Version, ...] = ()
     history: tuple[Event, ...] = ()
+
+    @model_validator(mode="after")
+    def _happened(self) -> Self:
+        if [version.number for version in self.versions] != list(range(1, len(self.versions) + 1)):
+            raise ValueError("versions are not 1, 2, ...")
+        stacks: dict[str | None, int] = {}
+        for event in self.history:
+            if not 1 <= event.version <= len(self.versions):
+                raise ValueError(f"the history names version {event.version}, which is none")
+            step = {"promote": 1, "rollback": -1, "add": 0}[event.action]
+            stacks[event.alias] = stacks.get(event.alias, 0) + step
+            if stacks[event.alias] < 0:
+                raise ValueError(f"the history takes back a promotion of {event.alias} too many")
+        return self
 
     @property
     def aliases(self) -> dict[str, int]:
@@ -139,23 +147,24 @@ class Registry:
     def add(self, bundle: Location, name: str, *, lineage: Lineage | None = None) -> int:
         """Copy a bundle as the next version of a name; no alias changes.
 
+        Only the files that it names are copied.
+
         Raises:
-            UserError: no good name, or a bundle that fails verification.
+            UserError: no good name, or a bundle that fails verification or gives no answers.
         """
         _check(_NAME, name, "name")
-        load_bundle(bundle)
+        added = open_bundle(bundle)
+        check_answers(added)
         with self._writing(name):
             model = self._read(name) or Model(name=name)
             number = len(model.versions) + 1
             with directory_by_rename(self._folder(name, number)) as partial:
-                with fetched(bundle) as folder:
-                    shutil.copytree(folder, partial, dirs_exist_ok=True)
-                facts = load_bundle(partial).facts
-                digest = sha256(partial / "bundle.json")
+                copy_files(added, partial)
+            facts = added.facts
             version = Version(
                 number=number,
                 added=_now(),
-                bundle_sha256=digest,
+                bundle_sha256=added.manifest_sha256,
                 dataset_fingerprint=facts.dataset_fingerprint,
                 protocol=facts.protocol,
                 recipe=facts.recipe,
@@ -172,13 +181,13 @@ class Registry:
         """Make an alias mean a version, in one step.
 
         Raises:
-            UserError: no such version, or its bundle fails verification.
+            UserError: no such version, or its bundle fails verification or gives no answers.
         """
         _check(_ALIAS, alias, "alias")
         self.show(name)
         with self._writing(name):
             model = self.show(name)
-            load_bundle(self._verified(model, version))
+            check_answers(open_bundle(self._verified(model, version)))
             if model.aliases.get(alias) != version:
                 event = Event(time=_now(), action="promote", version=version, alias=alias)
                 self._write(model, event)

@@ -7,11 +7,10 @@ format (dataset.json, bundle.json) is written last: a folder without its marker 
 
 from __future__ import annotations
 
-import hashlib
 import json
 import secrets
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -26,6 +25,7 @@ from leuk_ray.folders import appearing, has_no_room, not_written
 from leuk_ray.locations import Location, filesystem, join, name_of, reason
 
 _CHUNK = 2**22
+_MAX_DEPTH = 64  # of JSON; what is written here has less than ten levels
 
 
 def exists(location: Location) -> bool:
@@ -81,23 +81,45 @@ def write_bytes(location: Location, data: bytes | pa.Buffer) -> None:
         raise not_written(location, error) from error
 
 
-def read_json(location: Location) -> Any:
-    """Read one JSON file.
+def read_json(location: Location, max_bytes: int | None = None) -> Any:
+    """Read one JSON file, of at most `max_bytes` where that is given.
 
     Raises:
         FileNotFoundError: there is none.
-        UserError: it cannot be read, or is not JSON.
+        UserError: it cannot be read, is not JSON, or is larger or deeper than such a file is.
     """
     try:
-        data = read_bytes(location)
+        data = read_bytes(location, None if max_bytes is None else max_bytes + 1)
     except (FileNotFoundError, NotADirectoryError):
         raise
     except OSError as error:
         raise UserError(f"{location}: cannot be read ({reason(error)})") from error
+    if max_bytes is not None and len(data) > max_bytes:
+        raise UserError(f"{location}: is larger than {max_bytes:,} bytes; get it anew")
     try:
-        return json.loads(data)
+        value = json.loads(data)
+        if _depth(value) > _MAX_DEPTH:
+            raise RecursionError
     except ValueError as error:
         raise UserError(f"{location}: is not valid JSON ({error}); make it anew") from error
+    except RecursionError:
+        raise UserError(
+            f"{location}: is nested deeper than {_MAX_DEPTH} levels; get it anew"
+        ) from None
+    return value
+
+
+def _depth(value: Any) -> int:
+    """How deep lists and objects lie in each other."""
+    depth, level = 0, [value]
+    while level := [
+        inner
+        for outer in level
+        if isinstance(outer, dict | list)
+        for inner in (outer.values() if isinstance(outer, dict) else outer)
+    ]:
+        depth += 1
+    return depth
 
 
 def write_json(location: Location, value: Any) -> None:
@@ -285,20 +307,6 @@ def file_infos(folder: Location) -> dict[str, fs.FileInfo]:
         raise UserError(f"{folder}: cannot be read ({reason(error)})") from error
     infos = {info.path[len(root) + 1 :]: info for info in found if info.type == fs.FileType.File}
     return dict(sorted(infos.items()))
-
-
-def sha256(path: Path) -> str:
-    """The SHA-256 of a file, in hexadecimal."""
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
-def verify_files(folder: Path, hashes: dict[str, str], names: Iterable[str]) -> None:
-    """Raise a UserError unless each named file of a folder has the SHA-256 it is said to have."""
-    for name in names:
-        file = folder / name
-        if name not in hashes or not file.is_file() or sha256(file) != hashes[name]:
-            raise UserError(f"{file}: missing or changed since it was written; get the bundle anew")
 
 
 def _beside(target: str) -> str:

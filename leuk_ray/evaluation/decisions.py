@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from typing import Any, Literal
 
 import numpy as np
+from pydantic import Field, NonNegativeInt
 
 from leuk_ray.evaluation.intervals import (
     BoolArray,
@@ -41,16 +42,16 @@ class OperatingPoint(Settings):
     """
 
     held: Side
-    target: float
+    target: float = Field(ge=0, le=1)
     log_odds: float
 
 
 class AbstainBand(Settings):
     """Probabilities between its ends get no answer; `share` of the cells it was fixed on lie so."""
 
-    share: float
-    low: float
-    high: float
+    share: float = Field(ge=0, le=1)
+    low: float = Field(ge=0, le=1)
+    high: float = Field(ge=0, le=1)
 
 
 class Decisions(Settings):
@@ -65,10 +66,10 @@ class Decisions(Settings):
     """
 
     source: str
-    cells: int
-    num_all: int
-    num_healthy: int
-    num_subjects: int
+    cells: NonNegativeInt
+    num_all: NonNegativeInt
+    num_healthy: NonNegativeInt
+    num_subjects: NonNegativeInt
     points: tuple[OperatingPoint, ...] = ()
     blast_fraction: float | None = None
     bands: tuple[AbstainBand, ...] = ()

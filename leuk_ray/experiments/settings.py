@@ -10,10 +10,9 @@ from typing import Any, Literal
 import yaml
 from pydantic import Field, ValidationError, model_validator
 
-from leuk_ray.config import first_problem
 from leuk_ray.datasets.splits import PROTOCOLS
 from leuk_ray.errors import UserError
-from leuk_ray.settings import Settings
+from leuk_ray.settings import Settings, first_problem
 
 ScaleName = Literal["tiny", "small", "paper"]
 Column = Literal[

@@ -7,7 +7,8 @@ import numpy.typing as npt
 from scipy.optimize import minimize_scalar
 from scipy.special import expit, logit
 
-_LOG_RANGE = (np.log(0.05), np.log(20.0))
+MIN_TEMPERATURE, MAX_TEMPERATURE = 0.05, 20.0
+_LOG_RANGE = (np.log(MIN_TEMPERATURE), np.log(MAX_TEMPERATURE))
 
 
 def probability(logits: np.ndarray, temperature: float) -> np.ndarray:
@@ -28,7 +29,7 @@ def fit_temperature(logits: np.ndarray, labels: np.ndarray) -> float:
         return float(np.logaddexp(0, -signed / np.exp(log_temperature)).mean())
 
     found = minimize_scalar(loss, bounds=_LOG_RANGE, method="bounded")
-    return float(np.exp(found.x))
+    return float(np.clip(np.exp(found.x), MIN_TEMPERATURE, MAX_TEMPERATURE))
 
 
 def abstain_band(

@@ -17,7 +17,7 @@ import torch
 from torch import nn
 
 from leuk_ray import images
-from leuk_ray.bundle import Bundle, Facts, open_bundle
+from leuk_ray.bundle import Bundle, open_bundle
 from leuk_ray.images import BadImageError
 from leuk_ray.inference.calibration import probability
 from leuk_ray.inference.decide import decide
@@ -30,6 +30,7 @@ from leuk_ray.inference.scope import (
     pixel_reasons,
 )
 from leuk_ray.locations import Location
+from leuk_ray.manifest import Facts
 
 
 @dataclass(frozen=True)

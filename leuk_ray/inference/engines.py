@@ -5,14 +5,17 @@ from __future__ import annotations
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Literal, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from leuk_ray.bundle import ONNX_FILE, Bundle
+from leuk_ray.bundle import Bundle
 from leuk_ray.errors import UserError
+from leuk_ray.hashes import read_verified
+from leuk_ray.inference.onnx_graph import check_graph, open_session, run_session
+from leuk_ray.manifest import ONNX_FILE
 from leuk_ray.models.zoo import positive_logit
 
 EngineName = Literal["auto", "pytorch", "onnx"]
@@ -78,36 +81,23 @@ class OnnxEngine:
     name = "onnx"
     batches_at_once = 2
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, graph: bytes, place: Path) -> None:
+        """Load a graph that lay at `place`; UserError as `check_graph` and `open_session` say."""
+        check_graph(graph, place)
         self._threads = torch.get_num_threads()
-        self._alone = _session(path, self._threads)
-        self._part = self._alone if self._threads == 1 else _session(path, 1)
+        self._alone = open_session(graph, place, self._threads)
+        self._part = self._alone if self._threads == 1 else open_session(graph, place, 1)
         self._pool = ThreadPoolExecutor(self._threads, "onnx")
 
     def __call__(self, pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """See `Engine`."""
         if len(pixels) == 1 or self._threads == 1:
-            logits, embedding = _run(self._alone, pixels)
+            logits, embedding = run_session(self._alone, pixels)
         else:
             parts = np.array_split(pixels, min(self._threads, len(pixels)))
-            done = list(self._pool.map(partial(_run, self._part), parts))
+            done = list(self._pool.map(partial(run_session, self._part), parts))
             logits, embedding = (np.concatenate(outputs) for outputs in zip(*done, strict=True))
         return positive_logit(torch.from_numpy(logits).double()).numpy(), embedding
-
-
-def _session(path: Path, threads: int) -> Any:
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
-    # Threads that wait in a busy loop take the cores from decoding.
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-
-
-def _run(session: Any, pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    logits, embedding = session.run(["logits", "embedding"], {"pixels": pixels})
-    return logits, embedding
 
 
 def make_engine(bundle: Bundle, device: torch.device, name: EngineName = "auto") -> Engine:
@@ -119,7 +109,8 @@ def make_engine(bundle: Bundle, device: torch.device, name: EngineName = "auto")
         name: `auto` takes ONNX Runtime on the CPU where the bundle has a graph, else PyTorch.
 
     Raises:
-        UserError: `onnx` for a bundle without a graph, or on another device than the CPU.
+        UserError: `onnx` for a bundle without a graph, or on another device than the CPU; a
+            graph that cannot be loaded.
     """
     exported = ONNX_FILE in bundle.facts.files
     if name == "onnx" and not (exported and device.type == "cpu"):
@@ -128,5 +119,6 @@ def make_engine(bundle: Bundle, device: torch.device, name: EngineName = "auto")
             "with `leuk-ray export BUNDLE NEW --onnx`"
         )
     if name == "onnx" or (name == "auto" and exported and device.type == "cpu"):
-        return OnnxEngine(bundle.folder / ONNX_FILE)
+        graph = bundle.folder / ONNX_FILE
+        return OnnxEngine(read_verified(graph, bundle.facts.files[ONNX_FILE]), graph)
     return PyTorchEngine(bundle.model, device)

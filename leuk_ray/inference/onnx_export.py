@@ -6,20 +6,14 @@ import logging
 import warnings
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
-from leuk_ray.bundle import ONNX_FILE, Bundle, derive_bundle, load_bundle
-from leuk_ray.datasets.synthetic import SyntheticSpec, draw_cells, render
+from leuk_ray.bundle import Bundle, derive_bundle, load_bundle
 from leuk_ray.errors import UserError
-from leuk_ray.images import StorageSettings, to_storage
-from leuk_ray.inference.calibration import probability
-from leuk_ray.inference.engines import OnnxEngine, PyTorchEngine
+from leuk_ray.inference.check import graph_difference
 from leuk_ray.locations import Location
-
-TOLERANCE = 1e-4  # of a probability
-_BATCH_SIZES = (1, 3, 8)  # the graph is traced with 2
+from leuk_ray.manifest import ONNX_FILE
 
 
 class _Graph(nn.Module):
@@ -51,7 +45,7 @@ def export_bundle(source: Location, target: Location, *, onnx: bool) -> dict:
 
     def add(graph: Path) -> None:
         _write_graph(bundle, graph)
-        found.append(_difference(bundle, graph))
+        found.append(graph_difference(bundle, graph))
 
     derive_bundle(bundle, target, add={ONNX_FILE: add} if onnx else {})
     return {
@@ -84,30 +78,3 @@ def _write_graph(bundle: Bundle, path: Path) -> None:
         ) from error
     assert program is not None
     program.save(str(path), external_data=False)
-
-
-def _difference(bundle: Bundle, graph: Path) -> float:
-    """Largest difference of probability between the two engines."""
-    exported, original = OnnxEngine(graph), PyTorchEngine(bundle.model, torch.device("cpu"))
-    temperature = bundle.facts.temperature
-    worst = 0.0
-    for pixels in _trials(bundle.facts.storage):
-        ours = probability(exported(pixels)[0], temperature)
-        theirs = probability(original(pixels)[0], temperature)
-        worst = max(worst, float(np.abs(ours - theirs).max()))
-    if not worst <= TOLERANCE:
-        raise UserError(
-            f"{bundle.path}: the ONNX graph's probabilities differ by {worst:.1e} from PyTorch's, "
-            f"the limit is {TOLERANCE:g}; serve it with PyTorch"
-        )
-    return worst
-
-
-def _trials(storage: StorageSettings) -> list[np.ndarray]:
-    """Batches of rendered cells, of noise, and of one colour, (N, size, size, 3) uint8."""
-    generator = np.random.default_rng(0)
-    cells = draw_cells(SyntheticSpec(cells=max(_BATCH_SIZES), subjects=2))
-    rendered = np.stack([to_storage(render(cell), storage) for cell in cells])
-    noise = generator.integers(0, 256, rendered.shape, np.uint8)
-    flat = np.stack([np.full_like(rendered[0], value) for value in (0, 128, 255)])
-    return [batch[:num] for num in _BATCH_SIZES for batch in (rendered, noise)] + [flat]

@@ -10,13 +10,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Annotated, Self
 
 import numpy as np
-from pydantic import Field
+from pydantic import Field, model_validator
+from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 from scipy import ndimage
 from scipy.spatial import ConvexHull
 
+from leuk_ray.errors import UserError
 from leuk_ray.settings import Settings
 
 SCOPE_FILE = "scope.safetensors"
@@ -47,6 +50,7 @@ _MEANING: dict[str, tuple[str, str]] = {
     "green": (OUT_OF_SCOPE, OUT_OF_SCOPE),
 }
 FEATURES = tuple(_MEANING)
+_TYPICAL_TOO = ("distance", "probability")
 _RATIOS = ("elongation", "contrast", "sharpness")  # vary by factors
 _IS_RATIO = np.asarray([name in _RATIOS for name in FEATURES])
 _KINDS = tuple(  # shape, texture, colour
@@ -70,8 +74,18 @@ class ScopeSettings(Settings):
     """
 
     ranges: dict[str, Range]
-    distance: float | None = None
-    typical: dict[str, tuple[float, float]] = Field(default_factory=dict)
+    distance: float | None = Field(default=None, ge=0)
+    typical: dict[str, tuple[float, Annotated[float, Field(ge=0)]]] = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _known(self) -> Self:
+        unknown = {*self.ranges} - {*FEATURES} | {*self.typical} - {*FEATURES, *_TYPICAL_TOO}
+        if unknown:
+            raise ValueError(f"scope feature {min(unknown)!r} is not known")
+        for name, (low, high) in self.ranges.items():
+            if low is not None and high is not None and low > high:
+                raise ValueError(f"scope range of {name} ends before it begins")
+        return self
 
 
 class Neighbourhood:
@@ -101,7 +115,16 @@ class Neighbourhood:
         return cls(mean, rows[:num], np.maximum(variances[:num], floor), float(max(rest, floor)))
 
     def distance(self, embedding: np.ndarray) -> np.ndarray:
-        """Mahalanobis distance per root of D: (N, D) -> (N,), about 1 for training cells."""
+        """Mahalanobis distance per root of D: (N, D) -> (N,), about 1 for training cells.
+
+        Raises:
+            UserError: the embedding is another network's.
+        """
+        if embedding.shape[1:] != self.mean.shape:
+            raise UserError(
+                f"{SCOPE_FILE}: knows embeddings of {len(self.mean)} numbers, the network's have "
+                f"{embedding.shape[1]}; calibrate the bundle anew"
+            )
         centred = embedding.astype(np.float64) - self.mean
         along = centred @ self.directions.T
         left = np.maximum((centred**2).sum(axis=1) - (along**2).sum(axis=1), 0)
@@ -116,9 +139,23 @@ class Neighbourhood:
 
     @classmethod
     def load(cls, path: Path) -> Neighbourhood:
-        """Read what `save` wrote."""
-        read = load_file(path)
-        return cls(read["mean"], read["directions"], read["variances"], float(read["rest"][0]))
+        """Read what `save` wrote; a UserError if that is not what lies there."""
+        try:
+            read = load_file(path)
+            found = cls(read["mean"], read["directions"], read["variances"], read["rest"].item())
+        except (KeyError, ValueError, SafetensorError) as error:
+            raise UserError(f"{path}: is not understood; calibrate the bundle anew") from error
+        width, num = found.mean.shape[-1:], found.variances.shape[-1:]
+        shapes = (found.mean.shape, found.directions.shape, found.variances.shape)
+        finite = all(np.isfinite(each).all() for each in read.values())
+        if shapes != (width, (*num, *width), num) or not finite or not found.spreads:
+            raise UserError(f"{path}: contradicts itself; calibrate the bundle anew")
+        return found
+
+    @property
+    def spreads(self) -> bool:
+        """Whether every variance is one that can be divided by."""
+        return bool((self.variances > 0).all() and self.rest > 0)
 
 
 def measure(pixels: np.ndarray) -> dict[str, float]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_serializer, model_validator
 
@@ -16,6 +16,8 @@ Attention = Literal[
     "none", "channel_spatial", "weighted_average", "multi", "se", "eca", "cbam"
 ]  # fmt: skip
 Merge = Literal["concat", "add"]
+
+Width = Annotated[int, Field(ge=1, le=4096)]
 
 _COMMON = {"architecture", "input_size", "weights"}
 _APPLIES: dict[str, set[str]] = {
@@ -62,10 +64,10 @@ class ModelSettings(Settings):
     input_size: int = Field(default=160, ge=32, le=1024)
     attention: Attention = "multi"
     merge: Merge = "concat"
-    reduction: int = Field(default=16, ge=1)
-    hidden: int = Field(default=256, ge=1)
+    reduction: int = Field(default=16, ge=1, le=4096)
+    hidden: int = Field(default=256, ge=1, le=65536)
     dropout: float = Field(default=0.0, ge=0, lt=1)
-    filters: tuple[int, int, int] = (32, 64, 128)
+    filters: tuple[Width, Width, Width] = (32, 64, 128)
     pool_stride: Literal[1, 2] = 2
     weights: str = "imagenet"
 

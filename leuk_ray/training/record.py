@@ -17,7 +17,6 @@ from ray.train import Checkpoint
 from ray.train.v2.api.report_config import CheckpointUploadMode
 
 from leuk_ray import scratch
-from leuk_ray.bundle import BundleFacts
 from leuk_ray.config import Recipe, load_recipe, with_values
 from leuk_ray.datasets.identity import DatasetIdentity, check_same_dataset
 from leuk_ray.datasets.layouts.all_idb import Shows, shown_in
@@ -26,6 +25,7 @@ from leuk_ray.datasets.splits import write_split
 from leuk_ray.environment import environment
 from leuk_ray.errors import UserError
 from leuk_ray.locations import Location, join
+from leuk_ray.manifest import BundleFacts
 from leuk_ray.storage import fetched, make_folder, read_json, upload, write_bytes, write_json
 from leuk_ray.training.monitoring import Monitor
 from leuk_ray.training.state import TrainingState

@@ -11,7 +11,6 @@ from pydantic import AfterValidator, Field, NonNegativeInt, ValidationError, mod
 
 from leuk_ray.config import (
     Recipe,
-    first_problem,
     load_recipe,
     setting_path,
     value_at,
@@ -19,7 +18,7 @@ from leuk_ray.config import (
 )
 from leuk_ray.errors import UserError
 from leuk_ray.runs.placement import Resources
-from leuk_ray.settings import Settings
+from leuk_ray.settings import Settings, first_problem
 from leuk_ray.training.settings import Selection
 
 Value = bool | int | float | str | tuple[int | float | str, ...] | None

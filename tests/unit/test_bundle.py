@@ -12,10 +12,11 @@ import pytest
 import torch
 from PIL import Image
 
-from leuk_ray.bundle import BundleFacts, load_bundle, read_facts, write_bundle
+from leuk_ray.bundle import load_bundle, write_bundle
 from leuk_ray.errors import UserError
 from leuk_ray.images import StorageSettings
 from leuk_ray.inference.classifier import Classifier, Failure, Prediction
+from leuk_ray.manifest import BundleFacts, read_facts
 from leuk_ray.models.settings import Architecture, ModelSettings
 from leuk_ray.models.zoo import build
 
@@ -163,7 +164,7 @@ def facts_with(**changes):
         (lambda copy: (copy / "bundle.json").write_text("{"), "not valid JSON"),
         (facts_with(code="print(1)"), "not understood"),
         (facts_with(files={}), "missing or changed"),
-        (facts_with(files={"../../model.safetensors": "0"}), "missing or changed"),
+        (facts_with(files={"../../model.safetensors": "0" * 64}), "missing or changed"),
         (facts_with(backbone="hf-hub:a/b"), "has none"),
         (facts_with(backbone="local-dir:/tmp/model"), "has none"),
         (facts_with(backbone="vit_tiny_patch16_224"), "gives no feature map|takes 224 pixels"),

@@ -9,12 +9,13 @@ import pytest
 import torch
 from click.testing import CliRunner
 
-from leuk_ray.bundle import BundleFacts, EnsembleFacts, load_bundle, write_bundle, write_ensemble
+from leuk_ray.bundle import load_bundle, write_bundle, write_ensemble
 from leuk_ray.cli import cli
 from leuk_ray.errors import UserError
 from leuk_ray.images import StorageSettings
 from leuk_ray.inference.classifier import Classifier
 from leuk_ray.inference.explain import explain_pixels
+from leuk_ray.manifest import BundleFacts, EnsembleFacts
 from leuk_ray.models.ensemble import Ensemble, Member
 from leuk_ray.models.settings import ModelSettings
 from leuk_ray.models.zoo import build

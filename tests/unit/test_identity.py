@@ -13,7 +13,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from leuk_ray.bundle import BundleFacts
 from leuk_ray.calibrate import _larger, calibrate
 from leuk_ray.compare import compare
 from leuk_ray.config import load_recipe
@@ -23,6 +22,7 @@ from leuk_ray.errors import UserError
 from leuk_ray.images import StorageSettings
 from leuk_ray.judge import Judged, judge
 from leuk_ray.judged import run_facts
+from leuk_ray.manifest import BundleFacts
 from leuk_ray.runs.root import RunsRoot
 from leuk_ray.storage import write_json
 from leuk_ray.training.record import bundle_facts, check_same_run, start_record

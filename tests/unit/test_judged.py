@@ -7,11 +7,11 @@ import pyarrow.compute as pc
 import pytest
 from scipy.special import expit
 
-from leuk_ray.bundle import BundleFacts
 from leuk_ray.datasets.identity import DatasetIdentity
 from leuk_ray.images import StorageSettings
 from leuk_ray.judge import predictions_table
 from leuk_ray.judged import Judged, run_facts
+from leuk_ray.manifest import BundleFacts
 from leuk_ray.models.settings import ModelSettings
 
 STORED = StorageSettings(size=64, crop="center")

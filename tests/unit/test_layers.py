@@ -9,7 +9,7 @@ import pytest
 
 PACKAGE = Path(__file__).parents[2] / "leuk_ray"
 CORE = [
-    "settings", "errors", "locations", "storage", "images.colour", "images.decoding",
+    "settings", "errors", "locations", "storage", "hashes", "manifest", "images.colour", "images.decoding",
     "images.headers", "images.storage", "inference.files", "inference.answers",
     "augment.keys", "augment.policies",
     "augment.draws", "augment.stain", "augment.settings", "bundle", "registry",
@@ -29,7 +29,7 @@ CORE = [
     "augment.gallery",
     "pages",
     "inference.engines", "inference.classifier", "inference.scope", "inference.decide",
-    "inference.onnx_export",
+    "inference.onnx_export", "inference.onnx_graph", "inference.check",
     "evaluation.metrics", "evaluation.sources", "evaluation.subjects", "evaluation.formats",
     "evaluation.intervals", "evaluation.figures", "evaluation.report", "evaluation.repeats",
     "evaluation.decisions", "evaluation.probabilities", "evaluation.paired",

@@ -12,10 +12,11 @@ import torch
 from click.testing import CliRunner
 
 from leuk_ray import registry as module
-from leuk_ray.bundle import BundleFacts, load_bundle, write_bundle
+from leuk_ray.bundle import load_bundle, write_bundle
 from leuk_ray.cli import cli
 from leuk_ray.errors import UserError
 from leuk_ray.images import StorageSettings
+from leuk_ray.manifest import BundleFacts
 from leuk_ray.models.settings import ModelSettings
 from leuk_ray.models.zoo import build
 from leuk_ray.registry import Lineage, Registry
