@@ -11,10 +11,13 @@ import tempfile
 import time
 from pathlib import Path
 
+import ray
 import torch
 from gpu_common import Bench, recipe_of, train_briefly
 from gpu_fast import make_bundle
 from results import Result
+
+from leuk_ray import cluster
 
 HERE = Path(__file__).parent
 
@@ -30,15 +33,16 @@ def _command(bench: Bench, name: str, *arguments: object) -> dict:
 
 
 def end_to_end(bench: Bench) -> None:
-    """Prepare, train, evaluate and predict through Ray on the device; the same on the CPU."""
+    """Prepare, train, evaluate and predict through one Ray on the device; the same on the CPU."""
+    cluster.connect()
+    os.environ["RAY_ADDRESS"] = ray.get_runtime_context().gcs_address
     gpus = ["--gpus"] * bench.is_gpu
-    side, cells = bench.size(160, 32), bench.size(480, 64)
+    side, cells = bench.size(160, 32), bench.size(320, 64)
     folder = Path(tempfile.mkdtemp(dir=bench.scratch))
     images, dataset, run = folder / "cells", folder / "dataset", folder / "run"
     _command(bench, "synth", images, "--cells", cells)
     _command(bench, "prepare", images, dataset, "--layout", "c-nmc", "--size", side)
     train = ["train", "lite", f"input_size={side}", "--data", dataset, "--out"]
-    told = _command(bench, *train, folder / "none", "--dry-run", "--measure", *gpus)
     _command(bench, *train, run, "epochs=3", *gpus)
     history = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     for name, epochs in (("first epoch", history[:1]), ("later epochs", history[1:])):
@@ -48,10 +52,6 @@ def end_to_end(bench: Bench) -> None:
     spent = sum(epoch["seconds"] for epoch in history[1:])
     bench.findings.add(
         Result("leuk-ray train, later epochs: share waited for pixels", [waited / spent])
-    )
-    _memory(bench, told, side)
-    _command(
-        bench, "evaluate", run, "--data", dataset, "--out", folder / "again", "--workers", 1, *gpus
     )
     tables = {"device": ["--workers", 1, *gpus], "cpu": []}
     for name, more in tables.items():
@@ -63,6 +63,11 @@ def end_to_end(bench: Bench) -> None:
     bench.findings.add(
         Result("leuk-ray predict: probability from the CPU's", [apart], 1e-3, better="less")
     )
+    _command(
+        bench, "evaluate", run, "--data", dataset, "--out", folder / "again", "--workers", 1, *gpus
+    )
+    told = _command(bench, *train, folder / "none", "--dry-run", "--measure", *gpus)
+    _memory(bench, told, side)
 
 
 def _probabilities(table: Path) -> dict[str, float]:

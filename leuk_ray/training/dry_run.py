@@ -21,7 +21,6 @@ from leuk_ray.inference.engines import score_images
 from leuk_ray.models.zoo import build
 from leuk_ray.training.cells import check_run
 from leuk_ray.training.learner import Learner
-from leuk_ray.training.losses import classification_loss
 from leuk_ray.training.state import TrainingState
 
 _STEPS = 3
@@ -141,9 +140,9 @@ def _measure(recipe: Recipe, share: int, side: int, on_node: int) -> dict:
                 draws=np.full(len(part), step, np.uint64),
                 side=side,
             )
-            log_odds = learner.log_odds(images, drawn and drawn.to(device))
             labels = torch.from_numpy(part % 2).to(device)
-            learner.backward(classification_loss(log_odds, labels, recipe.training.loss).mean())
+            weights = torch.ones(len(part), device=device)
+            learner.learn(images, drawn and drawn.to(device), labels, weights, 1 / share)
         learner.step()
         _finish(device)
         step_seconds.append(time.perf_counter() - started)

@@ -23,6 +23,8 @@ from leuk_ray.augment.policies import Parameters, apply
 from leuk_ray.augment.settings import Fill
 from leuk_ray.errors import UserError
 from leuk_ray.models.zoo import positive_logit
+from leuk_ray.training.losses import classification_loss
+from leuk_ray.training.recorded import Recorded
 from leuk_ray.training.settings import TrainingSettings
 
 _PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -75,6 +77,7 @@ class Learner:
         self.wrap = wrap
         self.model: nn.Module | None = None
         self.frozen = False
+        self.learn: Callable[..., Tensor] = self._learn
 
     @property
     def scored(self) -> nn.Module:
@@ -88,6 +91,9 @@ class Learner:
             self.frozen, self.model = frozen, None  # the old wrapper lets go of its hooks first
             backbone.requires_grad_(not frozen)
             self.model = self.wrap(self.augmented)
+            self.learn = self._learn
+            if self._can_be_recorded(self.model):
+                self.learn = Recorded(self._learn, self.core.parameters())
         self.model.train()
         if frozen:
             backbone.eval()
@@ -116,6 +122,42 @@ class Learner:
         else:
             with self.model.no_sync():
                 yield
+
+    def _can_be_recorded(self, model: nn.Module) -> bool:
+        """A GPU of its own, whose memory holds a batch; the compiler records for itself."""
+        return (
+            self.settings.cuda_graph
+            and self.device.type == "cuda"
+            and not isinstance(model, DistributedDataParallel)
+            and self.settings.accumulate == 1
+            and not self.settings.compile
+        )
+
+    def _learn(
+        self,
+        images: Tensor,
+        parameters: Parameters | None,
+        labels: Tensor,
+        weights: Tensor,
+        scale: float,
+    ) -> Tensor:
+        """`learn`: forward and backward over a part of a batch.
+
+        Args:
+            images: (N, 3, H, W) in 0..255.
+            parameters: how to augment them.
+            labels: (N,) int64.
+            weights: (N,) of each sample's loss.
+            scale: the gradient of `scale` times the sum of losses is added.
+
+        Returns:
+            (2,) float64: sum of losses, number of correct answers.
+        """
+        log_odds = self.log_odds(images, parameters)
+        losses = weights * classification_loss(log_odds, labels, self.settings.loss)
+        self.backward(losses.sum() * scale)
+        correct = ((log_odds.detach() > 0) == labels).sum()
+        return torch.stack([losses.detach().sum().double(), correct.double()])
 
     def log_odds(self, images: Tensor, parameters: Parameters | None) -> Tensor:
         """Augment and score a part of a batch: (N,) float32 or wider, log-odds of ALL."""

@@ -25,7 +25,7 @@ from leuk_ray.errors import UserError
 from leuk_ray.training import collective
 from leuk_ray.training.cells import TrainingCells
 from leuk_ray.training.learner import Learner
-from leuk_ray.training.losses import class_weights, classification_loss
+from leuk_ray.training.losses import class_weights
 from leuk_ray.training.schedule import lr_factor
 from leuk_ray.training.state import TrainingState
 from leuk_ray.training.validation import selection, validate
@@ -154,12 +154,14 @@ def train_epoch(
             labels = to_device(torch.from_numpy(targets[part]), learner.device)
             weight = to_device(torch.from_numpy(weights[targets[part]]), learner.device)
             with learner.one_pass(last=part is parts[-1]):
-                log_odds = learner.log_odds(images, drawn and drawn.to(learner.device))
-                losses = weight * classification_loss(log_odds, labels, settings.loss)
                 # DDP averages over workers; with uneven shares this is the whole batch's mean loss.
-                learner.backward(losses.sum() * (world_size / plan.batch_size(batch)))
-            correct = ((log_odds.detach() > 0) == labels).sum()
-            counts = torch.stack([losses.detach().sum().double(), correct.double()])
+                counts = learner.learn(
+                    images,
+                    drawn and drawn.to(learner.device),
+                    labels,
+                    weight,
+                    world_size / plan.batch_size(batch),
+                )
             totals = counts if totals is None else totals + counts
             batch_losses.append(counts[0])
         learner.step()

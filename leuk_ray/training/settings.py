@@ -51,6 +51,8 @@ class TrainingSettings(Settings):
     ema_decay: keep an exponential moving average of the weights too; it is what is
         validated, chosen and bundled.
     compile: augmentation and network through torch.compile.
+    cuda_graph: start forward and backward of a batch as one CUDA graph (`recorded`), where a
+        lone worker has a GPU and neither `compile` nor `accumulate` is set; results are the same.
     balance: uses of each class per epoch, see `plan.plan_epoch`.
     cache: where pixels are kept between epochs, see `feeds.make_feeds`; results do not depend
         on it.
@@ -76,6 +78,7 @@ class TrainingSettings(Settings):
     clip_grad_norm: float | None = Field(default=None, gt=0)
     ema_decay: float | None = Field(default=None, gt=0, lt=1)
     compile: bool = False
+    cuda_graph: bool = True
     balance: Balance = "none"
     cache: Cache = "auto"
     window: Literal["all"] | Annotated[int, Field(ge=ROWS_PER_BLOCK)] = "all"

@@ -19,6 +19,7 @@ from leuk_ray.models.settings import ModelSettings
 from leuk_ray.models.zoo import build
 from leuk_ray.training.learner import Augmented, Learner, make_optimizer
 from leuk_ray.training.losses import class_weights, classification_loss
+from leuk_ray.training.recorded import Recorded
 from leuk_ray.training.schedule import lr_factor
 from leuk_ray.training.settings import LossSettings, ScheduleSettings
 from leuk_ray.training.state import TrainingState
@@ -323,14 +324,29 @@ def test_a_gpu_trains_and_resumes(changes: dict, tmp_path: Path):
     labels = torch.from_numpy(cells.labels[:16]).to(device)
     learner = Learner(make_model().to(device), SETTINGS.model_copy(update=changes))
     learner.start_epoch(0)
+    weights = torch.ones(16, device=device)
     losses = []
-    torch.cuda.set_sync_debug_mode("default" if changes.get("precision") == "fp16" else "error")
-    for _ in range(20):
-        loss = classification_loss(learner.log_odds(images, None), labels).mean()
-        learner.backward(loss)
+    for step in range(20):
+        counts = learner.learn(images, None, labels, weights, 1 / 16)
+        if step >= 4 and changes.get("precision") != "fp16":  # compiled or recorded; scaler looks
+            torch.cuda.set_sync_debug_mode("error")
         learner.step()
-        losses.append(loss.detach())
+        losses.append(counts[0])
     torch.cuda.set_sync_debug_mode("default")
     assert losses[-1] < losses[0]
     TrainingState().save(tmp_path, learner)
     TrainingState.load(tmp_path, Learner(make_model().to(device), learner.settings))
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("changes", [{}, {"precision": "bf16", "frozen_norm": "none"}])
+def test_a_recorded_pass_trains_bit_for_bit(changes: dict, monkeypatch):
+    """Other last batches, a head that trains alone first, and dropout included."""
+    recorded = []
+    record = Recorded._record
+    monkeypatch.setattr(Recorded, "_record", lambda *a: recorded.append(a) or record(*a))
+    monkeypatch.setattr(torch.backends.cudnn, "deterministic", True)
+    device, changes = torch.device("cuda"), {"epochs": 5, "frozen_epochs": 2, **changes}
+    ours, launched = (run(changed(cuda_graph=on, **changes), device=device) for on in (True, False))
+    assert len(recorded) == 2  # the head alone, all layers
+    assert ours == launched
