@@ -41,6 +41,12 @@ def prepare_text(dataset: Location, facts: dict) -> str:
             for item in facts["labels"]
         ]
         lines.append(f"  labels read as: {', '.join(read)}")
+    if missing := [name for name in ("ALL", "healthy") if not counts[name]]:
+        lines.append(
+            f"  warning: no cell is {' or '.join(missing)}: the dataset can be audited"
+            f"{', and a bundle evaluated on it,' * (len(missing) == 1)} but not split or trained "
+            "on; to train, prepare images of both classes together"
+        )
     if facts["subject_spellings"]:
         ways = [" = ".join([name, *more]) for name, more in facts["subject_spellings"].items()]
         shown = ", ".join(ways[:5]) + (f" and {len(ways) - 5} more" if len(ways) > 5 else "")
@@ -258,7 +264,8 @@ def predict_text(values: dict) -> str:
                 f"{name}: {item['label']}{why}, probability of ALL "
                 f"{item['probability']:.3f} (threshold {item['threshold']:g})"
             )
-    return "\n".join([*lines, *_left_out(values.get("left_out"))])
+    failed = sum("error" in item for item in values["predictions"])
+    return "\n".join([*lines, *_left_out(values.get("left_out")), *_failed(failed, len(lines))])
 
 
 def predict_table_text(values: dict) -> str:
@@ -275,7 +282,12 @@ def predict_table_text(values: dict) -> str:
                 f"  {counted(without['images'], 'image')} without a subject, in none of its rows: "
                 f"{', '.join(without['first'])}{more}"
             )
-    return "\n".join(lines)
+    return "\n".join([*lines, *_failed(values["labels"].get("failed", 0), values["images"])])
+
+
+def _failed(failed: int, images: int) -> list[str]:
+    """How many images have no answer, in one line if there are any."""
+    return [f"{failed:,} of {counted(images, 'image')} could not be scored"] if failed else []
 
 
 def _left_out(reasons: dict[str, int] | None) -> list[str]:

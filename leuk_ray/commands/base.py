@@ -13,6 +13,8 @@ from typing import Any
 
 import click
 
+from leuk_ray.errors import near
+
 ADDRESS = click.option(
     "--address", help="Ray cluster to join; RAY_ADDRESS by default, else Ray starts here."
 )
@@ -29,6 +31,16 @@ class _LocationType(click.ParamType):
 
 
 LOCATION = _LocationType()
+
+
+class Choice(click.Choice):
+    """One of a few words; of another the near one is suggested."""
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> Any:
+        """The word itself."""
+        if isinstance(value, str) and value not in self.choices:
+            self.fail(f"{value!r} is not known; {near(value, self.choices)}", param, ctx)
+        return super().convert(value, param, ctx)
 
 
 class _WorkersType(click.ParamType):

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from leuk_ray.commands.base import ADDRESS, LOCATION, PATH, command
+from leuk_ray.commands.base import ADDRESS, LOCATION, PATH, Choice, command
 from leuk_ray.datasets.protocols import PROTOCOLS
 from leuk_ray.wording import counted
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 @click.option("--best-auc", default=0.90, show_default=True, help="AUC of the ideal classifier.")
 @click.option(
     "--signal",
-    type=click.Choice(["everywhere", "nucleoli"]),
+    type=Choice(["everywhere", "nucleoli"]),
     default="everywhere",
     show_default=True,
     help="Where in a cell its class shows.",
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 )
 @click.option(
     "--layout",
-    type=click.Choice(["c-nmc", "all-idb"]),
+    type=Choice(["c-nmc", "all-idb"]),
     default="c-nmc",
     show_default=True,
     help="Cells on black, or fields of view with cells cut from them.",
@@ -84,7 +84,7 @@ def synth(
 )
 @click.option(
     "--crop",
-    type=click.Choice(["center", "tight", "pad", "full"]),
+    type=Choice(["center", "tight", "pad", "full"]),
     help="Central 300 pixels; the cell's box; the whole image, mirrored at its borders to a square "
     "or squeezed to one. Default: center for c-nmc, else pad.",
 )
@@ -198,7 +198,7 @@ def audit(dataset: Location, out: Location | None, no_images: bool) -> tuple[dic
 )
 @click.argument("dataset", type=LOCATION)
 @click.option(
-    "--protocol", type=click.Choice(list(PROTOCOLS)), default="subject-disjoint", show_default=True
+    "--protocol", type=Choice(list(PROTOCOLS)), default="subject-disjoint", show_default=True
 )
 @click.option("--folds", default=0, help="Cross-validation: test is fold --fold of this many.")
 @click.option("--fold", default=0, show_default=True)

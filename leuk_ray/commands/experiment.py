@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from leuk_ray.commands.base import ADDRESS, LOCATION, PATH, command
+from leuk_ray.commands.base import ADDRESS, LOCATION, PATH, Choice, command
 from leuk_ray.errors import UserError
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 @click.option("--out", type=LOCATION, required=True, help="Folder of the experiment.")
 @click.option(
     "--scale",
-    type=click.Choice(["tiny", "small", "paper"]),
+    type=Choice(["tiny", "small", "paper"]),
     default="paper",
     show_default=True,
     help="The paper's sizes, a shorter training, or the wiring alone.",

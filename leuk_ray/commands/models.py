@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from leuk_ray.commands.base import ADDRESS, LOCATION, PATH, command
+from leuk_ray.commands.base import ADDRESS, LOCATION, PATH, Choice, command
 from leuk_ray.errors import UserError
 
 if TYPE_CHECKING:
@@ -59,8 +59,9 @@ def predict(
 ) -> tuple[dict, str]:
     """Answer for image files: files, folders, patterns, s3://.
 
-    A file that is no image of a cell is a row with the reason. Without --workers, up to 500
-    images are scored in this process and more on as many workers as there are CPUs.
+    An image that cannot be scored is a row with the reason, and counted in the last line: exit
+    status 0 where one image at least was scored, else 2. Without --workers, up to 500 images are
+    scored in this process and more on as many workers as there are CPUs.
     """
     from leuk_ray.bundle import find_bundle
 
@@ -79,7 +80,7 @@ def predict(
 @click.command(epilog="Example: leuk-ray ensemble voted runs/efficientnet-b0 runs/vit-b16")
 @click.argument("bundle", type=LOCATION)
 @click.argument("members", nargs=-1, required=True, metavar="RUN_OR_BUNDLE...", type=LOCATION)
-@click.option("--rule", type=click.Choice(["soft", "majority"]), default="soft", show_default=True)
+@click.option("--rule", type=Choice(["soft", "majority"]), default="soft", show_default=True)
 @command
 def ensemble(bundle: Location, members: tuple[Location, ...], rule: Any) -> tuple[dict, str]:
     """Make one bundle that lets several vote."""
@@ -99,7 +100,7 @@ def ensemble(bundle: Location, members: tuple[Location, ...], rule: Any) -> tupl
 @click.option("--out", type=LOCATION, required=True, help="Folder of the pictures.")
 @click.option(
     "--method",
-    type=click.Choice(["hirescam", "gradcam"]),
+    type=Choice(["hirescam", "gradcam"]),
     default="hirescam",
     show_default=True,
     help="How evidence is measured; HTTP and its page use hirescam.",

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from leuk_ray.commands.base import ADDRESS, LOCATION, PATH, WORKERS, command
+from leuk_ray.commands.base import ADDRESS, LOCATION, PATH, WORKERS, Choice, command
 from leuk_ray.errors import UserError
 
 if TYPE_CHECKING:
@@ -151,7 +151,7 @@ def train(
 @click.command(epilog="Example: leuk-ray evaluate runs/lite --data cnmc.dataset --out again")
 @click.argument("judged", metavar="RUN_OR_BUNDLE", type=LOCATION)
 @click.option("--data", type=LOCATION, required=True, help="A prepared dataset.")
-@click.option("--role", default="test", type=click.Choice(["validation", "test"]))
+@click.option("--role", default="test", type=Choice(["validation", "test"]))
 @click.option("--out", type=LOCATION, required=True, help="Folder of the report.")
 @WORKERS_OF_POOL
 @click.option("--gpus", is_flag=True, help="One GPU a worker.")

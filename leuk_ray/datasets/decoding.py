@@ -6,7 +6,6 @@ The task's process imports this module, so it has neither Ray nor SciPy's larger
 from __future__ import annotations
 
 import hashlib
-import stat
 from pathlib import Path
 
 import imagehash
@@ -80,7 +79,7 @@ def prepare_cell(row: dict, settings: StorageSettings) -> dict:
     Raises:
         BadImageError: a file that is no usable image.
     """
-    data = _read(Path(row["path"]))
+    data = images.file_bytes(Path(row["path"]))
     picture = images.decode_picture(data)
     pixels = picture.pixels
     height, width = pixels.shape[:2]
@@ -126,17 +125,6 @@ def _centre(cell: np.ndarray) -> tuple[float, float]:
     """The mean row and column of a mask."""
     number, steps = cell.sum(), np.arange(len(cell))
     return float(cell.sum(axis=1) @ steps / number), float(cell.sum(axis=0) @ steps / number)
-
-
-def _read(path: Path) -> bytes:
-    """The file, or as much of it as shows that it is too large."""
-    try:
-        if not stat.S_ISREG(path.stat().st_mode):
-            raise BadImageError("unreadable", "is a pipe, a device or a folder, not a file")
-        with path.open("rb") as stream:
-            return stream.read(images.MAX_BYTES + 1)
-    except OSError as error:
-        raise BadImageError("unreadable", error.strerror or str(error)) from error
 
 
 def _pixels_sha256(pixels: np.ndarray) -> str:

@@ -45,11 +45,12 @@ def fold_roles(
     Raises:
         UserError: a class has fewer groups than folds.
     """
-    smallest = min(len(set(groups[labels == label])) for label in (0, 1))
-    if smallest < folds:
-        raise UserError(
-            f"folds {folds}: a class has only {counted(smallest, 'group')}; ask for fewer"
-        )
+    for label, name in ((1, "ALL"), (0, "healthy")):
+        count = len(set(groups[labels == label]))
+        if count < folds:
+            raise UserError(
+                f"folds {folds}: only {counted(count, 'group')} with {name} cells; ask for fewer"
+            )
     from sklearn.model_selection import StratifiedGroupKFold
 
     splitter = StratifiedGroupKFold(folds, shuffle=True, random_state=seed)

@@ -31,7 +31,7 @@ import pyarrow.parquet as pq
 from leuk_ray.datasets.identity import DatasetIdentity
 from leuk_ray.errors import UserError
 from leuk_ray.images import StorageSettings
-from leuk_ray.locations import Location, filesystem, join, parse
+from leuk_ray.locations import Location, filesystem, join, parse, reason
 from leuk_ray.storage import list_files, read_json, read_table
 
 SCHEMA_VERSION = 2
@@ -69,8 +69,8 @@ def image_schema(size: int) -> pa.Schema:
 
 
 @contextmanager
-def undamaged(location: Location) -> Iterator[None]:
-    """Name the dataset where a file of it is missing, cut off or altered.
+def _undamaged(place: Location) -> Iterator[None]:
+    """Name the file of a dataset that is missing, cut off or altered.
 
     Raises:
         UserError: what is wrong with it.
@@ -79,11 +79,16 @@ def undamaged(location: Location) -> Iterator[None]:
         yield
     except UserError:
         raise
+    except FileNotFoundError as error:
+        raise _damaged(place, "is missing") from error
     except (pa.ArrowException, OSError, KeyError, TypeError, ValueError) as error:
-        what = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
-        raise UserError(
-            f"{location}: is damaged ({what}); copy it again, or prepare the images again"
-        ) from error
+        if isinstance(error, OSError) and error.errno:
+            raise UserError(f"{place}: cannot be read ({reason(error)})") from error
+        raise _damaged(place, "is cut off or was altered") from error
+
+
+def _damaged(place: Location, what: str) -> UserError:
+    return UserError(f"{place}: {what}; copy the dataset again, or prepare the images again")
 
 
 @dataclass(frozen=True)
@@ -118,11 +123,10 @@ class PreparedDataset:
                 f"{location}: schema version {version}, this leuk_ray reads {SCHEMA_VERSION}; "
                 "prepare the images again"
             )
-        with undamaged(location):
+        with _undamaged(join(place, "dataset.json")):
             StorageSettings(**facts["storage"])
-            for name, kind in (("fingerprint", str), ("synthetic", bool)):
-                if not isinstance(facts[name], kind):
-                    raise ValueError(f"dataset.json: {name} is {facts[name]!r}")
+            if not (isinstance(facts["fingerprint"], str) and isinstance(facts["synthetic"], bool)):
+                raise TypeError
         return cls(place.absolute() if isinstance(place, Path) else place, facts)
 
     @property
@@ -139,10 +143,11 @@ class PreparedDataset:
     def cells(self) -> pa.Table:
         """CELL_COLUMNS plus group, role and picture, one row a cell, ordered by uid."""
         cells = self._index.select(CELL_COLUMNS)
-        with undamaged(self.location):
+        place = join(self.location, "groups.parquet")
+        with _undamaged(place):
             groups = self.read_table("groups.parquet").sort_by("uid")
             if not groups["uid"].equals(cells["uid"]):
-                raise ValueError("groups.parquet does not belong to images/")
+                raise _damaged(place, "names other cells than the files in images")
             for name in ("group", "role", "picture"):
                 cells = cells.append_column(name, groups[name])
         return cells
@@ -164,8 +169,9 @@ class PreparedDataset:
 
     def read_table(self, name: str) -> pa.Table:
         """Read one of the small tables beside the images."""
-        with undamaged(self.location):
-            return read_table(join(self.location, name))
+        place = join(self.location, name)
+        with _undamaged(place):
+            return read_table(place)
 
     def reader(self) -> PixelReader:
         """A reader of this dataset's pixels, for one thread."""
@@ -197,19 +203,23 @@ class PreparedDataset:
         files, _ = filesystem(self.location)
 
         def read(part: int) -> pa.Table:
-            with pq.ParquetFile(files.open_input_file(self._parts[part])) as file:
-                table = file.read(columns=CELL_COLUMNS, use_threads=False)
+            path = self._parts[part]
+            with _undamaged(path), pq.ParquetFile(files.open_input_file(path)) as file:
+                table = file.read(columns=CELL_COLUMNS, use_threads=False).select(CELL_COLUMNS)
             rows = np.arange(len(table), dtype=np.int32)
             table = table.append_column("part", pa.array(np.full_like(rows, part)))
             return table.append_column("offset", pa.array(rows))
 
         # Many files, much waiting.
-        with undamaged(self.location), ThreadPoolExecutor(_FILES_AT_ONCE) as threads:
+        with ThreadPoolExecutor(_FILES_AT_ONCE) as threads:
             tables = list(threads.map(read, range(len(self._parts))))
-            table = pa.concat_tables(tables).sort_by("uid").combine_chunks()
-            wanted = self.facts.get("counts", {}).get("rows", len(table))
-            if len(table) != wanted:
-                raise ValueError(f"images/ holds {len(table)} of {wanted} rows")
+        folder = join(self.location, "images")
+        if not tables:
+            raise _damaged(folder, "holds no file")
+        table = pa.concat_tables(tables).sort_by("uid").combine_chunks()
+        wanted = self.facts.get("counts", {}).get("rows", len(table))
+        if len(table) != wanted:
+            raise _damaged(folder, f"holds {len(table)} of {wanted} cells, files are missing")
         return table
 
 
@@ -253,7 +263,7 @@ class PixelReader:
         return out
 
     def _row_group(self, part: int, row_group: int) -> np.ndarray:
-        with undamaged(self.location):
+        with _undamaged(self.paths[part]):
             file = self._file(part)
             column = file.read_row_group(row_group, columns=["image"], use_threads=False)
             return as_pixels(column["image"].combine_chunks(), self.size)

@@ -142,6 +142,19 @@ def eligible(cells: pa.Table) -> pa.Table:
     return cells.filter(pa.array(mask, pa.bool_()))
 
 
+def _of_both_classes(cells: pa.Table, protocol: str) -> pa.Table:
+    cells = eligible(cells)
+    if not len(cells):
+        raise UnsuitableError(f"protocol {protocol}: no cell is labelled, kept and free to split")
+    for label, name in enumerate(("healthy", "ALL")):
+        if label not in cells["label"].to_pylist():
+            raise UnsuitableError(
+                f"protocol {protocol}: none of {counted(len(cells), 'cell')} to split is {name}; "
+                "prepare images of both classes together"
+            )
+    return cells
+
+
 def assert_disjoint(split: pa.Table) -> None:
     """No group and no subject of a split has two roles."""
     for column in ("group", "subject"):
@@ -156,10 +169,8 @@ def assert_whole(units: pa.ChunkedArray, roles: pa.ChunkedArray) -> None:
 
 
 def _by_group(cells: pa.Table, settings: SplitSettings) -> tuple[pa.Table, np.ndarray]:
-    cells = eligible(cells)
     protocol = settings.protocol
-    if not len(cells):
-        raise UnsuitableError(f"protocol {protocol}: no cell is labelled, kept and free to split")
+    cells = _of_both_classes(cells, protocol)
     nameless = cells["subject"].null_count
     if nameless and protocol == "subject-disjoint":
         verb = "has" if nameless == 1 else "have"
@@ -179,7 +190,7 @@ def _by_group(cells: pa.Table, settings: SplitSettings) -> tuple[pa.Table, np.nd
 
 def _by_image(cells: pa.Table, settings: SplitSettings) -> tuple[pa.Table, np.ndarray]:
     """Cut a random order of each class; with folds, test is one of equal parts of it."""
-    cells = eligible(cells)
+    cells = _of_both_classes(cells, settings.protocol)
     labels = _column(cells, "label")
     check_groups(labels, np.arange(len(labels)), settings.protocol)
     return cells, _random_roles(labels, settings)
@@ -187,7 +198,7 @@ def _by_image(cells: pa.Table, settings: SplitSettings) -> tuple[pa.Table, np.nd
 
 def _by_copy(cells: pa.Table, settings: SplitSettings) -> tuple[pa.Table, np.ndarray]:
     """Copy every cell until each class has `copies`, then part the copies as if images."""
-    cells = eligible(cells)
+    cells = _of_both_classes(cells, settings.protocol)
     labels = _column(cells, "label")
     check_groups(labels, np.arange(len(labels)), settings.protocol)
     generator = np.random.default_rng(settings.seed)

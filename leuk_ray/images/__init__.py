@@ -7,7 +7,7 @@ batches and HTTP alike.
 """
 
 from leuk_ray.images.decoding import Picture, decode, decode_picture
-from leuk_ray.images.headers import FORMATS, MAX_BYTES, MAX_PIXELS, BadImageError
+from leuk_ray.images.headers import FORMATS, MAX_BYTES, MAX_PIXELS, BadImageError, file_bytes
 from leuk_ray.images.storage import (
     CENTER_PIXELS,
     WHOLE,
@@ -31,6 +31,7 @@ __all__ = [
     "cut_cell",
     "decode",
     "decode_picture",
+    "file_bytes",
     "read",
     "to_storage",
 ]

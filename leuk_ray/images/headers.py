@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import io
 import re
+import stat
 from collections.abc import Iterator
+from pathlib import Path
 
 from PIL import Image, TiffImagePlugin
 
@@ -58,6 +60,23 @@ class BadImageError(ValueError):
 
     def __reduce__(self) -> tuple[type[BadImageError], tuple[str, str]]:
         return BadImageError, (self.reason, self.detail)
+
+
+def file_bytes(path: Path) -> bytes:
+    """The content of a file, or as much of it as shows that it is too large.
+
+    Raises:
+        BadImageError: it is no regular file, or cannot be read.
+    """
+    try:
+        # Opening a pipe would wait for whoever writes into it.
+        if not stat.S_ISREG(path.stat().st_mode):
+            raise BadImageError("unreadable", "is a pipe, a device or a folder, not a file")
+        with path.open("rb") as stream:
+            return stream.read(MAX_BYTES + 1)
+    except OSError as error:
+        leads = f"is a link to {path.readlink()}: " if path.is_symlink() else ""
+        raise BadImageError("unreadable", f"{leads}{error.strerror or error}") from error
 
 
 def open_image(data: bytes) -> Image.Image:

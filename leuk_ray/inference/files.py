@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import stat
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -17,9 +16,9 @@ from pyarrow import fs
 
 from leuk_ray.datasets.layouts.listing import Found, Rejection, beginning, find_files
 from leuk_ray.errors import UserError
-from leuk_ray.images import MAX_BYTES
+from leuk_ray.images import MAX_BYTES, BadImageError, file_bytes
 from leuk_ray.inference.classifier import Cell, Classifier, Failure, Prediction
-from leuk_ray.locations import Location, filesystem, join, name_of, parent
+from leuk_ray.locations import Location, filesystem, join, name_of, parent, reason
 from leuk_ray.storage import file_infos, is_file, read_bytes
 from leuk_ray.wording import counted
 
@@ -164,12 +163,12 @@ def answer_files(
 
 def _read(classifier: Classifier, name: str, place: Location) -> Cell | Failure:
     try:
-        # Opening a pipe would wait for whoever writes into it.
-        if isinstance(place, Path) and not stat.S_ISREG(place.stat().st_mode):
-            return Failure(name, "unreadable: is a pipe, a device or a folder, not a file")
-        data = read_bytes(place, limit=MAX_BYTES + 1)
+        local = isinstance(place, Path)
+        data = file_bytes(place) if local else read_bytes(place, limit=MAX_BYTES + 1)
+    except BadImageError as error:
+        return Failure(name, str(error))
     except OSError as error:
-        return Failure(name, f"unreadable: {error.strerror or error}")
+        return Failure(name, f"unreadable: {reason(error)}")
     return classifier.try_read(name, data)
 
 

@@ -2,6 +2,13 @@
 
 import subprocess
 import sys
+from collections.abc import Iterator
+
+import click
+import pytest
+from click.testing import CliRunner
+
+from leuk_ray.cli import cli
 
 _NOISY = """
 import os, click
@@ -27,3 +34,27 @@ def test_what_libraries_and_their_processes_print_goes_to_standard_error():
         assert done.stdout == expected, done.stderr
         for noise in ("a library prints", "a raylet complains", "a process of it too"):
             assert noise in done.stderr
+
+
+def options(group: click.Group) -> Iterator[click.Parameter]:
+    for command in group.commands.values():
+        yield from options(command) if isinstance(command, click.Group) else command.params
+
+
+def test_every_choice_suggests_the_near_one():
+    choices = [option for option in options(cli) if isinstance(option.type, click.Choice)]
+    assert len(choices) >= 7
+    for option in choices:
+        assert isinstance(option.type, click.Choice)
+        for word in option.type.choices:
+            assert option.type.convert(word, option, None) == word
+            with pytest.raises(click.BadParameter, match=f"did you mean {word}[?]"):
+                option.type.convert(f"{word}x", option, None)
+        with pytest.raises(click.BadParameter, match="choose one of"):
+            option.type.convert("?", option, None)
+
+
+def test_a_misspelt_choice_is_one_line():
+    done = CliRunner().invoke(cli, ["split", "x", "--protocol", "slide-disjoint", "--out", "y"])
+    assert done.exit_code == 2
+    assert "'slide-disjoint' is not known; did you mean slide-group-disjoint?" in done.output

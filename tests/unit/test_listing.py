@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 
 from hypothesis import given, settings
@@ -61,7 +62,13 @@ def test_links_to_folders_end_and_show_each_real_file_once(tmp_path: Path):
     assert [path.removeprefix(f"{root}/") for path in found.images] == [
         "b/5.bmp", "m/4.bmp", "m/nowhere.bmp", "m/self.bmp", "z/1.bmp", "z/2.bmp", "z/deep/3.bmp",
     ]  # fmt: skip
-    assert reasons(found, root) == {"m/copy of 1.bmp": "link"}
+    assert {item.path.removeprefix(f"{root}/"): item.detail for item in found.skipped} == {
+        "a": f"leads to {root}/z, which is listed",
+        "c": f"leads to {tmp_path}/outside, which is listed",
+        "m/copy of 1.bmp": f"is a link to {root}/z/1.bmp, which is listed",
+        "z/deep/up": f"leads to {root}, which is listed",
+    }
+    assert not found.rejected
     (tmp_path / "linked").symlink_to(root)
     assert len(find_files(tmp_path / "linked").images) == len(found.images)
 
@@ -127,12 +134,18 @@ def test_files_in_are_images_and_rejected_and_skipped(tmp_path_factory, places: 
             file.touch()
     every = {path for path in root.rglob("*") if path.is_file()}
     folders = sorted(path for path in root.rglob("*") if path.is_dir())
-    for number, target in enumerate(data.draw(st.lists(st.sampled_from([root, *folders])))):
+    links = data.draw(st.lists(st.sampled_from([root, *folders])))
+    for number, target in enumerate(links):
         data.draw(st.sampled_from([root, *folders])).joinpath(f"link{number}").symlink_to(target)
     found = find_files(root, ["SYNTHETIC.json"])
     listed = [*found.images, *(item.path for item in [*found.rejected, *found.skipped])]
-    real = [os.path.realpath(path) for path in listed]
-    assert set(map(Path, real)) == every
+    real = [Path(os.path.realpath(path)) for path in listed]
+    assert {path for path in real if path.is_file()} == every
+    linked = [path for path in listed if Path(path).is_dir()]
+    assert len(set(linked)) == len(linked)
+    hidden = re.compile(r"/(\.|@eaDir/)")  # a link into what is skipped shows it
+    for link in root.rglob("link*"):
+        assert str(link) in linked or hidden.search(f"{link.resolve()}/")
     images = [os.path.realpath(path) for path in found.images]
     assert len(set(images)) == len(images)
     for layout in ("c-nmc", "all-idb", "all-idb1"):

@@ -1,6 +1,8 @@
 """Answers for image files: what is asked for, what is written, what a kill leaves."""
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pyarrow.csv as pacsv
@@ -214,7 +216,7 @@ def test_hidden_and_unreadable_names_are_left_out_with_a_count(bundle: Path, tmp
     (tmp_path / "up").symlink_to(tmp_path)
     told = predict_files(bundle, [tmp_path])
     assert [item["path"] for item in told["predictions"]] == ["1.png"]
-    assert told["left_out"] == {"hidden": 1, "name": 1}
+    assert told["left_out"] == {"hidden": 1, "name": 1, "link": 1}
 
 
 def test_counts_of_a_subject_leave_out_what_was_not_answered():
@@ -238,9 +240,26 @@ def test_images_that_all_fail_are_an_error_and_leave_nothing(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_pipe_is_an_answer_with_its_reason_and_nobody_waits(bundle: Path, tmp_path: Path):
-    (tmp_path / "cell.png").write_bytes(encode(cells(1)[0]))
-    os.mkfifo(tmp_path / "pipe.png")
-    found = predict_files(bundle, [tmp_path])["predictions"]
-    assert ["error" in item for item in found] == [False, True]
-    assert "is a pipe" in found[1]["error"]
+def test_files_that_cannot_be_read_are_answers_with_their_reason_and_counted(
+    bundle: Path, tmp_path: Path
+):
+    """Nobody waits for a pipe either."""
+    folder, out = tmp_path / "cells", tmp_path / "answers.csv"
+    folder.mkdir()
+    (folder / "cell.png").write_bytes(encode(cells(1)[0]))
+    os.mkfifo(folder / "pipe.png")
+    (folder / "link.png").symlink_to("gone.png")
+    told = predict_files(bundle, [folder])
+    assert [item.get("error") for item in told["predictions"]] == [
+        None,
+        "unreadable: is a link to gone.png: No such file or directory",
+        "unreadable: is a pipe, a device or a folder, not a file",
+    ]
+    last = "2 of 3 images could not be scored"
+    assert predict_text(told).splitlines()[-1] == last
+    assert predict_table_text(predict_to_table(bundle, [folder], out)).splitlines()[-1] == last
+    done = subprocess.run(
+        [sys.executable, "-m", "leuk_ray", "predict", bundle, folder],
+        capture_output=True, text=True, timeout=100,
+    )  # fmt: skip
+    assert (done.returncode, done.stdout.splitlines()[-1]) == (0, last), done.stderr

@@ -69,7 +69,7 @@ def find_files(root: Path, used: Iterable[str] = ()) -> Found:
     """List every file under a folder, and folders that cannot be listed as rejected.
 
     Linked folders are followed after all others, each real folder once: a loop of links ends,
-    and what a link shows again is not listed again. A linked file is skipped where the image
+    and a link to what is listed already is skipped. A linked file is skipped where the image
     that it leads to is listed itself.
     """
     found, used = Found(), tuple(used)
@@ -119,6 +119,8 @@ def _real_folders(root: Path, found: Found) -> Iterator[tuple[str, list[os.DirEn
         if not skipped:
             real = os.path.realpath(folder)
             if real in seen:
+                detail = f"leads to {printable(real)}, which is listed"
+                found.skipped.append(Rejection(printable(folder[:-1]), "link", detail))
                 continue
             seen.add(real)
         try:
@@ -130,12 +132,15 @@ def _real_folders(root: Path, found: Found) -> Iterator[tuple[str, list[os.DirEn
             continue
         files = []
         for entry in entries:
+            inner = f"{folder}{entry.name}/"
             if not _is_folder(entry):
                 files.append(entry)
             elif not entry.is_symlink():
-                folders.append(f"{folder}{entry.name}/")
-            elif not skipped and not _skip_reason(f"{entry.name}/"):
-                linked.append(f"{folder}{entry.name}/")
+                folders.append(inner)
+            elif why := _skip_reason(inner.removeprefix(above)):
+                found.skipped.append(Rejection(printable(inner[:-1]), *why))
+            else:
+                linked.append(inner)
         yield folder, files
 
 
