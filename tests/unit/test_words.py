@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from leuk_ray.datasets.layouts import LayoutOptions, read_layout
 from leuk_ray.datasets.words import read_labels, subject_key, unify_subjects
 from leuk_ray.errors import UserError
+from leuk_ray.texts import prepare_text
 
 
 def table(tmp_path: Path, labels: list[str], subjects: list[str] | None = None) -> Path:
@@ -137,3 +138,25 @@ def test_writing_subjects_in_one_way_is_idempotent_and_joins_equal_keys_alone(su
         by_key.setdefault(subject_key(one), set()).add(name)
     assert all(len(found) == 1 for found in by_key.values())
     assert set(several) <= set(names)
+
+
+@pytest.mark.parametrize(
+    ("counts", "expected"),
+    [
+        ((5, 3), None),
+        ((5, 0), "no cell is healthy: the dataset can be audited, and a bundle evaluated on it,"),
+        ((0, 3), "no cell is ALL: the dataset can be audited, and a bundle evaluated on it, but"),
+        ((0, 0), "no cell is ALL or healthy: the dataset can be audited but not split or trained"),
+    ],
+)
+def test_a_dataset_without_a_class_is_told_what_it_is_for(counts: tuple[int, int], expected):
+    facts = {
+        "counts": dict.fromkeys(
+            ("files", "rows", "rejected", "skipped", "unlabelled", "subjects",
+             "rows_without_subject", "groups"), 0
+        ) | {"ALL": counts[0], "healthy": counts[1], "reasons": {}},
+        "labels": [], "subject_spellings": {},
+    }  # fmt: skip
+    told = prepare_text(Path("d"), facts)
+    assert ("warning" in told) == (expected is not None)
+    assert expected is None or expected in told
