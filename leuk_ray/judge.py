@@ -70,7 +70,11 @@ def judge(
         )
     rows = rows_with_role(dataset.cells, split, roles)
     if not len(rows):
-        raise UserError(f"{dataset.location}: has no cell to judge in {', '.join(roles)}")
+        raise UserError(
+            f"{dataset.location}: no labelled cell has the role {' or '.join(roles)}: there is "
+            "nothing to evaluate; for answers without labels give the image files to "
+            "`leuk-ray predict`"
+        )
     known = _known_validation(judged, dataset, split) if roles == ("test",) else None
     if known is None and judged.run is not None and roles == ("test",):
         rows = rows_with_role(dataset.cells, split, ("validation", "test"))
@@ -192,7 +196,7 @@ def split_of(judged: Judged, facts: Facts, dataset: PreparedDataset) -> pa.Table
     if judged.run is None:
         check_pixels(judged, facts, dataset)
         cells = eligible(dataset.cells)
-        role = pa.array(["test"] * len(cells))
+        role = pa.array(["test"] * len(cells), pa.string())
         return cells.select(["uid", "subject", "group"]).append_column("role", role)
     split = join(judged.run, "split.parquet")
     advice = f"give that one, or take {judged.bundle} instead of the run, on images stored alike"

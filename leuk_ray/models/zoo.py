@@ -7,6 +7,8 @@ bring code or weights along.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import timm
@@ -79,8 +81,8 @@ def _timm(settings: ModelSettings) -> ImageClassifier:
 def _alexnet(settings: ModelSettings) -> ImageClassifier:
     preprocess = Preprocess(settings.input_size, IMAGENET_MEAN, IMAGENET_STD)
     head = LinearHead(alexnet.EMBEDDING, 2, settings.dropout)
+    _try_size(alexnet.AlexNetBackbone, settings)
     backbone = alexnet.AlexNetBackbone()
-    _try_size(backbone, settings)
     return ImageClassifier(preprocess, backbone, head, own_pooling=True)
 
 
@@ -105,7 +107,8 @@ def _backbone(settings: ModelSettings, *, pooled: bool) -> nn.Module:
     name = settings.backbone
     check_backbone(name)
     options: Any = {} if pooled else {"global_pool": ""}
-    backbone = timm.create_model(name, pretrained=False, num_classes=0, **options)
+    create = partial(timm.create_model, name, pretrained=False, num_classes=0, **options)
+    backbone = create()
     config: Any = backbone.pretrained_cfg
     size = config["input_size"][-1]
     if config.get("fixed_input_size") and settings.input_size != size:
@@ -113,39 +116,42 @@ def _backbone(settings: ModelSettings, *, pooled: bool) -> nn.Module:
             f"model.input_size {settings.input_size}: {name} takes {size} pixels and no other "
             f"size; set model.input_size={size}"
         )
+    shape, used = _try_size(create, settings)
     if pooled:
-        _try_size(backbone, settings)
         return backbone
-    used: set[nn.Module] = set()
-    hooks = [
-        module.register_forward_hook(lambda module, *_: used.add(module))
-        for module in backbone.modules()
-    ]
-    shape = _try_size(backbone, settings)
-    for hook in hooks:
-        hook.remove()
     if len(shape) != 4 or shape[1] != backbone.num_features:
         raise UserError(
             f"model.backbone {name!r}: gives no feature map (shape {shape}), so attention has "
             "nothing to weigh; take a convolutional one, or attention=none"
         )
     # What follows the feature map (the fully connected layers of VGG) would never train.
-    for child, module in list(backbone.named_children()):
-        if used.isdisjoint(module.modules()):
+    for child, _ in list(backbone.named_children()):
+        if child not in used:
             setattr(backbone, child, nn.Identity())
     return backbone
 
 
 @torch.no_grad()
-def _try_size(backbone: nn.Module, settings: ModelSettings) -> tuple[int, ...]:
-    """The shape of the features, from a trial on zeros."""
+def _try_size(
+    create: Callable[[], nn.Module], settings: ModelSettings
+) -> tuple[tuple[int, ...], set[str]]:
+    """The shape of the features, and which children of the network make them.
+
+    Tried on PyTorch's meta device, which knows shapes and computes nothing.
+    """
     side = settings.input_size
+    used: set[str] = set()
     try:
-        features = backbone.eval().forward_features(torch.zeros(1, 3, side, side))  # pyright: ignore[reportCallIssue]
+        with torch.device("meta"):
+            trial: Any = create().eval()
+            for child, top in trial.named_children():
+                for module in top.modules():
+                    module.register_forward_hook(lambda *_, child=child: used.add(child))
+            features = trial.forward_features(torch.zeros(1, 3, side, side))
     except (RuntimeError, AssertionError, ValueError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise UserError(
             f"model.input_size {side}: {settings.title} cannot take it ({reason}); "
             "choose another size"
         ) from error
-    return tuple(features.shape)
+    return tuple(features.shape), used

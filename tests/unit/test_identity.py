@@ -97,6 +97,13 @@ def test_too_few_cells_to_calibrate_on_say_what_to_enlarge(run: Path, tmp_path: 
     assert _larger(Judged(run / "bundle", None), pa.table(rows)) == "give a dataset with more"
 
 
+def test_cells_without_a_label_are_nothing_to_evaluate(run: Path, tmp_path: Path):
+    unlabelled = dataset(label=[None] * 6)
+    with pytest.raises(UserError, match=r"no labelled cell has the role test.*leuk-ray predict"):
+        judge(Judged(run / "bundle", None), unlabelled, tmp_path / "report")
+    assert not (tmp_path / "report").exists()
+
+
 @pytest.mark.parametrize("what", CHANGES)
 def test_a_run_meets_no_other_dataset(run: Path, tmp_path: Path, what: str):
     """The error names what differs, whichever command asks."""

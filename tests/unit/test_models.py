@@ -1,10 +1,11 @@
-from typing import get_args
+from typing import Any, get_args
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 from pydantic import ValidationError
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from leuk_ray.errors import UserError
 from leuk_ray.models.preprocess import Preprocess
@@ -156,3 +157,26 @@ def test_weights_that_cannot_be_had_are_told_in_one_line(monkeypatch):
     with pytest.raises(UserError, match=r"no route to host\); .*weights=scratch") as caught:
         build(ModelSettings(backbone="resnet18.a1_in1k", input_size=64), load_weights=True)
     assert "\n" not in str(caught.value)
+
+
+class _Convolutions(TorchDispatchMode):
+    """Notes the device of every convolution."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.devices: list[str] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is torch.ops.aten.convolution.default:
+            self.devices.append(args[0].device.type)
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("attention", ["none", "multi"])
+def test_building_a_network_computes_nothing(attention: str):
+    """A trial on real pixels took most of the time of small commands."""
+    settings = ModelSettings.model_validate({"attention": attention})
+    with _Convolutions() as seen:
+        model = build(settings, load_weights=False)
+    assert set(seen.devices) == {"meta"}
+    assert {parameter.device.type for parameter in model.parameters()} == {"cpu"}
