@@ -22,8 +22,8 @@ from parts import Findings, Part, findings_file, run_parts
 
 # Part -> module, seconds it may take at most. Parts of gpu_right time nothing and run at once.
 PARTS = {
-    "tests": ("gpu_right", 90),
-    "losses": ("gpu_right", 120),
+    "tests": ("gpu_right", 150),
+    "losses": ("gpu_right", 150),
     "augment": ("gpu_right", 60),
     "resume": ("gpu_right", 90),
     "precision": ("gpu_right", 90),
@@ -32,7 +32,7 @@ PARTS = {
     "split": ("gpu_fast", 40),
     "engines": ("gpu_fast", 80),
     "loader": ("gpu_fast", 60),
-    "serve": ("gpu_ray", 90),
+    "serve": ("gpu_ray", 150),
     "feeds": ("gpu_ray", 90),
     "compiled": ("gpu_fast", 150),
 }

@@ -7,9 +7,9 @@ the CPU as float32 lies from float64 on the CPU itself, measured in the same run
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
-import xml.etree.ElementTree as ET
 from pathlib import Path
 
 import numpy as np
@@ -31,21 +31,24 @@ def tests(bench: Bench) -> None:
     files = [
         str(f) for f in sorted(ROOT.glob("tests/unit/test_*.py")) if "mark.gpu" in f.read_text()
     ]
-    report = bench.scratch / "tests.xml"
-    command = [sys.executable, "-m", "pytest", "-m", "gpu", *files, f"--junitxml={report}"]
-    subprocess.run(command, cwd=ROOT)
-    cases = list(ET.parse(report).iter("testcase"))
-    failed = [
-        case for case in cases if case.find("failure") is not None or case.find("error") is not None
-    ]
-    skipped = [case for case in cases if case.find("skipped") is not None]
-    for case in failed:
-        trouble = case.find("failure") if case.find("failure") is not None else case.find("error")
-        assert trouble is not None
-        bench.findings.note(f"{case.get('name')}: {trouble.get('message', '')[:300]}")
+    command = [sys.executable, "-m", "pytest", "-v", "-m", "gpu", *files]
+    environment = os.environ | {"PYTHONUNBUFFERED": "1"}
+    outcomes = {"PASSED": 0, "FAILED": 0, "ERROR": 0, "SKIPPED": 0}
+    with subprocess.Popen(
+        command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        for line in process.stdout:
+            print(line, end="", flush=True)
+            name, _, outcome = line.partition(" ")
+            outcome = outcome.split(" ")[0]
+            if "::" in name and outcome in outcomes:  # a summary's lines begin with the outcome
+                outcomes[outcome] += 1
+                bench.findings.note(f"{name.rpartition('/')[2]}: {outcome.lower()}")
+    failed = outcomes["FAILED"] + outcomes["ERROR"]
     bench.findings.add(
-        Result("tests marked gpu: failed", [len(failed)], 0, "tests", "less"),
-        Result("tests marked gpu: passed", [len(cases) - len(failed) - len(skipped)], unit="tests"),
+        Result("tests marked gpu: failed", [failed], 0, "tests", "less"),
+        Result("tests marked gpu: passed", [outcomes["PASSED"]], unit="tests"),
     )
 
 

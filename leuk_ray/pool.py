@@ -156,7 +156,7 @@ def _on_pool(
     actors = min(actors, len(blocks))
     done = ray.data.from_arrow(blocks).map_batches(
         actor,
-        batch_size=None,
+        batch_size=len(blocks[0]),  # as they are cut; Ray Data asks for a number where GPUs work
         batch_format="pyarrow",
         compute=ray.data.ActorPoolStrategy(size=actors),
         num_gpus=1 if gpus else 0,

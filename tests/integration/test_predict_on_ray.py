@@ -4,7 +4,9 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
+import ray
 
+from leuk_ray.pool import answer_on_pool
 from leuk_ray.prediction import predict_to_table
 from tests.serving_bundles import cells, encode, write_small_bundle
 
@@ -24,3 +26,10 @@ def test_a_pool_answers_as_one_process_does(tmp_path: Path):
     ours, theirs = pq.read_table(pool).to_pydict(), pq.read_table(alone).to_pydict()
     assert ours.pop("probability") == pytest.approx(theirs.pop("probability"), abs=1e-5)
     assert ours == theirs
+
+
+def test_ray_data_takes_the_plan_of_a_pool_on_gpus(monkeypatch):
+    """Without a GPU nothing more can be asked: Ray Data plans, and nobody reads the result."""
+    monkeypatch.setattr(ray.data.Dataset, "iter_batches", lambda *_, **__: iter([]))
+    files = [(f"{number}.png", Path(f"{number}.png")) for number in range(9)]
+    assert list(answer_on_pool(Path("bundle"), files, range(9), actors=1, gpus=True)) == []
