@@ -3,9 +3,10 @@
 `headers` refuses what a header shows to be unusable before a pixel is decoded, `decoding` turns
 a file into RGB, `colour` converts ICC profiles to sRGB, `storage` crops and resizes to the
 pixels that a dataset stores and a network is served. `read` is all of them, for training,
-batches and HTTP alike.
+batches and HTTP alike. `cost` tells which files decode fast.
 """
 
+from leuk_ray.images.cost import plain_pixels
 from leuk_ray.images.decoding import Picture, decode, decode_picture
 from leuk_ray.images.headers import FORMATS, MAX_BYTES, MAX_PIXELS, BadImageError, file_bytes
 from leuk_ray.images.storage import (
@@ -32,6 +33,7 @@ __all__ = [
     "decode",
     "decode_picture",
     "file_bytes",
+    "plain_pixels",
     "read",
     "to_storage",
 ]

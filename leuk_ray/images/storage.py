@@ -47,7 +47,8 @@ def to_storage(pixels: np.ndarray, settings: StorageSettings) -> np.ndarray:
         (size, size, 3) uint8, C-contiguous.
 
     Raises:
-        BadImageError: what is not black is too long and thin for a square around it.
+        BadImageError: the image, or what of it is not black, is too long and thin for a square
+            around it.
     """
     if settings.crop == "center":
         pixels = _center(pixels)
@@ -93,7 +94,7 @@ def _center(pixels: np.ndarray) -> np.ndarray:
 def _pad(pixels: np.ndarray) -> np.ndarray:
     """The image in the middle of a square, mirrored on both sides of it."""
     height, width = pixels.shape[:2]
-    side = max(height, width)
+    side = _checked(max(height, width))
     top, left = (side - height) // 2, (side - width) // 2
     around = ((top, side - height - top), (left, side - width - left), (0, 0))
     return np.pad(pixels, around, mode="symmetric") if height != width else pixels
@@ -106,10 +107,15 @@ def _tight(pixels: np.ndarray) -> np.ndarray:
         return pixels
     rows, columns = np.flatnonzero(cell.any(axis=1)), np.flatnonzero(cell.any(axis=0))
     top, bottom, left, right = rows[0], rows[-1] + 1, columns[0], columns[-1] + 1
-    side = int(np.ceil(1.1 * max(bottom - top, right - left)))
-    if side * side > 2 * MAX_PIXELS:
-        raise BadImageError("too_large", "far longer than wide; give one cell")
+    side = _checked(int(np.ceil(1.1 * max(bottom - top, right - left))))
     square = np.zeros((side, side, 3), np.uint8)
     y, x = (side - (bottom - top)) // 2, (side - (right - left)) // 2
     square[y : y + bottom - top, x : x + right - left] = pixels[top:bottom, left:right]
     return square
+
+
+def _checked(side: int) -> int:
+    """The side of a square, which may have twice as many pixels as an image."""
+    if side * side > 2 * MAX_PIXELS:
+        raise BadImageError("too_large", "far longer than wide; give one cell")
+    return side

@@ -102,7 +102,10 @@ class Reader:
 
     def read(self, name: str, data: bytes) -> Cell:
         """Decode one image file and look at its pixels; raises BadImageError."""
-        pixels = images.read(data, self.facts.storage)
+        return self.cell(name, data, images.read(data, self.facts.storage))
+
+    def cell(self, name: str, data: bytes, pixels: np.ndarray) -> Cell:
+        """Look at the pixels, (S, S, 3) uint8, that a file was decoded to."""
         features = measure(pixels)
         reasons = tuple(pixel_reasons(features, self.facts.scope))
         return Cell(name, hashlib.sha256(data).hexdigest(), pixels, features, reasons)

@@ -20,6 +20,7 @@ from leuk_ray.evaluation.subjects import summarise
 from leuk_ray.images import BadImageError
 from leuk_ray.inference.classifier import Cell, Failure, Prediction
 from leuk_ray.serving import openinference
+from leuk_ray.serving.decoding import Named
 from leuk_ray.serving.docs import DESCRIPTION, PREDICT_BODY, add_docs, page_headers
 from leuk_ray.serving.forms import check_query, read_body
 from leuk_ray.serving.guard import Guard
@@ -28,7 +29,7 @@ from leuk_ray.serving.listing import describe_all
 from leuk_ray.serving.models import Models
 from leuk_ray.serving.monitoring import Metrics
 from leuk_ray.serving.problems import Problem
-from leuk_ray.serving.runner import Named, Runner
+from leuk_ray.serving.runner import Runner
 from leuk_ray.serving.schemas import (
     PROBLEMS,
     ModelsOut,
@@ -71,7 +72,7 @@ def create_api(models: Models, limits: Limits, keys: ApiKeys | None, metrics: Me
     @api.get("/readyz", tags=["health"])
     async def readyz() -> dict[str, str]:
         """The models are loaded and run."""
-        await models.check()
+        await models.check_ready()
         return {"status": "ready"}
 
     @api.get("/v1/models", tags=["models"], response_model=ModelsOut)
@@ -98,7 +99,7 @@ def create_api(models: Models, limits: Limits, keys: ApiKeys | None, metrics: Me
         check_query(request, ("model", "explain"))
         runner = await models.get(model, request.state.request_id)
         files, subject = await read_body(request, limits)
-        read = await runner.read(files)
+        read = await runner.read(files, request.state.holder)
         cells = [item for item in read if isinstance(item, Cell)]
         if not cells:
             raise _no_image(files, read)

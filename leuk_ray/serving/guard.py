@@ -107,6 +107,7 @@ class _Request:
         admitted = False
         try:
             await self._authenticate()
+            self.scope["state"]["holder"] = self.owner or self.id
             self._check_encoding()
             self._check_length()
             if self.path not in OPEN_PATHS:

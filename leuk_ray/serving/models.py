@@ -13,10 +13,11 @@ from leuk_ray.errors import UserError
 from leuk_ray.inference.classifier import Prediction
 from leuk_ray.locations import Location, parse
 from leuk_ray.registry import BrokenError
+from leuk_ray.serving.decoding import Named
 from leuk_ray.serving.monitoring import Metrics
 from leuk_ray.serving.problems import Problem
 from leuk_ray.serving.routing import Canaries
-from leuk_ray.serving.runner import Named, Runner
+from leuk_ray.serving.runner import Runner
 from leuk_ray.serving.settings import ServeSettings
 from leuk_ray.serving.shadow import Shadows
 from leuk_ray.serving.sources import Found, open_source
@@ -27,6 +28,7 @@ logger = logging.getLogger(__name__)
 _RESOLVE_SECONDS = 1.0
 _CHECK_SECONDS = 1.0
 _BROKEN_SECONDS = 10.0
+_READY_SECONDS = 2.0
 _MAX_REFERENCES = 1000
 
 
@@ -71,8 +73,22 @@ class Models:
                 await self._get_or_none(f"{name}@{canary}")
         await self.shadows.start()
 
+    async def check_ready(self) -> None:
+        """Check that a request would be answered soon.
+
+        Raises:
+            Problem: 503, `check` fails or takes more than 2 seconds.
+        """
+        try:
+            async with asyncio.timeout(_READY_SECONDS):
+                await self.check()
+        except (TimeoutError, RuntimeError) as error:
+            logger.error("not ready: %s", error or f"no answer in {_READY_SECONDS:g} s")
+            detail = f"no answer in {_READY_SECONDS:g} s, or none that is a number"
+            raise Problem(503, "not_ready", detail, headers={"Retry-After": "1"}) from error
+
     async def check(self) -> None:
-        """Run every loaded network once; callers share a run, and for a second its success.
+        """Decode and score with every loaded model; callers share a run, for a second its success.
 
         Raises:
             RuntimeError: a network gives no number.
@@ -182,7 +198,7 @@ class Models:
 
     async def _check(self) -> None:
         for runner in list(self._loaded.values()):
-            await runner.network.check()
+            await runner.check()
         self._checked = time.monotonic()
 
 

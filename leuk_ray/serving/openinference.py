@@ -76,7 +76,7 @@ def router(models: Models, limits: Limits) -> APIRouter:
 
     @routes.get("/health/ready")
     async def ready() -> dict[str, bool]:
-        await models.check()
+        await models.check_ready()
         return {"ready": True}
 
     @routes.get("/models/{name}")
@@ -107,7 +107,7 @@ def router(models: Models, limits: Limits) -> APIRouter:
         body, header_length = await request.body(), request.headers.get(_LENGTH_HEADER)
         document, files = await asyncio.to_thread(_parse, body, header_length, limits.files)
         named = [(str(number), data) for number, data in enumerate(files)]
-        read = await runner.read(named)
+        read = await runner.read(named, request.state.holder)
         cells = [item for item in read if isinstance(item, Cell)]
         for number, item in enumerate(read):
             if isinstance(item, BadImageError):

@@ -19,6 +19,7 @@ from leuk_ray.errors import UserError
 from leuk_ray.inference.classifier import Reader
 from leuk_ray.inference.explain import Explanation
 from leuk_ray.manifest import read_facts
+from leuk_ray.serving.decoding import Decoding
 from leuk_ray.serving.monitoring import Metrics
 from leuk_ray.serving.problems import Problem
 from leuk_ray.serving.runner import Batched, LocalNetwork, Runner, Scored
@@ -32,10 +33,11 @@ def local_runners(
     settings: ServeSettings, metrics: Metrics, batched: Batched
 ) -> Callable[[Found], Awaitable[Runner]]:
     """Makes runners whose networks run in this process."""
+    decoding = Decoding()
 
     def make(found: Found) -> Runner:
         network = LocalNetwork(found, settings, metrics, batched)
-        return Runner(found, network.classifier, network, metrics)
+        return Runner(found, network.classifier, network, metrics, decoding)
 
     return lambda found: asyncio.to_thread(make, found)
 
@@ -44,10 +46,12 @@ def remote_runners(
     predictor: DeploymentHandle[Any], metrics: Metrics
 ) -> Callable[[Found], Awaitable[Runner]]:
     """Makes runners whose networks run in another deployment."""
+    decoding = Decoding()
 
     async def make(found: Found) -> Runner:
         reader = Reader(await asyncio.to_thread(read_facts, found.path))
-        return Runner(found, reader, await RemoteNetwork.of(predictor, found), metrics)
+        network = await RemoteNetwork.of(predictor, found)
+        return Runner(found, reader, network, metrics, decoding)
 
     return make
 

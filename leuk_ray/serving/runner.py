@@ -6,11 +6,9 @@ import asyncio
 import base64
 import io
 import logging
-import os
+import struct
 from collections.abc import Awaitable, Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from functools import partial
-from typing import Any, ParamSpec, Protocol, TypeVar
+from typing import Any, Protocol
 
 import numpy as np
 from PIL import Image
@@ -18,15 +16,12 @@ from PIL import Image
 from leuk_ray.images import BadImageError
 from leuk_ray.inference.classifier import Cell, Classifier, Failure, Prediction, Reader, Scores
 from leuk_ray.inference.explain import Explanation, explain_pixels, overlay
+from leuk_ray.serving.decoding import Decoding, Named, Threads
 from leuk_ray.serving.drift import Drift, Shift
 from leuk_ray.serving.monitoring import Metrics
 from leuk_ray.serving.schemas import ModelInfo
 from leuk_ray.serving.settings import ServeSettings
 from leuk_ray.serving.sources import Found, fingerprint
-
-Named = tuple[str, bytes]
-P = ParamSpec("P")
-T = TypeVar("T")
 
 Scored = tuple[Scores, int]
 # Turns a function of many images into one of one image, whose calls share forward passes; the
@@ -35,6 +30,9 @@ Batched = Callable[
     [Callable[[list[np.ndarray]], Awaitable[list[Scored]]], int],
     Callable[[np.ndarray], Awaitable[Scored]],
 ]
+
+_HEAD = struct.pack("<IHHIIiiHHIIiiII", 58, 0, 0, 54, 40, 1, 1, 1, 24, 0, 4, 0, 0, 0, 0)
+_PICTURE = b"BM" + _HEAD + bytes(4)  # of one black pixel
 
 logger = logging.getLogger(__name__)
 
@@ -57,17 +55,6 @@ class Network(Protocol):
         ...
 
 
-class _Pool:
-    """A few threads of their own, awaited from the event loop."""
-
-    def __init__(self, num_threads: int, name: str) -> None:
-        self._threads = ThreadPoolExecutor(num_threads, name)
-
-    async def run(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        call = partial(function, *args, **kwargs)
-        return await asyncio.get_running_loop().run_in_executor(self._threads, call)
-
-
 class LocalNetwork:
     """A network of this process, scoring in threads of its own."""
 
@@ -81,9 +68,9 @@ class LocalNetwork:
         self.max_batch_size = settings.max_batch_size
         self.metrics = metrics
         at_once = self.classifier.engine.batches_at_once
-        self._forward = _Pool(at_once, "forward")
+        self._forward = Threads(at_once, "forward")
         # An explanation hooks into the PyTorch network: none beside another, nor beside a pass.
-        self._explain = self._forward if at_once == 1 else _Pool(1, "explain")
+        self._explain = self._forward if at_once == 1 else Threads(1, "explain")
         self.score = batched(self._score_batch, at_once)
         for num in range(1, self.max_batch_size + 1):
             self.classifier.score(self._black(num))
@@ -115,7 +102,9 @@ class LocalNetwork:
 class Runner:
     """A model that answers: what reads and decides, in threads, and its network."""
 
-    def __init__(self, found: Found, reader: Reader, network: Network, metrics: Metrics) -> None:
+    def __init__(
+        self, found: Found, reader: Reader, network: Network, metrics: Metrics, decoding: Decoding
+    ) -> None:
         self.reader = reader
         self.network = network
         self.info = ModelInfo(
@@ -125,7 +114,7 @@ class Runner:
             engine=network.engine,
         )
         self.metrics = metrics
-        self._decoding = _Pool(os.cpu_count() or 1, "decode")
+        self._decoding = decoding
         scope = reader.facts.scope
         self._drift = Drift(scope.typical if scope else {})
         self._alarmed = False
@@ -135,9 +124,18 @@ class Runner:
         """How far the latest pictures have strayed from the training cells."""
         return self._drift.shift()
 
-    async def read(self, files: Sequence[Named]) -> list[Cell | BadImageError]:
-        """Decode named files; a bad one is an item."""
-        return await asyncio.gather(*(self._decoding.run(self._read, file) for file in files))
+    async def read(self, files: Sequence[Named], holder: str) -> list[Cell | BadImageError]:
+        """`Decoding.read`, with bad files counted."""
+        read = await self._decoding.read(self.reader, files, holder)
+        for item in read:
+            if isinstance(item, BadImageError):
+                self.metrics.rejected(item.reason)
+        return read
+
+    async def check(self) -> None:
+        """Decode an image and run the network; raises RuntimeError if it gives no number."""
+        await self._decoding.read(self.reader, [("check", _PICTURE)], "check")
+        await self.network.check()
 
     async def judge(self, cells: Sequence[Cell]) -> tuple[list[Prediction | Failure], list[Scored]]:
         """Answers for decoded cells, scored in one batch with those of other requests."""
@@ -171,7 +169,7 @@ class Runner:
         explained = await self.network.explain(np.stack([cell.pixels for cell in cells]))
         drawn = await asyncio.gather(
             *(
-                self._decoding.run(_picture, cell.pixels, explanation.heat)
+                self._decoding.threads.run(_picture, cell.pixels, explanation.heat)
                 for cell, explanation in zip(cells, explained, strict=True)
             )
         )
@@ -192,13 +190,6 @@ class Runner:
                 self.info.name, shift.name, shift.effect,
             )  # fmt: skip
         self._alarmed = shift.alarm
-
-    def _read(self, file: Named) -> Cell | BadImageError:
-        try:
-            return self.reader.read(*file)
-        except BadImageError as error:
-            self.metrics.rejected(error.reason)
-            return error
 
 
 def _picture(pixels: np.ndarray, heat: np.ndarray) -> str:

@@ -15,8 +15,9 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import asdict, dataclass, field
 
 from leuk_ray.inference.classifier import Cell, Prediction
+from leuk_ray.serving.decoding import Named
 from leuk_ray.serving.monitoring import Metrics
-from leuk_ray.serving.runner import Named, Runner
+from leuk_ray.serving.runner import Runner
 from leuk_ray.serving.traffic import QUIET_SECONDS, Traffic
 
 _WAITING = 256  # requests
@@ -130,7 +131,7 @@ class Shadows:
 
     async def _compare(self, offer: _Offer) -> None:
         runner = await self._runner(offer.shadow)
-        read = await runner.read(offer.files)
+        read = await runner.read(offer.files, "shadow")
         cells = [item for item in read if isinstance(item, Cell)]
         theirs = iter((await runner.judge(cells))[0])
         compared = offer.compared

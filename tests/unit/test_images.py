@@ -1,6 +1,7 @@
 import io
 import struct
 import time
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -280,10 +281,11 @@ def test_unusable_bytes_are_named(data: bytes, reason: str):
     assert caught.value.detail
 
 
-def test_a_long_thin_picture_makes_no_huge_square():
+@pytest.mark.parametrize("crop", ["tight", "pad"])
+def test_a_long_thin_picture_makes_no_huge_square(crop: Literal["tight", "pad"]):
     data = encode(Image.new("L", (20_000, 1300), 200))
     with pytest.raises(BadImageError, match="far longer than wide") as caught:
-        images.read(data, StorageSettings(crop="tight"))
+        images.read(data, StorageSettings(crop=crop))
     assert caught.value.reason == "too_large"
 
 

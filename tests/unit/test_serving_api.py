@@ -296,7 +296,7 @@ def test_explaining_beside_scoring_leaves_every_cell_its_own_probability(bundle:
         runner = await models_from(bundle, max_batch_size=4).get("small")
         network = runner.network.classifier.model
         network.feature_map.register_forward_pre_hook(lambda *_: time.sleep(0.02))  # passes overlap
-        read = [cell for cell in await runner.read(files) if isinstance(cell, Cell)]
+        read = [cell for cell in await runner.read(files, "lab") if isinstance(cell, Cell)]
         answers, explained = await asyncio.gather(runner.answer(read), runner.explain(read))
         return [answer.probability for answer in answers], explained
 

@@ -15,10 +15,10 @@ import numpy as np
 import pytest
 from fastapi import FastAPI
 
+from leuk_ray.inference.classifier import Reader
 from leuk_ray.serving import guard
 from leuk_ray.serving.api import create_api
 from leuk_ray.serving.monitoring import Metrics
-from leuk_ray.serving.runner import Runner
 from leuk_ray.serving.settings import Limits
 from tests.serving_bundles import cells, client_of, encode, models_from, write_small_bundle
 
@@ -148,10 +148,10 @@ def test_nothing_that_is_sent_reaches_the_logs(client, caplog, monkeypatch):
         client.post(path, content=image)
     client.request("MEIER", "/v1/predict")
 
-    def fail(_: Runner, file: tuple[str, bytes]) -> None:
-        raise ValueError(file[0])
+    def fail(_: Reader, name: str, data: bytes) -> None:
+        raise ValueError(name)
 
-    monkeypatch.setattr(Runner, "_read", fail)
+    monkeypatch.setattr(Reader, "read", fail)
     answer = client.post("/v1/predict", files=[("file", ("MEIER-5.png", image))])
     assert answer.status_code == 500
     lines = [r.getMessage() for r in caplog.records if r.name.startswith("leuk_ray")]

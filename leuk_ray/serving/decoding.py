@@ -1,0 +1,225 @@
+"""Decoding for requests: in threads, or in processes that end with their time.
+
+Files whose header bounds the time to decode (`images.plain_pixels`) are decoded in threads of the
+replica, a few of one request at a time. What else may be an image, such as a progressive JPEG or
+WebP, goes to processes, which are killed where a file takes too long or its sender goes away.
+Nobody with a file of the first kind waits for one of the second, and of the second nobody waits
+for those of a single key.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from typing import IO, ParamSpec, TypeVar, cast
+from weakref import WeakValueDictionary
+
+import numpy as np
+
+from leuk_ray.images import BadImageError, StorageSettings, plain_pixels
+from leuk_ray.inference.classifier import Cell, Reader
+from leuk_ray.serving.decoder import Done, Job
+from leuk_ray.serving.problems import Problem
+from leuk_ray.serving.traffic import Shares
+
+_FILE_PIXELS = 2**23  # of a file for a thread; a camera's field of view has 5 million
+_REQUEST_PIXELS = 2**26  # of all such files of a request
+_FEW = min(4, os.cpu_count() or 1)  # threads that one request takes at a time
+_PROCESSES = 4  # of which one request takes one at a time, and one key half
+_WAITING = 32  # requests with files for processes, of which one key takes half
+_FILE_SECONDS = 2.0  # of processor time; the largest progressive JPEG takes 1.1
+_REQUEST_SECONDS = 5.0  # of all files of a request in processes
+
+Named = tuple[str, bytes]
+P = ParamSpec("P")
+T = TypeVar("T")
+
+logger = logging.getLogger(__name__)
+
+
+class Threads:
+    """A few threads of their own, awaited from the event loop."""
+
+    def __init__(self, num_threads: int, name: str) -> None:
+        self._threads = ThreadPoolExecutor(num_threads, name)
+
+    async def run(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Call a function in one of them."""
+        call = partial(function, *args, **kwargs)
+        return await asyncio.get_running_loop().run_in_executor(self._threads, call)
+
+
+class Decoding:
+    """What decodes the files of a replica's requests."""
+
+    def __init__(self) -> None:
+        self.threads = Threads(os.cpu_count() or 1, "decode")
+        self._processes = _Processes()
+        self._waiting = Shares(_WAITING)
+        self._halves: WeakValueDictionary[str, asyncio.Semaphore] = WeakValueDictionary()
+
+    async def read(
+        self, reader: Reader, files: Sequence[Named], holder: str
+    ) -> list[Cell | BadImageError]:
+        """Decode the files of a request; a bad one is an item. Cancelling ends the work.
+
+        Args:
+            reader: what to make of them.
+            files: named.
+            holder: the key that they came with, or the request where there are no keys.
+
+        Raises:
+            Problem: 413 for too many pixels, 503 where too many wait for a process.
+        """
+        pixels = [_plain(data) for _, data in files]
+        if sum(filter(None, pixels)) > _REQUEST_PIXELS:
+            detail = f"a request may have {_REQUEST_PIXELS} pixels in all its images; send several"
+            raise Problem(413, "pixels", detail)
+        few, any_slow = asyncio.Semaphore(_FEW), None in pixels
+        slow = _Slow(self._halves.setdefault(holder, asyncio.Semaphore(_PROCESSES // 2)))
+        if any_slow and not self._waiting.take(holder, 1):
+            detail = "too many images at once of kinds that take long to decode"
+            raise Problem(503, "overload", detail, headers={"Retry-After": "1"})
+        try:
+            return await asyncio.gather(
+                *(
+                    self._in_process(reader, file, slow)
+                    if known is None
+                    else self._in_thread(reader, file, few)
+                    for file, known in zip(files, pixels, strict=True)
+                )
+            )
+        finally:
+            if any_slow:
+                self._waiting.give_back(holder, 1)
+
+    async def _in_thread(
+        self, reader: Reader, file: Named, few: asyncio.Semaphore
+    ) -> Cell | BadImageError:
+        async with few:
+            return await self.threads.run(_read, reader, file)
+
+    async def _in_process(self, reader: Reader, file: Named, slow: _Slow) -> Cell | BadImageError:
+        name, data = file
+        async with slow.one, slow.half:
+            seconds = min(_FILE_SECONDS, slow.seconds)
+            found, spent = await self._processes.decode(data, reader.facts.storage, seconds)
+            slow.seconds -= spent
+        if isinstance(found, BadImageError):
+            return found
+        return await self.threads.run(reader.cell, name, data, found)
+
+
+class _Slow:
+    """What the files of a request in processes have: one at a time, and seconds together."""
+
+    def __init__(self, half: asyncio.Semaphore) -> None:
+        self.one, self.half = asyncio.Lock(), half
+        self.seconds = _REQUEST_SECONDS
+
+
+class _Processes:
+    """Processes that decode, started when they are needed."""
+
+    def __init__(self) -> None:
+        self._free = asyncio.Semaphore(_PROCESSES)
+        self._idle: list[_Process] = []
+        self._threads = Threads(_PROCESSES, "decoder")
+
+    async def decode(
+        self, data: bytes, storage: StorageSettings, seconds: float
+    ) -> tuple[np.ndarray | BadImageError, float]:
+        """Decode in one of them: pixels, (S, S, 3) uint8, or why not; and processor time in s."""
+        if seconds <= 0:
+            return _too_slow("the images of this request take", _REQUEST_SECONDS), 0.0
+        async with self._free:
+            process = self._idle.pop() if self._idle else _Process()
+            try:
+                return await self._threads.run(process.decode, data, storage, seconds)
+            except asyncio.CancelledError:
+                process.kill()
+                raise
+            finally:
+                if process.usable:
+                    self._idle.append(process)
+
+
+class _Process:
+    """One process; its methods may be called from different threads."""
+
+    def __init__(self) -> None:
+        self.usable = True
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def kill(self) -> None:
+        """End it, also where it is just being started."""
+        self.usable = False
+        if self._process is not None:
+            self._process.kill()
+
+    def decode(
+        self, data: bytes, storage: StorageSettings, seconds: float
+    ) -> tuple[np.ndarray | BadImageError, float]:
+        """Decode in it, and wait; see `_Processes.decode`."""
+        if self._process is None:
+            self._process = _started()
+        if not self.usable:
+            self._process.kill()
+        job = Job(num_bytes=len(data), storage=storage, seconds=seconds)
+        line = pixels = b""
+        try:
+            stdin = cast(IO[bytes], self._process.stdin)
+            stdin.write(job.model_dump_json().encode() + b"\n" + data)
+            stdin.flush()
+            stdout = cast(IO[bytes], self._process.stdout)
+            line = stdout.readline()
+            done = Done.model_validate_json(line or Done().model_dump_json())
+            pixels = stdout.read(done.num_bytes)
+        except OSError:
+            done = Done()
+        if not line or len(pixels) < done.num_bytes:
+            self.usable = False
+            return self._ended(seconds), seconds
+        if done.reason:
+            return BadImageError(done.reason, done.detail), done.seconds
+        return np.frombuffer(pixels, np.uint8).reshape(storage.size, -1, 3), done.seconds
+
+    def _ended(self, seconds: float) -> BadImageError:
+        assert self._process is not None
+        self._process.communicate()
+        if self._process.returncode == -signal.SIGPROF:
+            return _too_slow("it takes", seconds)
+        logger.error("a decoder ended with %s", self._process.returncode)
+        return BadImageError("truncated", "decoding it ended its process")
+
+
+def _started() -> subprocess.Popen[bytes]:
+    path = os.pathsep.join(filter(None, sys.path))  # a job's own checkout may be on it
+    environment = os.environ | {"PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", "leuk_ray.serving.decoder"]
+    return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment)
+
+
+def _plain(data: bytes) -> int | None:
+    """Pixels of a file for a thread; None for one that a process decodes."""
+    pixels = plain_pixels(data)
+    return None if pixels is None or pixels > _FILE_PIXELS else pixels
+
+
+def _read(reader: Reader, file: Named) -> Cell | BadImageError:
+    try:
+        return reader.read(*file)
+    except BadImageError as error:
+        return error
+
+
+def _too_slow(what: str, seconds: float) -> BadImageError:
+    detail = f"{what} more than {seconds:.1f} s to decode; save it as PNG or baseline JPEG"
+    return BadImageError("too_slow", detail)
