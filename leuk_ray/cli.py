@@ -33,7 +33,7 @@ def cli() -> None:
 
 
 def main() -> None:
-    """Entry point: 0 done, 2 the user's input was wrong (one line), 1 anything else."""
+    """Entry point: exit status 0 done, 2 a mistake of the user (one line), 130 Ctrl-C, 1 else."""
     with interruptible(_say_interrupted):
         try:
             cli(standalone_mode=False)

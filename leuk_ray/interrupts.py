@@ -26,7 +26,7 @@ _T = TypeVar("_T")
 
 @contextmanager
 def interruptible(say: Callable[[str], None]) -> Iterator[None]:
-    """Run a command that Ctrl-C can end at any moment; the process then exits with 1.
+    """Run a command that Ctrl-C can end at any moment; the process then exits with 130.
 
     Args:
         say: called with the text of the KeyboardInterrupt after an interrupted command has
@@ -71,7 +71,7 @@ def _exit() -> NoReturn:
     """Leave without the end of libraries whose threads still run: they crash there."""
     scratch.remove_own()
     sys.stderr.flush()
-    os._exit(1)
+    os._exit(130)  # 128 + SIGINT, as shells count it
 
 
 def _stop_ray() -> None:

@@ -210,7 +210,7 @@ def check_pixels(judged: Judged, facts: Facts, dataset: PreparedDataset) -> None
         raise UserError(
             f"{judged.bundle}: expects {facts.storage.crop} crops stored at {facts.storage.size} "
             f"px, {dataset.location} has {dataset.storage.crop} at {dataset.storage.size}; "
-            "prepare the images as it expects them"
+            f"prepare the images with --size {facts.storage.size} --crop {facts.storage.crop}"
         )
 
 

@@ -145,8 +145,9 @@ def refuse_existing(location: Location, what: str) -> None:
     """Raise a UserError when something already lies where `what` is to be written."""
     unfinished = not isinstance(location, Path) and exists(_beside(location))
     if exists(location) and not unfinished:
+        article = "an" if what[0] in "aeiou" else "a"
         raise UserError(
-            f"{location}: exists already, and a {what} is never overwritten; "
+            f"{location}: exists already, and {article} {what} is never overwritten; "
             "name another place or remove it"
         )
 

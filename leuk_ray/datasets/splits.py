@@ -8,11 +8,12 @@ crosses from training to test.
 from __future__ import annotations
 
 import contextlib
+import math
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from leuk_ray.datasets.holdout import (
     ROLES,
@@ -47,7 +48,7 @@ class SplitSettings(Settings):
         `slide-group-disjoint`: the same groups where subjects are unknown and slides stand for
         them (ALL-IDB). `official-folds`: C-NMC's folds. `image-random`: images, LEAKY.
         `paper-literal`: augmented copies, as saeed2022 does it (A05, then A06), LEAKY.
-    fractions: share of cells in train, validation and test (A06: 8:1:1).
+    fractions: share of cells in train, validation and test (A06: 8:1:1), each above 0, 1 in all.
     folds, fold: 0 for one hold-out; with 2 folds or more, test is fold `fold` (from 0) of that
         many. `official-folds` has three of its own: validation is fold `fold`, test the
         preliminary set; where that is missing, test is fold `fold` and validation the next one.
@@ -64,6 +65,13 @@ class SplitSettings(Settings):
     copies: int = 20_000
     source: str | None = None
     seed: int = Field(default=0, ge=0)
+
+    @field_validator("fractions")
+    @classmethod
+    def _share_all(cls, fractions: tuple[float, float, float]) -> tuple[float, float, float]:
+        if min(fractions) <= 0 or not math.isclose(sum(fractions), 1, abs_tol=0.005):
+            raise ValueError("give shares above 0 for train, validation and test that add up to 1")
+        return fractions
 
 
 def split_cells(cells: pa.Table, settings: SplitSettings) -> pa.Table:

@@ -32,7 +32,7 @@ def interrupted(words: list[str], when, tmp: Path) -> str:
             time.sleep(0.05)
         os.killpg(process.pid, signal.SIGINT)
         pressed = time.monotonic()
-        assert process.wait(timeout=30) == 1
+        assert process.wait(timeout=30) == 130
         assert time.monotonic() - pressed < 10
         stderr.seek(0)
         output = stderr.read()

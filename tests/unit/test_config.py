@@ -30,6 +30,8 @@ def test_overrides_by_full_or_short_name():
     [
         ("epoch=1", "no such setting; did you mean"),
         ("lr=fast", "training.lr: input should be a valid number"),
+        ("fractions=[0.5,0.5,0.5]", "split.fractions: give shares above 0 .* that add up to 1"),
+        ("fractions=[0.9,0.1,0]", "split.fractions: give shares above 0 .* that add up to 1"),
         ("epochs=0", "training.epochs: input should be greater than or equal to 1, given 0"),
         ("attention=more", "model.attention: 'more' is not known; choose one of none"),
         ("lr", "write key=value"),

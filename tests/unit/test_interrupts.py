@@ -52,6 +52,6 @@ def test_an_interrupted_command_ends_and_not_with_0(work: str, said: str):
     time.sleep(0.1)
     process.send_signal(signal.SIGINT)
     output, _ = process.communicate(timeout=10)
-    assert process.returncode == 1, output
+    assert process.returncode == 130, output
     assert said in output
     assert "Traceback" not in output
