@@ -80,3 +80,10 @@ def test_prepare_and_train_are_interrupted_and_go_on(tmp_path: Path):
     interrupted([*words, "--resume"], trains_again, tmp)
     again = json.loads((run / "attempts.jsonl").read_text().splitlines()[-1])
     assert 0 < again["epochs_done"] <= epochs
+
+    paper = tmp_path / "paper"
+    words = ["experiment", "saeed2022", "--data", str(dataset), "--out", str(paper)]
+    words += ["--scale", "tiny", "--models", "efficientnet-b0"]
+    output = interrupted(words, (paper / "tune" / "trials").exists, tmp)
+    assert f"interrupted. {paper} is intact; run the same command with --resume" in output
+    assert list(folder.iterdir()) == []
