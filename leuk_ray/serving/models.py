@@ -27,7 +27,7 @@ logger = logging.getLogger(__name__)
 
 _RESOLVE_SECONDS = 1.0
 _CHECK_SECONDS = 1.0
-_BROKEN_SECONDS = 10.0
+_BROKEN_SECONDS = (10.0, 600.0)  # before a version is loaded anew, from the first failure on
 _READY_SECONDS = 2.0
 _MAX_REFERENCES = 1000
 
@@ -35,8 +35,9 @@ _MAX_REFERENCES = 1000
 class Models:
     """Bundles by name, loaded when asked for; the least used leave where too many are loaded.
 
-    A promotion in the registry is followed without a pause: as long as the new champion
-    loads, the old one answers.
+    A promotion in the registry is followed without a pause and without a request: what is asked
+    for by name is looked up every second, and the old champion answers until the new one is
+    loaded. It goes on answering where the new one cannot be loaded, which is logged and counted.
     """
 
     def __init__(
@@ -63,7 +64,9 @@ class Models:
         self._checked = -_CHECK_SECONDS
         self._answering: dict[str, Location] = {}
         self._resolved: dict[str, tuple[float, Found]] = {}
-        self._broken: dict[Location, float] = {}
+        self._broken: dict[Location, tuple[float, float]] = {}  # until when, after how long
+        self._watching: asyncio.Task[None] | None = None
+        self._metrics = metrics
 
     async def start(self) -> None:
         """Load what answers where no model is named, or the first few of a registry."""
@@ -137,19 +140,45 @@ class Models:
             return None
 
     async def _get(self, wanted: str) -> Runner:
+        if self._watching is None or self._watching.done():
+            self._watching = asyncio.create_task(self._watch())
         found = self._resolve(wanted)
         if found.path in self._loaded:
             self._loaded.move_to_end(found.path)
             self._answering[wanted] = found.path
             return self._loaded[found.path]
-        if found.path not in self._loading:
-            task = asyncio.create_task(self._load(found))
-            self._loading[found.path] = task
-            task.add_done_callback(lambda _: self._loading.pop(found.path, None))
+        loading = self._begin(found)
         previous = self._answering.get(wanted)
         if previous in self._loaded:
             return self._loaded[previous]
-        return await asyncio.shield(self._loading[found.path])
+        if loading is None:
+            raise _cannot_load(found)
+        runner = await asyncio.shield(loading)
+        self._answering[wanted] = found.path
+        return runner
+
+    def _begin(self, found: Found) -> asyncio.Task[Runner] | None:
+        """The task that loads a bundle; None where that has failed a while ago."""
+        if found.path not in self._loading:
+            if time.monotonic() < self._broken.get(found.path, (0.0, 0.0))[0]:
+                return None
+            task = asyncio.create_task(self._load(found))
+            self._loading[found.path] = task
+            task.add_done_callback(lambda _: self._loading.pop(found.path, None))
+            task.add_done_callback(lambda done: done.cancelled() or done.exception())
+        return self._loading[found.path]
+
+    async def _watch(self) -> None:
+        """Load what the references that are answered have come to mean."""
+        while True:
+            await asyncio.sleep(_RESOLVE_SECONDS)
+            for reference, path in list(self._answering.items()):
+                try:
+                    found = await asyncio.to_thread(self.source.resolve, reference)
+                except UserError:  # requests are told, and the log by them
+                    continue
+                if path in self._loaded and found.path not in self._loaded:
+                    self._begin(found)
 
     def _resolve(self, reference: str) -> Found:
         now = time.monotonic()
@@ -186,15 +215,24 @@ class Models:
 
     async def _made(self, found: Found) -> Runner:
         async with self._one_load:
-            failed = self._broken.get(found.path)
-            if failed is not None and time.monotonic() - failed < _BROKEN_SECONDS:
+            until, waited = self._broken.get(found.path, (0.0, 0.0))
+            if time.monotonic() < until:
                 raise _cannot_load(found)
             try:
-                return await self._make(found)
-            except UserError as error:
-                self._broken[found.path] = time.monotonic()
-                logger.error("%s@%s: %s", found.name, found.version, error)
+                runner = await self._make(found)
+            except Problem:  # a predictor elsewhere is full or lost
+                raise
+            except Exception as error:
+                least, most = _BROKEN_SECONDS
+                waited = min(max(least, 2 * waited), most)
+                self._broken[found.path] = (time.monotonic() + waited, waited)
+                self._metrics.broken(found.name, found.version, True)
+                cause = error if isinstance(error, UserError) else type(error).__name__
+                logger.error("%s@%s cannot be loaded: %s", found.name, found.version, cause)
                 raise _cannot_load(found) from error
+            if self._broken.pop(found.path, None):
+                self._metrics.broken(found.name, found.version, False)
+            return runner
 
     async def _check(self) -> None:
         for runner in list(self._loaded.values()):

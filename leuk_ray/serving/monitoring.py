@@ -39,6 +39,11 @@ class Metrics:
         self._dropped = Counter(
             "leuk_ray_shadow_dropped", "Requests not compared: too many waited.", _tags("model")
         )
+        self._broken = Gauge(
+            "leuk_ray_model_broken",
+            "1 where a version cannot be loaded.",
+            _tags("model", "version"),
+        )
         self._rejected = Counter("leuk_ray_rejected", "What was refused.", _tags("reason"))
 
     def request(self, path: str, status: int, seconds: float) -> None:
@@ -67,6 +72,10 @@ class Metrics:
     def shadow_dropped(self, model: str) -> None:
         """A request that no shadow will see."""
         self._dropped.inc(1, {"model": model})
+
+    def broken(self, model: str, version: str, broken: bool) -> None:
+        """A version that cannot be loaded, or can again."""
+        self._broken.set(float(broken), {"model": model, "version": version})
 
     def rejected(self, reason: str) -> None:
         """A refused request or image."""

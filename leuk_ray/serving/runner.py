@@ -13,6 +13,7 @@ from typing import Any, Protocol
 import numpy as np
 from PIL import Image
 
+from leuk_ray.errors import UserError
 from leuk_ray.images import BadImageError
 from leuk_ray.inference.classifier import Cell, Classifier, Failure, Prediction, Reader, Scores
 from leuk_ray.inference.explain import Explanation, explain_pixels, overlay
@@ -61,7 +62,7 @@ class LocalNetwork:
     def __init__(
         self, found: Found, settings: ServeSettings, metrics: Metrics, batched: Batched
     ) -> None:
-        """Load it, and run it at every batch size."""
+        """Load it, and run it at every batch size; raises UserError if it cannot answer."""
         self.classifier = Classifier.load(found.path, settings.device, settings.engine)
         self.engine = self.classifier.engine.name
         self.name = found.name
@@ -73,7 +74,9 @@ class LocalNetwork:
         self._explain = self._forward if at_once == 1 else Threads(1, "explain")
         self.score = batched(self._score_batch, at_once)
         for num in range(1, self.max_batch_size + 1):
-            self.classifier.score(self._black(num))
+            scores = self.classifier.score(self._black(num))
+            if not np.isfinite(scores.probability).all():
+                raise UserError("the network gives no number")
 
     async def explain(self, pixels: np.ndarray) -> list[Explanation]:
         """Explain answers for cells, a batch at a time."""

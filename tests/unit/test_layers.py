@@ -80,8 +80,8 @@ def test_core_imports_no_driver(name: str):
     imported = {
         node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and node.module
     }
-    above = tuple(f"leuk_ray.{driver}" for driver in DRIVERS)
-    assert not [module for module in imported if module.startswith(above)]
+    above = tuple(f"leuk_ray.{driver}." for driver in DRIVERS)
+    assert not [module for module in imported if f"{module}.".startswith(above)]
 
 
 def test_settings_import_without_torch_and_ray():

@@ -3,17 +3,21 @@
 import asyncio
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 from starlette.testclient import TestClient
 
 from leuk_ray.errors import UserError
+from leuk_ray.inference.classifier import Classifier, Scores
 from leuk_ray.registry import Registry
 from leuk_ray.serving import models as models_module
 from leuk_ray.serving.models import Models
 from leuk_ray.serving.runner import LocalNetwork
 from leuk_ray.serving.schemas import ModelsOut
+from leuk_ray.serving.sources import Found
 from tests.serving_bundles import (
     cells,
     client_of,
@@ -101,6 +105,85 @@ def test_a_registry_answers_by_name_version_and_alias_and_follows_its_champion(t
         refused = client.post("/v1/predict", content=cell)
         assert refused.status_code == 422
         assert "one, two" in refused.json()["detail"]
+
+
+def champions(tmp_path: Path) -> tuple[Registry, bytes]:
+    """A registry of two versions, of which the first is the champion, and a cell."""
+    registry = Registry(tmp_path / "registry")
+    for seed in (1, 2):
+        registry.add(write_small_bundle(tmp_path / f"b{seed}", seed=seed), "one")
+    registry.promote("one", 1)
+    return registry, encode(cells(1)[0])
+
+
+def test_a_new_champion_answers_from_its_first_request_on(tmp_path: Path):
+    registry, cell = champions(tmp_path)
+    with client_of(registry.path) as client:
+        assert client.post("/v1/predict", content=cell).json()["model"]["version"] == "1"
+        registry.promote("one", 2)
+        models = models_of(client)
+        wait(lambda: len(models._loaded) == 2)
+        assert client.post("/v1/predict", content=cell).json()["model"]["version"] == "2"
+
+
+@pytest.mark.parametrize("kind", [UserError, RuntimeError])
+def test_a_champion_that_cannot_be_loaded_leaves_the_old_one_answering(
+    kind: type[Exception], tmp_path: Path, monkeypatch, caplog
+):
+    registry, cell = champions(tmp_path)
+    loads: list[str] = []
+    load = LocalNetwork.__init__
+
+    def fails(self: LocalNetwork, found: Found, *args) -> None:
+        loads.append(found.version)
+        if found.version == "2" and broken:
+            raise kind("weights of another network")
+        load(self, found, *args)
+
+    monkeypatch.setattr(LocalNetwork, "__init__", fails)
+    monkeypatch.setattr(models_module, "_RESOLVE_SECONDS", 0.05)
+    monkeypatch.setattr(models_module, "_BROKEN_SECONDS", (1.0, 1.0))
+    broken, told = True, []
+    with client_of(registry.path) as client:
+
+        def answer() -> tuple[int, str]:
+            answer = client.post("/v1/predict", content=cell)
+            return answer.status_code, answer.json()["model"]["version"]
+
+        assert answer() == (200, "1")
+        monkeypatch.setattr(models_of(client)._metrics, "broken", lambda *state: told.append(state))
+        registry.promote("one", 2)
+        wait(lambda: told != [])
+        assert {answer() for _ in range(30)} == {(200, "1")}
+        assert client.post("/v1/predict?model=one@2", content=cell).status_code == 503
+        assert loads == ["1", "2"], "no load at every request"
+        cause = "weights of another network" if kind is UserError else "RuntimeError"
+        lines = [r.getMessage() for r in caplog.records if "one@2" in r.getMessage()]
+        assert lines == [f"one@2 cannot be loaded: {cause}"]
+        broken = False
+        wait(lambda: answer() == (200, "2"))
+    assert told == [("one", "2", True), ("one", "2", False)]
+
+
+def wait(holds: Callable[[], bool]) -> None:
+    end = time.monotonic() + 20
+    while not holds():
+        assert time.monotonic() < end
+        time.sleep(0.02)
+
+
+def test_a_network_that_gives_no_number_is_not_loaded(tmp_path: Path, monkeypatch):
+    score = Classifier.score
+
+    def nothing(self: Classifier, pixels: np.ndarray) -> Scores:
+        scores = score(self, pixels)
+        scores.probability[:] = np.nan
+        return scores
+
+    monkeypatch.setattr(Classifier, "score", nothing)
+    with client_of(write_small_bundle(tmp_path / "small")) as client:
+        answer = client.post("/v1/predict", content=encode(cells(1)[0]))
+    assert (answer.status_code, answer.json()["reason"]) == (503, "broken_model")
 
 
 def registry_of(folder: Path, *names: str) -> Registry:
