@@ -8,7 +8,6 @@ import json
 import logging
 import re
 import time
-import traceback
 import uuid
 from collections import deque
 from collections.abc import Callable
@@ -21,7 +20,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from leuk_ray.serving.keys import ApiKeys
 from leuk_ray.serving.loopback import check_local
-from leuk_ray.serving.problems import Problem
+from leuk_ray.serving.problems import Problem, without_texts
 from leuk_ray.serving.settings import Limits
 from leuk_ray.serving.traffic import Shares, Traffic
 
@@ -130,7 +129,7 @@ class _Request:
             if self.status == 0:  # nobody reads it; without one Serve would count a 500
                 await Response(status_code=_HANG_UP)(self.scope, self._receive, self.send)
         except Exception as error:
-            logger.error("request %s failed:\n%s", self.id, _without_texts(error))
+            logger.error("request %s failed:\n%s", self.id, without_texts(error))
             guard.rejected("internal")
             if self.status == 0:
                 problem = Problem(500, "internal", f"this is our fault; tell us {self.id}")
@@ -240,13 +239,3 @@ class _Request:
 
 def _overload(detail: str, **headers: str) -> Problem:
     return Problem(503, "overload", detail, headers={"Retry-After": "1"} | headers)
-
-
-def _without_texts(error: BaseException) -> str:
-    """Format an exception and its causes: kinds and places, no messages, which may quote names."""
-    parts = []
-    cause: BaseException | None = error
-    while cause is not None:
-        parts.append("".join(traceback.format_tb(cause.__traceback__)) + type(cause).__name__)
-        cause = cause.__cause__ or cause.__context__
-    return "\n".join(parts)

@@ -1,7 +1,8 @@
-"""Errors as application/problem+json (RFC 9457)."""
+"""Errors as application/problem+json (RFC 9457), and as lines of a log."""
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Mapping
 from http import HTTPStatus
 from typing import Any
@@ -49,3 +50,13 @@ class Problem(Exception):  # noqa: N818 (the RFC's word)
             **self.members,
         }
         return JSONResponse(document, self.status, self.headers, MEDIA_TYPE)
+
+
+def without_texts(error: BaseException) -> str:
+    """Format an exception and its causes: kinds and places, no messages, which may quote names."""
+    parts = []
+    cause: BaseException | None = error
+    while cause is not None:
+        parts.append("".join(traceback.format_tb(cause.__traceback__)) + type(cause).__name__)
+        cause = cause.__cause__ or cause.__context__
+    return "\n".join(parts)

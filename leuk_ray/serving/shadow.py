@@ -17,6 +17,7 @@ from dataclasses import asdict, dataclass, field
 from leuk_ray.inference.classifier import Cell, Prediction
 from leuk_ray.serving.decoding import Named
 from leuk_ray.serving.monitoring import Metrics
+from leuk_ray.serving.problems import without_texts
 from leuk_ray.serving.runner import Runner
 from leuk_ray.serving.traffic import QUIET_SECONDS, Traffic
 
@@ -92,8 +93,8 @@ class Shadows:
         for reference in self._references:
             try:
                 await self._runner(reference)
-            except Exception:
-                logger.exception("shadow %s is not compared", reference)
+            except Exception as error:
+                logger.error("shadow %s is not compared:\n%s", reference, without_texts(error))
 
     def offer(self, runner: Runner, files: list[Named], answers: list[Prediction]) -> None:
         """Files that `runner` answered, for each shadow of its model; returns at once."""
@@ -121,9 +122,9 @@ class Shadows:
             self._bytes -= offer.num_bytes
             try:
                 await self._compare(offer)
-            except Exception:  # whatever a shadow does, nobody waits for it
+            except Exception as error:  # whatever a shadow does, nobody waits for it
                 offer.compared.failed += len(offer.files)
-                logger.exception("shadow %s gave no answer", offer.shadow)
+                logger.error("shadow %s gave no answer:\n%s", offer.shadow, without_texts(error))
             if not self._waiting:  # what comes until the next line is in it
                 await asyncio.sleep(max(0.0, self._logged + _LOG_SECONDS - time.monotonic()))
             if time.monotonic() - self._logged >= _LOG_SECONDS:

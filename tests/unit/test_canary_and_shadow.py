@@ -141,14 +141,18 @@ def test_a_shadow_that_fails_or_falls_behind_costs_nobody_an_answer(registry, mo
     data = CELL
     with client_of(registry.path, shadows=("small@3",)) as client:
 
+        named = "MEIER.png"
+
         async def fail(*_) -> None:
-            raise ZeroDivisionError
+            raise ZeroDivisionError(named)
 
         monkeypatch.setattr(models_of(client).shadows, "_compare", fail)
         assert client.post("/v1/predict", content=data).status_code == 200
         assert wait_for(client, 1).failed == 1
         time.sleep(0.1)
         assert "gave no answer" in caplog.text
+        assert "ZeroDivisionError" in caplog.text
+        assert "MEIER" not in caplog.text
         monkeypatch.setattr(shadow_module, "_WAITING", 3)
         traffic = models_of(client).traffic
         traffic.begin()  # never quiet

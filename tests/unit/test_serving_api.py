@@ -316,7 +316,7 @@ def test_the_openapi_document_and_the_page_are_served(client):
     for path in ("/", "/docs"):
         policy = client.get(path).headers["content-security-policy"]
         assert "script-src 'self' 'sha256-" in policy
-        assert "'unsafe-inline'" not in policy.partition("script-src")[2]
+        assert "'unsafe-inline'" not in policy
     example = document["paths"]["/v2/models/{name}/infer"]["post"]["requestBody"]["content"]
     answer = client.post("/v2/models/small/infer", json=example["application/json"]["example"])
     assert answer.status_code == 200, answer.text
