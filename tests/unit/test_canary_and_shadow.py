@@ -140,7 +140,6 @@ def test_a_shadow_is_compared_counted_and_logged(registry: Registry, monkeypatch
 def test_a_shadow_that_fails_or_falls_behind_costs_nobody_an_answer(registry, monkeypatch, caplog):
     data = CELL
     with client_of(registry.path, shadows=("small@3",)) as client:
-
         named = "MEIER.png"
 
         async def fail(*_) -> None:
