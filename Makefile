@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-demo test-tune test-experiments test-load test-faults test-cluster test-images bench bench-scale gpu test-gpu-pack lint format clean
+.PHONY: help setup demo test test-demo test-tune test-experiments test-load test-faults test-kills test-cluster test-images bench bench-scale gpu test-gpu-pack lint format clean
 
 help:
 	@sed -n 's/^# //p' Makefile
@@ -50,6 +50,10 @@ test-load: setup
 # On demand, about 20 minutes: workers, drivers, nodes and the head are killed in the middle of a run.
 test-faults: setup
 	$(BIN)/pytest tests/faults
+
+# On demand, about 30 minutes: every writer of files killed at every one of its writes.
+test-kills: setup
+	OMP_NUM_THREADS=1 $(BIN)/pytest -s tests/kills
 
 # On demand, 5 to 10 minutes: the commands of cluster/README.md, from its text, on four nodes.
 test-cluster: setup

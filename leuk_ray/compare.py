@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import yaml
 
 from leuk_ray.datasets.groups import natural
 from leuk_ray.datasets.identity import check_same_dataset
@@ -24,6 +23,7 @@ from leuk_ray.judge import Judged, check_pixels
 from leuk_ray.judged import trained_on_images_of
 from leuk_ray.locations import Location, join, parent
 from leuk_ray.manifest import Facts, read_facts
+from leuk_ray.parsing import parse_yaml
 from leuk_ray.pool import DEFAULT, Pool, score_rows
 from leuk_ray.storage import exists, read_bytes, read_table
 from leuk_ray.wording import counted
@@ -204,10 +204,8 @@ def _tested(judged: Judged, dataset: PreparedDataset) -> frozenset[str]:
 
 def _why_other(first: Judged, second: Judged) -> str:
     """In which settings the splits of two runs differ."""
-    ours, theirs = (
-        yaml.safe_load(read_bytes(join(_run_of(one), "config.yaml")))["split"]
-        for one in (first, second)
-    )
+    configs = [join(_run_of(one), "config.yaml") for one in (first, second)]
+    ours, theirs = (parse_yaml(read_bytes(config), config)["split"] for config in configs)
     differing = [key for key in ours if ours[key] != theirs.get(key)]
     return ", ".join(f"split.{key} {ours[key]} and {theirs.get(key)}" for key in differing)
 

@@ -14,6 +14,7 @@ from leuk_ray.augment.settings import AugmentSettings
 from leuk_ray.datasets.splits import SplitSettings
 from leuk_ray.errors import UserError, near
 from leuk_ray.models.settings import ModelSettings
+from leuk_ray.parsing import parse_yaml
 from leuk_ray.settings import Settings, first_problem
 from leuk_ray.training.settings import TrainingSettings
 
@@ -90,10 +91,7 @@ def load_recipe(name: str, overrides: Iterable[str] = ()) -> Recipe:
     Raises:
         UserError: no such recipe or key, or a value out of range.
     """
-    try:
-        values = yaml.safe_load(recipe_text(name))
-    except yaml.YAMLError as error:
-        raise UserError(f"recipe {name}: is not valid YAML ({error})".replace("\n", " ")) from error
+    values = parse_yaml(recipe_text(name), f"recipe {name}")
     if not isinstance(values, dict):
         raise UserError(f"recipe {name}: must be a mapping of settings")
     values.setdefault("name", Path(name).stem)
@@ -144,10 +142,7 @@ def parse_overrides(overrides: Iterable[str]) -> dict[str, Any]:
         if not separator:
             raise UserError(f"override {override!r}: write key=value")
         path = ".".join(setting_path(key))
-        try:
-            values[path] = yaml.safe_load(text)
-        except yaml.YAMLError as error:
-            raise UserError(f"override {override!r}: the value is not valid YAML") from error
+        values[path] = parse_yaml(text, f"override {override!r}")
     return values
 
 

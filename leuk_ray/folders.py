@@ -11,6 +11,8 @@ import ctypes
 import errno
 import fcntl
 import os
+import re
+import secrets
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -20,6 +22,7 @@ from leuk_ray.errors import UserError
 from leuk_ray.locations import Location, reason
 
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_OS_ERROR = re.compile(r"\(os error (\d+)\)")
 _AT_FDCWD = -100
 _RENAME_EXCHANGE = 2
 
@@ -68,7 +71,10 @@ def not_written(target: Location, error: BaseException) -> UserError:
 
 def has_no_room(error: BaseException) -> bool:
     """Whether a disk was full, or a limit of the user's reached."""
-    return isinstance(error, OSError) and error.errno in _NO_ROOM
+    if isinstance(error, OSError):
+        return error.errno in _NO_ROOM
+    named = _OS_ERROR.search(str(error))  # safetensors' errors have the number in their text
+    return named is not None and int(named[1]) in _NO_ROOM
 
 
 def _empty(folder: Path) -> None:
@@ -120,8 +126,11 @@ def _replace(partial: Path, target: Path) -> None:
             number = ctypes.get_errno() if exchange is not None else errno.ENOSYS
             if number not in (errno.EINVAL, errno.ENOSYS):
                 raise OSError(number, os.strerror(number), str(target))
-            shutil.rmtree(target)  # a file system that cannot exchange
+            # A file system that cannot exchange, such as NFS: a reader may meet the moment between.
+            aside = partial.with_name(f"{partial.name}.{secrets.token_hex(4)}")
+            target.rename(aside)
             partial.rename(target)
+            shutil.rmtree(aside)
         else:
             shutil.rmtree(partial)
     finally:

@@ -27,7 +27,7 @@ from leuk_ray.manifest import Facts, read_facts
 from leuk_ray.model_card import results_of
 from leuk_ray.pool import DEFAULT, Pool, score_rows
 from leuk_ray.progress import bar, note
-from leuk_ray.storage import exists, read_table, refuse_existing, write_table
+from leuk_ray.storage import exists, read_table, refuse_existing
 from leuk_ray.wording import counted
 
 
@@ -132,7 +132,7 @@ def report_on(
         return list(reader.read(np.asarray([row_of[uid] for uid in uids], np.int64)))
 
     note("report: drawing figures")
-    report = write_report(
+    return write_report(
         out,
         run=run_facts(judged, facts, dataset, split),
         predictions=predictions,
@@ -143,8 +143,6 @@ def report_on(
         decisions=facts.decisions,
         band=facts.abstain_band,
     )
-    write_table(join(out, "predictions.parquet"), predictions)
-    return report
 
 
 def predictions_table(

@@ -7,7 +7,6 @@ import json
 from dataclasses import dataclass
 
 import pyarrow as pa
-import yaml
 
 from leuk_ray.bundle import find_bundle
 from leuk_ray.datasets.leakage import Leakage, find_leakage, origin_of
@@ -18,6 +17,7 @@ from leuk_ray.environment import environment
 from leuk_ray.evaluation.report import RunFacts
 from leuk_ray.locations import Location, join
 from leuk_ray.manifest import BundleFacts, Facts, network_title
+from leuk_ray.parsing import parse_yaml
 from leuk_ray.storage import read_bytes, read_json
 from leuk_ray.training.attempts import interruptions
 from leuk_ray.wording import counted
@@ -59,7 +59,8 @@ def run_facts(judged: Judged, facts: Facts, dataset: PreparedDataset, split: pa.
     if judged.run is None:
         notes.append("A bundle judged on a dataset of its own: every kept, labelled cell is test.")
     else:
-        config = yaml.safe_load(read_bytes(join(judged.run, "config.yaml")))
+        place = join(judged.run, "config.yaml")
+        config = parse_yaml(read_bytes(place), place)
         notes += batch_norm_notes(config["training"], history)
         notes += interruption_notes(interruptions(judged.run))
         if isinstance(facts, BundleFacts):  # a report tells no path of this machine

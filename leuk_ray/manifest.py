@@ -7,9 +7,17 @@ refused in one line when it is read.
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, NotRequired, Self
 
-from pydantic import Field, StringConstraints, ValidationError, model_validator
+from pydantic import (
+    ConfigDict,
+    Field,
+    StringConstraints,
+    ValidationError,
+    model_validator,
+    with_config,
+)
+from typing_extensions import TypedDict
 
 from leuk_ray.datasets.identity import DatasetIdentity
 from leuk_ray.datasets.layouts.all_idb import Shows
@@ -38,7 +46,43 @@ Words = Annotated[str, StringConstraints(pattern=r"^[^\x00-\x1f\x7f]*$", max_len
 MemberName = Annotated[
     str, StringConstraints(pattern=r"^[^./\\\x00-\x1f\x7f][^/\\\x00-\x1f\x7f]*$", max_length=200)
 ]
+Nothing = Annotated[dict[str, Any], Field(max_length=0)]
+_MORE = ConfigDict(extra="allow", allow_inf_nan=False)
 Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
+
+
+@with_config(_MORE)
+class KeptMetric(TypedDict):
+    """A test metric with its counts and interval."""
+
+    value: float | None
+    low: float | None
+    high: float | None
+    note: str | None
+    cells: NotRequired[int]
+    numerator: NotRequired[float]
+    denominator: NotRequired[float]
+
+
+@with_config(_MORE)
+class Scored(TypedDict):
+    """How much was scored."""
+
+    rows: int
+    subjects: int
+    groups: int
+
+
+@with_config(_MORE)
+class Results(TypedDict):
+    """What a bundle keeps of its run's report; see `model_card.results_of`."""
+
+    protocol: Words
+    leaky: bool | None
+    threshold: float
+    temperature: float
+    scored: Scored
+    metrics: dict[str, KeptMetric]
 
 
 class Facts(Settings):
@@ -71,7 +115,7 @@ class Facts(Settings):
     seed: int = Field(ge=0, lt=2**64)
     metrics: dict[str, Any] = Field(default_factory=dict)
     decisions: Decisions | None = None
-    test: dict[str, Any] = Field(default_factory=dict)
+    test: Nothing | Results = Field(default_factory=dict)
     files: dict[str, Sha256] = Field(default_factory=dict)
 
     @model_validator(mode="after")

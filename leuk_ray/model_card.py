@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from leuk_ray.evaluation.formats import count, decimal, percent
-from leuk_ray.wording import counted, counted_subjects, overlap_label
+from leuk_ray.wording import counted, counted_subjects, overlap_label, without_html
 
 if TYPE_CHECKING:
     from leuk_ray.manifest import Facts
@@ -100,7 +100,7 @@ def model_card(facts: Facts, network: str) -> str:
     """
     shown = _SHOWN[facts.shows]
     data = "SYNTHETIC, rendered images" if facts.synthetic else "microscope images"
-    return f"""# Model card
+    return without_html(f"""# Model card
 
 {shown.task}
 **For research. Not a medical device, not a diagnosis.**
@@ -131,7 +131,7 @@ that it was not tested on{shown.but_not}.
 ## Limits
 
 {_limits(facts)}
-"""
+""")
 
 
 def _band(facts: Facts) -> str:
@@ -179,7 +179,9 @@ def _results(facts: Facts) -> str:
     ]
     notes = {}
     for name, title, form in _METRICS:
-        found = test["metrics"][name]
+        found = test["metrics"].get(name)
+        if found is None:
+            continue
         low, high = found["low"], found["high"]
         interval = "none" if low is None else f"{form(low)} to {form(high)}"
         if found["note"]:
@@ -192,6 +194,8 @@ def _results(facts: Facts) -> str:
 def _of(metric: Mapping[str, Any]) -> str:
     if "cells" in metric:
         return counted(metric["cells"], "cell")
+    if "numerator" not in metric or "denominator" not in metric:
+        return "n/a"
     return f"{count(metric['numerator'])} of {count(metric['denominator'])}"
 
 

@@ -1,8 +1,9 @@
 """Reading and writing datasets, runs and bundles, in a local folder or an object store.
 
 Local results appear by rename, so nothing is ever half written. Object stores have no rename:
-there an empty object NAME.partial lies beside an unfinished folder, and the marker file of a
-format (dataset.json, bundle.json) is written last: a folder without its marker is not one.
+there an object NAME.partial, which names the writer, lies beside an unfinished folder, and the
+marker file of a format (dataset.json, bundle.json) is written last: a folder without its marker is
+not one.
 """
 
 from __future__ import annotations
@@ -10,9 +11,9 @@ from __future__ import annotations
 import json
 import secrets
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path, PurePosixPath
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -23,9 +24,10 @@ from leuk_ray import scratch
 from leuk_ray.errors import UserError
 from leuk_ray.folders import appearing, has_no_room, not_written
 from leuk_ray.locations import Location, filesystem, join, name_of, reason
+from leuk_ray.parsing import parse_json
 
 _CHUNK = 2**22
-_MAX_DEPTH = 64  # of JSON; what is written here has less than ten levels
+_MARKS = (".json", ".yaml")  # what makes a folder a dataset, a bundle, a run; written last
 
 
 def exists(location: Location) -> bool:
@@ -96,30 +98,7 @@ def read_json(location: Location, max_bytes: int | None = None) -> Any:
         raise UserError(f"{location}: cannot be read ({reason(error)})") from error
     if max_bytes is not None and len(data) > max_bytes:
         raise UserError(f"{location}: is larger than {max_bytes:,} bytes; get it anew")
-    try:
-        value = json.loads(data)
-        if _depth(value) > _MAX_DEPTH:
-            raise RecursionError
-    except ValueError as error:
-        raise UserError(f"{location}: is not valid JSON ({error}); make it anew") from error
-    except RecursionError:
-        raise UserError(
-            f"{location}: is nested deeper than {_MAX_DEPTH} levels; get it anew"
-        ) from None
-    return value
-
-
-def _depth(value: Any) -> int:
-    """How deep lists and objects lie in each other."""
-    depth, level = 0, [value]
-    while level := [
-        inner
-        for outer in level
-        if isinstance(outer, dict | list)
-        for inner in (outer.values() if isinstance(outer, dict) else outer)
-    ]:
-        depth += 1
-    return depth
+    return parse_json(data, location)
 
 
 def write_json(location: Location, value: Any) -> None:
@@ -191,59 +170,98 @@ def directory_by_rename(target: Location, new: str | None = None) -> Iterator[Pa
 
 @contextmanager
 def _uploaded(target: str) -> Iterator[Path]:
-    unfinished = _beside(target)
-    write_bytes(unfinished, b"")
-    remove(target)
+    """The marker beside the target names its writer: of two, the one that came last finishes."""
+    unfinished, owner = _beside(target), secrets.token_hex(16).encode()
+    write_bytes(unfinished, owner)
+
+    def check() -> None:
+        if not is_file(unfinished) or read_bytes(unfinished) != owner:
+            raise UserError(
+                f"{target}: another process writes it too; this one published nothing. Wait for "
+                "that one, or name another place"
+            )
+
     try:
+        remove(target)
         with scratch.temporary("upload") as folder:
             yield folder
-            upload(folder, target)
+            upload(folder, target, check)
+        check()
     except BaseException:
-        remove(target)
-        remove(unfinished)
+        with suppress(UserError, OSError):
+            check()  # what is another writer's stays
+            remove(target)
+            finish(target)
         raise
-    remove(unfinished)
+    finish(target)
 
 
-def upload(folder: Path, target: Location) -> None:
-    """Copy the files of a local folder: deepest first, JSON last.
+def upload(folder: Path, target: Location, check: Callable[[], None] = lambda: None) -> None:
+    """Copy the files of a local folder: deepest first, then what marks its format.
+
+    Args:
+        folder: what to copy.
+        target: where to.
+        check: called before each file, and before the marks: JSON and YAML in the folder itself.
 
     Raises:
-        UserError: one cannot be written.
+        UserError: one cannot be written, or is not there when the marks are to follow.
     """
     found = [path.relative_to(folder) for path in folder.rglob("*") if path.is_file()]
-    found.sort(key=lambda path: (-len(path.parts), path.suffix == ".json", path))
+    marks = [path for path in found if len(path.parts) == 1 and path.suffix in _MARKS]
+    others = sorted({*found} - {*marks}, key=lambda path: (-len(path.parts), path))
+    for path in others:
+        check()
+        _upload(folder, path, target)
+    check()
     files, root = filesystem(target)
-    for path in found:
-        try:
-            with (
-                (folder / path).open("rb") as source,
-                files.open_output_stream(f"{root}/{path.as_posix()}") as stream,
-            ):
-                shutil.copyfileobj(source, stream, _CHUNK)
-        except OSError as error:
-            raise not_written(join(target, path.as_posix()), error) from error
+    infos = files.get_file_info([f"{root}/{path.as_posix()}" for path in others])
+    for info, path in zip(infos, others, strict=True):
+        if info.size != (folder / path).stat().st_size:
+            place = join(target, path.as_posix())
+            raise UserError(f"{place}: was changed while it was written; run the command again")
+    for path in sorted(marks, key=lambda path: (_MARKS.index(path.suffix), path)):
+        _upload(folder, path, target)
+
+
+def _upload(folder: Path, path: Path, target: Location) -> None:
+    files, root = filesystem(target)
+    try:
+        with (
+            (folder / path).open("rb") as source,
+            files.open_output_stream(f"{root}/{path.as_posix()}") as stream,
+        ):
+            shutil.copyfileobj(source, stream, _CHUNK)
+    except OSError as error:
+        raise not_written(join(target, path.as_posix()), error) from error
 
 
 def remove(location: Location) -> None:
     """Remove a file or a folder with all that is in it, if it is there."""
     files, path = filesystem(location)
     kind = files.get_file_info(path).type
-    if kind == fs.FileType.Directory:
-        files.delete_dir(path)
-    elif kind != fs.FileType.NotFound:
-        files.delete_file(path)
+    with suppress(FileNotFoundError):  # another process removes it too
+        if kind == fs.FileType.Directory:
+            files.delete_dir(path)
+        elif kind != fs.FileType.NotFound:
+            files.delete_file(path)
+
+
+def finish(location: Location) -> None:
+    """Remove the mark of an unfinished folder in an object store from beside a finished one."""
+    if not isinstance(location, Path):
+        remove(_beside(location))
 
 
 def make_folder(location: Location) -> None:
-    """Make a folder and those above it; object stores need none.
+    """Make a folder and those above it, where they are missing; object stores need none.
 
     Raises:
         UserError: it cannot be made.
     """
     if isinstance(location, Path):
         try:
-            location.mkdir(parents=True)
+            location.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise not_written(location, error) from error
 
@@ -277,8 +295,8 @@ def download(folder: str, target: Path) -> None:
         UserError: it cannot be read, or an object's name leads out of the folder.
     """
     for name in list_files(folder):
-        if ".." in PurePosixPath(name).parts:
-            raise UserError(f"{folder}: holds {name}, whose name leads out of it; remove it")
+        if name.startswith("/") or not {"", ".", ".."}.isdisjoint(name.split("/")):
+            raise UserError(f"{folder}: holds {name!r}, whose name leads out of it; remove it")
         (target / name).parent.mkdir(parents=True, exist_ok=True)
         files, path = filesystem(join(folder, name))
         with files.open_input_stream(path) as source, (target / name).open("wb") as stream:

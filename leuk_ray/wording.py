@@ -8,6 +8,11 @@ LEAKY = "LEAKY"
 UNKNOWN = "PATIENT OVERLAP UNKNOWN"
 
 
+def without_html(markdown: str) -> str:
+    """Markdown whose text may come from data: what would be read as HTML is shown as it is."""
+    return markdown.replace("&", "&amp;").replace("<", "&lt;")
+
+
 def counted(count: int, noun: str, plural: str = "") -> str:
     """A count with its noun: `1 layer`, `2,000 layers`, `2 classes`."""
     return f"{count:,} {noun if count == 1 else plural or noun + 's'}"

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from leuk_ray.wording import counted
+from leuk_ray.wording import counted, without_html
 
 NOT_AVAILABLE = "not available"
 
@@ -50,7 +50,7 @@ def datasheet(facts: Mapping[str, Any], audit: Mapping[str, Any]) -> str:
         for name, own in classes.items()
     ]
     warnings = [f"- {warning}" for warning in audit["warnings"]] or ["- none"]
-    return "\n".join([
+    lines = [
         "# Datasheet",
         "",
         f"Layout {layout}, fingerprint `{facts['fingerprint']}`.",
@@ -96,7 +96,8 @@ def datasheet(facts: Mapping[str, Any], audit: Mapping[str, Any]) -> str:
         f"- Licence: {known.get('licence', NOT_AVAILABLE)}",
         f"- Who maintains it, and until when: {NOT_AVAILABLE}",
         "",
-    ])  # fmt: skip
+    ]
+    return without_html("\n".join(lines))
 
 
 def _values(audit: Mapping[str, Any], column: str) -> str:

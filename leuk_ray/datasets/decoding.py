@@ -37,6 +37,11 @@ RESULT_SCHEMA = pa.schema(
 )
 
 
+def part_name(number: int) -> str:
+    """The name of a part's Parquet file."""
+    return f"part-{number:05d}.parquet"
+
+
 def prepare_part(
     rows: pa.Table, target: Location, rows_per_part: int, settings: StorageSettings
 ) -> pa.Table:
@@ -53,7 +58,7 @@ def prepare_part(
     """
     schema = image_schema(settings.size)
     number = rows["row"][0].as_py() // rows_per_part
-    files, path = filesystem(join(target, f"part-{number:05d}.parquet"))
+    files, path = filesystem(join(target, part_name(number)))
     results = []
     with pq.ParquetWriter(path, schema, compression="lz4", filesystem=files) as writer:
         pending: list[dict] = []

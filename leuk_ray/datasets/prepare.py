@@ -21,7 +21,7 @@ import ray.data
 
 from leuk_ray import images
 from leuk_ray.datasets import layouts
-from leuk_ray.datasets.decoding import RESULT_SCHEMA, THUMB, prepare_part
+from leuk_ray.datasets.decoding import RESULT_SCHEMA, THUMB, part_name, prepare_part
 from leuk_ray.datasets.groups import assign_groups
 from leuk_ray.datasets.identity import DatasetIdentity
 from leuk_ray.datasets.layouts import Catalogue, LayoutOptions
@@ -39,7 +39,13 @@ from leuk_ray.datasets.slides import find_slides
 from leuk_ray.errors import UserError
 from leuk_ray.images import StorageSettings
 from leuk_ray.locations import Location, join
-from leuk_ray.storage import directory_by_rename, read_json, refuse_existing, write_json
+from leuk_ray.storage import (
+    directory_by_rename,
+    list_files,
+    read_json,
+    refuse_existing,
+    write_json,
+)
 
 ROWS_PER_PART = 256
 _NO_OPTIONS = LayoutOptions()
@@ -170,6 +176,11 @@ def _decode_all(
         progress(done, len(table))
     found = pa.concat_tables(results).sort_by("row")
     assert found["row"].equals(table["row"]), "an image was lost"
+    if set(list_files(target)) != {part_name(number) for number in range(len(parts))}:
+        raise UserError(
+            f"{target}: holds other files than were written; does another process write there? "
+            "Run the command again, or name another place"
+        )
     return found, thumbs
 
 

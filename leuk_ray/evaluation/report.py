@@ -35,7 +35,7 @@ from leuk_ray.evaluation.sources import apart, by_source
 from leuk_ray.evaluation.subjects import SubjectRow, check_predictions, per_subject
 from leuk_ray.locations import Location
 from leuk_ray.pages import page_templates
-from leuk_ray.storage import directory_by_rename, refuse_existing, write_json
+from leuk_ray.storage import directory_by_rename, refuse_existing, write_json, write_table
 from leuk_ray.wording import counted, counted_subjects, overlap_label
 
 if TYPE_CHECKING:
@@ -108,7 +108,9 @@ def write_report(
     decisions: Decisions | None = None,
     band: tuple[float, float] | None = None,
 ) -> dict[str, Any]:
-    """Write report.json, report.html, checklist.json and figures/*.png, all or nothing.
+    """Write report.json, report.html, checklist.json, predictions.parquet and figures/*.png.
+
+    All or nothing.
 
     Args:
         directory: where to write; must not exist.
@@ -142,6 +144,7 @@ def write_report(
         (partial / "figures").mkdir()
         for name, figure in drawn.items():
             figure.savefig(partial / "figures" / f"{name}.png", dpi=DOTS_PER_INCH)
+        write_table(partial / "predictions.parquet", predictions)
         write_json(partial / "report.json", content)
         write_json(partial / "checklist.json", content["checklist"])
         (partial / "report.html").write_text(_page(content, partial), encoding="utf-8")

@@ -7,11 +7,11 @@ from importlib import resources
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
 from pydantic import Field, ValidationError, model_validator
 
 from leuk_ray.datasets.splits import PROTOCOLS
 from leuk_ray.errors import UserError
+from leuk_ray.parsing import parse_yaml
 from leuk_ray.settings import Settings, first_problem
 
 ScaleName = Literal["tiny", "small", "paper"]
@@ -233,10 +233,9 @@ def load_experiment(name: str) -> ExperimentSettings:
     Raises:
         UserError: no such experiment, or a setting that does not fit.
     """
+    values = parse_yaml(_text(name), f"experiment {name}")
     try:
-        return ExperimentSettings(**yaml.safe_load(_text(name)))
-    except yaml.YAMLError as error:
-        raise UserError(f"experiment {name}: is not valid YAML ({error})") from error
+        return ExperimentSettings(**values)
     except TypeError as error:
         raise UserError(f"experiment {name}: must be a mapping of settings") from error
     except ValidationError as error:

@@ -172,7 +172,12 @@ def count_labels(answers: pa.Table) -> dict[str, int]:
 
 
 def _write(out: Location, table: pa.Table) -> None:
+    """Write a table; in CSV a quote stands before text that spreadsheets take for a formula."""
     if name_of(out).endswith(".csv"):
+        for place, field in enumerate(table.schema):
+            if pa.types.is_string(field.type):
+                text = pc.replace_substring_regex(table[place], r"^([=+\-@\t\r])", r"'\1")  # pyright: ignore
+                table = table.set_column(place, field, text)
         stream = pa.BufferOutputStream()
         pacsv.write_csv(table, stream)
         write_bytes(out, stream.getvalue())

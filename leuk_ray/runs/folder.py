@@ -16,6 +16,7 @@ from leuk_ray.config import Recipe
 from leuk_ray.datasets.prepared import PreparedDataset
 from leuk_ray.manifest import read_facts
 from leuk_ray.runs.table import whole_lines
+from leuk_ray.storage import write_bytes
 from leuk_ray.training.record import bundle_facts, start_record
 
 
@@ -37,9 +38,8 @@ class RunFolder:
 
     def write_history(self, history: list[dict[str, Any]]) -> None:
         """Replace metrics.jsonl, one line an epoch."""
-        partial = self.path / "metrics.jsonl.partial"
-        partial.write_text("".join(json.dumps(line) + "\n" for line in history))
-        partial.replace(self.path / "metrics.jsonl")
+        lines = "".join(json.dumps(line) + "\n" for line in history)
+        write_bytes(self.path / "metrics.jsonl", lines.encode())
 
     @property
     def best(self) -> dict[str, Any]:

@@ -12,9 +12,12 @@ import yaml
 
 from leuk_ray.datasets.prepared import PreparedDataset
 from leuk_ray.errors import UserError
+from leuk_ray.parsing import parse_yaml
 from leuk_ray.settings import Settings
-from leuk_ray.storage import refuse_existing
+from leuk_ray.storage import directory_by_rename, refuse_existing
 from leuk_ray.training.record import check_started_on, write_environment
+
+_FOLDER = "folder of runs (add --resume to go on with it)"
 
 
 @dataclass(frozen=True)
@@ -40,7 +43,7 @@ class RunsRoot:
                 something else, with other settings or on another dataset.
         """
         if not resume:
-            refuse_existing(self.path, "folder of runs (add --resume to go on with it)")
+            refuse_existing(self.path, _FOLDER)
             return False
         if not self.path.exists():
             return False
@@ -56,11 +59,11 @@ class RunsRoot:
         return True
 
     def start(self) -> None:
-        """Make the folder."""
-        self.path.mkdir(parents=True)
-        write_environment(self.dataset, self.path)
+        """Make the folder, in one step: what can be gone on with, or nothing."""
         plain = self.settings.model_dump(mode="json")
-        self._file.write_text(yaml.safe_dump(plain, sort_keys=False))
+        with directory_by_rename(self.path, new=_FOLDER) as partial:
+            write_environment(self.dataset, partial)
+            (partial / self._file.name).write_text(yaml.safe_dump(plain, sort_keys=False))
 
     @property
     def _file(self) -> Path:
@@ -68,7 +71,7 @@ class RunsRoot:
 
     def _goes_on(self) -> bool:
         try:
-            started = type(self.settings)(**yaml.safe_load(self._file.read_text()))
-        except (yaml.YAMLError, ValueError, TypeError):
+            started = type(self.settings)(**parse_yaml(self._file.read_bytes(), self._file))
+        except (ValueError, TypeError):
             return False
         return self.same(started, self.settings)

@@ -34,6 +34,7 @@ from leuk_ray.models.zoo import build
 from leuk_ray.runs.folder import RunFolder, read_history
 from leuk_ray.runs.placement import Resources
 from leuk_ray.runs.spec import RunSpec, split_key
+from leuk_ray.storage import write_bytes
 from leuk_ray.training.cells import TrainingCells
 from leuk_ray.training.learner import Learner
 from leuk_ray.training.loop import train
@@ -294,5 +295,5 @@ def _take_over(spec: RunSpec, folder: RunFolder, start: Path, learner: Learner) 
         step = {"epoch": state.epoch, "from": origin["run"], "changed": changed}
         with (folder.path / "steps.jsonl").open("a") as file:
             file.write(json.dumps(step) + "\n")
-        (folder.path / "config.yaml").write_text(folder.recipe.to_yaml())
+        write_bytes(folder.path / "config.yaml", folder.recipe.to_yaml().encode())
     return state

@@ -26,7 +26,14 @@ from leuk_ray.environment import environment
 from leuk_ray.errors import UserError
 from leuk_ray.locations import Location, join
 from leuk_ray.manifest import BundleFacts
-from leuk_ray.storage import fetched, make_folder, read_json, upload, write_bytes, write_json
+from leuk_ray.storage import (
+    directory_by_rename,
+    fetched,
+    read_json,
+    upload,
+    write_bytes,
+    write_json,
+)
 from leuk_ray.training.monitoring import Monitor
 from leuk_ray.training.state import TrainingState
 from leuk_ray.training.tracking import MlflowRun
@@ -35,11 +42,11 @@ _PROGRESS_SECONDS = 0.5
 
 
 def start_record(recipe: Recipe, dataset: PreparedDataset, out: Location, split: pa.Table) -> None:
-    """Write what a run is started with; config.yaml comes last and makes the folder a run."""
-    make_folder(out)
-    write_split(split, join(out, "split.parquet"))
-    write_environment(dataset, out)
-    write_bytes(join(out, "config.yaml"), recipe.to_yaml().encode())
+    """Write what a run is started with, in one step; config.yaml makes the folder a run."""
+    with directory_by_rename(out, new="run (add --resume to go on with it)") as partial:
+        write_split(split, partial / "split.parquet")
+        write_environment(dataset, partial)
+        (partial / "config.yaml").write_text(recipe.to_yaml())
 
 
 def write_environment(dataset: PreparedDataset, out: Location) -> None:

@@ -28,7 +28,7 @@ from leuk_ray.locations import Location, filesystem, join
 from leuk_ray.models.zoo import build
 from leuk_ray.preflight import check_shared
 from leuk_ray.progress import training_bar
-from leuk_ray.storage import exists, read_table, refuse_existing
+from leuk_ray.storage import exists, finish, read_table, refuse_existing
 from leuk_ray.training import collective
 from leuk_ray.training.attempts import FAILURES, attempt_starts, fit
 from leuk_ray.training.cells import TrainingCells, check_run
@@ -98,6 +98,7 @@ def run_training(
     resuming = resume and exists(join(out, "config.yaml"))
     if resuming:
         check_same_run(recipe, dataset, out)
+        finish(out)
         split = read_table(join(out, "split.parquet"))
     else:
         refuse_existing(out, "run (add --resume to go on with it)")

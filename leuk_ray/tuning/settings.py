@@ -6,7 +6,6 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import yaml
 from pydantic import AfterValidator, Field, NonNegativeInt, ValidationError, model_validator
 
 from leuk_ray.config import (
@@ -17,6 +16,7 @@ from leuk_ray.config import (
     with_values,
 )
 from leuk_ray.errors import UserError
+from leuk_ray.parsing import parse_yaml
 from leuk_ray.runs.placement import Resources
 from leuk_ray.settings import Settings, first_problem
 from leuk_ray.training.settings import Selection
@@ -202,10 +202,7 @@ def _read(path: str) -> dict[str, Any]:
     file = Path(path)
     if file.suffix not in (".yaml", ".yml") or not file.is_file():
         raise UserError(f"sweep {path}: no such .yaml file; see tune_configs/")
-    try:
-        values = yaml.safe_load(file.read_text())
-    except yaml.YAMLError as error:
-        raise UserError(f"sweep {path}: is not valid YAML ({error})") from error
+    values = parse_yaml(file.read_bytes(), f"sweep {path}")
     if not isinstance(values, dict):
         raise UserError(f"sweep {path}: must be a mapping of settings")
     return values
@@ -215,10 +212,7 @@ def _override(values: dict[str, Any], override: str) -> None:
     key, separator, text = override.partition("=")
     if not separator:
         raise UserError(f"override {override!r}: write key=value")
-    try:
-        value = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise UserError(f"override {override!r}: the value is not valid YAML") from error
+    value = parse_yaml(text, f"override {override!r}")
     first, _, rest = key.partition(".")
     if first not in SweepSettings.model_fields:
         first, rest = "overrides", ".".join(setting_path(key))

@@ -128,11 +128,15 @@ def _judge_winner(name: str, dataset: PreparedDataset, out: Path) -> None:
     marker = folder / "run.txt"
     if marker.exists() and marker.read_text() == name:
         return
-    shutil.rmtree(folder, ignore_errors=True)
     note("tune: the winner meets the test cells, once")
     judged = Judged(run / "bundle", run)
-    judge(judged, dataset, folder, roles=("validation", "test"), show_images=False)
-    marker.write_text(name)
+    with directory_by_rename(folder) as partial:
+        report = partial / "report"
+        judge(judged, dataset, report, roles=("validation", "test"), show_images=False)
+        for part in report.iterdir():
+            part.rename(partial / part.name)
+        report.rmdir()
+        (partial / marker.name).write_text(name)
 
 
 def same_results(started: SweepSettings, sweep: SweepSettings) -> bool:

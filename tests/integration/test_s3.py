@@ -6,7 +6,6 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-import boto3
 import pyarrow.csv
 import pytest
 from moto.server import ThreadedMotoServer
@@ -21,14 +20,12 @@ from leuk_ray.errors import UserError
 from leuk_ray.images import StorageSettings
 from leuk_ray.inference.classifier import Classifier
 from leuk_ray.storage import (
-    directory_by_rename,
     exists,
     fetched,
     list_files,
     read_bytes,
     read_json,
     read_table,
-    refuse_existing,
     upload,
     write_bytes,
 )
@@ -128,33 +125,6 @@ def test_a_changed_bundle_is_refused_by_its_address(tmp_path: Path):
         load_bundle(f"{BUCKET}/none")
 
 
-def test_what_fails_or_was_killed_leaves_nothing_and_can_be_run_again(tmp_path: Path):
-    target = f"{BUCKET}/folder"
-
-    def fill(words: str) -> None:
-        with directory_by_rename(target) as folder:
-            assert exists(f"{target}.partial")
-            (folder / "deep").mkdir()
-            (folder / "deep" / "text").write_text(words)
-            (folder / "marker.json").write_text("{}")
-            if words == "fail":
-                upload(folder, target)
-                raise RuntimeError(words)
-
-    with pytest.raises(RuntimeError):
-        fill("fail")
-    assert not exists(target)
-    assert not exists(f"{target}.partial")
-    write_bytes(f"{target}.partial", b"")  # as a killed process leaves it
-    write_bytes(f"{target}/left", b"half")
-    refuse_existing(target, "folder")
-    fill("good")
-    assert list_files(target) == ["deep/text", "marker.json"]
-    assert read_bytes(f"{target}/deep/text") == b"good"
-    with pytest.raises(UserError, match="never overwritten"):
-        refuse_existing(target, "folder")
-
-
 def test_addresses_that_cannot_work_are_told():
     with pytest.raises(UserError, match=r"s3://nowhere/file: cannot be written .*does not exist"):
         write_bytes("s3://nowhere/file", b"x")
@@ -163,10 +133,3 @@ def test_addresses_that_cannot_work_are_told():
     server = "endpoint_override=127.0.0.1:1&scheme=http"
     with pytest.raises(UserError, match="cannot be re"):
         PreparedDataset.open(f"s3://lab/dataset?{server}")
-
-
-def test_names_that_lead_out_of_a_folder_are_refused(s3_port: int):
-    client = boto3.client("s3", endpoint_url=f"http://127.0.0.1:{s3_port}")
-    client.put_object(Bucket="lab", Key="bad/../../out", Body=b"x")
-    with pytest.raises(UserError, match="leads out of it"), fetched(f"{BUCKET}/bad"):
-        pass

@@ -3,9 +3,11 @@
 import hashlib
 import json
 import os
+import resource
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -18,14 +20,14 @@ from safetensors.numpy import load_file, save_file
 from safetensors.torch import load_file as load_tensors
 from safetensors.torch import save_file as save_tensors
 
-from leuk_ray.bundle import load_bundle, write_ensemble
+from leuk_ray.bundle import load_bundle, write_bundle, write_ensemble
 from leuk_ray.cli import cli
 from leuk_ray.errors import UserError
 from leuk_ray.inference import onnx_graph
 from leuk_ray.inference.classifier import Classifier
 from leuk_ray.inference.onnx_export import export_bundle
 from leuk_ray.inference.scope import FEATURES, Neighbourhood, ScopeSettings
-from leuk_ray.manifest import MANIFEST, ONNX_FILE, WEIGHTS, read_facts
+from leuk_ray.manifest import MANIFEST, ONNX_FILE, WEIGHTS, BundleFacts, read_facts
 from leuk_ray.registry import Registry
 from tests.serving_bundles import write_small_bundle
 
@@ -95,6 +97,8 @@ SCOPE = {"ranges": {"covered": [0.1, 0.9]}, "distance": 1.0, "typical": {"covere
         ({"scope": SCOPE | {"typical": {"hue": [0, 1]}}}, "scope feature 'hue' is not known"),
         ({"scope": SCOPE | {"ranges": {"covered": [1, 0]}}}, "ends before it begins"),
         ({"scope": SCOPE | {"distance": float("nan")}}, "distance"),
+        ({"test": {"metrics": {}}}, "test"),
+        ({"test": {"leaky": "<b>"}}, "test"),
         ({"files": {"model.safetensors": "yes"}}, "files"),
     ],
 )
@@ -309,3 +313,36 @@ def test_a_registry_that_contradicts_itself_is_one_line(change: dict, plain, tmp
     done = CliRunner().invoke(cli, ["models", "show", "cells", "--registry", str(registry.path)])
     assert isinstance(done.exception, UserError)
     assert "registry.json: not understood" in str(done.exception)
+
+
+@contextmanager
+def full_disk(bytes_left: int) -> Iterator[None]:
+    """As if no file could grow beyond so many bytes."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (bytes_left, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+@pytest.mark.parametrize("bytes_left", [0, 500, 20_000])
+def test_a_full_disk_is_one_line_and_the_next_try_works(bytes_left: int, plain, tmp_path: Path):
+    registry = Registry(tmp_path / "models")
+    opened = load_bundle(plain)
+    assert isinstance(opened.facts, BundleFacts)
+    tries: list[Callable[[], object]] = [
+        lambda: registry.add(plain, "cells"),
+        lambda: export_bundle(plain, tmp_path / "copy", onnx=False),
+        lambda: write_bundle(tmp_path / "new", opened.facts, opened.model),  # pyright: ignore
+        lambda: write_ensemble(tmp_path / "voted", [plain, tmp_path / "other" / "b"], "soft"),
+    ]
+    shutil.copytree(plain, tmp_path / "other" / "b")
+    for attempt in tries:
+        with full_disk(bytes_left), pytest.raises(UserError, match="no room is left") as caught:
+            attempt()
+        assert "\n" not in str(caught.value)
+    left = [path for path in tmp_path.rglob("*") if path.is_file() and path.name != ".lock"]
+    assert [path for path in left if "other" not in path.parts] == []
+    for attempt in tries:
+        attempt()

@@ -9,7 +9,7 @@ import pytest
 
 PACKAGE = Path(__file__).parents[2] / "leuk_ray"
 CORE = [
-    "settings", "errors", "locations", "storage", "hashes", "manifest",
+    "settings", "errors", "locations", "parsing", "storage", "hashes", "manifest",
     "images.colour", "images.decoding",
     "images.headers", "images.storage", "inference.files", "inference.answers",
     "augment.keys", "augment.policies",

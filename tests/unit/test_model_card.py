@@ -134,3 +134,25 @@ def test_a_datasheet_claims_nothing_that_the_files_do_not_say() -> None:
     assert "- one patient decides much" in text
     assert "CC BY 3.0" in datasheet({**facts, "layout": "c-nmc"}, audit)
     assert "SYNTHETIC" in datasheet({**facts, "layout": "c-nmc", "synthetic": True}, audit)
+
+
+def test_what_data_call_themselves_is_no_html() -> None:
+    script = "<script>alert('1')</script> & <img src=x>"
+    facts = {
+        "layout": script,
+        "fingerprint": "ab" * 32,
+        "synthetic": False,
+        "counts": {"files": 12, "rows": 10, "rejected": 2},
+        "storage": {"crop": "full", "size": 300},
+    }
+    audit = {
+        "classes": {script: {"cells": 6, "subjects": 2, "groups": 2}},
+        "identical_images": 1,
+        "identical_images_across_subjects": 0,
+        "near_duplicates": [],
+        "balance": {"site": {script: {}}, "stain": {script: {}}},
+        "warnings": [script],
+    }
+    for text in (datasheet(facts, audit), card(recipe=script, protocol=script)):
+        assert "<" not in text
+        assert "&lt;script>alert" in text

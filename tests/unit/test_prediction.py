@@ -263,3 +263,35 @@ def test_files_that_cannot_be_read_are_answers_with_their_reason_and_counted(
         capture_output=True, text=True, timeout=100,
     )  # fmt: skip
     assert (done.returncode, done.stdout.splitlines()[-1]) == (0, last), done.stderr
+
+
+def test_a_pipe_is_an_answer_with_its_reason_and_nobody_waits(bundle: Path, tmp_path: Path):
+    (tmp_path / "cell.png").write_bytes(encode(cells(1)[0]))
+    os.mkfifo(tmp_path / "pipe.png")
+    found = predict_files(bundle, [tmp_path])["predictions"]
+    assert ["error" in item for item in found] == [False, True]
+    assert "is a pipe" in found[1]["error"]
+
+
+def test_names_that_a_spreadsheet_would_run_are_quoted_in_csv_alone(bundle: Path, tmp_path: Path):
+    (folder := tmp_path / "images").mkdir()
+    names = ["=cmd|' C'!A0.png", "+1.png", "-1.png", "@sum.png", "\tx.png", "plain=1.png"]
+    for name in names:
+        (folder / name).write_bytes(encode(cells(1)[0]))
+    (folder / "loop").symlink_to(folder)
+    Path(os.fsdecode(os.fsencode(folder) + b"/h\xe9.png")).write_bytes(encode(cells(1)[0]))
+    values = predict_to_table(bundle, [folder], tmp_path / "t.csv", subject="^(.)")
+    predict_to_table(bundle, [folder], tmp_path / "t.parquet")
+    assert values["images"] == len(names), "a linked folder's images are no more images"
+    assert values["left_out"]["name"] >= 1, "a name that is not UTF-8"
+    for column in ("name", "path"):
+        assert pq.read_table(tmp_path / "t.parquet")[column].to_pylist() == sorted(names)
+        read = pacsv.read_csv(tmp_path / "t.csv")[column].to_pylist()
+        assert read == [name if name[0] == "p" else f"'{name}" for name in sorted(names)]
+    subjects = pacsv.read_csv(tmp_path / "t-subjects.csv")["subject"].to_pylist()
+    assert not [name for name in subjects if name[0] in "=+-@\t"]
+
+
+def test_a_job_killed_at_its_very_start_can_be_started_again(bundle: Path, folder, tmp_path: Path):
+    (tmp_path / "t.csv.parts").mkdir()
+    assert predict_to_table(bundle, [folder], tmp_path / "t.csv")["images"] == 10

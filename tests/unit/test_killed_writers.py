@@ -1,0 +1,21 @@
+"""Writers killed at a few of their writes; `make test-kills` tries every one of them."""
+
+from pathlib import Path
+
+import pytest
+
+from tests.killing import WRITERS, count_writes, kill_at
+
+
+# A judged run draws its figures for seconds: `make test-kills` alone tries it.
+@pytest.mark.parametrize("name", [name for name in WRITERS if name != "a judged run"])
+def test_a_kill_leaves_the_old_or_the_new(name: str, tmp_path: Path):
+    before = tmp_path / "before"
+    before.mkdir()
+    WRITERS[name].before(before)
+    writes = count_writes(name, before, tmp_path)
+    # The first, some in the middle, and the last ones, where the new takes the place of the old.
+    last = len(writes)
+    places = {last // 2, last} if name == "tune" else {1, last // 2, last - 1, last}
+    found = {kill_at(name, before, tmp_path, at, torn=at % 2 == 0) for at in sorted(places)}
+    assert "old" in found
