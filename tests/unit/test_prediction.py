@@ -265,14 +265,6 @@ def test_files_that_cannot_be_read_are_answers_with_their_reason_and_counted(
     assert (done.returncode, done.stdout.splitlines()[-1]) == (0, last), done.stderr
 
 
-def test_a_pipe_is_an_answer_with_its_reason_and_nobody_waits(bundle: Path, tmp_path: Path):
-    (tmp_path / "cell.png").write_bytes(encode(cells(1)[0]))
-    os.mkfifo(tmp_path / "pipe.png")
-    found = predict_files(bundle, [tmp_path])["predictions"]
-    assert ["error" in item for item in found] == [False, True]
-    assert "is a pipe" in found[1]["error"]
-
-
 def test_names_that_a_spreadsheet_would_run_are_quoted_in_csv_alone(bundle: Path, tmp_path: Path):
     (folder := tmp_path / "images").mkdir()
     names = ["=cmd|' C'!A0.png", "+1.png", "-1.png", "@sum.png", "\tx.png", "plain=1.png"]
