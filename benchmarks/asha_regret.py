@@ -20,18 +20,18 @@ from typing import Any, cast
 
 from ray.tune.schedulers import TrialScheduler
 
-from leuk_ray import cluster
+from leuk_ray.cluster import ray_cluster
 from leuk_ray.datasets.prepared import PreparedDataset
-from leuk_ray.progress import bar
+from leuk_ray.io.storage import write_json
 from leuk_ray.runs.executor import Executor
 from leuk_ray.runs.folder import read_history
 from leuk_ray.runs.spec import RunSpec, make_splits
 from leuk_ray.runs.table import RunTable
 from leuk_ray.runs.trial import Shared, train_in_process
-from leuk_ray.storage import write_json
 from leuk_ray.tuning.schedulers import make_scheduler
 from leuk_ray.tuning.searchers import listed
 from leuk_ray.tuning.settings import SweepSettings, load_sweep
+from leuk_ray.utils.progress import bar
 
 SWEEP = Path(__file__).with_suffix(".yaml")
 SIDE_BY_SIDE = 2
@@ -49,7 +49,7 @@ def recorded(out: Path) -> Curves:
 def search_on_ray(out: Path, sweep: SweepSettings, dataset: PreparedDataset) -> Curves:
     """One search by Ray Tune; what it has recorded already is not repeated."""
     if len(recorded(out)) < len(specs_of(sweep)):
-        cluster.connect(num_workers=0)
+        ray_cluster.connect(num_workers=0)
         out.mkdir(parents=True, exist_ok=True)
         splits = make_splits(dataset, [sweep.base()])
         executor = Executor(out, dataset, sweep.resources, splits, judged=False)

@@ -24,12 +24,12 @@ import torch
 from scipy import stats
 from sklearn.metrics import roc_auc_score
 
-from leuk_ray.config import load_recipe
+from leuk_ray.datasets.images import StorageSettings, to_storage
 from leuk_ray.datasets.plan import uid_keys
 from leuk_ray.datasets.synthetic import SyntheticSpec, draw_cells, render
-from leuk_ray.images import StorageSettings, to_storage
 from leuk_ray.models.summary import summarise
 from leuk_ray.models.zoo import build
+from leuk_ray.recipes.recipe import load_recipe
 from leuk_ray.training.cells import TrainingCells
 from leuk_ray.training.learner import Learner
 from leuk_ray.training.loop import train

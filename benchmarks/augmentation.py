@@ -27,9 +27,9 @@ from torchvision.transforms import v2
 
 from leuk_ray.augment.policies import apply, parameters
 from leuk_ray.augment.settings import AugmentSettings
-from leuk_ray.cluster import LOCAL_ENVIRONMENT
-from leuk_ray.config import load_recipe
+from leuk_ray.cluster.ray_cluster import LOCAL_ENVIRONMENT
 from leuk_ray.models.zoo import build
+from leuk_ray.recipes.recipe import load_recipe
 from leuk_ray.training.learner import Learner
 
 POLICY = AugmentSettings(policy="saeed2022")

@@ -9,12 +9,12 @@ import sys
 import tempfile
 from pathlib import Path
 
-from leuk_ray.bundle import write_bundle
-from leuk_ray.config import load_recipe
-from leuk_ray.images import StorageSettings
+from leuk_ray.bundles.bundle import write_bundle
+from leuk_ray.bundles.manifest import BundleFacts
+from leuk_ray.datasets.images import StorageSettings
 from leuk_ray.inference.onnx_export import export_bundle
-from leuk_ray.manifest import BundleFacts
 from leuk_ray.models.zoo import build
+from leuk_ray.recipes.recipe import load_recipe
 
 
 def main() -> None:

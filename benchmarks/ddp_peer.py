@@ -23,10 +23,10 @@ from torch.nn import functional as F
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader, Dataset, DistributedSampler
 
-from leuk_ray import images
-from leuk_ray.config import load_recipe
+from leuk_ray.datasets import images
 from leuk_ray.datasets.prepared import PreparedDataset
 from leuk_ray.models.zoo import build, positive_logit
+from leuk_ray.recipes.recipe import load_recipe
 from leuk_ray.training.learner import freeze_norm, make_optimizer
 
 

@@ -25,14 +25,15 @@ import torch
 from results import Result, finish, ratios
 from torch.utils.data import DataLoader, Dataset
 
-from leuk_ray import cluster, images
+from leuk_ray.cluster import ray_cluster
+from leuk_ray.datasets import images
 from leuk_ray.datasets.feeds import ReaderFeed, ResidentFeed, StreamFeed
 from leuk_ray.datasets.host_cache import open_host_cache
+from leuk_ray.datasets.images import StorageSettings
 from leuk_ray.datasets.plan import Window, plan_epoch
 from leuk_ray.datasets.prepare import prepare
 from leuk_ray.datasets.prepared import PreparedDataset
 from leuk_ray.datasets.synthetic import SyntheticSpec, write_c_nmc
-from leuk_ray.images import StorageSettings
 
 BATCH_SIZE, WINDOW = 16, 512
 USES = 8  # of a cell
@@ -154,7 +155,7 @@ def main() -> None:
     parser.add_argument("--results", type=Path)
     options = parser.parse_args()
     torch.set_num_threads(1)  # each feed gathers in one thread, as NumPy does
-    cluster.connect(num_workers=1)
+    ray_cluster.connect(num_workers=1)
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         write_c_nmc(folder / "cells", SyntheticSpec(cells=options.cells, subjects=40))

@@ -40,7 +40,7 @@ PARTS = {
 
 def facts(device: str) -> dict:
     """The machine: card, driver, versions."""
-    from leuk_ray.environment import environment
+    from leuk_ray.utils.provenance import environment
 
     title = "CPU, tiny sizes: this only tries the wiring, no figure below is a GPU's"
     if device == "cuda":

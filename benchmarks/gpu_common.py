@@ -14,12 +14,12 @@ import torch
 from parts import Findings
 from torch.nn import functional as F
 
-from leuk_ray.config import Recipe, load_recipe
 from leuk_ray.datasets.feeds import ReaderFeed, ResidentFeed
+from leuk_ray.datasets.images import StorageSettings, to_storage
 from leuk_ray.datasets.plan import uid_keys
 from leuk_ray.datasets.synthetic import SyntheticSpec, draw_cells, render
-from leuk_ray.images import StorageSettings, to_storage
 from leuk_ray.models.zoo import build
+from leuk_ray.recipes.recipe import Recipe, load_recipe
 from leuk_ray.training.cells import TrainingCells
 from leuk_ray.training.learner import Learner
 from leuk_ray.training.loop import train

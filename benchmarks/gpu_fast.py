@@ -34,8 +34,8 @@ from torch.utils.data import DataLoader, RandomSampler
 
 from leuk_ray.augment.policies import apply, parameters
 from leuk_ray.datasets.feeds import ReaderFeed, ResidentFeed
+from leuk_ray.datasets.images import StorageSettings
 from leuk_ray.datasets.synthetic import SyntheticSpec, write_c_nmc
-from leuk_ray.images import StorageSettings
 from leuk_ray.inference.classifier import Classifier
 from leuk_ray.inference.engines import Engine, PyTorchEngine
 from leuk_ray.training.loop import train_epoch

@@ -17,7 +17,7 @@ from gpu_common import Bench, recipe_of, train_briefly
 from gpu_fast import make_bundle
 from results import Result
 
-from leuk_ray import cluster
+from leuk_ray.cluster import ray_cluster
 
 HERE = Path(__file__).parent
 
@@ -34,7 +34,7 @@ def _command(bench: Bench, name: str, *arguments: object) -> dict:
 
 def end_to_end(bench: Bench) -> None:
     """Prepare, train, evaluate and predict through one Ray on the device; the same on the CPU."""
-    cluster.connect()
+    ray_cluster.connect()
     os.environ["RAY_ADDRESS"] = ray.get_runtime_context().gcs_address
     gpus = ["--gpus"] * bench.is_gpu
     side, cells = bench.size(160, 32), bench.size(320, 64)

@@ -18,8 +18,8 @@ import click
 import numpy as np
 import torch
 
-from leuk_ray import images
-from leuk_ray.bundle import find_bundle
+from leuk_ray.bundles.bundle import find_bundle
+from leuk_ray.datasets import images
 from leuk_ray.datasets.synthetic import SyntheticSpec, draw_cells, render
 from leuk_ray.inference.classifier import Classifier
 from leuk_ray.inference.gradcam import Method, evidence, heat, share_inside

@@ -18,14 +18,14 @@ from pathlib import Path
 import click
 import numpy as np
 
-from leuk_ray.config import load_recipe
+from leuk_ray.datasets.images import StorageSettings
 from leuk_ray.datasets.prepared import PreparedDataset
 from leuk_ray.datasets.synthetic import SyntheticSpec, write_c_nmc
 from leuk_ray.experiments.tables import summary
-from leuk_ray.images import StorageSettings
+from leuk_ray.io.storage import read_json, write_json
+from leuk_ray.recipes.recipe import load_recipe
 from leuk_ray.runs.placement import Resources
 from leuk_ray.runs.spec import RunSpec, make_splits
-from leuk_ray.storage import read_json, write_json
 
 SHARES = (0.9, 0.0)  # of stain's variance between subjects: planted, and none
 LEAKY, HONEST = "paper-literal", "subject-disjoint"
@@ -118,9 +118,9 @@ def print_table(rows: list[dict], seeds: int) -> None:
 @click.option("--seeds", default=5, show_default=True, type=click.IntRange(2))
 def main(out: Path, seeds: int) -> None:
     """Measure the leak with and without subject effects."""
-    from leuk_ray import cluster
+    from leuk_ray.cluster import ray_cluster
 
-    cluster.connect(num_workers=0)
+    ray_cluster.connect(num_workers=0)
     for seed in range(seeds):
         for share in SHARES:
             folder = out.absolute() / f"share{share}-seed{seed}"

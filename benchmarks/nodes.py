@@ -25,12 +25,12 @@ from processes import Usage, usage
 from ray.cluster_utils import Cluster
 from results import Result, finish
 
-from leuk_ray import cluster
-from leuk_ray.config import load_recipe
+from leuk_ray.cluster import ray_cluster
+from leuk_ray.datasets.images import StorageSettings
 from leuk_ray.datasets.prepare import prepare
 from leuk_ray.datasets.prepared import PreparedDataset
 from leuk_ray.datasets.synthetic import SyntheticSpec, write_c_nmc
-from leuk_ray.images import StorageSettings
+from leuk_ray.recipes.recipe import load_recipe
 from leuk_ray.training.trainer import run_training
 
 STEPS, BATCH = 6, 4  # of a worker and epoch; three quarters of the cells train
@@ -44,7 +44,7 @@ CORES = 2  # of a node: a worker, and room for what reads
 def make_dataset(folder: Path, nodes: int) -> PreparedDataset:
     cells = nodes * STEPS * BATCH * 4 // 3
     write_c_nmc(folder / "cells", SyntheticSpec(cells=cells, subjects=16))
-    cluster.connect()
+    ray_cluster.connect()
     prepare(folder / "cells", folder / "dataset", "c-nmc", StorageSettings(size=64))
     ray.shutdown()
     return PreparedDataset.open(str(folder / "dataset"))
@@ -90,7 +90,7 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=12)
     parser.add_argument("--results", type=Path)
     options = parser.parse_args()
-    os.environ.update(cluster.LOCAL_ENVIRONMENT)
+    os.environ.update(ray_cluster.LOCAL_ENVIRONMENT)
     spent: dict[str, list[float]] = {}
     with tempfile.TemporaryDirectory(prefix="leuk_ray-nodes-") as scratch:
         for nodes in options.nodes:

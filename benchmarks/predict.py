@@ -22,11 +22,11 @@ from pathlib import Path
 from PIL import Image
 from results import finish, ratios
 
-from leuk_ray import cluster
+from leuk_ray.cluster import ray_cluster
 from leuk_ray.datasets.synthetic import SyntheticSpec, draw_cells, render
 from leuk_ray.inference.classifier import Classifier
 from leuk_ray.inference.files import NamedFile, answer_files, find_images
-from leuk_ray.pool import answer_on_pool
+from leuk_ray.workflows.pool import answer_on_pool
 
 _DIFFERENT = 50
 _CHUNK = 64
@@ -81,7 +81,7 @@ def main() -> None:
     parser.add_argument("--results", type=Path)
     arguments = parser.parse_args()
     processes = os.cpu_count() or 1
-    cluster.connect(num_workers=processes)
+    ray_cluster.connect(num_workers=processes)
     rows: list[dict] = []
     with tempfile.TemporaryDirectory() as folder:
         write_images(Path(folder), arguments.images)

@@ -24,14 +24,14 @@ import pyarrow.parquet as pq
 import ray
 from results import Result, finish, ratios
 
-from leuk_ray import cluster
+from leuk_ray.cluster import ray_cluster
 from leuk_ray.datasets import layouts
 from leuk_ray.datasets.decoding import prepare_cell
+from leuk_ray.datasets.images import StorageSettings
 from leuk_ray.datasets.layouts import LayoutOptions
 from leuk_ray.datasets.prepare import prepare
 from leuk_ray.datasets.prepared import ROWS_PER_GROUP, image_schema
 from leuk_ray.datasets.synthetic import SyntheticSpec, write_c_nmc
-from leuk_ray.images import StorageSettings
 
 CORES = os.cpu_count() or 1
 STORAGE = StorageSettings()
@@ -94,7 +94,7 @@ def main() -> None:
         write_c_nmc(scratch / "cells", SyntheticSpec(cells=options.cells, subjects=40))
         for _ in range(options.rounds):
             pool.append(bare(scratch / "cells", scratch))
-            cluster.connect()
+            ray_cluster.connect()
             own.append(ours(scratch / "cells", scratch))
             ray.shutdown()  # the pool has the cores for itself
             print(f"pool {pool[-1]:.1f}, prepare {own[-1]:.1f} images/s", file=sys.stderr)

@@ -28,13 +28,13 @@ import torch
 from PIL import Image
 from results import Result, finish
 
-from leuk_ray import cluster
+from leuk_ray.cluster import ray_cluster
 from leuk_ray.datasets.feeds import StreamFeed
+from leuk_ray.datasets.images import StorageSettings
 from leuk_ray.datasets.plan import plan_epoch
 from leuk_ray.datasets.prepare import prepare
 from leuk_ray.datasets.prepared import PreparedDataset
 from leuk_ray.datasets.synthetic import SyntheticSpec, write_c_nmc
-from leuk_ray.images import StorageSettings
 
 CELLS_PER_SUBJECT = 150
 BATCH_SIZE, WINDOW = 64, 4096
@@ -146,7 +146,7 @@ def main() -> None:
     found = []
     with tempfile.TemporaryDirectory(prefix="leuk_ray-scale-") as scratch:
         for num in options.cells:
-            cluster.connect()
+            ray_cluster.connect()
             found.append(measure(num, options.side, Path(scratch) / str(num)))
             ray.shutdown()  # every size starts with fresh processes
             print(f"{num:9,} cells: {found[-1]}", file=sys.stderr)

@@ -25,23 +25,23 @@ import torch
 from PIL import Image, ImageDraw
 from scipy import ndimage
 
-from leuk_ray.bundle import write_bundle
-from leuk_ray.calibrate import calibrate
-from leuk_ray.config import Recipe, load_recipe
+from leuk_ray.bundles.bundle import write_bundle
+from leuk_ray.bundles.manifest import BundleFacts
 from leuk_ray.datasets.feeds import ReaderFeed
+from leuk_ray.datasets.images import decode
 from leuk_ray.datasets.prepared import PreparedDataset
 from leuk_ray.datasets.splits import rows_with_role, split_cells
 from leuk_ray.evaluation.intervals import clopper_pearson
-from leuk_ray.images import decode
 from leuk_ray.inference.classifier import Classifier
-from leuk_ray.judge import Judged
-from leuk_ray.manifest import BundleFacts
+from leuk_ray.io.storage import write_table
 from leuk_ray.models.zoo import build
-from leuk_ray.storage import write_table
+from leuk_ray.recipes.recipe import Recipe, load_recipe
 from leuk_ray.training.cells import TrainingCells
 from leuk_ray.training.learner import Learner
 from leuk_ray.training.loop import train
 from leuk_ray.training.state import TrainingState
+from leuk_ray.workflows.calibrate import calibrate
+from leuk_ray.workflows.evaluate import Judged
 
 SIDE = 450  # of a C-NMC picture
 LUMA = np.asarray([0.299, 0.587, 0.114])

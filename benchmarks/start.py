@@ -24,10 +24,10 @@ import ray
 from processes import stop
 from results import Result, finish
 
-from leuk_ray import cluster
+from leuk_ray.cluster import ray_cluster
+from leuk_ray.datasets.images import StorageSettings
 from leuk_ray.datasets.prepare import prepare
 from leuk_ray.datasets.synthetic import SyntheticSpec, write_c_nmc
-from leuk_ray.images import StorageSettings
 
 WORKERS = 2
 LIMIT_SECONDS = 240
@@ -102,7 +102,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="leuk_ray-start-") as folder:
         scratch = Path(folder)
         write_c_nmc(scratch / "cells", SyntheticSpec(cells=96, subjects=24))
-        cluster.connect()
+        ray_cluster.connect()
         prepare(scratch / "cells", scratch / "dataset", "c-nmc", StorageSettings(size=160))
         ray.shutdown()
         for _ in range(options.rounds):

@@ -25,10 +25,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
-from leuk_ray import images
+from leuk_ray.datasets import images
+from leuk_ray.datasets.images import StorageSettings
 from leuk_ray.datasets.prepared import as_column, as_pixels
 from leuk_ray.datasets.synthetic import SyntheticSpec, write_c_nmc
-from leuk_ray.images import StorageSettings
 
 ROWS_PER_FILE = 256  # as in a part of a large dataset
 

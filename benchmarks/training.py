@@ -31,16 +31,16 @@ import ray
 from processes import Usage, usage
 from results import Result, finish, ratios
 
-from leuk_ray import cluster
-from leuk_ray.config import load_recipe
+from leuk_ray.cluster import ray_cluster
+from leuk_ray.datasets.images import StorageSettings
 from leuk_ray.datasets.prepare import prepare
 from leuk_ray.datasets.synthetic import SyntheticSpec, write_c_nmc
-from leuk_ray.images import StorageSettings
+from leuk_ray.recipes.recipe import load_recipe
 
 WORKERS = 2
 NETWORKS = {"lite": "lite", "SE-CNN": "bukhari2022-se"}
 SPLIT = ["protocol=subject-disjoint", "fractions=[0.8,0.1,0.1]", "balance=none"]
-BEST = cluster.LOCAL_ENVIRONMENT | {"OMP_NUM_THREADS": "1"}
+BEST = ray_cluster.LOCAL_ENVIRONMENT | {"OMP_NUM_THREADS": "1"}
 CORES = os.cpu_count() or 1
 
 
@@ -169,7 +169,7 @@ def main() -> None:
         for network in options.networks:
             recipe, dataset = NETWORKS[network], scratch / f"{network}.dataset"
             size = load_recipe(recipe).model.input_size
-            cluster.connect()
+            ray_cluster.connect()
             prepare(scratch / "cells", dataset, "c-nmc", StorageSettings(size=size))
             ray.shutdown()
             found = race(recipe, dataset, options.epochs, options.rounds, scratch)

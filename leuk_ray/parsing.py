@@ -7,7 +7,7 @@ from typing import Any
 
 import yaml
 
-from leuk_ray.errors import UserError
+from leuk_ray.utils.errors import UserError
 
 _MAX_DEPTH = 64  # what is written here has less than ten levels
 _MAX_YAML = 2**20

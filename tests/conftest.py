@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from leuk_ray.datasets.images import StorageSettings
 from leuk_ray.datasets.prepared import (
     METADATA_SCHEMA,
     ROWS_PER_GROUP,
@@ -19,8 +20,7 @@ from leuk_ray.datasets.prepared import (
     as_column,
     image_schema,
 )
-from leuk_ray.images import StorageSettings
-from leuk_ray.storage import write_json
+from leuk_ray.io.storage import write_json
 
 ROWS_PER_PART = 50
 

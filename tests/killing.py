@@ -20,24 +20,24 @@ from typing import Any
 import pyarrow.parquet as pq
 import torch
 
-from leuk_ray import bundle as bundle_module
-from leuk_ray.bundle import derive_bundle, load_bundle, open_bundle, write_ensemble
-from leuk_ray.calibrate import calibrate
+from leuk_ray.bundles import bundle as bundle_module
+from leuk_ray.bundles.bundle import derive_bundle, load_bundle, open_bundle, write_ensemble
+from leuk_ray.bundles.registry import Registry
 from leuk_ray.datasets import prepare as prepare_module
+from leuk_ray.datasets.images import StorageSettings
 from leuk_ray.datasets.layouts.catalogue import LayoutOptions
 from leuk_ray.datasets.prepared import PreparedDataset
 from leuk_ray.datasets.synthetic import SyntheticSpec, write_c_nmc
-from leuk_ray.images import StorageSettings
 from leuk_ray.inference import scope as scope_module
 from leuk_ray.inference.onnx_export import export_bundle
-from leuk_ray.judged import Judged
-from leuk_ray.registry import Registry
+from leuk_ray.io.storage import read_json
 from leuk_ray.runs import executor as executor_module
 from leuk_ray.runs.spec import RunSpec, make_splits, split_key
+from leuk_ray.runs.target import Judged
 from leuk_ray.runs.trial import Shared, train_in_process
-from leuk_ray.storage import read_json
 from leuk_ray.tuning import sweep as sweep_module
 from leuk_ray.tuning.settings import SweepSettings
+from leuk_ray.workflows.calibrate import calibrate
 from tests.serving_bundles import write_small_bundle
 
 KILLED = 137

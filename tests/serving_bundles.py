@@ -16,10 +16,10 @@ import uvicorn
 from PIL import Image
 from starlette.testclient import TestClient
 
-from leuk_ray.bundle import write_bundle
+from leuk_ray.bundles.bundle import write_bundle
+from leuk_ray.bundles.manifest import BundleFacts
+from leuk_ray.datasets.images import StorageSettings
 from leuk_ray.datasets.synthetic import SyntheticSpec, draw_cells, render
-from leuk_ray.images import StorageSettings
-from leuk_ray.manifest import BundleFacts
 from leuk_ray.models.settings import ModelSettings
 from leuk_ray.models.zoo import build
 from leuk_ray.serving.api import create_api

@@ -5,8 +5,8 @@ from typing import Any
 
 import pyarrow as pa
 
+from leuk_ray.datasets.images import StorageSettings
 from leuk_ray.datasets.prepared import PreparedDataset
-from leuk_ray.images import StorageSettings
 
 STORED = StorageSettings(size=96, crop="center")
 

@@ -13,7 +13,7 @@ from leuk_ray.augment.policies import apply, parameters
 from leuk_ray.augment.settings import AugmentSettings
 from leuk_ray.datasets.plan import uid_keys
 from leuk_ray.datasets.prepared import PreparedDataset
-from leuk_ray.errors import UserError
+from leuk_ray.utils.errors import UserError
 
 CELLS_PER_CLASS = 2
 DRAWS = 6

@@ -17,7 +17,7 @@ from torch import Tensor
 from leuk_ray.augment.draws import POLICIES, Draw
 from leuk_ray.augment.settings import AugmentSettings, Fill
 from leuk_ray.augment.stain import jitter_stain, mixing_matrices
-from leuk_ray.device import to_device
+from leuk_ray.utils.device import to_device
 
 
 class Parameters(NamedTuple):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from leuk_ray.settings import Settings
+from leuk_ray.utils.settings import Settings
 
 Fill = Literal["black", "reflect"]
 Policy = Literal["none", "saeed2022", "bukhari2022", "bukhari2022-pixel", "modern"]

@@ -14,10 +14,10 @@ from leuk_ray.datasets.prepared import PreparedDataset, count_roles
 from leuk_ray.datasets.protocols import PROTOCOLS
 from leuk_ray.datasets.shortcuts import shortcut_baselines
 from leuk_ray.datasets.splits import SplitSettings, count_left_out, describe, split_cells
-from leuk_ray.errors import UserError
-from leuk_ray.locations import join
-from leuk_ray.storage import exists, read_json, write_json
-from leuk_ray.wording import counted
+from leuk_ray.io.locations import join
+from leuk_ray.io.storage import exists, read_json, write_json
+from leuk_ray.utils.errors import UserError
+from leuk_ray.utils.wording import counted
 
 SCHEMA_VERSION = 2
 LARGE_GROUP_SHARE = 0.2

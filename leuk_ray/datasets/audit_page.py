@@ -12,10 +12,10 @@ from PIL import Image
 
 from leuk_ray.datasets.datasheet import datasheet
 from leuk_ray.datasets.prepared import PreparedDataset
-from leuk_ray.locations import Location, name_of
-from leuk_ray.pages import page_templates
-from leuk_ray.storage import directory_by_rename, refuse_existing, write_json
-from leuk_ray.wording import counted, overlap_label
+from leuk_ray.io.locations import Location, name_of
+from leuk_ray.io.storage import directory_by_rename, refuse_existing, write_json
+from leuk_ray.utils.html import page_templates
+from leuk_ray.utils.wording import counted, overlap_label
 
 MAX_SHOWN = 60  # entries of a list on the page; audit.json has all
 MAX_SIZES = 20

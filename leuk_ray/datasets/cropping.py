@@ -6,11 +6,11 @@ from pathlib import Path
 
 from PIL import Image
 
-from leuk_ray import images
+from leuk_ray.datasets import images
+from leuk_ray.datasets.images import BadImageError
 from leuk_ray.datasets.layouts.all_idb import read_centroids
-from leuk_ray.errors import UserError
-from leuk_ray.images import BadImageError
-from leuk_ray.storage import directory_by_rename, refuse_existing
+from leuk_ray.io.storage import directory_by_rename, refuse_existing
+from leuk_ray.utils.errors import UserError
 
 SIDE = 257  # of ALL-IDB2
 

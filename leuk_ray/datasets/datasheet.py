@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from leuk_ray.wording import counted, without_html
+from leuk_ray.utils.wording import counted, without_html
 
 NOT_AVAILABLE = "not available"
 

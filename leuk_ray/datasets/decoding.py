@@ -14,11 +14,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image, ImageOps
 
-from leuk_ray import images
+from leuk_ray.datasets import images
+from leuk_ray.datasets.images import BadImageError, StorageSettings
 from leuk_ray.datasets.layouts.all_idb import CELLS, FIELDS
 from leuk_ray.datasets.prepared import METADATA_SCHEMA, ROWS_PER_GROUP, image_schema
-from leuk_ray.images import BadImageError, StorageSettings
-from leuk_ray.locations import Location, filesystem, join
+from leuk_ray.io.locations import Location, filesystem, join
 
 THUMB = 32  # side of a thumbnail
 ON_SLIDES = (FIELDS, CELLS)

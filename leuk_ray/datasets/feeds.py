@@ -20,7 +20,7 @@ from leuk_ray.datasets.host_cache import CacheError, open_host_cache
 from leuk_ray.datasets.plan import Cache, Window
 from leuk_ray.datasets.prepared import PixelReader, PreparedDataset, as_pixels, gather, read_block
 from leuk_ray.datasets.staging import staging_for
-from leuk_ray.errors import UserError
+from leuk_ray.utils.errors import UserError
 
 # Whatever a task reads, it costs Ray Data some milliseconds; blocks above 128 MiB it would cut.
 _TASK_BYTES, _MOST_ROWS_PER_TASK = 96 * 2**20, 512

@@ -26,8 +26,8 @@ import numpy as np
 import pyarrow as pa
 
 from leuk_ray.datasets.prepared import PixelReader, PreparedDataset, as_pixels, gather
-from leuk_ray.errors import UserError
-from leuk_ray.scratch import make_private
+from leuk_ray.utils.errors import UserError
+from leuk_ray.utils.scratch import make_private
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer

@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
-from leuk_ray.errors import UserError
-from leuk_ray.images import StorageSettings
-from leuk_ray.locations import Location
-from leuk_ray.settings import Settings
-from leuk_ray.storage import exists, read_table
+from leuk_ray.datasets.images import StorageSettings
+from leuk_ray.io.locations import Location
+from leuk_ray.io.storage import exists, read_table
+from leuk_ray.utils.errors import UserError
+from leuk_ray.utils.settings import Settings
 
 if TYPE_CHECKING:
     from leuk_ray.datasets.prepared import PreparedDataset

@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from leuk_ray.datasets.holdout import ROLES
-from leuk_ray.wording import counted, overlap_label
+from leuk_ray.utils.wording import counted, overlap_label
 
 IntArray = npt.NDArray[np.int64]
 BoolArray = npt.NDArray[np.bool_]

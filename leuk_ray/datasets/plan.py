@@ -20,7 +20,7 @@ from typing import Literal
 
 import numpy as np
 
-from leuk_ray.errors import UserError
+from leuk_ray.utils.errors import UserError
 
 Balance = Literal["none", "equal"] | int
 Window = Literal["all"] | int

@@ -19,11 +19,11 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import ray.data
 
-from leuk_ray import images
-from leuk_ray.datasets import layouts
+from leuk_ray.datasets import images, layouts
 from leuk_ray.datasets.decoding import RESULT_SCHEMA, THUMB, part_name, prepare_part
 from leuk_ray.datasets.groups import assign_groups
 from leuk_ray.datasets.identity import DatasetIdentity
+from leuk_ray.datasets.images import StorageSettings
 from leuk_ray.datasets.layouts import Catalogue, LayoutOptions
 from leuk_ray.datasets.layouts.all_idb import FIELDS
 from leuk_ray.datasets.near_duplicates import find_near_duplicates
@@ -36,16 +36,15 @@ from leuk_ray.datasets.prepared import (
     count_roles,
 )
 from leuk_ray.datasets.slides import find_slides
-from leuk_ray.errors import UserError
-from leuk_ray.images import StorageSettings
-from leuk_ray.locations import Location, join
-from leuk_ray.storage import (
+from leuk_ray.io.locations import Location, join
+from leuk_ray.io.storage import (
     directory_by_rename,
     list_files,
     read_json,
     refuse_existing,
     write_json,
 )
+from leuk_ray.utils.errors import UserError
 
 ROWS_PER_PART = 256
 _NO_OPTIONS = LayoutOptions()

@@ -29,10 +29,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from leuk_ray.datasets.identity import DatasetIdentity
-from leuk_ray.errors import UserError
-from leuk_ray.images import StorageSettings
-from leuk_ray.locations import Location, filesystem, join, parse, reason
-from leuk_ray.storage import list_files, read_json, read_table
+from leuk_ray.datasets.images import StorageSettings
+from leuk_ray.io.locations import Location, filesystem, join, parse, reason
+from leuk_ray.io.storage import list_files, read_json, read_table
+from leuk_ray.utils.errors import UserError
 
 SCHEMA_VERSION = 2
 CLASSES = ("healthy", "ALL")

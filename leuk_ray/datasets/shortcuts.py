@@ -21,7 +21,7 @@ from threadpoolctl import threadpool_limits
 
 from leuk_ray.datasets.prepared import PixelReader
 from leuk_ray.datasets.splits import eligible
-from leuk_ray.wording import counted
+from leuk_ray.utils.wording import counted
 
 FOLDS = 5
 MAX_CELLS = 20_000

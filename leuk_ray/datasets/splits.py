@@ -23,11 +23,11 @@ from leuk_ray.datasets.holdout import (
     holdout_roles,
 )
 from leuk_ray.datasets.protocols import PROTOCOLS, ProtocolName
-from leuk_ray.errors import UserError
-from leuk_ray.locations import Location
-from leuk_ray.settings import Settings
-from leuk_ray.storage import refuse_existing, write_table
-from leuk_ray.wording import counted
+from leuk_ray.io.locations import Location
+from leuk_ray.io.storage import refuse_existing, write_table
+from leuk_ray.utils.errors import UserError
+from leuk_ray.utils.settings import Settings
+from leuk_ray.utils.wording import counted
 
 SPLIT_SCHEMA = pa.schema(
     [

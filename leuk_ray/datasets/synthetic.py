@@ -40,7 +40,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from leuk_ray.errors import UserError
+from leuk_ray.utils.errors import UserError
 
 SIDE = 450
 NUM_FOLDS = 3

@@ -15,10 +15,10 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from leuk_ray.datasets.images import cut_cell
 from leuk_ray.datasets.synthetic import SyntheticCell, SyntheticSpec, draw_cells, render
-from leuk_ray.errors import UserError
-from leuk_ray.images import cut_cell
-from leuk_ray.storage import directory_by_rename, refuse_existing
+from leuk_ray.io.storage import directory_by_rename, refuse_existing
+from leuk_ray.utils.errors import UserError
 
 HEIGHT, WIDTH = 972, 1296
 CROP = 257

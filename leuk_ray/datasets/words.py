@@ -10,7 +10,7 @@ import re
 import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 
-from leuk_ray.errors import UserError
+from leuk_ray.utils.errors import UserError
 
 ALL_WORDS = ("ALL", "blast", "blasts", "leukemia", "leukaemia", "positive", "1", "1.0")
 HEALTHY_WORDS = ("healthy", "hem", "normal", "benign", "negative", "0", "0.0")

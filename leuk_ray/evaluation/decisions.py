@@ -12,6 +12,7 @@ from typing import Any, Literal
 import numpy as np
 from pydantic import Field, NonNegativeInt
 
+from leuk_ray.evaluation.calibration import abstain_band, in_band, probability
 from leuk_ray.evaluation.intervals import (
     BoolArray,
     FloatArray,
@@ -22,9 +23,8 @@ from leuk_ray.evaluation.intervals import (
 )
 from leuk_ray.evaluation.metrics import confusion, sensitivity, specificity
 from leuk_ray.evaluation.subjects import SubjectRow
-from leuk_ray.inference.calibration import abstain_band, in_band, probability
-from leuk_ray.settings import Settings
-from leuk_ray.wording import counted
+from leuk_ray.utils.settings import Settings
+from leuk_ray.utils.wording import counted
 
 TARGETS = (0.90, 0.95)
 ABSTAIN_SHARES = (0.05, 0.10, 0.20)

@@ -18,7 +18,7 @@ import numpy.typing as npt
 from leuk_ray.evaluation.intervals import FloatArray, IntArray
 from leuk_ray.evaluation.metrics import CLASSES, Confusion, calibration_bins
 from leuk_ray.evaluation.subjects import SubjectRow
-from leuk_ray.wording import counted
+from leuk_ray.utils.wording import counted
 
 if TYPE_CHECKING:  # matplotlib takes half a second to load: only whoever draws waits for it
     from matplotlib.axes import Axes

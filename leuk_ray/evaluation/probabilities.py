@@ -6,9 +6,9 @@ from typing import Any
 
 import numpy as np
 
+from leuk_ray.evaluation.calibration import fit_temperature, probability
 from leuk_ray.evaluation.intervals import FloatArray, GroupResamples, IntArray, Interval
 from leuk_ray.evaluation.metrics import ECE_BINS, brier, calibration_index, ece, losses, nll
-from leuk_ray.inference.calibration import fit_temperature, probability
 
 
 def probability_intervals(

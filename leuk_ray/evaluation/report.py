@@ -33,10 +33,10 @@ from leuk_ray.evaluation.probabilities import probability_intervals, refit
 from leuk_ray.evaluation.published import beside_published
 from leuk_ray.evaluation.sources import apart, by_source
 from leuk_ray.evaluation.subjects import SubjectRow, check_predictions, per_subject
-from leuk_ray.locations import Location
-from leuk_ray.pages import page_templates
-from leuk_ray.storage import directory_by_rename, refuse_existing, write_json, write_table
-from leuk_ray.wording import counted, counted_subjects, overlap_label
+from leuk_ray.io.locations import Location
+from leuk_ray.io.storage import directory_by_rename, refuse_existing, write_json, write_table
+from leuk_ray.utils.html import page_templates
+from leuk_ray.utils.wording import counted, counted_subjects, overlap_label
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

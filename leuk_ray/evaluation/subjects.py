@@ -10,9 +10,9 @@ from typing import TypedDict
 import numpy as np
 import pyarrow as pa
 
+from leuk_ray.evaluation.calibration import in_band
 from leuk_ray.evaluation.intervals import checked_cells, clopper_pearson
 from leuk_ray.evaluation.metrics import CLASSES
-from leuk_ray.inference.calibration import in_band
 
 ABSTAIN = "abstain"  # the label of a cell that gets no answer
 PREDICTION_COLUMNS = ("uid", "subject", "group", "role", "label", "logit", "probability")

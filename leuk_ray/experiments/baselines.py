@@ -10,18 +10,18 @@ import numpy as np
 import pyarrow as pa
 import ray
 
-from leuk_ray.baselines import BaselineName, Features, measure, score_baseline
 from leuk_ray.datasets.leakage import find_leakage
 from leuk_ray.datasets.prepared import PixelReader, PreparedDataset
 from leuk_ray.datasets.splits import rows_with_role
-from leuk_ray.errors import UserError
+from leuk_ray.evaluation.baselines import BaselineName, Features, measure, score_baseline
+from leuk_ray.evaluation.calibration import probability
 from leuk_ray.experiments.plan import Place, Plan
 from leuk_ray.experiments.results import Outcomes, judge_predictions
 from leuk_ray.experiments.settings import ExperimentSettings
-from leuk_ray.inference.calibration import probability
-from leuk_ray.progress import bar
+from leuk_ray.io.storage import read_table, write_table
 from leuk_ray.runs.spec import split_key
-from leuk_ray.storage import read_table, write_table
+from leuk_ray.utils.errors import UserError
+from leuk_ray.utils.progress import bar
 
 _ROWS_PER_TASK = 64
 

@@ -10,7 +10,7 @@ from typing import Any
 from leuk_ray.evaluation.formats import count, decimal, percent
 from leuk_ray.evaluation.repeats import mean_interval
 from leuk_ray.experiments.results import Outcome
-from leuk_ray.wording import counted
+from leuk_ray.utils.wording import counted
 
 SHARES = (
     "accuracy", "precision", "sensitivity", "specificity", "f1", "recall", "weighted_f1"

@@ -6,15 +6,15 @@ from collections.abc import Iterable, Mapping
 
 import pyarrow as pa
 
-from leuk_ray.config import Recipe
 from leuk_ray.datasets.prepared import PreparedDataset
-from leuk_ray.errors import UserError
 from leuk_ray.experiments.settings import ExperimentSettings
 from leuk_ray.models.weights import missing_imagenet
 from leuk_ray.models.zoo import build
-from leuk_ray.progress import note
+from leuk_ray.recipes.recipe import Recipe
 from leuk_ray.runs.spec import make_splits, split_key
 from leuk_ray.training.cells import TrainingCells
+from leuk_ray.utils.errors import UserError
+from leuk_ray.utils.progress import note
 
 
 def check_data(

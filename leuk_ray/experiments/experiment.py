@@ -10,19 +10,19 @@ from pathlib import Path
 from typing import Any
 
 from leuk_ray.datasets.prepared import PreparedDataset
-from leuk_ray.errors import UserError
 from leuk_ray.experiments.baselines import outcomes_of_baselines
 from leuk_ray.experiments.check import check_data, check_networks
 from leuk_ray.experiments.plan import make_plan
 from leuk_ray.experiments.report import Told, write_experiment_report
 from leuk_ray.experiments.results import outcomes_of_runs, outcomes_of_votes
 from leuk_ray.experiments.settings import ExperimentSettings, ScaleName
-from leuk_ray.progress import note
 from leuk_ray.runs.executor import Executor
 from leuk_ray.runs.placement import Resources
 from leuk_ray.runs.root import RunsRoot
 from leuk_ray.runs.table import RunTable
-from leuk_ray.settings import Settings
+from leuk_ray.utils.errors import UserError
+from leuk_ray.utils.progress import note
+from leuk_ray.utils.settings import Settings
 
 
 class Started(Settings):

@@ -19,7 +19,7 @@ from leuk_ray.experiments.cells import SHARES, WORDS
 from leuk_ray.experiments.settings import Pair
 from leuk_ray.inference.classifier import Classifier
 from leuk_ray.inference.explain import explain_pixels, overlay
-from leuk_ray.wording import overlap_label
+from leuk_ray.utils.wording import overlap_label
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -13,11 +13,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from leuk_ray.config import Recipe, load_recipe, with_values
 from leuk_ray.datasets.splits import eligible
-from leuk_ray.errors import UserError
 from leuk_ray.experiments.settings import ExperimentSettings, Scale, StandIn
+from leuk_ray.recipes.recipe import Recipe, load_recipe, with_values
 from leuk_ray.runs.spec import RunSpec
+from leuk_ray.utils.errors import UserError
 
 NUM_OFFICIAL_FOLDS = 3
 

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from leuk_ray.augment.gallery import draw_gallery
-from leuk_ray.config import Recipe, value_at
 from leuk_ray.datasets.leakage import crossings, find_leakage
 from leuk_ray.datasets.prepared import PreparedDataset
 from leuk_ray.datasets.protocols import PROTOCOLS
@@ -24,12 +23,13 @@ from leuk_ray.experiments.plan import Place, Plan
 from leuk_ray.experiments.results import Outcome, Outcomes
 from leuk_ray.experiments.settings import ExperimentSettings, ScaleName
 from leuk_ray.experiments.tables import fill_table, leaks
+from leuk_ray.io.storage import directory_by_rename, write_json
 from leuk_ray.models.summary import summarise
-from leuk_ray.pages import embedded, page_templates, save_figures
+from leuk_ray.recipes.recipe import Recipe, value_at
 from leuk_ray.runs.spec import split_key
 from leuk_ray.runs.table import RunRecord
-from leuk_ray.storage import directory_by_rename, write_json
-from leuk_ray.wording import counted, overlap_label
+from leuk_ray.utils.html import embedded, page_templates, save_figures
+from leuk_ray.utils.wording import counted, overlap_label
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

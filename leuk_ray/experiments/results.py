@@ -19,10 +19,10 @@ from leuk_ray.evaluation.metrics import evaluate
 from leuk_ray.evaluation.report import BOOTSTRAP
 from leuk_ray.experiments.plan import Place, Plan
 from leuk_ray.experiments.settings import ExperimentSettings, Vote
+from leuk_ray.io.storage import read_json, read_table
 from leuk_ray.models.ensemble import vote
 from leuk_ray.models.summary import summarise
 from leuk_ray.runs.table import RunRecord
-from leuk_ray.storage import read_json, read_table
 
 THRESHOLD = 0.5
 

@@ -10,9 +10,9 @@ from typing import Any, Literal
 from pydantic import Field, ValidationError, model_validator
 
 from leuk_ray.datasets.splits import PROTOCOLS
-from leuk_ray.errors import UserError
 from leuk_ray.parsing import parse_yaml
-from leuk_ray.settings import Settings, first_problem
+from leuk_ray.utils.errors import UserError
+from leuk_ray.utils.settings import Settings, first_problem
 
 ScaleName = Literal["tiny", "small", "paper"]
 Column = Literal[
@@ -164,7 +164,7 @@ class ExperimentSettings(Settings):
 
     paper: how it is cited. prepare: the command that makes its dataset.
     data: part of the dataset -> its source, None for all of it.
-    baselines: of `leuk_ray.baselines`, scored on the splits of these protocols.
+    baselines: of `leuk_ray.evaluation.baselines`, scored on the splits of these protocols.
     leaks: (leaky, honest) protocols whose difference is the size of the leak.
     rows: every row of the paper in PAPERS.md, by id.
     """

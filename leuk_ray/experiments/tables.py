@@ -9,7 +9,7 @@ from leuk_ray.experiments.cells import WORDS, cell, reported
 from leuk_ray.experiments.plan import Plan
 from leuk_ray.experiments.results import Outcome, Outcomes
 from leuk_ray.experiments.settings import ExperimentSettings, Row, Table
-from leuk_ray.wording import worst
+from leuk_ray.utils.wording import worst
 
 LEAK_METRICS = ("accuracy", "auc")
 

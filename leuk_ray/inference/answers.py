@@ -10,12 +10,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv as pacsv
 
-from leuk_ray.errors import UserError
 from leuk_ray.evaluation.subjects import summarise
 from leuk_ray.inference.classifier import Failure, Prediction
 from leuk_ray.inference.files import ImageFile, check_any_scored, full
-from leuk_ray.locations import Location, join, name_of, parent
-from leuk_ray.storage import (
+from leuk_ray.io.locations import Location, join, name_of, parent
+from leuk_ray.io.storage import (
     exists,
     list_files,
     make_folder,
@@ -28,6 +27,7 @@ from leuk_ray.storage import (
     write_json,
     write_table,
 )
+from leuk_ray.utils.errors import UserError
 
 ANSWERS_SCHEMA = pa.schema(
     [

@@ -12,9 +12,9 @@ from collections.abc import Sequence
 
 import pyarrow as pa
 
-from leuk_ray.errors import UserError
-from leuk_ray.locations import Location
-from leuk_ray.storage import write_bytes
+from leuk_ray.io.locations import Location
+from leuk_ray.io.storage import write_bytes
+from leuk_ray.utils.errors import UserError
 
 MEMBER = "isbi_valid.predict"
 _NUMBERED = re.compile(r"(?:.*/)?(\d+)\.bmp", re.IGNORECASE)

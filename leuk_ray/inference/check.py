@@ -8,17 +8,17 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from leuk_ray.bundle import Bundle
+from leuk_ray.bundles.bundle import Bundle
+from leuk_ray.bundles.manifest import ONNX_FILE
+from leuk_ray.datasets.images import StorageSettings, to_storage
+from leuk_ray.datasets.images.storage import Crop
 from leuk_ray.datasets.synthetic import SyntheticSpec, draw_cells, render
-from leuk_ray.errors import UserError
-from leuk_ray.images import StorageSettings, to_storage
-from leuk_ray.images.storage import Crop
-from leuk_ray.inference.calibration import probability
+from leuk_ray.evaluation.calibration import probability
 from leuk_ray.inference.classifier import Classifier
 from leuk_ray.inference.engines import PyTorchEngine
 from leuk_ray.inference.onnx_graph import trial
-from leuk_ray.manifest import ONNX_FILE
 from leuk_ray.models.zoo import positive_logit
+from leuk_ray.utils.errors import UserError
 
 TOLERANCE = 1e-4  # of a probability
 _BATCH_SIZES = (1, 3, 8)  # a graph is traced with 2

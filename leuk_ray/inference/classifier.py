@@ -16,10 +16,11 @@ import numpy as np
 import torch
 from torch import nn
 
-from leuk_ray import images
-from leuk_ray.bundle import Bundle, open_bundle
-from leuk_ray.images import BadImageError
-from leuk_ray.inference.calibration import probability
+from leuk_ray.bundles.bundle import Bundle, open_bundle
+from leuk_ray.bundles.manifest import Facts
+from leuk_ray.datasets import images
+from leuk_ray.datasets.images import BadImageError
+from leuk_ray.evaluation.calibration import probability
 from leuk_ray.inference.decide import decide
 from leuk_ray.inference.engines import EngineName, make_engine
 from leuk_ray.inference.scope import (
@@ -29,8 +30,7 @@ from leuk_ray.inference.scope import (
     measure,
     pixel_reasons,
 )
-from leuk_ray.locations import Location
-from leuk_ray.manifest import Facts
+from leuk_ray.io.locations import Location
 
 
 @dataclass(frozen=True)

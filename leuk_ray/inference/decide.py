@@ -6,9 +6,9 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from leuk_ray.bundles.manifest import Facts
+from leuk_ray.evaluation.calibration import in_band
 from leuk_ray.evaluation.subjects import ABSTAIN
-from leuk_ray.inference.calibration import in_band
-from leuk_ray.manifest import Facts
 
 NEAR_THRESHOLD = "near_threshold"
 

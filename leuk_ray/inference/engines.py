@@ -11,12 +11,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from leuk_ray.bundle import Bundle
-from leuk_ray.errors import UserError
-from leuk_ray.hashes import read_verified
+from leuk_ray.bundles.bundle import Bundle
+from leuk_ray.bundles.manifest import ONNX_FILE
 from leuk_ray.inference.onnx_graph import check_graph, open_session, run_session
-from leuk_ray.manifest import ONNX_FILE
+from leuk_ray.io.hashes import read_verified
 from leuk_ray.models.zoo import positive_logit
+from leuk_ray.utils.errors import UserError
 
 EngineName = Literal["auto", "pytorch", "onnx"]
 

@@ -11,13 +11,13 @@ import torch
 from matplotlib import colormaps
 from PIL import Image
 
-from leuk_ray import images
-from leuk_ray.errors import UserError
+from leuk_ray.datasets import images
 from leuk_ray.inference.classifier import Classifier, Failure
 from leuk_ray.inference.files import check_any_scored
 from leuk_ray.inference.gradcam import DEFAULT_METHOD, Method, evidence, heat, share_inside
+from leuk_ray.io.storage import write_json
 from leuk_ray.models.network import ImageClassifier
-from leuk_ray.storage import write_json
+from leuk_ray.utils.errors import UserError
 
 _NAME_BYTES = 200  # of an image's name in a picture's: file systems take 255 in all
 

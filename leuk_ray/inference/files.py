@@ -14,13 +14,13 @@ from typing import Any
 
 from pyarrow import fs
 
+from leuk_ray.datasets.images import MAX_BYTES, BadImageError, file_bytes
 from leuk_ray.datasets.layouts.listing import Found, Rejection, beginning, find_files
-from leuk_ray.errors import UserError
-from leuk_ray.images import MAX_BYTES, BadImageError, file_bytes
 from leuk_ray.inference.classifier import Cell, Classifier, Failure, Prediction
-from leuk_ray.locations import Location, filesystem, join, name_of, parent, reason
-from leuk_ray.storage import file_infos, is_file, read_bytes
-from leuk_ray.wording import counted
+from leuk_ray.io.locations import Location, filesystem, join, name_of, parent, reason
+from leuk_ray.io.storage import file_infos, is_file, read_bytes
+from leuk_ray.utils.errors import UserError
+from leuk_ray.utils.wording import counted
 
 _FILES_AT_ONCE = 32
 _READERS = 8  # more than cores: an object store answers late, not slowly

@@ -14,9 +14,9 @@ from timm.models import VisionTransformer  # pyright: ignore[reportPrivateImport
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from leuk_ray.errors import UserError
 from leuk_ray.models.network import ImageClassifier
 from leuk_ray.models.zoo import positive_logit
+from leuk_ray.utils.errors import UserError
 
 Method = Literal["gradcam", "hirescam"]
 DEFAULT_METHOD: Method = "hirescam"  # of `explain`, HTTP and the page

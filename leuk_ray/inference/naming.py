@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 
 from leuk_ray.datasets.layouts.c_nmc import subject_of
 from leuk_ray.datasets.words import unify_subjects
-from leuk_ray.errors import UserError
+from leuk_ray.utils.errors import UserError
 
 GRAMMARS: dict[str, Callable[[str], str | None]] = {"c-nmc": subject_of}
 

@@ -9,11 +9,11 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from leuk_ray.bundle import Bundle, derive_bundle, load_bundle
-from leuk_ray.errors import UserError
+from leuk_ray.bundles.bundle import Bundle, derive_bundle, load_bundle
+from leuk_ray.bundles.manifest import ONNX_FILE
 from leuk_ray.inference.check import graph_difference
-from leuk_ray.locations import Location
-from leuk_ray.manifest import ONNX_FILE
+from leuk_ray.io.locations import Location
+from leuk_ray.utils.errors import UserError
 
 
 class _Graph(nn.Module):

@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from leuk_ray.errors import UserError
+from leuk_ray.utils.errors import UserError
 
 LOAD_SECONDS = 60.0
 TRIAL_SECONDS = 180.0

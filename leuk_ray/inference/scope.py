@@ -19,8 +19,8 @@ from safetensors.numpy import load_file, save_file
 from scipy import ndimage
 from scipy.spatial import ConvexHull
 
-from leuk_ray.errors import UserError
-from leuk_ray.settings import Settings
+from leuk_ray.utils.errors import UserError
+from leuk_ray.utils.settings import Settings
 
 SCOPE_FILE = "scope.safetensors"
 BLANK, BLURRED = "blank", "blurred"

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_serializer, model_validator
 
-from leuk_ray.settings import Settings
+from leuk_ray.utils.settings import Settings
 
 Architecture = Literal["multi_attention", "timm", "alexnet", "se_cnn"]
 Attention = Literal[

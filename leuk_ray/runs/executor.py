@@ -22,14 +22,14 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from typing_extensions import override
 
 from leuk_ray.datasets.prepared import PreparedDataset
-from leuk_ray.errors import UserError
-from leuk_ray.progress import bar, note
 from leuk_ray.runs.placement import DRIVER_CPUS, Resources, place
 from leuk_ray.runs.recorder import Recorder
 from leuk_ray.runs.spec import RunSpec
 from leuk_ray.runs.table import RunRecord, RunTable
 from leuk_ray.runs.trial import Shared, run_trial
-from leuk_ray.wording import counted
+from leuk_ray.utils.errors import UserError
+from leuk_ray.utils.progress import bar, note
+from leuk_ray.utils.wording import counted
 
 _QUIET_TUNE = {
     "RAY_AIR_NEW_OUTPUT": "0",  # which prints on stdout, whatever verbosity is asked for

@@ -11,12 +11,12 @@ from typing import Any
 import pyarrow as pa
 from torch import nn
 
-from leuk_ray.bundle import load_bundle, write_bundle
-from leuk_ray.config import Recipe
+from leuk_ray.bundles.bundle import load_bundle, write_bundle
+from leuk_ray.bundles.manifest import read_facts
 from leuk_ray.datasets.prepared import PreparedDataset
-from leuk_ray.manifest import read_facts
+from leuk_ray.io.storage import write_bytes
+from leuk_ray.recipes.recipe import Recipe
 from leuk_ray.runs.table import whole_lines
-from leuk_ray.storage import write_bytes
 from leuk_ray.training.record import bundle_facts, start_record
 
 

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 from pydantic import Field, model_validator
 
-from leuk_ray.errors import UserError
-from leuk_ray.settings import Settings
+from leuk_ray.utils.errors import UserError
+from leuk_ray.utils.settings import Settings
 
 DRIVER_CPUS = 0.01  # of a run of several workers: its own process only waits for them
 _SLACK = 1e-6  # 0.1 is no binary fraction: ten of them are to fit into one CPU

@@ -14,7 +14,7 @@ import pyarrow as pa
 from ray import tune
 from typing_extensions import override
 
-from leuk_ray.manifest import read_facts
+from leuk_ray.bundles.manifest import read_facts
 from leuk_ray.runs.folder import read_history, read_steps
 from leuk_ray.runs.spec import RunSpec, split_key
 from leuk_ray.runs.table import RunRecord, Status

@@ -8,9 +8,9 @@ from typing import Any
 
 import pyarrow as pa
 
-from leuk_ray.config import Recipe, with_values
 from leuk_ray.datasets.prepared import PreparedDataset
 from leuk_ray.datasets.splits import split_cells
+from leuk_ray.recipes.recipe import Recipe, with_values
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
 
-from leuk_ray.errors import UserError
+from leuk_ray.utils.errors import UserError
 
 Status = Literal["finished", "stopped", "failed"]
 

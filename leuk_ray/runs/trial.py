@@ -22,19 +22,16 @@ import pyarrow as pa
 import torch
 from ray import tune
 
-from leuk_ray import scratch
-from leuk_ray.config import Recipe, value_at
 from leuk_ray.datasets.feeds import Feed, ReaderFeed, ResidentFeed, device_shortage
 from leuk_ray.datasets.host_cache import CacheError, open_host_cache
 from leuk_ray.datasets.prepared import PreparedDataset
 from leuk_ray.datasets.splits import copies_with_role, rows_with_role
-from leuk_ray.errors import UserError
-from leuk_ray.judge import Judged, keep_results, report_on
+from leuk_ray.io.storage import write_bytes
 from leuk_ray.models.zoo import build
+from leuk_ray.recipes.recipe import Recipe, value_at
 from leuk_ray.runs.folder import RunFolder, read_history
 from leuk_ray.runs.placement import Resources
 from leuk_ray.runs.spec import RunSpec, split_key
-from leuk_ray.storage import write_bytes
 from leuk_ray.training.cells import TrainingCells
 from leuk_ray.training.learner import Learner
 from leuk_ray.training.loop import train
@@ -42,6 +39,9 @@ from leuk_ray.training.record import check_same_run
 from leuk_ray.training.state import TrainingState
 from leuk_ray.training.trainer import JUDGED, Trained, run_training
 from leuk_ray.training.validation import Redraw, score_rows
+from leuk_ray.utils import scratch
+from leuk_ray.utils.errors import UserError
+from leuk_ray.workflows.evaluate import Judged, keep_results, report_on
 
 Save = Callable[[Path], None]
 Report = Callable[[dict[str, Any], Save], None]

@@ -15,9 +15,8 @@ from fastapi.security import APIKeyHeader
 from starlette.exceptions import HTTPException
 
 from leuk_ray import __version__
-from leuk_ray.errors import UserError
+from leuk_ray.datasets.images import BadImageError
 from leuk_ray.evaluation.subjects import summarise
-from leuk_ray.images import BadImageError
 from leuk_ray.inference.classifier import Cell, Failure, Prediction
 from leuk_ray.serving import openinference
 from leuk_ray.serving.decoding import Named
@@ -37,6 +36,7 @@ from leuk_ray.serving.schemas import (
     SubjectOut,
 )
 from leuk_ray.serving.settings import Limits
+from leuk_ray.utils.errors import UserError
 
 
 def create_api(models: Models, limits: Limits, keys: ApiKeys | None, metrics: Metrics) -> FastAPI:

@@ -22,9 +22,8 @@ from ray import serve
 from ray.serve import Application
 from ray.serve.handle import DeploymentHandle
 
-from leuk_ray.errors import UserError
 from leuk_ray.inference.explain import Explanation
-from leuk_ray.locations import parse
+from leuk_ray.io.locations import parse
 from leuk_ray.serving.api import create_api
 from leuk_ray.serving.guard import access_log
 from leuk_ray.serving.keys import ApiKeys, read_keys
@@ -37,6 +36,7 @@ from leuk_ray.serving.runner import Network, Scored
 from leuk_ray.serving.settings import ServeSettings
 from leuk_ray.serving.shadow import shadow_log
 from leuk_ray.serving.sources import open_source
+from leuk_ray.utils.errors import UserError
 
 _SPARE = 16  # requests above our own limit that reach a replica, to be told 503 by it
 _QUEUED = 256  # requests that wait in a proxy while every replica is full or none is there

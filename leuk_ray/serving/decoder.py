@@ -12,9 +12,9 @@ import resource
 import signal
 import sys
 
-from leuk_ray import images
-from leuk_ray.images import BadImageError, StorageSettings
-from leuk_ray.settings import Settings
+from leuk_ray.datasets import images
+from leuk_ray.datasets.images import BadImageError, StorageSettings
+from leuk_ray.utils.settings import Settings
 
 _MEMORY = 2**30  # bytes; a file of the most pixels takes a third, the libraries a tenth of it
 _NICE = 10  # files that decode fast, and networks, go first

@@ -23,7 +23,7 @@ from weakref import WeakValueDictionary
 
 import numpy as np
 
-from leuk_ray.images import BadImageError, StorageSettings, plain_pixels
+from leuk_ray.datasets.images import BadImageError, StorageSettings, plain_pixels
 from leuk_ray.inference.classifier import Cell, Reader
 from leuk_ray.serving.decoder import Done, Job
 from leuk_ray.serving.problems import Problem

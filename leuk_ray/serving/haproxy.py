@@ -31,8 +31,8 @@ from pathlib import Path
 
 from pydantic import Field, ValidationError
 
-from leuk_ray.errors import UserError
-from leuk_ray.settings import Settings
+from leuk_ray.utils.errors import UserError
+from leuk_ray.utils.settings import Settings
 
 PROGRAM = "leuk-ray-haproxy"
 PREFIX = "LEUK_RAY_HAPROXY_"

@@ -10,8 +10,8 @@ import re
 import time
 from pathlib import Path
 
-from leuk_ray.errors import UserError
 from leuk_ray.serving.problems import Problem
+from leuk_ray.utils.errors import UserError
 
 _CHECK_SECONDS = 1.0
 _SETTLE_SECONDS = 0.5  # a file that is being written looks whole with half of its lines

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import logging
 
-from leuk_ray.errors import UserError
-from leuk_ray.manifest import read_facts
+from leuk_ray.bundles.manifest import read_facts
 from leuk_ray.serving.models import Models
 from leuk_ray.serving.problems import Problem
 from leuk_ray.serving.schemas import DriftOut, ModelInfo, ModelOut, ModelsOut
 from leuk_ray.serving.sources import fingerprint
+from leuk_ray.utils.errors import UserError
 
 logger = logging.getLogger(__name__)
 

@@ -14,12 +14,12 @@ from types import FrameType
 
 import ray
 
-from leuk_ray import cluster
-from leuk_ray.errors import UserError
-from leuk_ray.locations import Location
-from leuk_ray.progress import note
+from leuk_ray.cluster import ray_cluster
+from leuk_ray.io.locations import Location
 from leuk_ray.serving.loopback import is_loopback
 from leuk_ray.serving.switches import switched_on
+from leuk_ray.utils.errors import UserError
+from leuk_ray.utils.progress import note
 
 APPLICATION = "leuk_ray"
 
@@ -70,7 +70,7 @@ def serve_until_stopped(
         from leuk_ray.serving.app import build
 
         application = build(args)
-        cluster.connect(address, num_workers=1)
+        ray_cluster.connect(address, num_workers=1)
         _check_resources(replicas, cpus, gpus)
 
         from ray import serve

@@ -9,10 +9,9 @@ import time
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable
 
-from leuk_ray.errors import UserError
+from leuk_ray.bundles.registry import BrokenError
 from leuk_ray.inference.classifier import Prediction
-from leuk_ray.locations import Location, parse
-from leuk_ray.registry import BrokenError
+from leuk_ray.io.locations import Location, parse
 from leuk_ray.serving.decoding import Named
 from leuk_ray.serving.monitoring import Metrics
 from leuk_ray.serving.problems import Problem
@@ -22,6 +21,7 @@ from leuk_ray.serving.settings import ServeSettings
 from leuk_ray.serving.shadow import Shadows
 from leuk_ray.serving.sources import Found, open_source
 from leuk_ray.serving.traffic import Traffic
+from leuk_ray.utils.errors import UserError
 
 logger = logging.getLogger(__name__)
 

@@ -19,7 +19,7 @@ from fastapi.responses import JSONResponse, Response
 from pydantic_core import from_json
 
 from leuk_ray import __version__
-from leuk_ray.images import BadImageError
+from leuk_ray.datasets.images import BadImageError
 from leuk_ray.inference.classifier import Cell, Failure, Prediction
 from leuk_ray.serving.models import Models
 from leuk_ray.serving.problems import Problem

@@ -15,16 +15,16 @@ from ray.serve.exceptions import (
 )
 from ray.serve.handle import DeploymentHandle
 
-from leuk_ray.errors import UserError
+from leuk_ray.bundles.manifest import read_facts
 from leuk_ray.inference.classifier import Reader
 from leuk_ray.inference.explain import Explanation
-from leuk_ray.manifest import read_facts
 from leuk_ray.serving.decoding import Decoding
 from leuk_ray.serving.monitoring import Metrics
 from leuk_ray.serving.problems import Problem
 from leuk_ray.serving.runner import Batched, LocalNetwork, Runner, Scored
 from leuk_ray.serving.settings import ServeSettings
 from leuk_ray.serving.sources import Found
+from leuk_ray.utils.errors import UserError
 
 _GONE = (RayActorError, ReplicaUnavailableError, DeploymentUnavailableError)
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Mapping
 
-from leuk_ray.bundle import open_bundle
-from leuk_ray.errors import UserError
+from leuk_ray.bundles.bundle import open_bundle
 from leuk_ray.serving.sources import Source
+from leuk_ray.utils.errors import UserError
 
 
 class Canaries:

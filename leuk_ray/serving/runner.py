@@ -13,8 +13,7 @@ from typing import Any, Protocol
 import numpy as np
 from PIL import Image
 
-from leuk_ray.errors import UserError
-from leuk_ray.images import BadImageError
+from leuk_ray.datasets.images import BadImageError
 from leuk_ray.inference.classifier import Cell, Classifier, Failure, Prediction, Reader, Scores
 from leuk_ray.inference.explain import Explanation, explain_pixels, overlay
 from leuk_ray.serving.decoding import Decoding, Named, Threads
@@ -23,6 +22,7 @@ from leuk_ray.serving.monitoring import Metrics
 from leuk_ray.serving.schemas import ModelInfo
 from leuk_ray.serving.settings import ServeSettings
 from leuk_ray.serving.sources import Found, fingerprint
+from leuk_ray.utils.errors import UserError
 
 Scored = tuple[Scores, int]
 # Turns a function of many images into one of one image, whose calls share forward passes; the

@@ -7,7 +7,7 @@ from typing import Self
 from pydantic import Field, model_validator
 
 from leuk_ray.inference.engines import EngineName
-from leuk_ray.settings import Settings
+from leuk_ray.utils.settings import Settings
 
 
 class Limits(Settings):

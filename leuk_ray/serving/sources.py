@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from leuk_ray.bundle import find_bundle, member_name, open_bundle
-from leuk_ray.errors import UserError
-from leuk_ray.locations import Location, join
-from leuk_ray.registry import CHAMPION, BrokenError, Model, Registry
-from leuk_ray.storage import read_bytes
+from leuk_ray.bundles.bundle import find_bundle, member_name, open_bundle
+from leuk_ray.bundles.registry import CHAMPION, BrokenError, Model, Registry
+from leuk_ray.io.locations import Location, join
+from leuk_ray.io.storage import read_bytes
+from leuk_ray.utils.errors import UserError
 
 logger = logging.getLogger(__name__)
 

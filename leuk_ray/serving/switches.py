@@ -11,8 +11,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from leuk_ray import scratch
 from leuk_ray.serving.haproxy import PREFIX, PROGRAM
+from leuk_ray.utils import scratch
 
 # HAProxy passes a request to a replica's own server, where plain Serve takes it through a Python
 # proxy and Ray's object transfer (benchmarks/NOTES.md). Serve reads them from the environment of

@@ -20,10 +20,10 @@ from ray.exceptions import RayActorError
 from ray.train import FailureConfig, PreemptionError, RunConfig, ScalingConfig
 from ray.train.torch import TorchTrainer
 
-from leuk_ray.interrupts import in_thread
-from leuk_ray.locations import Location, join
-from leuk_ray.progress import note
-from leuk_ray.storage import exists, read_bytes, write_bytes
+from leuk_ray.io.locations import Location, join
+from leuk_ray.io.storage import exists, read_bytes, write_bytes
+from leuk_ray.utils.interrupts import in_thread
+from leuk_ray.utils.progress import note
 
 # Ray Train tries nothing again by itself: `fit` does, and writes down why.
 FAILURES = FailureConfig(max_failures=0, max_preemption_failures=0)

@@ -7,14 +7,14 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 
-from leuk_ray.config import Recipe
 from leuk_ray.datasets.plan import EpochPlan, plan_epoch, uid_keys
 from leuk_ray.datasets.prepared import PreparedDataset
 from leuk_ray.datasets.splits import copies_with_role, rows_with_role
-from leuk_ray.errors import UserError
 from leuk_ray.models.zoo import build
+from leuk_ray.recipes.recipe import Recipe
+from leuk_ray.recipes.training import TrainingSettings
 from leuk_ray.training.learner import make_optimizer
-from leuk_ray.training.settings import TrainingSettings
+from leuk_ray.utils.errors import UserError
 
 
 @dataclass(frozen=True)

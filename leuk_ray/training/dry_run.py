@@ -11,17 +11,18 @@ import psutil
 import ray
 import torch
 
-from leuk_ray import cluster, scratch
 from leuk_ray.augment.policies import parameters
-from leuk_ray.cluster import Workers, span
-from leuk_ray.config import Recipe
+from leuk_ray.cluster import ray_cluster
+from leuk_ray.cluster.ray_cluster import Workers, span
 from leuk_ray.datasets.prepared import PreparedDataset
 from leuk_ray.datasets.splits import rows_with_role, split_cells
 from leuk_ray.inference.engines import score_images
 from leuk_ray.models.zoo import build
+from leuk_ray.recipes.recipe import Recipe
 from leuk_ray.training.cells import check_run
 from leuk_ray.training.learner import Learner
 from leuk_ray.training.state import TrainingState
+from leuk_ray.utils import scratch
 
 _STEPS = 3
 
@@ -56,8 +57,8 @@ def dry_run(
     """
     fewest, most = span(workers)
     if measure or address:
-        cluster.connect(address, workers)
-        cluster.require(workers, gpus)
+        ray_cluster.connect(address, workers)
+        ray_cluster.require(workers, gpus)
     values = _count(recipe, dataset, fewest, most, gpus)
     return _with_measured(recipe, dataset, values, gpus) if measure else values
 

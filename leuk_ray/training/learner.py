@@ -21,11 +21,11 @@ from torch.nn.parallel import DistributedDataParallel
 
 from leuk_ray.augment.policies import Parameters, apply
 from leuk_ray.augment.settings import Fill
-from leuk_ray.errors import UserError
 from leuk_ray.models.zoo import positive_logit
+from leuk_ray.recipes.training import TrainingSettings
 from leuk_ray.training.losses import classification_loss
 from leuk_ray.training.recorded import Recorded
-from leuk_ray.training.settings import TrainingSettings
+from leuk_ray.utils.errors import UserError
 
 _PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 

@@ -20,8 +20,6 @@ from leuk_ray.augment.policies import parameters
 from leuk_ray.augment.settings import AugmentSettings
 from leuk_ray.datasets.feeds import Feed
 from leuk_ray.datasets.plan import EpochPlan
-from leuk_ray.device import to_device
-from leuk_ray.errors import UserError
 from leuk_ray.training import collective
 from leuk_ray.training.cells import TrainingCells
 from leuk_ray.training.learner import Learner
@@ -29,7 +27,9 @@ from leuk_ray.training.losses import class_weights
 from leuk_ray.training.schedule import lr_factor
 from leuk_ray.training.state import TrainingState
 from leuk_ray.training.validation import selection, validate
-from leuk_ray.wording import counted
+from leuk_ray.utils.device import to_device
+from leuk_ray.utils.errors import UserError
+from leuk_ray.utils.wording import counted
 
 
 class Report(Protocol):

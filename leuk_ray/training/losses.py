@@ -10,7 +10,7 @@ import numpy as np
 from torch import Tensor
 from torch.nn import functional as F
 
-from leuk_ray.training.settings import LossSettings
+from leuk_ray.recipes.training import LossSettings
 
 
 def class_weights(settings: LossSettings, labels: np.ndarray) -> np.ndarray:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 
-from leuk_ray.settings import Settings
+from leuk_ray.utils.settings import Settings
 
 
 class PlateauSettings(Settings):

@@ -16,17 +16,13 @@ import ray.train
 from ray.train import Checkpoint
 from ray.train.v2.api.report_config import CheckpointUploadMode
 
-from leuk_ray import scratch
-from leuk_ray.config import Recipe, load_recipe, with_values
+from leuk_ray.bundles.manifest import BundleFacts
 from leuk_ray.datasets.identity import DatasetIdentity, check_same_dataset
 from leuk_ray.datasets.layouts.all_idb import Shows, shown_in
 from leuk_ray.datasets.prepared import PreparedDataset
 from leuk_ray.datasets.splits import write_split
-from leuk_ray.environment import environment
-from leuk_ray.errors import UserError
-from leuk_ray.locations import Location, join
-from leuk_ray.manifest import BundleFacts
-from leuk_ray.storage import (
+from leuk_ray.io.locations import Location, join
+from leuk_ray.io.storage import (
     directory_by_rename,
     fetched,
     read_json,
@@ -34,9 +30,13 @@ from leuk_ray.storage import (
     write_bytes,
     write_json,
 )
+from leuk_ray.recipes.recipe import Recipe, load_recipe, with_values
 from leuk_ray.training.monitoring import Monitor
 from leuk_ray.training.state import TrainingState
 from leuk_ray.training.tracking import MlflowRun
+from leuk_ray.utils import scratch
+from leuk_ray.utils.errors import UserError
+from leuk_ray.utils.provenance import environment
 
 _PROGRESS_SECONDS = 0.5
 

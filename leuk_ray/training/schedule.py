@@ -7,7 +7,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from leuk_ray.settings import Settings
+from leuk_ray.utils.settings import Settings
 
 
 class ScheduleSettings(Settings):

@@ -13,10 +13,10 @@ from dataclasses import dataclass
 from types import ModuleType
 from typing import TYPE_CHECKING
 
-from leuk_ray.config import Recipe
-from leuk_ray.errors import UserError
-from leuk_ray.locations import Location, join, name_of
-from leuk_ray.storage import exists, read_json, write_json
+from leuk_ray.io.locations import Location, join, name_of
+from leuk_ray.io.storage import exists, read_json, write_json
+from leuk_ray.recipes.recipe import Recipe
+from leuk_ray.utils.errors import UserError
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

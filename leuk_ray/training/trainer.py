@@ -16,19 +16,17 @@ from ray.train.torch import get_device, prepare_model
 from safetensors.torch import load_model
 from torch import nn
 
-from leuk_ray import cluster
-from leuk_ray.bundle import write_bundle
-from leuk_ray.cluster import Workers
-from leuk_ray.config import Recipe
+from leuk_ray.bundles.bundle import write_bundle
+from leuk_ray.cluster import ray_cluster
+from leuk_ray.cluster.preflight import check_shared
+from leuk_ray.cluster.ray_cluster import Workers
 from leuk_ray.datasets.feeds import ReaderFeed, StreamFeed, make_feeds
 from leuk_ray.datasets.prepared import PreparedDataset
 from leuk_ray.datasets.splits import copies_with_role, rows_with_role, split_cells
-from leuk_ray.errors import UserError
-from leuk_ray.locations import Location, filesystem, join
+from leuk_ray.io.locations import Location, filesystem, join
+from leuk_ray.io.storage import exists, finish, read_table, refuse_existing
 from leuk_ray.models.zoo import build
-from leuk_ray.preflight import check_shared
-from leuk_ray.progress import training_bar
-from leuk_ray.storage import exists, finish, read_table, refuse_existing
+from leuk_ray.recipes.recipe import Recipe
 from leuk_ray.training import collective
 from leuk_ray.training.attempts import FAILURES, attempt_starts, fit
 from leuk_ray.training.cells import TrainingCells, check_run
@@ -39,6 +37,8 @@ from leuk_ray.training.record import Reporter, bundle_facts, check_same_run, sta
 from leuk_ray.training.state import TrainingState
 from leuk_ray.training.tracking import MlflowRun
 from leuk_ray.training.validation import Redraw, score_rows
+from leuk_ray.utils.errors import UserError
+from leuk_ray.utils.progress import training_bar
 
 JUDGED = ("validation", "test")
 
@@ -103,8 +103,8 @@ def run_training(
     else:
         refuse_existing(out, "run (add --resume to go on with it)")
         split = split_cells(dataset.cells, recipe.split)
-    cluster.require(workers, gpus)
-    cells = check_run(recipe, dataset, split, cluster.span(workers)[1], gpus)
+    ray_cluster.require(workers, gpus)
+    cells = check_run(recipe, dataset, split, ray_cluster.span(workers)[1], gpus)
     check_shared(out, dataset.location)
     if not resuming:
         start_record(recipe, dataset, out, split)

@@ -11,9 +11,9 @@ from leuk_ray.augment.policies import apply, parameters
 from leuk_ray.augment.settings import AugmentSettings
 from leuk_ray.datasets.feeds import Feed
 from leuk_ray.inference.engines import score_images
+from leuk_ray.recipes.training import Selection
 from leuk_ray.training import collective
 from leuk_ray.training.cells import TrainingCells
-from leuk_ray.training.settings import Selection
 
 
 def validate(

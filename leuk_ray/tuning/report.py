@@ -11,18 +11,18 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from leuk_ray.config import with_values
 from leuk_ray.datasets.prepared import PreparedDataset
 from leuk_ray.evaluation.figures import Stamp
+from leuk_ray.io.storage import directory_by_rename, read_json, write_json
 from leuk_ray.models.summary import summarise
-from leuk_ray.pages import embedded, page_templates, save_figures
+from leuk_ray.recipes.recipe import with_values
 from leuk_ray.runs.table import RunRecord
-from leuk_ray.storage import directory_by_rename, read_json, write_json
 from leuk_ray.tuning import figures
 from leuk_ray.tuning.importance import importance
 from leuk_ray.tuning.settings import SweepSettings
 from leuk_ray.tuning.standings import Standing, configuration, verdict
-from leuk_ray.wording import counted, overlap_label
+from leuk_ray.utils.html import embedded, page_templates, save_figures
+from leuk_ray.utils.wording import counted, overlap_label
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from leuk_ray.config import Recipe, value_at
+from leuk_ray.recipes.recipe import Recipe, value_at
 from leuk_ray.runs.spec import RunSpec
 from leuk_ray.runs.table import RunRecord
 from leuk_ray.tuning.settings import Dimension, SweepSettings

@@ -8,18 +8,18 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, NonNegativeInt, ValidationError, model_validator
 
-from leuk_ray.config import (
+from leuk_ray.parsing import parse_yaml
+from leuk_ray.recipes.recipe import (
     Recipe,
     load_recipe,
     setting_path,
     value_at,
     with_values,
 )
-from leuk_ray.errors import UserError
-from leuk_ray.parsing import parse_yaml
+from leuk_ray.recipes.training import Selection
 from leuk_ray.runs.placement import Resources
-from leuk_ray.settings import Settings, first_problem
-from leuk_ray.training.settings import Selection
+from leuk_ray.utils.errors import UserError
+from leuk_ray.utils.settings import Settings, first_problem
 
 Value = bool | int | float | str | tuple[int | float | str, ...] | None
 

@@ -11,24 +11,24 @@ from typing import Any
 
 import pyarrow as pa
 
-from leuk_ray.config import with_values
 from leuk_ray.datasets.prepared import PreparedDataset
 from leuk_ray.datasets.splits import rows_with_role
-from leuk_ray.errors import UserError
-from leuk_ray.judge import Judged, judge
+from leuk_ray.io.storage import directory_by_rename
 from leuk_ray.models.zoo import build
-from leuk_ray.progress import note
+from leuk_ray.recipes.recipe import with_values
 from leuk_ray.runs.executor import Executor
 from leuk_ray.runs.root import RunsRoot
 from leuk_ray.runs.spec import RunSpec, make_splits, split_key
 from leuk_ray.runs.table import RunRecord, RunTable
-from leuk_ray.storage import directory_by_rename
 from leuk_ray.tuning.hparams import write_hparams
 from leuk_ray.tuning.report import write_sweep_report
 from leuk_ray.tuning.schedulers import make_scheduler
 from leuk_ray.tuning.searchers import Tpe, listed, run_name
 from leuk_ray.tuning.settings import SweepSettings
 from leuk_ray.tuning.standings import Standing, configuration, rank
+from leuk_ray.utils.errors import UserError
+from leuk_ray.utils.progress import note
+from leuk_ray.workflows.evaluate import Judged, judge
 
 
 def run_sweep(

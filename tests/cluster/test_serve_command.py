@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import requests
 
-from leuk_ray.registry import Registry
+from leuk_ray.bundles.registry import Registry
 from tests.serving_bundles import cells, encode, write_small_bundle
 
 

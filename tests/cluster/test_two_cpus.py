@@ -6,16 +6,16 @@ import pytest
 import ray
 import yaml
 
-from leuk_ray import cluster
-from leuk_ray.config import load_recipe
+from leuk_ray.cluster import ray_cluster
+from leuk_ray.datasets.images import StorageSettings
 from leuk_ray.datasets.prepare import prepare
 from leuk_ray.datasets.prepared import PreparedDataset
 from leuk_ray.datasets.synthetic import SyntheticSpec, write_c_nmc
-from leuk_ray.errors import UserError
-from leuk_ray.images import StorageSettings
+from leuk_ray.recipes.recipe import load_recipe
 from leuk_ray.training.trainer import run_training
 from leuk_ray.tuning.settings import load_sweep
 from leuk_ray.tuning.sweep import run_sweep
+from leuk_ray.utils.errors import UserError
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -27,7 +27,7 @@ def two_cpus():
 
 @pytest.mark.timeout(240)
 def test_one_worker_streams_and_two_are_refused(tmp_path: Path):
-    cluster.connect(num_workers=2)  # joins the Ray that runs, and changes nothing about it
+    ray_cluster.connect(num_workers=2)  # joins the Ray that runs, and changes nothing about it
     assert ray.cluster_resources()["CPU"] == 2
     write_c_nmc(tmp_path / "cells", SyntheticSpec(cells=60, subjects=12))
     prepare(tmp_path / "cells", tmp_path / "dataset", "c-nmc", StorageSettings(size=64))

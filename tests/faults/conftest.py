@@ -11,7 +11,7 @@ import pytest
 import ray
 from hurting import make_dataset, recipe, results
 
-from leuk_ray import cluster
+from leuk_ray.cluster import ray_cluster
 from leuk_ray.datasets.prepared import PreparedDataset
 from leuk_ray.training.attempts import interruptions
 from leuk_ray.training.trainer import run_training
@@ -37,7 +37,7 @@ class Undisturbed:
 def undisturbed(importable, tmp_path_factory) -> Undisturbed:
     """On a Ray of its own, which is gone afterwards: each test starts the one it will hurt."""
     folder: Path = tmp_path_factory.mktemp("undisturbed")
-    cluster.connect(num_workers=2)
+    ray_cluster.connect(num_workers=2)
     dataset = make_dataset(folder)
     run_training(recipe(), dataset, folder / "run", workers=2)
     assert interruptions(folder / "run") == []

@@ -12,11 +12,11 @@ from pathlib import Path
 
 from ray.util.state import list_actors
 
-from leuk_ray.config import load_recipe
+from leuk_ray.datasets.images import StorageSettings
 from leuk_ray.datasets.prepare import prepare
 from leuk_ray.datasets.prepared import PreparedDataset
 from leuk_ray.datasets.synthetic import SyntheticSpec, write_c_nmc
-from leuk_ray.images import StorageSettings
+from leuk_ray.recipes.recipe import load_recipe
 
 EPOCHS = 8
 SETTINGS = [

@@ -16,7 +16,7 @@ from ray.autoscaler._private.fake_multi_node.node_provider import (
 )
 from ray.cluster_utils import Cluster
 
-from leuk_ray import cluster
+from leuk_ray.cluster import ray_cluster
 from leuk_ray.training.trainer import run_training
 from tests.job_cluster import free_port
 
@@ -69,7 +69,7 @@ def growing(undisturbed, tmp_path: Path, monkeypatch) -> Iterator[Cluster]:
         "autoscaling_config": str(tmp_path / "autoscaling.json"),
     }
     nodes = Cluster(initialize_head=True, head_node_args=head)
-    cluster.connect(nodes.address)
+    ray_cluster.connect(nodes.address)
     yield nodes
     monitor = nodes.head_node.all_processes["monitor"][0].process.pid
     added = psutil.Process(monitor).children(recursive=True)

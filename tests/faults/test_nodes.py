@@ -29,14 +29,14 @@ from ray._private.node import Node
 from ray.cluster_utils import Cluster
 from ray.train import ScalingConfig
 
-from leuk_ray import cluster
+from leuk_ray.cluster import ray_cluster
 from leuk_ray.datasets.plan import plan_epoch, uid_keys
 from leuk_ray.datasets.splits import split_cells
-from leuk_ray.runs.run import train_and_judge
 from leuk_ray.training import collective, loop, trainer
 from leuk_ray.training.attempts import attempts, interruptions
 from leuk_ray.training.cells import TrainingCells
 from leuk_ray.training.trainer import run_training
+from leuk_ray.workflows.train import train_and_judge
 from tests.job_cluster import free_port
 
 
@@ -76,7 +76,7 @@ def preempt_a_node(nodes: Cluster) -> None:
 def test_a_lost_node_changes_no_number(nodes: Cluster, undisturbed, tmp_path: Path):
     for _ in range(2):
         nodes.add_node(num_cpus=3)
-    cluster.connect(nodes.address)
+    ray_cluster.connect(nodes.address)
     out = tmp_path / "run"
     after_epoch(out, 1, lambda: lose_a_node(nodes))
     run_training(recipe(), undisturbed.dataset, out, workers=2)
@@ -108,7 +108,7 @@ def test_a_preempted_node_changes_no_number_and_is_listed(
     monkeypatch.delenv("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", raising=False)
     for _ in range(2):
         nodes.add_node(num_cpus=3)
-    cluster.connect(nodes.address)
+    ray_cluster.connect(nodes.address)
     out = tmp_path / "run"
     taken = after_epoch(out, 1, lambda: preempt_a_node(nodes))
     report = train_and_judge(recipe(), undisturbed.dataset, out, workers=2)
@@ -178,7 +178,7 @@ def test_three_workers_two_and_three_again_lose_and_repeat_no_row(
     monkeypatch.setenv("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "15")  # not a minute
     for _ in range(3):
         nodes.add_node(num_cpus=1)
-    cluster.connect(nodes.address)
+    ray_cluster.connect(nodes.address)
     out, dataset = tmp_path / "run", undisturbed.dataset
     monkeypatch.setattr(trainer, "train_worker", recording_worker)
     looks = partial(ScalingConfig, elastic_resize_monitor_interval_s=5)  # not every minute

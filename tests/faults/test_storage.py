@@ -14,18 +14,18 @@ from fsspec.implementations.local import LocalFileSystem
 from hurting import history, recipe, results
 from pyarrow.fs import FSSpecHandler, PyFileSystem
 
-from leuk_ray import cluster
+from leuk_ray.cluster import ray_cluster
 from leuk_ray.datasets.prepared import PreparedDataset
-from leuk_ray.errors import UserError
 from leuk_ray.training import trainer
 from leuk_ray.training.attempts import interruptions
+from leuk_ray.utils.errors import UserError
 
 SECONDS = 2.0
 
 
 @pytest.fixture(scope="module")
 def dataset(undisturbed) -> Iterator[PreparedDataset]:
-    cluster.connect(num_workers=2)
+    ray_cluster.connect(num_workers=2)
     yield undisturbed.dataset
     ray.shutdown()
 

@@ -28,17 +28,17 @@ from hurting import (
 )
 from pyarrow.fs import FSSpecHandler, PyFileSystem
 
-from leuk_ray import cluster
+from leuk_ray.cluster import ray_cluster
 from leuk_ray.datasets.prepared import PreparedDataset
-from leuk_ray.runs.run import train_and_judge
 from leuk_ray.training import trainer
 from leuk_ray.training.attempts import interruptions
 from leuk_ray.training.trainer import run_training
+from leuk_ray.workflows.train import train_and_judge
 
 
 @pytest.fixture(scope="module")
 def dataset(undisturbed) -> Iterator[PreparedDataset]:
-    cluster.connect(num_workers=3)
+    ray_cluster.connect(num_workers=3)
     yield undisturbed.dataset
     ray.shutdown()
 

@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 import ray
 
-from leuk_ray import cluster
+from leuk_ray.cluster import ray_cluster
+from leuk_ray.datasets.images import StorageSettings
 from leuk_ray.datasets.prepare import prepare
 from leuk_ray.datasets.prepared import PreparedDataset
 from leuk_ray.datasets.synthetic import SyntheticSpec, write_c_nmc
-from leuk_ray.images import StorageSettings
 
 
 @pytest.fixture(scope="session")
@@ -35,7 +35,7 @@ def local_ray(s3_port: int):
         patch.setenv("AWS_EC2_METADATA_DISABLED", "true")
         here = Path(__file__).parent  # what tests hand to workers, workers can import
         patch.setenv("PYTHONPATH", str(here), prepend=os.pathsep)
-        cluster.connect(num_workers=3)
+        ray_cluster.connect(num_workers=3)
         yield
         ray.shutdown()
 

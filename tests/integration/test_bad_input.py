@@ -15,13 +15,13 @@ import pytest
 import ray
 from PIL import Image
 
-from leuk_ray import cli
+from leuk_ray.cli import main as cli
 from leuk_ray.datasets.decoding import prepare_cell
+from leuk_ray.datasets.images import BadImageError, StorageSettings
 from leuk_ray.datasets.layouts import read_layout
 from leuk_ray.datasets.prepare import prepare
 from leuk_ray.datasets.prepared import PreparedDataset
-from leuk_ray.errors import UserError
-from leuk_ray.images import BadImageError, StorageSettings
+from leuk_ray.utils.errors import UserError
 
 NOBODY = 65534
 

@@ -4,11 +4,11 @@ from pathlib import Path
 
 import numpy as np
 
-from leuk_ray.bundle import open_bundle
-from leuk_ray.calibrate import calibrate
-from leuk_ray.images import StorageSettings
+from leuk_ray.bundles.bundle import open_bundle
+from leuk_ray.datasets.images import StorageSettings
 from leuk_ray.inference.classifier import Classifier, Prediction
-from leuk_ray.judge import Judged
+from leuk_ray.workflows.calibrate import calibrate
+from leuk_ray.workflows.evaluate import Judged
 from tests.serving_bundles import cells, encode, write_small_bundle
 
 

@@ -12,17 +12,17 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from leuk_ray import cli
-from leuk_ray.baselines import BASELINES, measure, score_baseline
+from leuk_ray.cli import main as cli
+from leuk_ray.datasets.images import StorageSettings
 from leuk_ray.datasets.prepare import prepare
 from leuk_ray.datasets.prepared import PreparedDataset
-from leuk_ray.errors import UserError
+from leuk_ray.evaluation.baselines import BASELINES, measure, score_baseline
 from leuk_ray.experiments.baselines import outcomes_of_baselines
 from leuk_ray.experiments.experiment import run_experiment
 from leuk_ray.experiments.plan import make_plan
 from leuk_ray.experiments.settings import load_experiment
-from leuk_ray.images import StorageSettings
 from leuk_ray.runs.spec import make_splits, split_key
+from leuk_ray.utils.errors import UserError
 
 
 def refused(capsys, monkeypatch, *arguments: object) -> str:

@@ -6,8 +6,8 @@ import pyarrow.parquet as pq
 import pytest
 import ray
 
-from leuk_ray.pool import answer_on_pool
-from leuk_ray.prediction import predict_to_table
+from leuk_ray.workflows.pool import answer_on_pool
+from leuk_ray.workflows.predict import predict_to_table
 from tests.serving_bundles import cells, encode, write_small_bundle
 
 

@@ -6,16 +6,16 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from leuk_ray import images
+from leuk_ray.cli.messages import prepare_text
+from leuk_ray.datasets import images
 from leuk_ray.datasets.audit import audit_cells, audit_dataset
 from leuk_ray.datasets.audit_page import write_audit
+from leuk_ray.datasets.images import StorageSettings
 from leuk_ray.datasets.prepare import prepare
 from leuk_ray.datasets.prepared import PreparedDataset
 from leuk_ray.datasets.synthetic import SyntheticSpec
 from leuk_ray.datasets.synthetic_fields import write_all_idb
-from leuk_ray.errors import UserError
-from leuk_ray.images import StorageSettings
-from leuk_ray.texts import prepare_text
+from leuk_ray.utils.errors import UserError
 
 
 def test_every_image_is_accounted_for_and_its_pixels_are_right(cells_folder: Path, dataset):

@@ -14,25 +14,25 @@ import pytest
 import torch
 
 from leuk_ray.augment.settings import AugmentSettings
-from leuk_ray.bundle import derive_bundle, load_bundle
-from leuk_ray.compare import compare
-from leuk_ray.config import load_recipe
+from leuk_ray.bundles.bundle import derive_bundle, load_bundle
 from leuk_ray.datasets.feeds import ReaderFeed, ResidentFeed, StreamFeed, make_feeds
+from leuk_ray.datasets.images import StorageSettings
 from leuk_ray.datasets.plan import plan_epoch
 from leuk_ray.datasets.splits import rows_with_role, split_cells
-from leuk_ray.errors import UserError
-from leuk_ray.images import StorageSettings
 from leuk_ray.inference.classifier import Classifier, Prediction
-from leuk_ray.judge import Judged, judge, report_on
 from leuk_ray.models.zoo import build
-from leuk_ray.pool import Pool, score_rows
-from leuk_ray.runs.run import train_and_judge
+from leuk_ray.recipes.recipe import load_recipe
 from leuk_ray.training.cells import TrainingCells
 from leuk_ray.training.dry_run import dry_run
 from leuk_ray.training.learner import Learner
 from leuk_ray.training.loop import train
 from leuk_ray.training.state import TrainingState
 from leuk_ray.training.trainer import run_training
+from leuk_ray.utils.errors import UserError
+from leuk_ray.workflows.compare import compare
+from leuk_ray.workflows.evaluate import Judged, judge, report_on
+from leuk_ray.workflows.pool import Pool, score_rows
+from leuk_ray.workflows.train import train_and_judge
 
 CPU = torch.device("cpu")
 

@@ -11,15 +11,13 @@ import pytest
 from moto.server import ThreadedMotoServer
 from pyarrow import fs
 
-from leuk_ray import cli
-from leuk_ray.bundle import load_bundle
-from leuk_ray.config import load_recipe
+from leuk_ray.bundles.bundle import load_bundle
+from leuk_ray.cli import main as cli
+from leuk_ray.datasets.images import StorageSettings
 from leuk_ray.datasets.prepare import prepare
 from leuk_ray.datasets.prepared import PreparedDataset
-from leuk_ray.errors import UserError
-from leuk_ray.images import StorageSettings
 from leuk_ray.inference.classifier import Classifier
-from leuk_ray.storage import (
+from leuk_ray.io.storage import (
     exists,
     fetched,
     list_files,
@@ -29,7 +27,9 @@ from leuk_ray.storage import (
     upload,
     write_bytes,
 )
+from leuk_ray.recipes.recipe import load_recipe
 from leuk_ray.training.trainer import run_training
+from leuk_ray.utils.errors import UserError
 
 BUCKET = "s3://lab"
 SMALL = {

@@ -18,11 +18,11 @@ import requests
 import tritonclient.http as triton
 from ray import serve
 
-from leuk_ray.errors import UserError
+from leuk_ray.bundles.registry import Registry
 from leuk_ray.inference.classifier import Classifier, Prediction
 from leuk_ray.inference.onnx_export import export_bundle
-from leuk_ray.registry import Registry
 from leuk_ray.serving.app import build
+from leuk_ray.utils.errors import UserError
 from tests.serving_bundles import cells, encode, write_small_bundle
 
 # The client of the protocol writes into the headers it is given: it gets copies.

@@ -11,13 +11,12 @@ import pytest
 import yaml
 from click.testing import CliRunner
 
-from leuk_ray.cli import cli, main
-from leuk_ray.config import load_recipe
+from leuk_ray.cli.main import cli, main
+from leuk_ray.datasets.images import StorageSettings
 from leuk_ray.datasets.prepare import prepare
 from leuk_ray.datasets.splits import split_cells
-from leuk_ray.errors import UserError
-from leuk_ray.images import StorageSettings
 from leuk_ray.inference.classifier import Classifier
+from leuk_ray.recipes.recipe import load_recipe
 from leuk_ray.runs.folder import RunFolder, read_history, read_steps
 from leuk_ray.runs.placement import Resources
 from leuk_ray.runs.spec import RunSpec, split_key
@@ -25,6 +24,7 @@ from leuk_ray.runs.table import RunTable
 from leuk_ray.runs.trial import Shared, train_in_process
 from leuk_ray.tuning.settings import load_sweep
 from leuk_ray.tuning.sweep import run_sweep
+from leuk_ray.utils.errors import UserError
 from tests.serving_bundles import client_of
 
 SMALL = {

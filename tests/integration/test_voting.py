@@ -8,17 +8,17 @@ import torch
 from click.testing import CliRunner
 from sklearn.metrics import roc_auc_score
 
-from leuk_ray.bundle import write_bundle
-from leuk_ray.cli import cli
+from leuk_ray.bundles.bundle import write_bundle
+from leuk_ray.bundles.manifest import BundleFacts
+from leuk_ray.cli.main import cli
 from leuk_ray.datasets.prepared import PreparedDataset
 from leuk_ray.inference.classifier import Classifier, Prediction
 from leuk_ray.inference.engines import score_images
-from leuk_ray.judge import Judged, judge
-from leuk_ray.manifest import BundleFacts
 from leuk_ray.models.network import ImageClassifier
 from leuk_ray.models.settings import ModelSettings
 from leuk_ray.models.zoo import build
-from leuk_ray.pool import Pool
+from leuk_ray.workflows.evaluate import Judged, judge
+from leuk_ray.workflows.pool import Pool
 
 
 @torch.no_grad()

@@ -15,19 +15,19 @@ import pytest
 import ray
 import requests
 
-from leuk_ray import cluster
-from leuk_ray.calibrate import calibrate
-from leuk_ray.config import load_recipe
+from leuk_ray.cluster import ray_cluster
+from leuk_ray.datasets.images import StorageSettings, decode
 from leuk_ray.datasets.prepare import prepare
 from leuk_ray.datasets.prepared import PreparedDataset
 from leuk_ray.datasets.splits import rows_with_role
 from leuk_ray.datasets.synthetic import SyntheticSpec, write_c_nmc
-from leuk_ray.images import StorageSettings, decode
-from leuk_ray.judged import Judged
+from leuk_ray.recipes.recipe import load_recipe
 from leuk_ray.runs.placement import Resources
 from leuk_ray.runs.spec import RunSpec, make_splits
+from leuk_ray.runs.target import Judged
 from leuk_ray.runs.trial import Shared, train_in_process
 from leuk_ray.serving.drift import WINDOW
+from leuk_ray.workflows.calibrate import calibrate
 from tests.serving_bundles import encode, listening, turned
 
 ORDINARY, SOON, DEGREES = 5000, 500, 20
@@ -49,7 +49,7 @@ def cells(request, tmp_path_factory) -> Path:
 def service(cells: Path, tmp_path_factory) -> Iterator[tuple[str, list[Path]]]:
     """A trained and calibrated network that listens, and the files of its test subjects."""
     folder = tmp_path_factory.mktemp("drift")
-    cluster.connect(num_workers=1)
+    ray_cluster.connect(num_workers=1)
     prepare(cells, folder / "dataset", "c-nmc", StorageSettings(size=96))
     ray.shutdown()
     dataset = PreparedDataset.open(str(folder / "dataset"))

@@ -21,10 +21,10 @@ import ray
 import requests
 from ray.util import list_named_actors
 
-from leuk_ray import cluster
+from leuk_ray.bundles.registry import Registry
+from leuk_ray.cluster import ray_cluster
 from leuk_ray.inference.classifier import Classifier, Prediction
 from leuk_ray.inference.onnx_export import export_bundle
-from leuk_ray.registry import Registry
 from leuk_ray.serving.switches import switched_on
 from tests.serving_bundles import cells, encode, write_small_bundle
 
@@ -51,7 +51,7 @@ def registry(tmp_path_factory) -> Registry:
 @pytest.fixture(scope="module")
 def url(registry: Registry):
     with switched_on("127.0.0.1", anonymous=True):
-        cluster.connect(num_workers=2)
+        ray_cluster.connect(num_workers=2)
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             port = probe.getsockname()[1]

@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from leuk_ray import cluster
+from leuk_ray.cli.messages import prepare_text
+from leuk_ray.cluster import ray_cluster
+from leuk_ray.datasets.images import StorageSettings
 from leuk_ray.datasets.layouts import LayoutOptions
 from leuk_ray.datasets.prepare import prepare
 from leuk_ray.datasets.prepared import PreparedDataset
-from leuk_ray.images import StorageSettings
-from leuk_ray.texts import prepare_text
 
 HIDDEN = (".Trash-1000/files", "hem/.ipynb_checkpoints", ".thumbnails", "bccd/.git")
 SYSTEM = ("__MACOSX/all", "all/@eaDir", "$RECYCLE.BIN")
@@ -67,7 +67,7 @@ def test_every_file_is_a_row_or_named_with_its_reason(root: Path, tmp_path: Path
     }
     assert len(files) == 130 + 60 + 320 + 60
     files.add(str(root / "all" / "whole"))  # a link to a folder is named too
-    cluster.connect(num_workers=1)
+    ray_cluster.connect(num_workers=1)
     facts = prepare(
         root, tmp_path / "dataset", "folders", StorageSettings(size=64, crop="full"),
         options=LayoutOptions.parse("all", None),

@@ -9,15 +9,15 @@ import pytest
 import torch
 from sklearn.metrics import roc_auc_score
 
-from leuk_ray import cluster
-from leuk_ray.config import load_recipe
+from leuk_ray.cluster import ray_cluster
 from leuk_ray.datasets.audit import audit_cells
 from leuk_ray.datasets.feeds import ReaderFeed
+from leuk_ray.datasets.images import StorageSettings
 from leuk_ray.datasets.prepare import prepare
 from leuk_ray.datasets.prepared import PreparedDataset
 from leuk_ray.datasets.splits import assert_disjoint, rows_with_role, split_cells
-from leuk_ray.images import StorageSettings
 from leuk_ray.models.zoo import build
+from leuk_ray.recipes.recipe import load_recipe
 from leuk_ray.training.cells import TrainingCells
 from leuk_ray.training.learner import Learner
 from leuk_ray.training.loop import train
@@ -29,7 +29,7 @@ FOLDS = 5
 
 @pytest.fixture(scope="module")
 def dataset(real_data: Path, tmp_path_factory) -> PreparedDataset:
-    cluster.connect(num_workers=1)
+    ray_cluster.connect(num_workers=1)
     target = tmp_path_factory.mktemp("real") / "dataset"
     prepare(real_data / "cnmc2019", target, "c-nmc", StorageSettings(size=160))
     return PreparedDataset.open(str(target))

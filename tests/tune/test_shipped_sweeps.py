@@ -6,11 +6,11 @@ import pytest
 import ray
 from click.testing import CliRunner
 
-from leuk_ray import cluster
-from leuk_ray.cli import cli
+from leuk_ray.cli.main import cli
+from leuk_ray.cluster import ray_cluster
+from leuk_ray.datasets.images import StorageSettings
 from leuk_ray.datasets.prepare import prepare
 from leuk_ray.datasets.synthetic import SyntheticSpec, write_c_nmc
-from leuk_ray.images import StorageSettings
 from leuk_ray.runs.table import RunTable
 
 CONFIGS = Path(__file__).parents[2] / "tune_configs"
@@ -20,7 +20,7 @@ NO_GPU = ["resources.cpus=1", "resources.gpus=0", "weights=scratch", "frozen_nor
 
 @pytest.fixture(scope="module")
 def dataset(tmp_path_factory):
-    cluster.connect(num_workers=0)
+    ray_cluster.connect(num_workers=0)
     folder = tmp_path_factory.mktemp("synthetic")
     write_c_nmc(folder / "cells", SyntheticSpec(cells=60, subjects=12))
     prepare(folder / "cells", folder / "dataset", "c-nmc", StorageSettings(size=64))

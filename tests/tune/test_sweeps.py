@@ -12,7 +12,7 @@ import pytest
 import ray
 import yaml
 
-from leuk_ray import cluster
+from leuk_ray.cluster import ray_cluster
 
 TINY = {
     "recipe": "bukhari2022-se",
@@ -112,7 +112,7 @@ def test_in_a_population_losers_take_weights_and_a_changed_rate_of_winners(
 @pytest.fixture
 def own_ray():
     """A Ray that outlives the command, to see what that leaves there."""
-    cluster.connect(num_workers=3)
+    ray_cluster.connect(num_workers=3)
     yield ray.get_runtime_context().gcs_address
     ray.shutdown()
 

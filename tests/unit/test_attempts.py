@@ -13,11 +13,11 @@ from ray.train import PreemptionError, PreemptionInfo
 from ray.train.v2._internal.exceptions import WorkerHealthCheckFailedError
 from ray.train.v2.api.exceptions import WorkerGroupError
 
-from leuk_ray.errors import UserError
-from leuk_ray.judged import interruption_notes
+from leuk_ray.runs.target import interruption_notes
 from leuk_ray.training import attempts
 from leuk_ray.training.attempts import _lost_workers, attempt_starts, interruptions
 from leuk_ray.training.trainer import _cause
+from leuk_ray.utils.errors import UserError
 
 GONE = WorkerHealthCheckFailedError("health check failed", ActorDiedError())
 RESET = RuntimeError("Connection reset by peer")

@@ -11,8 +11,11 @@ import pytest
 from PIL import Image
 from sklearn.metrics import roc_auc_score
 
-from leuk_ray import baselines
-from leuk_ray.baselines import (
+from leuk_ray.datasets.prepared import PreparedDataset
+from leuk_ray.datasets.splits import SPLIT_SCHEMA
+from leuk_ray.datasets.synthetic import SyntheticSpec, draw_cells, render
+from leuk_ray.evaluation import baselines
+from leuk_ray.evaluation.baselines import (
     BaselineName,
     BaselineScores,
     area_features,
@@ -20,10 +23,7 @@ from leuk_ray.baselines import (
     score_baseline,
     texture_features,
 )
-from leuk_ray.datasets.prepared import PreparedDataset
-from leuk_ray.datasets.splits import SPLIT_SCHEMA
-from leuk_ray.datasets.synthetic import SyntheticSpec, draw_cells, render
-from leuk_ray.errors import UserError
+from leuk_ray.utils.errors import UserError
 
 SIDE, NUM_CELLS, NUM_SUBJECTS = 96, 360, 24
 

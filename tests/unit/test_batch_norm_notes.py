@@ -1,7 +1,7 @@
 """The report says which cells BatchNorm normalised by."""
 
-from leuk_ray.judged import batch_norm_notes
-from leuk_ray.training.settings import TrainingSettings
+from leuk_ray.recipes.training import TrainingSettings
+from leuk_ray.runs.target import batch_norm_notes
 
 
 def history(*workers: int, layers: int = 7) -> list[dict]:

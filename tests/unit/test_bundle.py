@@ -12,13 +12,13 @@ import pytest
 import torch
 from PIL import Image
 
-from leuk_ray.bundle import load_bundle, write_bundle
-from leuk_ray.errors import UserError
-from leuk_ray.images import StorageSettings
+from leuk_ray.bundles.bundle import load_bundle, write_bundle
+from leuk_ray.bundles.manifest import BundleFacts, read_facts
+from leuk_ray.datasets.images import StorageSettings
 from leuk_ray.inference.classifier import Classifier, Failure, Prediction
-from leuk_ray.manifest import BundleFacts, read_facts
 from leuk_ray.models.settings import Architecture, ModelSettings
 from leuk_ray.models.zoo import build
+from leuk_ray.utils.errors import UserError
 
 
 @pytest.fixture(scope="module")
@@ -187,7 +187,7 @@ import socket
 def refuse(*a, **k): raise AssertionError("network")
 socket.socket.connect = refuse
 from pathlib import Path
-from leuk_ray.bundle import load_bundle
+from leuk_ray.bundles.bundle import load_bundle
 load_bundle(Path({str(bundle)!r}))
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from scipy.special import expit
 
-from leuk_ray.inference.calibration import abstain_band, fit_temperature, probability
+from leuk_ray.evaluation.calibration import abstain_band, fit_temperature, probability
 
 
 def test_the_temperature_that_made_the_labels_is_found():

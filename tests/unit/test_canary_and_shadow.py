@@ -12,14 +12,14 @@ from pathlib import Path
 import pytest
 from starlette.testclient import TestClient
 
-from leuk_ray.errors import UserError
+from leuk_ray.bundles.registry import Registry
 from leuk_ray.inference.classifier import Classifier, Prediction
-from leuk_ray.registry import Registry
 from leuk_ray.serving import shadow as shadow_module
 from leuk_ray.serving.models import Models
 from leuk_ray.serving.routing import Canaries, check_beside, parse_canary
 from leuk_ray.serving.settings import ServeSettings
 from leuk_ray.serving.sources import open_source
+from leuk_ray.utils.errors import UserError
 from tests.serving_bundles import cells, client_of, encode, write_small_bundle
 
 

@@ -4,10 +4,10 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from leuk_ray.errors import UserError
 from leuk_ray.inference.answers import part_of
 from leuk_ray.inference.challenge import image_numbers, write_challenge
 from leuk_ray.inference.classifier import Failure, Prediction
+from leuk_ray.utils.errors import UserError
 
 
 def table(answers: list[Prediction | Failure]) -> pa.Table:

@@ -10,7 +10,7 @@ import pytest
 import yaml
 from ray.scripts.scripts import cli as ray_cli
 
-from leuk_ray.cli import cli
+from leuk_ray.cli.main import cli
 from tests.readme_blocks import FENCE, blocks, commands
 
 ROOT = Path(__file__).parents[2]

@@ -8,11 +8,11 @@ import click
 import pytest
 from click.testing import CliRunner
 
-from leuk_ray.cli import cli
+from leuk_ray.cli.main import cli
 
 _NOISY = """
 import os, click
-from leuk_ray.commands.base import command
+from leuk_ray.cli.base import command
 
 @click.command()
 @command

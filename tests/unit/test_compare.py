@@ -8,12 +8,12 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 
-from leuk_ray.compare import Trained, comparable_rows, compare
-from leuk_ray.config import load_recipe
+from leuk_ray.cli.messages import compare_text
 from leuk_ray.datasets.splits import split_cells
-from leuk_ray.errors import UserError
-from leuk_ray.texts import compare_text
+from leuk_ray.recipes.recipe import load_recipe
 from leuk_ray.training.record import bundle_facts, start_record
+from leuk_ray.utils.errors import UserError
+from leuk_ray.workflows.compare import Trained, comparable_rows, compare
 from tests.serving_bundles import write_small_bundle
 from tests.small_dataset import small_dataset
 
@@ -104,7 +104,7 @@ def scored(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Path, list[int]]]:
         noise = np.random.default_rng(len(asked)).normal(size=len(rows))
         return rows, 2 * label - 1 + noise
 
-    monkeypatch.setattr("leuk_ray.compare.score_rows", score)
+    monkeypatch.setattr("leuk_ray.workflows.compare.score_rows", score)
     return asked
 
 

@@ -3,8 +3,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from leuk_ray.config import Recipe, load_recipe, recipe_names
-from leuk_ray.errors import UserError
+from leuk_ray.recipes.recipe import Recipe, load_recipe, recipe_names
+from leuk_ray.utils.errors import UserError
 
 
 @pytest.mark.parametrize("name", recipe_names())

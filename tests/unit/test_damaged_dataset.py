@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from leuk_ray.datasets.prepared import PreparedDataset
-from leuk_ray.errors import UserError
+from leuk_ray.utils.errors import UserError
 
 Damage = Callable[[Path], object]
 

@@ -1,9 +1,9 @@
 import pytest
 from pydantic import ValidationError
 
-from leuk_ray.images import StorageSettings
+from leuk_ray.bundles.manifest import BundleFacts
+from leuk_ray.datasets.images import StorageSettings
 from leuk_ray.inference.decide import Decision, decide
-from leuk_ray.manifest import BundleFacts
 from leuk_ray.models.settings import ModelSettings
 
 

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
+from leuk_ray.datasets.images import StorageSettings, to_storage
 from leuk_ray.datasets.synthetic import SyntheticSpec, draw_cells, render
-from leuk_ray.images import StorageSettings, to_storage
 from leuk_ray.inference.scope import fit_scope, measure
 from leuk_ray.serving.drift import WINDOW, Drift
 from tests.serving_bundles import turned

@@ -2,9 +2,9 @@
 
 import ray
 
-from leuk_ray.config import load_recipe
+from leuk_ray.cli.messages import dry_run_text
 from leuk_ray.datasets.splits import split_cells
-from leuk_ray.texts import dry_run_text
+from leuk_ray.recipes.recipe import load_recipe
 from leuk_ray.training.cells import TrainingCells
 from leuk_ray.training.dry_run import dry_run
 from tests.small_dataset import small_dataset

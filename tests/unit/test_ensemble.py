@@ -9,16 +9,16 @@ import pytest
 import torch
 from click.testing import CliRunner
 
-from leuk_ray.bundle import load_bundle, write_bundle, write_ensemble
-from leuk_ray.cli import cli
-from leuk_ray.errors import UserError
-from leuk_ray.images import StorageSettings
+from leuk_ray.bundles.bundle import load_bundle, write_bundle, write_ensemble
+from leuk_ray.bundles.manifest import BundleFacts, EnsembleFacts
+from leuk_ray.cli.main import cli
+from leuk_ray.datasets.images import StorageSettings
 from leuk_ray.inference.classifier import Classifier
 from leuk_ray.inference.explain import explain_pixels
-from leuk_ray.manifest import BundleFacts, EnsembleFacts
 from leuk_ray.models.ensemble import Ensemble, Member
 from leuk_ray.models.settings import ModelSettings
 from leuk_ray.models.zoo import build
+from leuk_ray.utils.errors import UserError
 
 NETWORKS = {
     "one": {"attention": "multi"},

@@ -7,7 +7,6 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from leuk_ray.errors import UserError
 from leuk_ray.evaluation.formats import json_ready
 from leuk_ray.evaluation.metrics import evaluate
 from leuk_ray.experiments import check
@@ -17,6 +16,7 @@ from leuk_ray.experiments.plan import Place, make_plan
 from leuk_ray.experiments.results import Outcome
 from leuk_ray.experiments.settings import experiment_names, load_experiment
 from leuk_ray.experiments.tables import fill_table, leaks, summary
+from leuk_ray.utils.errors import UserError
 
 CELLS = pa.table(
     {

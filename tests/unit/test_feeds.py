@@ -13,7 +13,6 @@ import torch
 from torch import Tensor, nn
 
 from leuk_ray.augment.settings import AugmentSettings
-from leuk_ray.config import load_recipe
 from leuk_ray.datasets import feeds, host_cache
 from leuk_ray.datasets.feeds import (
     ReaderFeed,
@@ -26,12 +25,13 @@ from leuk_ray.datasets.host_cache import HostCache, open_host_cache
 from leuk_ray.datasets.plan import plan_epoch, uid_keys
 from leuk_ray.datasets.prepared import PreparedDataset
 from leuk_ray.datasets.staging import PinnedStaging
-from leuk_ray.errors import UserError
+from leuk_ray.recipes.recipe import load_recipe
+from leuk_ray.recipes.training import TrainingSettings
 from leuk_ray.training.cells import TrainingCells
 from leuk_ray.training.learner import Learner
 from leuk_ray.training.loop import train_epoch
-from leuk_ray.training.settings import TrainingSettings
 from leuk_ray.training.state import TrainingState
+from leuk_ray.utils.errors import UserError
 
 CPU = torch.device("cpu")
 

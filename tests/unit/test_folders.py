@@ -9,13 +9,13 @@ from pathlib import Path
 
 import pytest
 
-from leuk_ray.errors import UserError
-from leuk_ray.storage import directory_by_rename, write_bytes
+from leuk_ray.io.storage import directory_by_rename, write_bytes
+from leuk_ray.utils.errors import UserError
 
 _WRITER = """
 import sys, time
 from pathlib import Path
-from leuk_ray.storage import directory_by_rename
+from leuk_ray.io.storage import directory_by_rename
 with directory_by_rename(Path(sys.argv[1])) as folder:
     (folder / "half").write_text("of it")
     print("writing", flush=True)

@@ -9,7 +9,7 @@ from PIL import Image
 from leuk_ray.augment.draws import POLICIES
 from leuk_ray.augment.gallery import draw_gallery
 from leuk_ray.augment.settings import AugmentSettings
-from leuk_ray.errors import UserError
+from leuk_ray.utils.errors import UserError
 
 
 @dataclass

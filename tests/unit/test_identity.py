@@ -13,19 +13,19 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from leuk_ray.calibrate import _larger, calibrate
-from leuk_ray.compare import compare
-from leuk_ray.config import load_recipe
+from leuk_ray.bundles.manifest import BundleFacts
+from leuk_ray.datasets.images import StorageSettings
 from leuk_ray.datasets.prepared import PreparedDataset
 from leuk_ray.datasets.splits import SPLIT_SCHEMA
-from leuk_ray.errors import UserError
-from leuk_ray.images import StorageSettings
-from leuk_ray.judge import Judged, judge
-from leuk_ray.judged import run_facts
-from leuk_ray.manifest import BundleFacts
+from leuk_ray.io.storage import write_json
+from leuk_ray.recipes.recipe import load_recipe
 from leuk_ray.runs.root import RunsRoot
-from leuk_ray.storage import write_json
+from leuk_ray.runs.target import run_facts
 from leuk_ray.training.record import bundle_facts, check_same_run, start_record
+from leuk_ray.utils.errors import UserError
+from leuk_ray.workflows.calibrate import _larger, calibrate
+from leuk_ray.workflows.compare import compare
+from leuk_ray.workflows.evaluate import Judged, judge
 from tests.serving_bundles import write_small_bundle
 
 STORED = StorageSettings(size=32, crop="center")

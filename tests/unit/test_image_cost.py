@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from leuk_ray import images
-from leuk_ray.images import BadImageError, StorageSettings, plain_pixels
+from leuk_ray.datasets import images
+from leuk_ray.datasets.images import BadImageError, StorageSettings, plain_pixels
 from tests.image_files import ADOBE, profile, run_length_bmp, tiff
 
 COLOUR, GREY = profile(b"RGB ", 2.2, ADOBE), profile(b"GRAY", 2.2)

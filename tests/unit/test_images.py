@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image, ImageCms
 
-from leuk_ray import images
-from leuk_ray.images import BadImageError, StorageSettings
+from leuk_ray.datasets import images
+from leuk_ray.datasets.images import BadImageError, StorageSettings
 from tests.image_files import ADOBE, SRGB, bmp32, png16, profile, run_length_bmp, tiff
 
 

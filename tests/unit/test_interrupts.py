@@ -9,8 +9,8 @@ import pytest
 
 _COMMAND = """
 import time, sys
-from leuk_ray.interrupts import in_thread, interruptible
-from leuk_ray import interrupts
+from leuk_ray.utils.interrupts import in_thread, interruptible
+from leuk_ray.utils import interrupts
 interrupts._AGAIN_SECONDS, interrupts._END_SECONDS = 0.3, 1.0
 
 def work():

@@ -87,13 +87,13 @@ def test_core_imports_no_driver(name: str):
 def test_settings_import_without_torch_and_ray():
     """A misspelt setting is told at once, not after ten seconds of imports."""
     without = "import sys; sys.modules['torch'] = sys.modules['ray'] = None"
-    code = f"{without}; import leuk_ray.config, leuk_ray.tuning.settings"
+    code = f"{without}; import leuk_ray.recipes.recipe, leuk_ray.tuning.settings"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
 
 
 def test_command_line_imports_nothing_heavy():
     heavy = ("torch", "ray", "numpy")
-    code = f"import sys, leuk_ray.cli; print([m for m in {heavy} if m in sys.modules])"
+    code = f"import sys, leuk_ray.cli.main; print([m for m in {heavy} if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     assert done.stdout.strip() == "[]", done.stderr

@@ -5,7 +5,7 @@ import pytest
 
 from leuk_ray.datasets.layouts import LayoutOptions, parse_c_nmc, read_layout
 from leuk_ray.datasets.layouts.all_idb import CELLS, FIELDS, read_centroids, shown_in
-from leuk_ray.errors import UserError
+from leuk_ray.utils.errors import UserError
 
 ROOT = "C-NMC_Leukemia"
 

@@ -9,8 +9,8 @@ from leuk_ray.datasets.groups import assign_groups
 from leuk_ray.datasets.leakage import crossings, find_leakage
 from leuk_ray.datasets.protocols import PROTOCOLS
 from leuk_ray.datasets.splits import SplitSettings, count_left_out, describe, split_cells
-from leuk_ray.errors import UserError
-from leuk_ray.wording import counted, counted_subjects, overlap_label, worst
+from leuk_ray.utils.errors import UserError
+from leuk_ray.utils.wording import counted, counted_subjects, overlap_label, worst
 
 ROLES = ("train", "validation", "test")
 CELLS = st.lists(

@@ -14,15 +14,15 @@ from toy_training import SETTINGS, ArrayFeed, changed, make_cells, make_model, r
 from leuk_ray.augment.policies import parameters
 from leuk_ray.augment.settings import AugmentSettings
 from leuk_ray.datasets.plan import uid_keys
-from leuk_ray.errors import UserError
 from leuk_ray.models.settings import ModelSettings
 from leuk_ray.models.zoo import build
+from leuk_ray.recipes.training import LossSettings, ScheduleSettings
 from leuk_ray.training.learner import Augmented, Learner, make_optimizer
 from leuk_ray.training.losses import class_weights, classification_loss
 from leuk_ray.training.recorded import Recorded
 from leuk_ray.training.schedule import lr_factor
-from leuk_ray.training.settings import LossSettings, ScheduleSettings
 from leuk_ray.training.state import TrainingState
+from leuk_ray.utils.errors import UserError
 
 
 @pytest.fixture(scope="module")

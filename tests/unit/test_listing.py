@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from leuk_ray.datasets.layouts import read_layout
 from leuk_ray.datasets.layouts.listing import Found, find_files
-from leuk_ray.errors import UserError
+from leuk_ray.utils.errors import UserError
 
 
 def fill(root: Path, *names: str) -> Path:

@@ -2,8 +2,8 @@ from pathlib import Path
 
 import pytest
 
-from leuk_ray.errors import UserError
-from leuk_ray.locations import filesystem, join, name_of, parent, parse
+from leuk_ray.io.locations import filesystem, join, name_of, parent, parse
+from leuk_ray.utils.errors import UserError
 
 HERE = "s3://lab/runs/lite?scheme=http&endpoint_override=127.0.0.1:9000"
 

@@ -19,9 +19,9 @@ from leuk_ray.augment.settings import AugmentSettings
 from leuk_ray.datasets.feeds import ReaderFeed
 from leuk_ray.datasets.host_cache import open_host_cache
 from leuk_ray.datasets.plan import plan_epoch
-from leuk_ray.errors import UserError
 from leuk_ray.training import loop
 from leuk_ray.training.validation import Redraw, score_rows
+from leuk_ray.utils.errors import UserError
 
 
 def worker(rank: int, world_size: int, port: int, out: Path) -> None:

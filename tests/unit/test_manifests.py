@@ -223,7 +223,7 @@ def entrypoints(rendered) -> list[list[str]]:
 
 
 def test_commands_of_the_jobs_parse(rendered):
-    from leuk_ray.cli import cli
+    from leuk_ray.cli.main import cli
 
     commands = entrypoints(rendered)
     assert {words[1] for words in commands} == {"train", "tune", "evaluate"}

@@ -3,10 +3,10 @@
 from types import SimpleNamespace
 from typing import Any
 
+from leuk_ray.bundles.model_card import model_card, results_of
 from leuk_ray.datasets.datasheet import datasheet
+from leuk_ray.datasets.images import StorageSettings
 from leuk_ray.evaluation.decisions import Decisions
-from leuk_ray.images import StorageSettings
-from leuk_ray.model_card import model_card, results_of
 
 OLD = ("protocol", "leaky", "threshold", "temperature", "scored", "metrics")
 METRICS = ("auc", "weighted_f1", "accuracy", "sensitivity", "specificity", "brier", "nll", "ece")

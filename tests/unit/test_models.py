@@ -7,10 +7,10 @@ from PIL import Image
 from pydantic import ValidationError
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from leuk_ray.errors import UserError
 from leuk_ray.models.preprocess import Preprocess
 from leuk_ray.models.settings import Attention, ModelSettings
 from leuk_ray.models.zoo import build, positive_logit
+from leuk_ray.utils.errors import UserError
 
 VIT = "vit_tiny_patch16_224.augreg_in21k"
 

@@ -9,9 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from leuk_ray import images
-from leuk_ray.datasets import near_duplicates
+from leuk_ray.datasets import images, near_duplicates
 from leuk_ray.datasets.decoding import thumbnail
+from leuk_ray.datasets.images import StorageSettings
 from leuk_ray.datasets.near_duplicates import (
     MAX_DISTANCE,
     MAX_STRANGERS,
@@ -21,7 +21,6 @@ from leuk_ray.datasets.near_duplicates import (
     find_near_duplicates,
 )
 from leuk_ray.datasets.synthetic import SyntheticSpec, draw_cells, render
-from leuk_ray.images import StorageSettings
 
 
 class Pixels:

@@ -12,10 +12,9 @@ import pytest
 from moto.server import ThreadedMotoServer
 from pyarrow import fs
 
-from leuk_ray import storage
-from leuk_ray.bundle import load_bundle
-from leuk_ray.errors import UserError
-from leuk_ray.storage import (
+from leuk_ray.bundles.bundle import load_bundle
+from leuk_ray.io import storage
+from leuk_ray.io.storage import (
     directory_by_rename,
     exists,
     fetched,
@@ -25,6 +24,7 @@ from leuk_ray.storage import (
     upload,
     write_bytes,
 )
+from leuk_ray.utils.errors import UserError
 from tests.serving_bundles import write_small_bundle
 
 BUCKET = "s3://lab"

@@ -8,16 +8,16 @@ import numpy as np
 import pytest
 import torch
 
-from leuk_ray.bundle import load_bundle, write_bundle, write_ensemble
-from leuk_ray.errors import UserError
-from leuk_ray.images import StorageSettings
+from leuk_ray.bundles.bundle import load_bundle, write_bundle, write_ensemble
+from leuk_ray.bundles.manifest import BundleFacts
+from leuk_ray.datasets.images import StorageSettings
 from leuk_ray.inference import onnx_export
 from leuk_ray.inference.check import TOLERANCE
 from leuk_ray.inference.classifier import Classifier
 from leuk_ray.inference.onnx_export import export_bundle
-from leuk_ray.manifest import BundleFacts
 from leuk_ray.models.settings import ModelSettings
 from leuk_ray.models.zoo import build
+from leuk_ray.utils.errors import UserError
 
 
 def write(path: Path, settings: ModelSettings, size: int) -> Path:

@@ -11,12 +11,12 @@ import requests
 import tritonclient.http as triton
 from PIL import Image
 
-from leuk_ray.bundle import load_bundle, write_bundle
+from leuk_ray.bundles.bundle import load_bundle, write_bundle
+from leuk_ray.bundles.manifest import BundleFacts
 from leuk_ray.datasets.decoding import prepare_cell
 from leuk_ray.inference.classifier import Classifier, Prediction
 from leuk_ray.inference.files import answer_files
 from leuk_ray.inference.onnx_export import export_bundle
-from leuk_ray.manifest import BundleFacts
 from tests.chromium import find_chromium, open_page
 from tests.image_files import ADOBE, profile
 from tests.serving_bundles import cells, encode, listening, write_small_bundle

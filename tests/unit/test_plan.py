@@ -7,9 +7,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from leuk_ray.datasets.plan import ROWS_PER_BLOCK, Balance, plan_epoch, uid_keys
-from leuk_ray.errors import UserError
+from leuk_ray.recipes.training import TrainingSettings
 from leuk_ray.training.cells import TrainingCells
-from leuk_ray.training.settings import TrainingSettings
+from leuk_ray.utils.errors import UserError
 
 plans = {
     "num_positive": st.integers(1, 40),

@@ -9,13 +9,13 @@ import pyarrow.csv as pacsv
 import pyarrow.parquet as pq
 import pytest
 
-from leuk_ray import prediction
-from leuk_ray.errors import UserError
+from leuk_ray.cli.messages import predict_table_text, predict_text
 from leuk_ray.inference.answers import Answers, part_of, summarise
 from leuk_ray.inference.classifier import Classifier, Prediction
 from leuk_ray.inference.files import answer_files, find_images
-from leuk_ray.prediction import predict_files, predict_to_table
-from leuk_ray.texts import predict_table_text, predict_text
+from leuk_ray.utils.errors import UserError
+from leuk_ray.workflows import predict as prediction
+from leuk_ray.workflows.predict import predict_files, predict_to_table
 from tests.serving_bundles import cells, encode, write_small_bundle
 
 

@@ -6,7 +6,7 @@ import sys
 
 from tqdm import tqdm
 
-from leuk_ray.progress import _show, bar
+from leuk_ray.utils.progress import _show, bar
 
 
 def test_a_bar_in_a_log_is_written_at_its_start_and_its_end(capsys):

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from leuk_ray.config import load_recipe, recipe_names
 from leuk_ray.models.zoo import build, positive_logit
+from leuk_ray.recipes.recipe import load_recipe, recipe_names
 from leuk_ray.training.learner import make_optimizer
 from leuk_ray.training.losses import classification_loss
 

@@ -11,16 +11,16 @@ import pytest
 import torch
 from click.testing import CliRunner
 
-from leuk_ray import registry as module
-from leuk_ray.bundle import load_bundle, write_bundle
-from leuk_ray.cli import cli
-from leuk_ray.errors import UserError
-from leuk_ray.images import StorageSettings
-from leuk_ray.manifest import BundleFacts
+from leuk_ray.bundles import registry as module
+from leuk_ray.bundles.bundle import load_bundle, write_bundle
+from leuk_ray.bundles.manifest import BundleFacts
+from leuk_ray.bundles.registry import Lineage, Registry
+from leuk_ray.cli.main import cli
+from leuk_ray.datasets.images import StorageSettings
+from leuk_ray.io.storage import write_json
 from leuk_ray.models.settings import ModelSettings
 from leuk_ray.models.zoo import build
-from leuk_ray.registry import Lineage, Registry
-from leuk_ray.storage import write_json
+from leuk_ray.utils.errors import UserError
 
 
 @pytest.fixture(scope="module")

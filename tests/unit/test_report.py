@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from leuk_ray.errors import UserError
 from leuk_ray.evaluation.decisions import Decisions
 from leuk_ray.evaluation.report import RunFacts, _content, write_report
+from leuk_ray.utils.errors import UserError
 
 PNG = b"\x89PNG"
 FACTS: dict[str, Any] = {

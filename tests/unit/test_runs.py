@@ -11,9 +11,8 @@ import torch
 from pydantic import ValidationError
 from toy_training import make_cells, make_model
 
-from leuk_ray.config import Recipe, load_recipe, with_values
 from leuk_ray.datasets.prepared import PreparedDataset
-from leuk_ray.errors import UserError
+from leuk_ray.recipes.recipe import Recipe, load_recipe, with_values
 from leuk_ray.runs.folder import RunFolder, read_history, read_steps
 from leuk_ray.runs.placement import Resources, place
 from leuk_ray.runs.recorder import _best
@@ -21,6 +20,7 @@ from leuk_ray.runs.table import RunRecord, RunTable
 from leuk_ray.runs.trial import _remove_unless_same, reason
 from leuk_ray.training.record import check_same_run
 from leuk_ray.tuning import sweep
+from leuk_ray.utils.errors import UserError
 
 RECORD = RunRecord(
     name="000",

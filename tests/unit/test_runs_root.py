@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 
 from leuk_ray.datasets.identity import DatasetIdentity
-from leuk_ray.errors import UserError
-from leuk_ray.images import StorageSettings
+from leuk_ray.datasets.images import StorageSettings
 from leuk_ray.runs.root import RunsRoot
-from leuk_ray.settings import Settings
+from leuk_ray.utils.errors import UserError
+from leuk_ray.utils.settings import Settings
 
 
 class Wanted(Settings):

@@ -5,8 +5,8 @@ import pytest
 from scipy import ndimage
 from scipy.stats import ortho_group
 
+from leuk_ray.datasets.images import StorageSettings, to_storage
 from leuk_ray.datasets.synthetic import SyntheticSpec, draw_cells, render
-from leuk_ray.images import StorageSettings, to_storage
 from leuk_ray.inference.scope import (
     FEATURES,
     Neighbourhood,

@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from leuk_ray import scratch
-from leuk_ray.errors import UserError
+from leuk_ray.utils import scratch
+from leuk_ray.utils.errors import UserError
 
 _HOLD = """
 import sys, time
-from leuk_ray import scratch
+from leuk_ray.utils import scratch
 print(scratch.make("checkpoint"), flush=True)
 {}
 """

@@ -11,11 +11,11 @@ from leuk_ray.datasets.plan import uid_keys
 from leuk_ray.models.se_cnn import SECNN
 from leuk_ray.models.settings import ModelSettings
 from leuk_ray.models.zoo import build, positive_logit
+from leuk_ray.recipes.training import TrainingSettings
 from leuk_ray.training.cells import TrainingCells
 from leuk_ray.training.learner import Learner
 from leuk_ray.training.loop import train
 from leuk_ray.training.losses import classification_loss
-from leuk_ray.training.settings import TrainingSettings
 from leuk_ray.training.state import TrainingState
 
 

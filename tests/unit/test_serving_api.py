@@ -17,12 +17,12 @@ import pytest
 from click.testing import CliRunner
 from PIL import Image
 
-from leuk_ray.cli import cli
+from leuk_ray.cli.main import cli
 from leuk_ray.evaluation.subjects import per_subject
 from leuk_ray.inference.classifier import Cell, Classifier, Prediction
-from leuk_ray.prediction import predict_to_table
 from leuk_ray.serving.schemas import ModelsOut, PredictionOut, PredictOut
 from leuk_ray.serving.settings import Limits
+from leuk_ray.workflows.predict import predict_to_table
 from tests.serving_bundles import (
     SIZE,
     cells,

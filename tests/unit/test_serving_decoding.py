@@ -15,9 +15,9 @@ import pytest
 import requests
 from PIL import Image
 
-from leuk_ray.images import BadImageError
+from leuk_ray.bundles.manifest import read_facts
+from leuk_ray.datasets.images import BadImageError
 from leuk_ray.inference.classifier import Cell, Reader
-from leuk_ray.manifest import read_facts
 from leuk_ray.serving import decoding, models
 from leuk_ray.serving.decoding import Decoding
 from leuk_ray.serving.problems import Problem

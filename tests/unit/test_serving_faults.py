@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from leuk_ray.bundles.registry import Registry
 from leuk_ray.inference.classifier import Classifier, Scores
-from leuk_ray.registry import Registry
 from leuk_ray.serving.keys import ApiKeys
 from tests.serving_bundles import cells, client_of, encode, write_small_bundle
 

@@ -10,14 +10,14 @@ import numpy as np
 import pytest
 from starlette.testclient import TestClient
 
-from leuk_ray.errors import UserError
+from leuk_ray.bundles.registry import Registry
 from leuk_ray.inference.classifier import Classifier, Scores
-from leuk_ray.registry import Registry
 from leuk_ray.serving import models as models_module
 from leuk_ray.serving.models import Models
 from leuk_ray.serving.runner import LocalNetwork
 from leuk_ray.serving.schemas import ModelsOut
 from leuk_ray.serving.sources import Found
+from leuk_ray.utils.errors import UserError
 from tests.serving_bundles import (
     cells,
     client_of,

@@ -6,17 +6,17 @@ import pyarrow as pa
 import pytest
 from PIL import Image
 
-from leuk_ray import images
+from leuk_ray.datasets import images
 from leuk_ray.datasets.correlation import Shiftable, TemplateBank, best_overlaps
 from leuk_ray.datasets.cropping import crop_field
 from leuk_ray.datasets.decoding import reduced_grey
+from leuk_ray.datasets.images import cut_cell
 from leuk_ray.datasets.layouts import read_layout
 from leuk_ray.datasets.layouts.all_idb import read_centroids
 from leuk_ray.datasets.slides import SLIDES_SCHEMA, find_slides
 from leuk_ray.datasets.synthetic import SyntheticSpec
 from leuk_ray.datasets.synthetic_fields import CROP, write_all_idb
-from leuk_ray.errors import UserError
-from leuk_ray.images import cut_cell
+from leuk_ray.utils.errors import UserError
 
 SPEC = SyntheticSpec(cells=20, subjects=4, seed=2)
 

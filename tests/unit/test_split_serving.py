@@ -11,8 +11,8 @@ from ray.exceptions import RayActorError
 from ray.serve.exceptions import BackPressureError
 from starlette.testclient import TestClient
 
+from leuk_ray.bundles.registry import Registry
 from leuk_ray.inference.classifier import Classifier, Prediction
-from leuk_ray.registry import Registry
 from leuk_ray.serving import app
 from leuk_ray.serving.api import create_api
 from leuk_ray.serving.app import Predict

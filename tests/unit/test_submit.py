@@ -10,12 +10,12 @@ import pytest
 from ray._private.ray_constants import get_runtime_env_default_excludes
 from ray._private.runtime_env.packaging import create_package
 
-from leuk_ray import preflight
-from leuk_ray import submit as jobs
-from leuk_ray.cli import cli
-from leuk_ray.commands.cluster import _parsed
-from leuk_ray.errors import UserError
-from leuk_ray.submit import asked_for
+from leuk_ray.cli.cluster import _parsed
+from leuk_ray.cli.main import cli
+from leuk_ray.cluster import preflight
+from leuk_ray.cluster import submit as jobs
+from leuk_ray.cluster.submit import asked_for
+from leuk_ray.utils.errors import UserError
 
 ROOT = Path(__file__).parents[2]
 TRAIN = ("train", "lite", "--data", "/shared/d", "--out", "/shared/runs/r", "--workers", "3")

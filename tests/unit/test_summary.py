@@ -3,10 +3,10 @@
 import pytest
 from click.testing import CliRunner
 
-from leuk_ray.cli import cli
-from leuk_ray.config import load_recipe
+from leuk_ray.cli.main import cli
 from leuk_ray.models.settings import ModelSettings
 from leuk_ray.models.summary import MAX_ROWS, summarise
+from leuk_ray.recipes.recipe import load_recipe
 
 
 def test_the_se_cnns_table_is_the_papers_network():

@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from leuk_ray.errors import UserError
 from leuk_ray.tuning.settings import load_sweep
 from leuk_ray.tuning.sweep import same_results
+from leuk_ray.utils.errors import UserError
 
 CONFIGS = sorted((Path(__file__).parents[2] / "tune_configs").glob("*.yaml"))
 BASE = {

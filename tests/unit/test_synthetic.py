@@ -25,7 +25,7 @@ from leuk_ray.datasets.synthetic import (
     separation,
     write_c_nmc,
 )
-from leuk_ray.errors import UserError
+from leuk_ray.utils.errors import UserError
 
 
 @pytest.mark.parametrize(

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from leuk_ray.config import load_recipe
-from leuk_ray.errors import UserError
+from leuk_ray.recipes.recipe import load_recipe
 from leuk_ray.training.tracking import EXPERIMENT, MlflowRun
+from leuk_ray.utils.errors import UserError
 
 mlflow = pytest.importorskip("mlflow")
 

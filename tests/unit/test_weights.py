@@ -10,17 +10,17 @@ from click.testing import CliRunner
 from safetensors.torch import load_file, save_file
 from torchvision.models import AlexNet_Weights
 
-from leuk_ray.bundle import load_bundle, write_bundle
-from leuk_ray.cli import cli
-from leuk_ray.config import load_recipe
-from leuk_ray.errors import UserError
-from leuk_ray.hashes import sha256
-from leuk_ray.images import StorageSettings
-from leuk_ray.manifest import BundleFacts
+from leuk_ray.bundles.bundle import load_bundle, write_bundle
+from leuk_ray.bundles.manifest import BundleFacts
+from leuk_ray.cli.main import cli
+from leuk_ray.datasets.images import StorageSettings
+from leuk_ray.io.hashes import sha256
 from leuk_ray.models import weights as started_from
 from leuk_ray.models.settings import ModelSettings
 from leuk_ray.models.weights import origin
 from leuk_ray.models.zoo import build
+from leuk_ray.recipes.recipe import load_recipe
+from leuk_ray.utils.errors import UserError
 
 SMALL = {"input_size": 32, "attention": "eca"}
 

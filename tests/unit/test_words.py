@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from leuk_ray.cli.messages import prepare_text
 from leuk_ray.datasets.layouts import LayoutOptions, read_layout
 from leuk_ray.datasets.words import read_labels, subject_key, unify_subjects
-from leuk_ray.errors import UserError
-from leuk_ray.texts import prepare_text
+from leuk_ray.utils.errors import UserError
 
 
 def table(tmp_path: Path, labels: list[str], subjects: list[str] | None = None) -> Path:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import click
 import pytest
 
-from leuk_ray.cluster import span
-from leuk_ray.commands.base import WORKERS
+from leuk_ray.cli.base import WORKERS
+from leuk_ray.cluster.ray_cluster import span
 
 
 @pytest.mark.parametrize(("text", "workers"), [("3", 3), ("2:8", (2, 8)), ("2:2", (2, 2))])

@@ -15,10 +15,10 @@ from leuk_ray.datasets.plan import uid_keys
 from leuk_ray.models.network import ImageClassifier
 from leuk_ray.models.settings import ModelSettings
 from leuk_ray.models.zoo import build
+from leuk_ray.recipes.training import TrainingSettings
 from leuk_ray.training.cells import TrainingCells
 from leuk_ray.training.learner import Learner
 from leuk_ray.training.loop import train
-from leuk_ray.training.settings import TrainingSettings
 from leuk_ray.training.state import TrainingState
 
 SIZE = 32

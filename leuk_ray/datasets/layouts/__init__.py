@@ -16,7 +16,7 @@ from leuk_ray.datasets.layouts.catalogue import (
 from leuk_ray.datasets.layouts.folders import folders
 from leuk_ray.datasets.layouts.listing import IMAGE_SUFFIXES, Rejection
 from leuk_ray.datasets.layouts.manifest import manifest
-from leuk_ray.errors import UserError, near
+from leuk_ray.utils.errors import UserError, near
 
 __all__ = [
     "CATALOGUE_SCHEMA",

@@ -13,7 +13,7 @@ from typing import Literal
 
 from leuk_ray.datasets.layouts.catalogue import SYNTHETIC_FILES, Catalogue, LayoutOptions, Row
 from leuk_ray.datasets.layouts.listing import Rejection, find_files
-from leuk_ray.errors import UserError
+from leuk_ray.utils.errors import UserError
 
 FIELDS = "all-idb1"
 CELLS = "all-idb2"

@@ -20,7 +20,7 @@ from leuk_ray.datasets.layouts.catalogue import (
     Row,
 )
 from leuk_ray.datasets.layouts.listing import Found, Rejection, find_files
-from leuk_ray.errors import UserError
+from leuk_ray.utils.errors import UserError
 
 SIDE = 450
 FINAL_SIDE = 600  # the cell lies in the central 450

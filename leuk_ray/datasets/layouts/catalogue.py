@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from leuk_ray.datasets.layouts.listing import Found, Rejection
 from leuk_ray.datasets.words import read_labels, subject_key, unify_subjects
-from leuk_ray.errors import UserError
+from leuk_ray.utils.errors import UserError
 
 CATALOGUE_SCHEMA = pa.schema(
     [

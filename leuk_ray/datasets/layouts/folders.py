@@ -15,7 +15,7 @@ from leuk_ray.datasets.layouts.catalogue import (
     label_rows,
 )
 from leuk_ray.datasets.layouts.listing import Rejection, beginning, find_files
-from leuk_ray.errors import UserError
+from leuk_ray.utils.errors import UserError
 
 
 def folders(root: Path, options: LayoutOptions) -> Catalogue:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from leuk_ray.datasets.layouts.catalogue import Catalogue, LayoutOptions, Row, label_rows
 from leuk_ray.datasets.layouts.listing import Rejection
-from leuk_ray.errors import UserError
+from leuk_ray.utils.errors import UserError
 
 COLUMNS = ("path", "label", "subject", "site", "stain")
 _DELIMITERS = ",;\t"

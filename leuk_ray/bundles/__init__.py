@@ -1,0 +1,1 @@
+"""A classifier as a folder, and the registry of such folders."""

@@ -1,0 +1,278 @@
+"""A bundle: a trained classifier as a folder that any machine can load and nothing can run.
+
+    model.safetensors   weights and buffers
+    bundle.json         architecture by name, preprocessing, decision, origin, sha256 of files
+    MODELCARD.md       for people
+    model.onnx          the same network for ONNX Runtime, where it was exported
+    scope.safetensors   where the training cells' embeddings lie, where it was calibrated
+
+An ensemble holds bundles under members/NAME/ instead of weights, and the rule of their vote.
+Loading checks every hash, builds the architecture from a closed list, and needs no network.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from functools import cached_property
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import ValidationError
+from safetensors import SafetensorError
+from safetensors.torch import load_model, save_model
+from torch import nn
+
+from leuk_ray.bundles.manifest import (
+    CARD,
+    MANIFEST,
+    WEIGHTS,
+    BundleFacts,
+    EnsembleFacts,
+    Facts,
+    file_names,
+    network_title,
+    read_facts,
+)
+from leuk_ray.bundles.model_card import model_card
+from leuk_ray.datasets.identity import DatasetIdentity
+from leuk_ray.datasets.layouts.all_idb import Shows
+from leuk_ray.io.hashes import copy_verified, sha256, verify_files
+from leuk_ray.io.locations import Location, join, name_of, parent
+from leuk_ray.io.storage import (
+    directory_by_rename,
+    exists,
+    fetched,
+    write_json,
+)
+from leuk_ray.models.ensemble import Ensemble, Member, Rule
+from leuk_ray.models.settings import ModelSettings
+from leuk_ray.models.weights import origin
+from leuk_ray.models.zoo import build
+from leuk_ray.utils.errors import UserError
+from leuk_ray.utils.settings import first_problem
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A verified bundle: its facts, and its network in eval mode on the CPU, loaded when used.
+
+    folder: its files on this machine; of an object store a copy, which goes with the bundle.
+    manifest_sha256: of its bundle.json, which holds the hashes of all others.
+    """
+
+    path: Location
+    facts: Facts
+    folder: Path
+    manifest_sha256: str
+    _copy: ExitStack = field(repr=False, compare=False)
+
+    @cached_property
+    def model(self) -> nn.Module:
+        """The network."""
+        return _load_network(self)
+
+
+def write_bundle(target: Location, facts: BundleFacts, model: nn.Module) -> None:
+    """Write a bundle; an existing one is replaced in one step.
+
+    Of weights that a file or bundle began with it keeps name and hash, not the path.
+    """
+    began = facts.model.model_copy(update={"weights": origin(facts.model.weights)})
+    facts = facts.model_copy(update={"model": began})
+    with directory_by_rename(target) as partial:
+        save_model(model, str(partial / WEIGHTS))
+        _complete(partial, facts, [WEIGHTS])
+
+
+def write_ensemble(target: Location, paths: Sequence[Location], rule: Rule) -> EnsembleFacts:
+    """Write bundles as one: copies under members/NAME/, and the rule by which they vote.
+
+    Raises:
+        UserError: fewer than two, a member that is an ensemble or broken, or members that
+            want different storage pixels.
+    """
+    members = {member_name(path): load_bundle(path) for path in paths}
+    if len(members) < 2 or len(members) < len(paths):
+        raise UserError(f"{target}: an ensemble needs two bundles or more, all of different names")
+    for member in members.values():
+        if not isinstance(member.facts, BundleFacts):
+            raise UserError(f"{member.path}: is an ensemble itself; give its members")
+    first = next(iter(members.values())).facts
+    for member in members.values():
+        if (member.facts.storage, member.facts.classes) != (first.storage, first.classes):
+            raise UserError(
+                f"{member.path}: stores {member.facts.storage.crop} crops at "
+                f"{member.facts.storage.size} px, the first member {first.storage.crop} at "
+                f"{first.storage.size}; train members on datasets prepared alike"
+            )
+    facts = EnsembleFacts(
+        rule=rule,
+        members=tuple(members),
+        storage=first.storage,
+        classes=first.classes,
+        shows=_shows({member.facts.shows for member in members.values()}),
+        synthetic=any(member.facts.synthetic for member in members.values()),
+        protocol=_common(member.facts.protocol for member in members.values()),
+        dataset_fingerprint=_common(m.facts.dataset_fingerprint for m in members.values()),
+        datasets=_every_dataset(member.facts for member in members.values()),
+        recipe=" + ".join(member.facts.recipe for member in members.values()),
+        seed=first.seed,
+    )
+    with directory_by_rename(target, new="bundle") as partial:
+        for name, member in members.items():
+            copy_files(member, partial / "members" / name)
+        _complete(partial, facts, [f"members/{name}/{MANIFEST}" for name in members])
+    return facts
+
+
+def derive_bundle(
+    source: Bundle,
+    target: Location,
+    *,
+    changes: Mapping[str, Any] | None = None,
+    add: Mapping[str, Callable[[Path], None]] | None = None,
+) -> None:
+    """Copy a bundle with other facts or more files, or change it in one step where it lies.
+
+    Args:
+        source: the bundle, opened.
+        target: folder of the copy.
+        changes: facts to replace, by name.
+        add: what writes a file, by the file's name.
+    """
+    facts = source.facts.model_copy(update=dict(changes or {}))
+    kept = [name for name in file_names(source.facts) if name != CARD]
+    new = None if target == source.path else "bundle"
+    with directory_by_rename(target, new) as partial:
+        copy_files(source, partial)
+        for name, write in (add or {}).items():
+            write(partial / name)
+        _complete(partial, facts, sorted({*kept, *(add or {})}))
+
+
+def copy_files(source: Bundle, target: Path) -> None:
+    """Copy the files that an opened bundle names, and no other, into a folder.
+
+    Raises:
+        UserError: one of them is a link or no regular file, or is not what the bundle names.
+    """
+    facts = source.facts
+    if isinstance(facts, EnsembleFacts):
+        for name in facts.members:
+            member = source.folder / "members" / name
+            if member.is_symlink() or member.parent.is_symlink():
+                raise UserError(f"{member}: is a link; a bundle holds its members themselves")
+            copy_files(open_bundle(member), target / "members" / name)
+    for name in file_names(facts):
+        copy_verified(source.folder / name, target / name, facts.files[name])
+    copy_verified(source.folder / MANIFEST, target / MANIFEST, source.manifest_sha256)
+
+
+def load_bundle(path: Location) -> Bundle:
+    """Verify a bundle, of one network or an ensemble, and load its network.
+
+    Raises:
+        UserError: no bundle there, a file missing or changed, an unknown architecture, or
+            weights of another one.
+    """
+    bundle = open_bundle(path)
+    _ = bundle.model
+    return bundle
+
+
+def open_bundle(path: Location) -> Bundle:
+    """Verify a bundle without building its network; raises UserError as `load_bundle` does."""
+    facts = read_facts(path)  # before a folder that is none is fetched
+    with ExitStack() as stack:
+        folder = stack.enter_context(fetched(path))
+        verify_files(folder, facts.files, file_names(facts))
+        return Bundle(path, facts, folder, sha256(folder / MANIFEST), stack.pop_all())
+
+
+def _load_network(bundle: Bundle) -> nn.Module:
+    facts = bundle.facts
+    if isinstance(facts, EnsembleFacts):
+        loaded = [open_bundle(bundle.folder / "members" / name) for name in facts.members]
+        for member in loaded:
+            if not isinstance(member.facts, BundleFacts):
+                raise UserError(f"{member.path}: is an ensemble itself; its members are networks")
+        members = [Member(b.model, b.facts.temperature, b.facts.threshold) for b in loaded]
+        return Ensemble(members, facts.rule).eval()
+    assert isinstance(facts, BundleFacts)
+    weights = bundle.folder / WEIGHTS
+    try:
+        _refuse_larger_than(weights.stat().st_size, facts.model)
+        model = build(facts.model, load_weights=False)
+        load_model(model, weights)
+    except (RuntimeError, TypeError, SafetensorError) as error:
+        raise UserError(
+            f"{bundle.path}/{WEIGHTS}: holds another network than bundle.json names; "
+            "get the bundle anew"
+        ) from error
+    return model.eval()
+
+
+def _refuse_larger_than(size: int, settings: ModelSettings) -> None:
+    """Raise a RuntimeError for a network whose parameters cannot lie in `size` bytes.
+
+    It is built without memory for that, so that a few numbers in bundle.json take none.
+    """
+    with torch.device("meta"):
+        model = build(settings, load_weights=False)
+    needed = sum(each.numel() * each.element_size() for each in model.parameters())
+    if needed > size:
+        raise RuntimeError(f"{needed} bytes of parameters in a file of {size}")
+
+
+def find_bundle(path: Location) -> Location:
+    """The bundle at a path: itself, or the one of a run's folder."""
+    for folder in (path, join(path, "bundle")):
+        if exists(join(folder, MANIFEST)):
+            return folder
+    raise UserError(f"{path}: is neither a bundle nor a run with one; give RUN or RUN/bundle")
+
+
+def _complete(partial: Path, facts: Facts, names: list[str]) -> None:
+    """Write the card, and bundle.json last, with the hashes of the named files."""
+    (partial / CARD).write_text(model_card(facts, _network(facts)))
+    files = {name: sha256(partial / name) for name in [*names, CARD]}
+    values = facts.model_copy(update={"files": files}).model_dump(mode="json")
+    try:
+        type(facts)(**values)  # within the bounds that a reader holds it to
+    except ValidationError as error:
+        raise UserError(f"{partial.name}: cannot be a bundle: {first_problem(error)}") from error
+    write_json(partial / MANIFEST, values)
+
+
+def member_name(path: Location) -> str:
+    """`runs/lite/bundle` is called lite."""
+    place = path.resolve() if isinstance(path, Path) else path
+    return name_of(parent(place) if name_of(place) == "bundle" else place)
+
+
+def _common(values: Iterable[str]) -> str:
+    different = set(values)
+    return different.pop() if len(different) == 1 else "several"
+
+
+def _every_dataset(members: Iterable[Facts]) -> tuple[DatasetIdentity, ...]:
+    """What the members were trained on, each once; nothing where one of them does not know."""
+    known = [facts.datasets for facts in members]
+    return tuple(dict.fromkeys(chain.from_iterable(known))) if all(known) else ()
+
+
+def _shows(members: set[Shows]) -> Shows:
+    return members.pop() if len(members) == 1 else "both"
+
+
+def _network(facts: Facts) -> str:
+    if isinstance(facts, BundleFacts):
+        return (
+            f"- Network: {facts.model.title}\n- Input: {facts.model.input_size} px\n"
+            f"- Began with weights: {facts.model.weights}"
+        )
+    return f"- Ensemble: {network_title(facts)}"

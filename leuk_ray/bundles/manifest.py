@@ -1,0 +1,183 @@
+"""bundle.json: what a bundle says of itself, every field within bounds.
+
+A bundle may come from anybody, so nothing in it is believed before it is checked: an unknown
+version, classes in another order, a number out of range or a name that leads elsewhere is
+refused in one line when it is read.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal, NotRequired, Self
+
+from pydantic import (
+    ConfigDict,
+    Field,
+    StringConstraints,
+    ValidationError,
+    model_validator,
+    with_config,
+)
+from typing_extensions import TypedDict
+
+from leuk_ray.datasets.identity import DatasetIdentity
+from leuk_ray.datasets.images import StorageSettings
+from leuk_ray.datasets.layouts.all_idb import Shows
+from leuk_ray.evaluation.calibration import MAX_TEMPERATURE, MIN_TEMPERATURE
+from leuk_ray.evaluation.decisions import Decisions
+from leuk_ray.inference.scope import SCOPE_FILE, ScopeSettings
+from leuk_ray.io.locations import Location, join
+from leuk_ray.io.storage import read_json
+from leuk_ray.models.ensemble import Rule
+from leuk_ray.models.settings import ModelSettings
+from leuk_ray.utils.errors import UserError
+from leuk_ray.utils.settings import Settings, first_problem
+
+SCHEMA_VERSION = 1
+MANIFEST = "bundle.json"
+ONNX_FILE = "model.onnx"
+CARD = "MODEL_CARD.md"
+WEIGHTS = "model.safetensors"
+_OPTIONAL = (ONNX_FILE, SCOPE_FILE)
+_MAX_BYTES = 2**22
+_MAX_MEMBERS = 32
+
+# Text for people: it is printed on terminals, so without control characters.
+Words = Annotated[str, StringConstraints(pattern=r"^[^\x00-\x1f\x7f]*$", max_length=4000)]
+MemberName = Annotated[
+    str, StringConstraints(pattern=r"^[^./\\\x00-\x1f\x7f][^/\\\x00-\x1f\x7f]*$", max_length=200)
+]
+Nothing = Annotated[dict[str, Any], Field(max_length=0)]
+_MORE = ConfigDict(extra="allow", allow_inf_nan=False)
+Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
+
+
+@with_config(_MORE)
+class KeptMetric(TypedDict):
+    """A test metric with its counts and interval."""
+
+    value: float | None
+    low: float | None
+    high: float | None
+    note: str | None
+    cells: NotRequired[int]
+    numerator: NotRequired[float]
+    denominator: NotRequired[float]
+
+
+@with_config(_MORE)
+class Scored(TypedDict):
+    """How much was scored."""
+
+    rows: int
+    subjects: int
+    groups: int
+
+
+@with_config(_MORE)
+class Results(TypedDict):
+    """What a bundle keeps of its run's report; see `model_card.results_of`."""
+
+    protocol: Words
+    leaky: bool | None
+    threshold: float
+    temperature: float
+    scored: Scored
+    metrics: dict[str, KeptMetric]
+
+
+class Facts(Settings):
+    """What bundle.json says of any bundle.
+
+    temperature: divides the log-odds before the sigmoid.
+    threshold: probability from which on a cell is called ALL.
+    abstain_band: probabilities between its ends get no answer; it holds the threshold.
+    scope: what pictures the network can judge.
+    shows: what the images it was trained on show.
+    decisions: operating points, blast fraction and abstain bands, where `calibrate` fixed them.
+    test: what the report of its run says of the test cells; see `model_card.results_of`.
+    datasets: what it was trained on, of an ensemble's members each that differs; empty in bundles
+        written before it was recorded.
+    """
+
+    schema_version: Literal[1] = SCHEMA_VERSION
+    storage: StorageSettings
+    classes: tuple[Literal["healthy"], Literal["ALL"]] = ("healthy", "ALL")
+    temperature: float = Field(default=1.0, ge=MIN_TEMPERATURE, le=MAX_TEMPERATURE)
+    threshold: float = Field(default=0.5, ge=0, le=1)
+    abstain_band: tuple[float, float] | None = None
+    scope: ScopeSettings | None = None
+    shows: Shows = "cells"
+    synthetic: bool
+    protocol: Words
+    dataset_fingerprint: Words
+    datasets: tuple[DatasetIdentity, ...] = ()
+    recipe: Words
+    seed: int = Field(ge=0, lt=2**64)
+    metrics: dict[str, Any] = Field(default_factory=dict)
+    decisions: Decisions | None = None
+    test: Nothing | Results = Field(default_factory=dict)
+    files: dict[str, Sha256] = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _band_holds_threshold(self) -> Self:
+        band = self.abstain_band
+        if band is not None and not 0 <= band[0] <= self.threshold <= band[1] <= 1:
+            raise ValueError(f"abstain_band {band} must hold the threshold {self.threshold:g}")
+        return self
+
+
+class BundleFacts(Facts):
+    """The content of bundle.json of one network."""
+
+    model: ModelSettings
+
+
+class EnsembleFacts(Facts):
+    """The content of bundle.json of an ensemble: its members' names and how they vote."""
+
+    rule: Rule
+    members: tuple[MemberName, ...] = Field(min_length=2, max_length=_MAX_MEMBERS)
+
+
+def read_facts(path: Location) -> BundleFacts | EnsembleFacts:
+    """Read bundle.json without loading the network.
+
+    Raises:
+        UserError: there is none, or it says something that no bundle can say.
+    """
+    place = join(path, MANIFEST)
+    try:
+        values = read_json(place, _MAX_BYTES)
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise UserError(f"{path}: is no bundle (no bundle.json); give a run's bundle/") from error
+    if not isinstance(values, dict):
+        raise UserError(f"{place}: not understood (no object); get the bundle anew")
+    version = values.get("schema_version", SCHEMA_VERSION)
+    if version != SCHEMA_VERSION or isinstance(version, bool):
+        raise UserError(
+            f"{place}: schema_version {str(version)[:20]!r} is not known here, only "
+            f"{SCHEMA_VERSION}; update leuk_ray, or get the bundle as an older one writes it"
+        )
+    try:
+        return (EnsembleFacts if "members" in values else BundleFacts)(**values)
+    except ValidationError as error:
+        problem = first_problem(error)
+    except TypeError as error:  # a key that is no name
+        problem = str(error)
+    raise UserError(f"{place}: not understood ({problem[:300]}); get the bundle anew")
+
+
+def file_names(facts: Facts) -> list[str]:
+    """Names of the files that belong to a bundle, apart from bundle.json; no other is read."""
+    names = [name for name in _OPTIONAL if name in facts.files]
+    if isinstance(facts, EnsembleFacts):
+        return [*names, *(f"members/{name}/{MANIFEST}" for name in facts.members), CARD]
+    return [*names, WEIGHTS, CARD]
+
+
+def network_title(facts: Facts) -> str:
+    """A bundle's network or ensemble in a few words."""
+    if isinstance(facts, BundleFacts):
+        return facts.model.title
+    assert isinstance(facts, EnsembleFacts)
+    return f"{facts.rule} vote of {', '.join(facts.members)}"

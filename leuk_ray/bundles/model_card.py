@@ -1,0 +1,219 @@
+"""MODEL_CARD.md: what a bundle is for, what it learned from, how well it does, what it cannot."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from leuk_ray.evaluation.formats import count, decimal, percent
+from leuk_ray.utils.wording import counted, counted_subjects, overlap_label, without_html
+
+if TYPE_CHECKING:
+    from leuk_ray.bundles.manifest import Facts
+
+_METRICS = (
+    ("auc", "Area under ROC", decimal),
+    ("weighted_f1", "Weighted F1", percent),
+    ("accuracy", "Accuracy", percent),
+    ("sensitivity", "Sensitivity (ALL found)", percent),
+    ("specificity", "Specificity (healthy cleared)", percent),
+    ("brier", "Brier score", decimal),
+    ("nll", "Negative log-likelihood, nats", decimal),
+    ("ece", "Calibration error, bins of equal counts", decimal),
+)
+
+
+def results_of(report: Mapping[str, Any]) -> dict[str, Any]:
+    """What a bundle keeps of its run's report: the test metrics with counts and intervals.
+
+    Args:
+        report: the content of report.json.
+
+    Returns:
+        Empty without test cells; else `protocol`, `leaky`, `leakage`, `audit_warnings`,
+        `threshold`, `temperature`, `scored` and `metrics`: name -> {value, counts, low, high,
+        note}.
+    """
+    judged, intervals = report["metrics"]["test"], report["intervals"]
+    if judged is None:
+        return {}
+    bounds = ("low", "high", "note")
+    return {
+        "protocol": report["run"]["protocol"],
+        "leaky": report["run"]["leaky"],
+        "leakage": report["run"]["leakage"],
+        "audit_warnings": (report["audit"] or {}).get("warnings", []),
+        "threshold": report["threshold"],
+        "temperature": report["run"]["temperature"],
+        "scored": report["scored"]["test"],
+        "metrics": {
+            name: judged[name] | {key: intervals[name][key] for key in bounds}
+            for name, _, _ in _METRICS
+        },
+    }
+
+
+class _Shown(NamedTuple):
+    """Words for what the images of a bundle show."""
+
+    task: str
+    one: str
+    many: str
+    but_not: str
+    limit: str
+
+
+_FEW = "says little of a patient; those of one patient resemble each other."
+_SHOWN = {
+    "cells": _Shown(
+        "Classifies one stained cell as leukemic blast (ALL) or healthy.",
+        "one cell",
+        "single stained cells",
+        ", and not for pictures of several cells",
+        f"One cell {_FEW}",
+    ),
+    "fields": _Shown(
+        "Classifies one field of view of a stained blood smear as with leukemic blasts (ALL) or "
+        "healthy.",
+        "one whole field of view",
+        "whole fields of view of stained blood smears",
+        ", and not for pictures of single cells",
+        f"One field of view {_FEW}",
+    ),
+    "both": _Shown(
+        "Classifies one stained cell, or one field of view of a stained blood smear, as leukemic "
+        "(ALL) or healthy.",
+        "one cell or one whole field of view",
+        "single stained cells and of whole fields of view of blood smears",
+        "",
+        f"One cell or field of view {_FEW}",
+    ),
+}
+
+
+def model_card(facts: Facts, network: str) -> str:
+    """The card as Markdown.
+
+    Args:
+        facts: of the bundle.
+        network: the network or the ensemble, as list items.
+    """
+    shown = _SHOWN[facts.shows]
+    data = "SYNTHETIC, rendered images" if facts.synthetic else "microscope images"
+    return without_html(f"""# Model card
+
+{shown.task}
+**For research. Not a medical device, not a diagnosis.**
+
+## Intended use
+
+Research on pictures of {shown.many} like those it was trained on, judged by people who know
+them. Not for deciding about a patient, not for other stains, microscopes, cameras, ages or diseases
+that it was not tested on{shown.but_not}.
+
+## Model
+
+{network}
+- Expects: {shown.one} in {facts.storage.crop} crop, stored at {facts.storage.size} px
+- Decision: ALL from probability {facts.threshold:g} on, temperature {facts.temperature:.4g}
+{_calibration(facts)}- Answers: {_band(facts)}; {_scope(facts)}
+
+## Data and protocol
+
+- Trained on: {data}; dataset fingerprint `{facts.dataset_fingerprint}`
+- Protocol: {facts.protocol}; recipe {facts.recipe}, seed {facts.seed}
+- People in the data (age, sex, origin, severity): not available
+
+## Results
+
+{_results(facts)}
+
+## Limits
+
+{_limits(facts)}
+""")
+
+
+def _band(facts: Facts) -> str:
+    if facts.abstain_band is None:
+        return "always one, as no abstain band is set"
+    low, high = facts.abstain_band
+    return f"none between probabilities {low:.3f} and {high:.3f}"
+
+
+def _scope(facts: Facts) -> str:
+    return (
+        "no check of scope" if facts.scope is None else "none outside of the training cells' scope"
+    )
+
+
+def _calibration(facts: Facts) -> str:
+    """On what temperature and band were fixed, as a list item; empty before `calibrate`."""
+    if facts.decisions is None:
+        return ""
+    return f"- Calibrated on: {facts.decisions.basis}. {facts.decisions.caution}".rstrip() + "\n"
+
+
+_BEFORE = """**Of the bundle before `leuk-ray calibrate`**, which answered for every cell with the
+temperature below. Calibration leaves the ranking of cells as it was (area under ROC), but not the
+probabilities (Brier score, negative log-likelihood, calibration error) nor which cells get an
+answer: no result of this bundle itself is kept.
+
+"""
+
+
+def _results(facts: Facts) -> str:
+    test = facts.test
+    if not test:
+        return "No test result is kept in this bundle."
+    scored, label = test["scored"], overlap_label(test["leaky"])
+    lines = [
+        f"{label + ': ' if label else ''}"
+        f"{counted(scored['rows'], 'test cell')} of "
+        f"{counted_subjects(scored['subjects'], scored.get('rows_without_subject', 0))} in "
+        f"{counted(scored['groups'], 'group')}, protocol {test['protocol']}, at threshold "
+        f"{test['threshold']:g} and temperature {test['temperature']:g}.",
+        "",
+        "| metric | value | of | 95% interval over groups |",
+        "|---|---|---|---|",
+    ]
+    notes = {}
+    for name, title, form in _METRICS:
+        found = test["metrics"].get(name)
+        if found is None:
+            continue
+        low, high = found["low"], found["high"]
+        interval = "none" if low is None else f"{form(low)} to {form(high)}"
+        if found["note"]:
+            notes[found["note"]] = None
+        lines.append(f"| {title} | {form(found['value'])} | {_of(found)} | {interval} |")
+    before = _BEFORE if facts.decisions is not None else ""
+    return before + "\n".join([*lines, *(f"\n{note}." for note in notes)])
+
+
+def _of(metric: Mapping[str, Any]) -> str:
+    if "cells" in metric:
+        return counted(metric["cells"], "cell")
+    if "numerator" not in metric or "denominator" not in metric:
+        return "n/a"
+    return f"{count(metric['numerator'])} of {count(metric['denominator'])}"
+
+
+def _limits(facts: Facts) -> str:
+    limits = [
+        "Tested on one dataset: how it does at another hospital is not known.",
+        _SHOWN[facts.shows].limit,
+    ]
+    if facts.synthetic:
+        limits.insert(0, "Trained on rendered cells: it says nothing about real ones.")
+    if label := overlap_label(facts.test.get("leaky", False)):
+        limits.insert(0, facts.test.get("leakage", f"{label}: patients cross into the test set."))
+    limits += [
+        f"The audit of its dataset warns: {warning}."
+        for warning in facts.test.get("audit_warnings", ())
+    ]
+    if facts.decisions is None and facts.temperature == 1:
+        limits.append("Probabilities are not calibrated; `leuk-ray calibrate` does that.")
+    if facts.scope is None:
+        limits.append("It answers for any picture, also one that shows no cell.")
+    return "\n".join(f"- {limit}" for limit in limits)

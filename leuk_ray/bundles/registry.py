@@ -1,0 +1,319 @@
+"""The registry: bundles under a name, in versions, on disk.
+
+    DIR/NAME/versions/N/     a bundle, copied whole or not at all
+    DIR/NAME/registry.json   the versions with what they came from, and the history
+
+Everything the registry says follows from NAME/registry.json, which is only ever added to and
+replaced by rename: a reader sees the old state or the new one and needs no lock. Writers take
+turns by a lock that ends with their process. A folder that no history names is no version.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Literal, Self
+
+from pydantic import Field, ValidationError, model_validator
+
+from leuk_ray.bundles.bundle import copy_files, load_bundle, open_bundle
+from leuk_ray.inference.check import check_answers
+from leuk_ray.io.hashes import sha256
+from leuk_ray.io.locations import Location, join, name_of, parent
+from leuk_ray.io.storage import directory_by_rename, exists, read_json, write_json
+from leuk_ray.utils.errors import UserError
+from leuk_ray.utils.settings import Settings
+from leuk_ray.utils.wording import overlap_label
+
+CHAMPION = "champion"
+SCHEMA_VERSION = 1
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+_NUMBER = re.compile(r"[1-9][0-9]{0,8}")
+_ALIAS = re.compile(r"[a-z][a-z0-9_-]{0,31}")
+
+
+class BrokenError(UserError):
+    """What the registry holds under a name cannot be used."""
+
+
+class Lineage(Settings):
+    """Where a bundle came from: folders or addresses, where they are known."""
+
+    run: str | None = None
+    data: str | None = None
+    sweep: str | None = None
+
+    @classmethod
+    def of(cls, origin: Location) -> Lineage:
+        """What is known of a run, a run of a sweep, one of a sweep's `top`, or a bundle there.
+
+        Raises:
+            UserError: a file of the run or the sweep that says so cannot be read.
+        """
+        place = origin.absolute() if isinstance(origin, Path) else origin
+        if name_of(place) == "bundle":
+            place = parent(place)
+        run = place if exists(join(place, "config.yaml")) else None
+        sweep: Location | None = parent(parent(place))
+        if not exists(join(sweep, "sweep.yaml")):
+            sweep = None
+        elif run is None:
+            standings = read_json(join(sweep, "report", "report.json"))["standings"]
+            run = join(sweep, "runs", standings[int(name_of(place)) - 1]["run"])
+        started = join(run, "environment.json") if run else None
+        data = read_json(started).get("data") if started and exists(started) else None
+        return cls(run=run and str(run), data=data, sweep=sweep and str(sweep))
+
+
+class Version(Settings):
+    """A bundle in the registry.
+
+    bundle_sha256: of its bundle.json, which holds all others. overlap: what marks its test results,
+    as `LEAKY`; empty where nothing does.
+    """
+
+    number: int = Field(ge=1)
+    added: str
+    bundle_sha256: str
+    dataset_fingerprint: str
+    protocol: str
+    recipe: str
+    seed: int
+    synthetic: bool
+    overlap: str = ""
+    lineage: Lineage
+
+
+class Event(Settings):
+    """One line of the history; a promotion or rollback makes `alias` mean `version`."""
+
+    time: str
+    action: Literal["add", "promote", "rollback"]
+    version: int
+    alias: str | None = None
+
+
+class Model(Settings):
+    """The content of registry.json: versions 1, 2, ... and all that was done with them."""
+
+    schema_version: Literal[1] = SCHEMA_VERSION
+    name: str
+    versions: tuple[Version, ...] = ()
+    history: tuple[Event, ...] = ()
+
+    @model_validator(mode="after")
+    def _happened(self) -> Self:
+        if [version.number for version in self.versions] != list(range(1, len(self.versions) + 1)):
+            raise ValueError("versions are not 1, 2, ...")
+        stacks: dict[str | None, int] = {}
+        for event in self.history:
+            if not 1 <= event.version <= len(self.versions):
+                raise ValueError(f"the history names version {event.version}, which is none")
+            step = {"promote": 1, "rollback": -1, "add": 0}[event.action]
+            stacks[event.alias] = stacks.get(event.alias, 0) + step
+            if stacks[event.alias] < 0:
+                raise ValueError(f"the history takes back a promotion of {event.alias} too many")
+        return self
+
+    @property
+    def aliases(self) -> dict[str, int]:
+        """What each alias means now."""
+        return {alias: meant[-1] for alias, meant in self.promoted().items() if meant}
+
+    def promoted(self) -> dict[str, list[int]]:
+        """Versions that each alias has meant, the present one last; a rollback takes one off."""
+        stacks: dict[str, list[int]] = {}
+        for event in self.history:
+            if event.alias is not None:
+                stack = stacks.setdefault(event.alias, [])
+                stack.append(event.version) if event.action == "promote" else stack.pop()
+        return stacks
+
+    def as_dict(self) -> dict:
+        """Plain values, for JSON."""
+        return self.model_dump(mode="json") | {"aliases": self.aliases}
+
+
+class Registry:
+    """A folder of named, versioned bundles."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def add(self, bundle: Location, name: str, *, lineage: Lineage | None = None) -> int:
+        """Copy a bundle as the next version of a name; no alias changes.
+
+        Only the files that it names are copied.
+
+        Raises:
+            UserError: no good name, or a bundle that fails verification or gives no answers.
+        """
+        _check(_NAME, name, "name")
+        added = open_bundle(bundle)
+        check_answers(added)
+        with self._writing(name):
+            model = self._read(name) or Model(name=name)
+            number = len(model.versions) + 1
+            with directory_by_rename(self._folder(name, number)) as partial:
+                copy_files(added, partial)
+            facts = added.facts
+            version = Version(
+                number=number,
+                added=_now(),
+                bundle_sha256=added.manifest_sha256,
+                dataset_fingerprint=facts.dataset_fingerprint,
+                protocol=facts.protocol,
+                recipe=facts.recipe,
+                seed=facts.seed,
+                synthetic=facts.synthetic,
+                overlap=overlap_label(facts.test.get("leaky", False)),
+                lineage=lineage or Lineage(),
+            )
+            model = model.model_copy(update={"versions": (*model.versions, version)})
+            self._write(model, Event(time=version.added, action="add", version=number))
+        return number
+
+    def promote(self, name: str, version: int, alias: str = CHAMPION) -> None:
+        """Make an alias mean a version, in one step.
+
+        Raises:
+            UserError: no such version, or its bundle fails verification or gives no answers.
+        """
+        _check(_ALIAS, alias, "alias")
+        self.show(name)
+        with self._writing(name):
+            model = self.show(name)
+            check_answers(open_bundle(self._verified(model, version)))
+            if model.aliases.get(alias) != version:
+                event = Event(time=_now(), action="promote", version=version, alias=alias)
+                self._write(model, event)
+
+    def rollback(self, name: str, alias: str = CHAMPION) -> int:
+        """Make an alias mean again what it meant before its last promotion; returns that version.
+
+        Raises:
+            UserError: it has meant nothing before, or that bundle fails verification.
+        """
+        self.show(name)
+        with self._writing(name):
+            model = self.show(name)
+            meant = model.promoted().get(alias, [])
+            if len(meant) < 2:
+                raise UserError(f"{name}@{alias}: there is no earlier version to go back to")
+            load_bundle(self._verified(model, meant[-2]))
+            event = Event(time=_now(), action="rollback", version=meant[-2], alias=alias)
+            self._write(model, event)
+        return meant[-2]
+
+    def resolve(self, reference: str) -> Path:
+        """The bundle of NAME (its champion), NAME@VERSION or NAME@ALIAS.
+
+        Raises:
+            UserError: nothing of that name, version or alias.
+            BrokenError: its registry.json cannot be read, or another bundle than was added.
+        """
+        name, _, wanted = reference.partition("@")
+        model = self.show(name)
+        if _NUMBER.fullmatch(wanted):
+            return self._verified(model, int(wanted))
+        alias = wanted or CHAMPION
+        if alias not in model.aliases:
+            known = ", ".join([*model.aliases, f"1 to {len(model.versions)}"])
+            raise UserError(f"{name}@{alias}: there is no such version or alias, only {known}")
+        return self._verified(model, model.aliases[alias])
+
+    def show(self, name: str) -> Model:
+        """Versions, aliases and history of a name.
+
+        Raises:
+            UserError: nothing of that name.
+        """
+        _check(_NAME, name, "name")
+        model = self._read(name)
+        if model is None:
+            known = ", ".join(sorted(self._names())) or "nothing"
+            raise UserError(f"{self.path}: has no model {name!r}; it holds {known}")
+        return model
+
+    def names(self) -> tuple[str, ...]:
+        """Names of all models, broken ones too.
+
+        Raises:
+            UserError: there is no such folder.
+        """
+        if not self.path.is_dir():
+            raise UserError(f"{self.path}: there is no registry; begin one with models add")
+        return tuple(sorted(self._names()))
+
+    def list(self) -> tuple[Model, ...]:
+        """All models, by name.
+
+        Raises:
+            UserError: there is no such folder.
+        """
+        return tuple(self.show(name) for name in self.names())
+
+    def _names(self) -> Iterator[str]:
+        """Folders that can be a model; one that somebody copied beside them may be none."""
+        names = (file.parent.name for file in self.path.glob("*/registry.json"))
+        return (name for name in names if _NAME.fullmatch(name))
+
+    def _folder(self, name: str, number: int) -> Path:
+        return self.path / name / "versions" / str(number)
+
+    def _verified(self, model: Model, number: int) -> Path:
+        """The folder of a version, if its bundle.json is the one that was added."""
+        if not 1 <= number <= len(model.versions):
+            raise UserError(
+                f"{model.name}@{number}: there is no such version, only 1 to {len(model.versions)}"
+            )
+        folder = self._folder(model.name, number)
+        facts = folder / "bundle.json"
+        expected = model.versions[number - 1].bundle_sha256
+        if not facts.is_file() or sha256(facts) != expected:
+            raise BrokenError(
+                f"{facts}: missing or changed since it was added; add the bundle anew"
+            )
+        return folder
+
+    def _read(self, name: str) -> Model | None:
+        file = self.path / name / "registry.json"
+        try:
+            return Model(**read_json(str(file)) | {"name": name})  # the folder's, whatever it says
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        except (ValidationError, TypeError, UserError) as error:
+            first = str(error).splitlines()[0]
+            raise BrokenError(f"{file}: not understood ({first}); restore it") from error
+
+    def _write(self, model: Model, event: Event) -> None:
+        complete = model.model_copy(update={"history": (*model.history, event)})
+        write_json(self.path / model.name / "registry.json", complete.model_dump(mode="json"))
+
+    @contextmanager
+    def _writing(self, name: str) -> Iterator[None]:
+        """Wait until no other process writes to a name; the lock dies with its process."""
+        folder = self.path / name
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            lock = (folder / ".lock").open("a")
+        except OSError as error:
+            raise UserError(
+                f"{folder}: cannot be written ({error.strerror}); name a folder you may write to"
+            ) from error
+        with lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield
+
+
+def _check(pattern: re.Pattern[str], text: str, what: str) -> None:
+    if not pattern.fullmatch(text):
+        raise UserError(f"{what} {text!r}: must match {pattern.pattern}")
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")

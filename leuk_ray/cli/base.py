@@ -1,0 +1,110 @@
+"""What all commands share: --json, and options that several take."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, redirect_stdout
+from functools import wraps
+from pathlib import Path
+from typing import Any
+
+import click
+
+from leuk_ray.utils.errors import near
+
+ADDRESS = click.option(
+    "--address", help="Ray cluster to join; RAY_ADDRESS by default, else Ray starts here."
+)
+PATH = click.Path(path_type=Path)
+
+
+class _LocationType(click.ParamType):
+    name = "path or address"
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> Any:  # noqa: ARG002
+        from leuk_ray.io.locations import parse
+
+        return parse(value) if isinstance(value, str) else value
+
+
+LOCATION = _LocationType()
+
+
+class Choice(click.Choice):
+    """One of a few words; of another the near one is suggested."""
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> Any:
+        """The word itself."""
+        if isinstance(value, str) and value not in self.choices:
+            self.fail(f"{value!r} is not known; {near(value, self.choices)}", param, ctx)
+        return super().convert(value, param, ctx)
+
+
+class _WorkersType(click.ParamType):
+    name = "N or MIN:MAX"
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> Any:
+        """A number, or (fewest, most) for MIN:MAX."""
+        if not isinstance(value, str):
+            return value
+        least, colon, most = value.partition(":")
+        numbers = [least, most] if colon else [least]
+        if not all(number.isdecimal() and int(number) > 0 for number in numbers):
+            self.fail(f"{value!r}: give a number from 1 on, or MIN:MAX", param, ctx)
+        if colon and int(least) > int(most):
+            self.fail(f"{value!r}: MIN is larger than MAX", param, ctx)
+        return (int(least), int(most)) if colon else int(least)
+
+
+WORKERS = _WorkersType()
+
+
+def command(function: Callable[..., tuple[dict, str]]) -> Callable[..., Any]:
+    """Give a command --json; it returns (plain values, text for people).
+
+    Standard output holds the result alone: what libraries and their processes print while the
+    command runs goes to standard error.
+    """
+
+    @click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout.")
+    @wraps(function)
+    def run(as_json: bool, **arguments: Any) -> None:
+        with _stdout_to_stderr():
+            try:
+                values, text = function(**arguments)
+            except KeyboardInterrupt as error:
+                raise KeyboardInterrupt(_left(arguments)) from error
+        click.echo(json.dumps(values, allow_nan=False) if as_json else text)
+
+    return run
+
+
+@contextmanager
+def _stdout_to_stderr() -> Iterator[None]:
+    sys.stdout.flush()
+    kept = os.dup(1)
+    os.dup2(2, 1)
+    try:
+        with redirect_stdout(sys.stderr):
+            yield
+    finally:
+        os.dup2(kept, 1)
+        os.close(kept)
+
+
+def _left(arguments: dict[str, Any]) -> str:
+    """What an interrupted command leaves, and how to continue it; empty where it is nothing."""
+    out = arguments.get("out")
+    if "resume" not in arguments or out is None:
+        return ""
+
+    from leuk_ray.io.locations import join, name_of, parent
+    from leuk_ray.io.storage import exists
+
+    for place in (out, join(parent(out), f"{name_of(out)}.parts")):
+        if exists(place):
+            return f"{place} is intact; run the same command with --resume to continue."
+    return ""

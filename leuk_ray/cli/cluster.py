@@ -1,0 +1,82 @@
+"""Commands on clusters."""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import Literal
+
+import click
+
+from leuk_ray.utils.errors import UserError
+
+
+@click.command(
+    context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False},
+    epilog="Example: leuk-ray submit train lite --data /shared/my.dataset --out /shared/runs/lite",
+)
+@click.option(
+    "--address",
+    help="The cluster's dashboard; RAY_API_SERVER_ADDRESS by default, or port 8265.",
+)
+@click.option("--name", help="Of the job; one is made up by default.")
+@click.option("--working-dir", help="A checkout to upload and run, not what the nodes have.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout.")
+@click.argument("words", nargs=-1, required=True, metavar="COMMAND ...")
+@click.pass_context
+def submit(
+    context: click.Context,
+    address: str | None,
+    name: str | None,
+    working_dir: str | None,
+    as_json: bool,
+    words: tuple[str, ...],
+) -> None:
+    """Run COMMAND as a job on a cluster, show its log, and end with its exit code.
+
+    Versions, CPUs, GPUs and shared folders are checked on the cluster first. Paths are those of
+    the cluster's nodes.
+    """
+    settings = _parsed(context, words)
+
+    from leuk_ray.cluster import submit as jobs
+
+    asked = jobs.asked_for(words, settings)
+    outcome = jobs.submit(
+        jobs.connect(address),
+        asked,
+        name=name,
+        working_dir=working_dir,
+        log=lambda text: click.echo(text, nl=False, err=True),
+        interrupted=_ask,
+    )
+    text = f"job {outcome.job}: {outcome.status.lower()}"
+    if outcome.exit_code is None:
+        text += f"; ray job logs --follow {outcome.job}"
+    click.echo(json.dumps(vars(outcome)) if as_json else text)
+    sys.exit(outcome.exit_code or 0)
+
+
+def _parsed(context: click.Context, words: tuple[str, ...]) -> dict:
+    """The settings of a command, parsed here, so that a typo never reaches the cluster."""
+    command: click.Command = context.find_root().command
+    rest = list(words)
+    while isinstance(command, click.Group):
+        if not rest or rest[0] not in command.commands or rest[0] == "submit":
+            known = ", ".join(sorted(set(command.commands) - {"submit"}))
+            raise UserError(f"submit {' '.join(words)}: no such command; there are: {known}")
+        command = command.commands[rest.pop(0)]
+    return command.make_context(command.name, rest).params
+
+
+def _ask(job: str) -> Literal["stop", "detach"]:
+    if not sys.stdin.isatty():
+        return "detach"
+    click.echo(err=True)
+    answer = click.prompt(
+        f"job {job} still runs: stop it, or detach and leave it running?",
+        type=click.Choice(["stop", "detach"]),
+        default="detach",
+        err=True,
+    )
+    return "stop" if answer == "stop" else "detach"

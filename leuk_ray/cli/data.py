@@ -1,0 +1,237 @@
+"""Commands on images and datasets."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from leuk_ray.cli.base import ADDRESS, LOCATION, PATH, Choice, command
+from leuk_ray.datasets.protocols import PROTOCOLS
+from leuk_ray.utils.wording import counted
+
+if TYPE_CHECKING:
+    from leuk_ray.io.locations import Location
+
+
+@click.command(epilog="Example: leuk-ray synth cells --cells 600 --subjects 24 --seed 1")
+@click.argument("directory", type=PATH)
+@click.option("--cells", default=600, show_default=True)
+@click.option("--subjects", default=24, show_default=True)
+@click.option("--seed", default=0, show_default=True, type=click.IntRange(0))
+@click.option("--best-auc", default=0.90, show_default=True, help="AUC of the ideal classifier.")
+@click.option(
+    "--signal",
+    type=Choice(["everywhere", "nucleoli"]),
+    default="everywhere",
+    show_default=True,
+    help="Where in a cell its class shows.",
+)
+@click.option(
+    "--subject-share",
+    default=0.1,
+    show_default=True,
+    help="Share of the variance of stain and size that lies between subjects, 0 to 0.9.",
+)
+@click.option(
+    "--layout",
+    type=Choice(["c-nmc", "all-idb"]),
+    default="c-nmc",
+    show_default=True,
+    help="Cells on black, or fields of view with cells cut from them.",
+)
+@command
+def synth(
+    directory: Path,
+    cells: int,
+    subjects: int,
+    seed: int,
+    best_auc: float,
+    signal: Any,
+    subject_share: float,
+    layout: str,
+) -> tuple[dict, str]:
+    """Render SYNTHETIC cells with a known best AUC."""
+    from leuk_ray.cli.messages import synth_text
+    from leuk_ray.datasets.synthetic import SyntheticSpec, write_c_nmc
+    from leuk_ray.datasets.synthetic_fields import write_all_idb
+    from leuk_ray.io.storage import refuse_existing
+    from leuk_ray.utils.progress import bar
+
+    spec = SyntheticSpec(cells, subjects, seed, best_auc, signal, subject_share)
+    refuse_existing(directory, "folder of cells")
+    write, unit = (write_all_idb, "field") if layout == "all-idb" else (write_c_nmc, "cell")
+    with bar("synth: rendering", unit) as progress:
+        values = write(directory, spec, progress)
+    return values, synth_text(directory, values)
+
+
+@click.command(epilog="Example: leuk-ray prepare C-NMC_Leukemia cnmc.dataset --layout c-nmc")
+@click.argument("source", type=PATH)
+@click.argument("dataset", type=LOCATION)
+@click.option(
+    "--layout",
+    required=True,
+    help="How the files are named and placed: c-nmc, all-idb, all-idb1, all-idb2, folders, csv.",
+)
+@click.option(
+    "--size",
+    default=300,
+    show_default=True,
+    type=click.IntRange(16, 4096),
+    help="Side of the stored square, pixels.",
+)
+@click.option(
+    "--crop",
+    type=Choice(["center", "tight", "pad", "full"]),
+    help="Central 300 pixels; the cell's box; the whole image, mirrored at its borders to a square "
+    "or squeezed to one. Default: center for c-nmc, else pad.",
+)
+@click.option(
+    "--positive",
+    metavar="NAME[,NAME]",
+    help="Class folders or label words that mean ALL; all others are healthy.",
+)
+@click.option(
+    "--columns", metavar="OURS=ITS[,...]", help="Columns of a CSV manifest, as label=diagnosis."
+)
+@ADDRESS
+@command
+def prepare(
+    source: Path,
+    dataset: Location,
+    layout: str,
+    size: int,
+    crop: Any,
+    positive: str | None,
+    columns: str | None,
+    address: str | None,
+) -> tuple[dict, str]:
+    """Decode image files into a dataset that trains fast: files = rows + rejected + skipped.
+
+    Labels: ALL, blast, leukemia, positive and 1 mean ALL; healthy, hem, normal, benign, negative
+    and 0 healthy, in any case; empty, NaN, NA, unknown and the like are unlabelled. Other words
+    need --positive. Skipped are hidden files and folders, and what systems leave (@eaDir,
+    __MACOSX, Thumbs.db).
+    """
+    from leuk_ray.datasets.layouts import LayoutOptions, read_layout
+    from leuk_ray.io.storage import refuse_existing
+
+    refuse_existing(dataset, "dataset")
+    options = LayoutOptions.parse(positive, columns)
+    read_layout(layout, source, options)
+    crop = crop or ("center" if layout == "c-nmc" else "pad")
+
+    from leuk_ray.cli.messages import prepare_text
+    from leuk_ray.cluster import ray_cluster
+    from leuk_ray.cluster.preflight import check_shared
+    from leuk_ray.datasets.images import StorageSettings
+    from leuk_ray.datasets.prepare import prepare as run
+    from leuk_ray.utils.progress import bar
+
+    ray_cluster.connect(address)
+    check_shared(source, dataset)
+    storage = StorageSettings(size=size, crop=crop)
+    with (
+        bar("prepare: decoding", "cell") as decoding,
+        bar("prepare: near duplicates", "pair") as near,
+        bar("prepare: cells in their fields", "comparison") as slides,
+    ):
+        values = run(source, dataset, layout, storage, decoding, options, near, slides)
+    return values, prepare_text(dataset, values)
+
+
+@click.command(epilog="Example: leuk-ray crop Im001_1.jpg --centroids Im001_1.xyc --out cells")
+@click.argument("field", type=PATH)
+@click.option("--centroids", type=PATH, required=True, help="A .xyc file, one `x y` a line.")
+@click.option("--side", default=257, show_default=True, type=click.IntRange(1), help="Pixels.")
+@click.option("--out", type=PATH, required=True, help="Folder of the cells.")
+@command
+def crop(field: Path, centroids: Path, side: int, out: Path) -> tuple[dict, str]:
+    """Cut the cells out of a field of view."""
+    from leuk_ray.datasets.cropping import crop_field
+
+    written = crop_field(field, centroids, out, side)
+    return {"cells": [str(path) for path in written]}, f"{out}: {counted(len(written), 'cell')}"
+
+
+@click.command(epilog="Example: leuk-ray audit cnmc.dataset --out audit")
+@click.argument("dataset", type=LOCATION)
+@click.option(
+    "--out",
+    type=LOCATION,
+    help="Folder for a page with pictures; else audit.json and DATASHEET.md in DATASET.",
+)
+@click.option("--no-images", is_flag=True, help="No picture of a cell on the page.")
+@command
+def audit(dataset: Location, out: Location | None, no_images: bool) -> tuple[dict, str]:
+    """Name copies, conflicts, imbalance and shortcuts, and what each protocol would leak."""
+    from leuk_ray.datasets.prepared import PreparedDataset
+    from leuk_ray.io.locations import join
+    from leuk_ray.io.storage import refuse_existing, write_bytes, write_json
+
+    opened = PreparedDataset.open(dataset)
+    if out:
+        refuse_existing(out, "audit")
+
+    from leuk_ray.cli.messages import audit_text
+    from leuk_ray.datasets.audit import audit_dataset
+    from leuk_ray.datasets.audit_page import write_audit
+    from leuk_ray.datasets.datasheet import datasheet
+    from leuk_ray.utils.progress import bar
+
+    with bar("audit: measuring", "cell") as progress:
+        values = audit_dataset(opened, progress)
+    if out:
+        write_audit(out, opened, values, show_images=not no_images)
+        return values, f"{audit_text(values)}\nPage: {join(out, 'audit.html')}"
+    write_json(join(opened.location, "audit.json"), values)
+    write_bytes(join(opened.location, "DATASHEET.md"), datasheet(opened.facts, values).encode())
+    return values, audit_text(values)
+
+
+@click.command(
+    epilog="Example: leuk-ray split cnmc.dataset --out split.parquet",
+    help="Give every cell a role, and count what crosses from training to test.\n\n\b\nProtocols:\n"
+    + "\n".join(f"  {name:21} {protocol.about}" for name, protocol in PROTOCOLS.items()),
+)
+@click.argument("dataset", type=LOCATION)
+@click.option(
+    "--protocol", type=Choice(list(PROTOCOLS)), default="subject-disjoint", show_default=True
+)
+@click.option("--folds", default=0, help="Cross-validation: test is fold --fold of this many.")
+@click.option("--fold", default=0, show_default=True)
+@click.option("--seed", default=0, show_default=True, type=click.IntRange(0))
+@click.option("--out", type=LOCATION, required=True)
+@command
+def split(
+    dataset: Location, protocol: Any, folds: int, fold: int, seed: int, out: Location
+) -> tuple[dict, str]:
+    """Give every cell a role; the help lists the protocols."""
+    from leuk_ray.cli.messages import split_text
+    from leuk_ray.datasets.leakage import crossings, find_leakage
+    from leuk_ray.datasets.prepared import PreparedDataset
+    from leuk_ray.datasets.splits import (
+        SplitSettings,
+        count_left_out,
+        describe,
+        split_cells,
+        write_split,
+    )
+
+    settings = SplitSettings(protocol=protocol, folds=folds, fold=fold, seed=seed)
+    cells = PreparedDataset.open(dataset).cells
+    roles = split_cells(cells, settings)
+    write_split(roles, out)
+    found = find_leakage(roles, cells)
+    values = {
+        "protocol": protocol,
+        "leaky": found.leaky,
+        "leakage": found.text,
+        "roles": describe(roles, cells),
+        "crossings": crossings(roles, cells),
+        "left_out": count_left_out(roles, cells),
+        "out": str(out),
+    }
+    return values, split_text(values)

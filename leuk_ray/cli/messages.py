@@ -1,0 +1,389 @@
+"""What the commands say to people, from the values that --json prints."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from leuk_ray.io.locations import Location, join
+from leuk_ray.utils.wording import counted, counted_subjects
+
+
+def synth_text(directory: Path, values: dict) -> str:
+    """After `synth`."""
+    text = f"{directory}: SYNTHETIC; the best AUC there is to reach is {values['best_auc']:.2f}"
+    if "oracle_auc" not in values:
+        counts = values["counts"]
+        crops = counted(counts["crops"], "cell")
+        return f"{text}; {counted(counts['fields'], 'field')}, {crops} cut from them"
+    oracle = f"{values['oracle_auc']:.3f}"
+    return f"{text} (an oracle that sees the latent variable reaches {oracle} on these cells)"
+
+
+_SQUARED = {
+    "pad": "mirrored at their borders to squares (--crop pad)",
+    "full": "squeezed to squares (--crop full); --crop pad keeps shapes",
+}
+
+
+def prepare_text(dataset: Location, facts: dict) -> str:
+    """After `prepare`."""
+    counts = facts["counts"]
+    subjects = counted_subjects(counts["subjects"], counts["rows_without_subject"])
+    lines = [
+        f"{dataset}: {counts['files']} files in = {counts['rows']} rows out + "
+        f"{counts['rejected']} rejected + {counts['skipped']} skipped",
+        f"  {counts['ALL']} ALL, {counts['healthy']} healthy, {counts['unlabelled']} unlabelled; "
+        f"{subjects} in {counted(counts['groups'], 'group')}",
+    ]
+    if facts["labels"]:
+        read = [
+            f"{item['word'] or '(empty)'} = {item['class'] or 'unlabelled'} ({item['rows']})"
+            for item in facts["labels"]
+        ]
+        lines.append(f"  labels read as: {', '.join(read)}")
+    if missing := [name for name in ("ALL", "healthy") if not counts[name]]:
+        lines.append(
+            f"  warning: no cell is {' or '.join(missing)}: the dataset can be audited"
+            f"{', and a bundle evaluated on it,' * (len(missing) == 1)} but not split or trained "
+            "on; to train, prepare images of both classes together"
+        )
+    if facts["subject_spellings"]:
+        ways = [" = ".join([name, *more]) for name, more in facts["subject_spellings"].items()]
+        shown = ", ".join(ways[:5]) + (f" and {len(ways) - 5} more" if len(ways) > 5 else "")
+        lines.append(f"  taken as one subject: {shown}")
+    if converted := counts.get("converted_to_srgb"):
+        lines.append(
+            f"  {converted} images had a colour profile other than sRGB: converted to sRGB"
+        )
+    if (odd := counts.get("not_square")) and (done := _SQUARED.get(facts["storage"]["crop"])):
+        lines.append(f"  {odd} images are not square: {done}")
+    for kind, reasons in counts["reasons"].items():
+        if reasons:
+            why = ", ".join(f"{number} {reason}" for reason, number in reasons.items())
+            lines.append(f"  {kind}: {why}")
+    if counts["rejected"] or counts["skipped"]:
+        lines.append(f"  each by name, with the reason: {join(dataset, 'rejected.parquet')}")
+    return "\n".join(lines)
+
+
+def audit_text(audit: dict) -> str:
+    """After `audit`."""
+    lines = [
+        f"{counted(audit['cells'], 'cell')} in {counted(audit['groups'], 'group')}; "
+        f"{counted(audit['identical_images'], 'image')} stored more than once, "
+        f"{audit['identical_images_across_subjects']} of them under several subjects"
+    ]
+    for item in audit["identical"]:
+        lines.append(f"  identical: {' = '.join(item['uids'])}")
+    for item in audit["near_duplicates"]:
+        lines.append(f"  near duplicates: {' ~ '.join(item['uids'])}")
+    lines += [f"  warning: {warning}" for warning in audit["warnings"]]
+    return "\n".join(lines)
+
+
+def split_text(values: dict) -> str:
+    """After `split`."""
+    lines = [f"{values['out']}: {values['protocol']}", f"  {values['leakage']}"]
+    copies = values["protocol"] == "paper-literal"
+    for role, counts in values["roles"].items():
+        cells = f"copies of {counted(counts['distinct_cells'], 'cell')}" if copies else "cells"
+        subjects = counted_subjects(counts["subjects"], counts["without_subject"])
+        lines.append(
+            f"  {role:10} {counts['cells']:6} {cells} = {counts['ALL']} ALL + {counts['healthy']} "
+            f"healthy; {subjects}, {counted(counts['groups'], 'group')}"
+        )
+    lines.append(
+        f"  left out   {values['left_out']:6} cells: duplicates, conflicts, unlabelled, and those "
+        "of official test sets"
+    )
+    nameless = not any(counts["subjects"] for counts in values["roles"].values())
+    for unit, counts in values["crossings"].items():
+        if unit == "subject" and nameless:
+            lines.append("  subjects are unknown: none can be seen to cross")
+            continue
+        name = "image" if unit == "picture" else unit
+        lines.append(
+            f"  {counted(counts['units'], name)} in two roles or more; "
+            f"{counted(counts['test_cells'], 'test cell')} whose {name} trains too"
+        )
+    return "\n".join(lines)
+
+
+def summary_text(values: dict) -> str:
+    """After `recipes NAME --summary`."""
+    header = ("layer", "kind", "output", "parameters", "MFLOPs")
+    rows: list[tuple[str, ...]] = [header]
+    for layer in values["layers"]:
+        shape = " x ".join(str(side) for side in layer["output"])
+        numbers = f"{layer['parameters']:,}", f"{layer['flops'] / 1e6:,.1f}"
+        rows.append((layer["name"], layer["kind"], shape, *numbers))
+    widths = [max(len(row[column]) for row in rows) for column in range(len(header))]
+    lines = [
+        "  ".join([
+            *(cell.ljust(width) for cell, width in zip(row[:3], widths[:3], strict=True)),
+            *(cell.rjust(width) for cell, width in zip(row[3:], widths[3:], strict=True)),
+        ]).rstrip()
+        for row in rows
+    ]  # fmt: skip
+    side = values["input"][1]
+    return "\n".join(
+        [
+            f"{values['network']}, one image of {side} x {side}",
+            *lines,
+            f"{values['parameters']:,} trainable parameters, "
+            f"{values['flops'] / 1e9:.2f} GFLOPs (two per multiply-add)",
+        ]
+    )
+
+
+def fetch_text(values: dict) -> str:
+    """After `weights fetch`."""
+    files = values["files"]
+    return "\n".join([*files, f"Use one: leuk-ray train RECIPE weights={files[-1]} ..."])
+
+
+def dry_run_text(values: dict) -> str:
+    """After `train --dry-run`."""
+    cells, size, seconds = values["cells"], values["bytes"], values.get("seconds")
+    workers = counted(values["workers"], "worker")
+    lines = [
+        f"Nothing was trained. A run like this with {workers} would take:",
+        f"  cells    {cells['train']:,} training, {cells['validation']:,} validation, "
+        f"{cells['test']:,} test",
+        f"  steps    {values['steps_per_epoch']:,} an epoch ({values['uses_per_epoch']:,} "
+        f"samples), at most {counted(values['epochs'], 'epoch')}",
+        f"  disk     {_size(size['disk'])}, of it {_size(size['checkpoint'])} a checkpoint",
+        f"  memory   {_size(size['pixels'])} of pixels; {values['parameters']:,} parameters",
+    ]
+    if seconds is None:
+        return "\n".join([*lines, "Add --measure for the memory and time of a step."])
+    lines[-1] += f", {_size(size['worker'])} a worker for network and step"
+    lines.append(
+        f"  time     {seconds['step']:.2f} s a step, {_duration(seconds['epoch'])} an epoch, "
+        f"at most {_duration(seconds['run'])} in all on {values['device']}, start and first "
+        "reading not counted"
+    )
+    return "\n".join(lines)
+
+
+def _size(count: float) -> str:
+    return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{count / 1e6:.0f} MB"
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
+
+
+def report_text(report: dict, directory: Location) -> str:
+    """After `train` and `evaluate`."""
+    lines = [report["sentence"]]
+    if report["audit"] and report["audit"]["warnings"]:
+        lines += [f"Audit of the dataset: {warning}" for warning in report["audit"]["warnings"]]
+    if stopping := report["run"]["stopping"]:
+        lines.append(
+            f"Training ended after {counted(stopping['epochs'], 'epoch')}: {stopping['reason']}; "
+            f"epoch {stopping['best_epoch']} was best on the validation cells."
+        )
+    return "\n".join([*lines, f"Report: {join(directory, 'report.html')}"])
+
+
+def compare_text(values: dict) -> str:
+    """After `compare`: first on how many cells, and why so few."""
+    first, second = values["first"], values["second"]
+    lines = [
+        f"Compared on {counted(values['cells'], 'cell')}{' (SYNTHETIC)' * values['synthetic']} of "
+        f"{values['groups_positive']} ALL + {values['groups_negative']} healthy groups"
+        + (f", pooled over {values['folds']} folds." if values["folds"] > 1 else ".")
+    ]
+    if values["why_few"]:
+        own, other = values["tested"]
+        lines += [
+            f"  No more, since the runs test different cells ({own} and {other}, {values['cells']} "
+            f"in common): {values['why_few']}. To compare on more, train both with the same split; "
+            "or cross-validate both over the same folds and give two folders of runs; or give "
+            "--data a dataset that trained neither."
+        ]
+    lines += [f"warning: {warning}" for warning in values["warnings"]]
+    lines += [
+        f"{first} (first) and {second} (second):",
+        f"  right by the first alone: {values['only_first']:,}; by the second alone: "
+        f"{values['only_second']:,}",
+    ]
+    notes = {}
+    for name, found in values["metrics"].items():
+        if found["difference"] is None:
+            lines.append(f"  {name:12} not defined on these cells")
+            continue
+        interval = "no interval"
+        if found["low"] is not None:
+            interval = f"95% {found['low']:+.3f} to {found['high']:+.3f}, p {found['p']:.3f}"
+        if found["note"]:
+            notes[found["note"]] = None
+        lines.append(
+            f"  {name:12} {found['first']:.3f} -> {found['second']:.3f}, difference "
+            f"{found['difference']:+.3f} ({interval})"
+        )
+    return "\n".join([*lines, *(f"  {note}" for note in notes)])
+
+
+def tune_text(report: dict, out: Path) -> str:
+    """After `tune`."""
+    bundles = min(report["sweep"]["top"], len(report["standings"]))
+    return "\n".join(
+        [
+            report["sentence"],
+            f"Test, once, for the winner: {report['winner']['test']}",
+            f"Report: {out / 'report' / 'report.html'}",
+            f"Best bundles: {out / 'top'}/1 to {bundles}",
+            f"Keep one:     leuk-ray models add {out / 'top' / '1'} NAME --registry DIR",
+            *([f"Let all vote: leuk-ray ensemble VOTED {out / 'top'}/*"] if bundles > 1 else []),
+        ]
+    )
+
+
+def experiment_text(report: dict, out: Path) -> str:
+    """After `experiment`."""
+    lines = [report["sentence"]]
+    if report["scale"]["name"] != "paper":
+        lines.append(f"Scale {report['scale']['name']}: {report['scale']['note']}")
+    return "\n".join([*lines, f"Report: {out / 'report' / 'report.html'}"])
+
+
+def predict_text(values: dict) -> str:
+    """After `predict`."""
+    lines = []
+    for item in values["predictions"]:
+        name = item.get("path", item["name"])
+        if "error" in item:
+            lines.append(f"{name}: not scored, {item['error']}")
+        else:
+            why = f" ({', '.join(item['reasons'])})" if item["reasons"] else ""
+            lines.append(
+                f"{name}: {item['label']}{why}, probability of ALL "
+                f"{item['probability']:.3f} (threshold {item['threshold']:g})"
+            )
+    failed = sum("error" in item for item in values["predictions"])
+    return "\n".join([*lines, *_left_out(values.get("left_out")), *_failed(failed, len(lines))])
+
+
+def predict_table_text(values: dict) -> str:
+    """After `predict --out`: how many images in, and what became of them."""
+    labels = ", ".join(f"{count} {label}" for label, count in sorted(values["labels"].items()))
+    lines = [f"{values['out']}: {counted(values['images'], 'image')}: {labels}"]
+    lines += _left_out(values["left_out"])
+    if "subjects" in values:
+        without = values["without_subject"]
+        lines.append(f"{values['subjects_out']}: {counted(values['subjects'], 'subject')}")
+        if without["images"]:
+            more = ", ..." if without["images"] > len(without["first"]) else ""
+            lines.append(
+                f"  {counted(without['images'], 'image')} without a subject, in none of its rows: "
+                f"{', '.join(without['first'])}{more}"
+            )
+    return "\n".join([*lines, *_failed(values["labels"].get("failed", 0), values["images"])])
+
+
+def _failed(failed: int, images: int) -> list[str]:
+    """How many images have no answer, in one line if there are any."""
+    return [f"{failed:,} of {counted(images, 'image')} could not be scored"] if failed else []
+
+
+def _left_out(reasons: dict[str, int] | None) -> list[str]:
+    """Files that were given and are no images, in one line if there are any."""
+    if not reasons:
+        return []
+    why = ", ".join(f"{number} {reason}" for reason, number in reasons.items())
+    return [f"{counted(sum(reasons.values()), 'other file')} left out: {why}"]
+
+
+def explain_text(items: list[dict], out: Location) -> str:
+    """After `explain`."""
+    lines = predict_text({"predictions": items}).split("\n")
+    for number, item in enumerate(items):
+        if "error" not in item:
+            told = item["explanation"]
+            share = f"{told['evidence_share']:.0%} of the evidence is for {told['toward']}"
+            lines[number] += f"; {join(out, told['picture'])}, {told['method']}: {share}"
+            if told["heat_inside_cell"] is not None:
+                lines[number] += (
+                    f", {told['heat_inside_cell']:.0%} of the heat in the cell, which covers "
+                    f"{told['cell_area']:.0%} of the picture"
+                )
+    return "\n".join(lines)
+
+
+def ensemble_text(values: dict) -> str:
+    """After `ensemble`."""
+    return f"{values['bundle']}: {values['rule']} vote of {', '.join(values['members'])}"
+
+
+def models_text(values: dict) -> str:
+    """After `models list`."""
+    lines = []
+    for model in values["models"]:
+        aliases = ", ".join(f"{alias} is {n}" for alias, n in model["aliases"].items())
+        number = len(model["versions"])
+        versions = f"versions 1 to {number}" if number > 1 else "version 1"
+        lines.append(f"{model['name']}: {versions}; {aliases or 'no champion yet'}")
+    return "\n".join(lines) or "no model yet"
+
+
+def model_text(values: dict) -> str:
+    """After `models show`."""
+    lines = [models_text({"models": [values]})]
+    for version in values["versions"]:
+        came = [f"{what} {place}" for what, place in version["lineage"].items() if place]
+        lines.append(
+            f"  {version['number']:3}  {version['added']}  {version['recipe']}, seed "
+            f"{version['seed']}, {version['protocol']}"
+            f"{', SYNTHETIC' if version['synthetic'] else ''}"
+            f"{', ' + version['overlap'] if version['overlap'] else ''}, data "
+            f"{version['dataset_fingerprint'][:12]}{''.join(', ' + part for part in came)}"
+        )
+    for event in values["history"]:
+        alias = f" as {event['alias']}" if event["alias"] else ""
+        lines.append(f"  {event['time']}  {event['action']} {event['version']}{alias}")
+    return "\n".join(lines)
+
+
+def calibrate_text(values: dict) -> str:
+    """After `calibrate`."""
+    band = values["abstain_band"]
+    told = f"no answer between {band[0]:.3f} and {band[1]:.3f}" if band else "no abstain band"
+    return (
+        f"{values['bundle']}: temperature {values['temperature']:.3f} and {told}, from "
+        f"{values['fixed_on']}; scope from {counted(values['scope_cells'], 'cell')}"
+        f"{'. ' + values['caution'] if values['caution'] else ''}"
+    )
+
+
+def export_text(values: dict) -> str:
+    """After `export`."""
+    if not values["onnx"]:
+        return f"{values['bundle']}"
+    return (
+        f"{values['bundle']}: with model.onnx, whose probabilities differ from PyTorch's by "
+        f"{values['max_difference']:.1e} at most"
+    )
+
+
+def demo_text(values: dict) -> str:
+    """After `demo`."""
+    paths, audit = values["paths"], values["audit"]
+    return f"""
+SYNTHETIC cells: this shows that the system works, and nothing about patients.
+
+  audit    {audit_text(audit)}
+  test     {values["report"]["sentence"]}
+  ideal    the best AUC there is is {values["best_auc"]:.2f}; a small test scatters around it
+  answer   {predict_text({"predictions": [values["answer"]]})}
+
+  report   {paths["report"]}
+  bundle   {paths["bundle"]}
+
+Next:
+  leuk-ray predict {paths["bundle"]} {paths["image"]}
+  leuk-ray train lite --data {paths["dataset"]} --out runs/none attention=none
+  leuk-ray prepare C-NMC_Leukemia cnmc.dataset --layout c-nmc     your own images"""

@@ -1,0 +1,218 @@
+"""Commands on weights and bundles."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from leuk_ray.cli.base import ADDRESS, LOCATION, PATH, Choice, command
+from leuk_ray.utils.errors import UserError
+
+if TYPE_CHECKING:
+    from leuk_ray.io.locations import Location
+
+
+@click.group()
+def weights() -> None:
+    """Weights to start training from."""
+
+
+@weights.command(epilog="Example: leuk-ray weights fetch saeed2022-v2s lite --to weights")
+@click.argument("names", nargs=-1, required=True, metavar="RECIPE_OR_BACKBONE...")
+@click.option("--to", "folder", type=PATH, required=True, help="Folder of the files.")
+@command
+def fetch(names: tuple[str, ...], folder: Path) -> tuple[dict, str]:
+    """Save ImageNet weights as files, to carry to machines without internet."""
+    from leuk_ray.cli.messages import fetch_text
+    from leuk_ray.models.weights import fetch as run
+    from leuk_ray.recipes.recipe import backbone_name
+
+    backbones = list(dict.fromkeys(backbone_name(name) for name in names))
+    values = {"files": [str(path) for path in run(backbones, folder)]}
+    return values, fetch_text(values)
+
+
+@click.command(epilog="Example: leuk-ray predict runs/lite 'cells/*.bmp' --out answers.csv")
+@click.argument("model", metavar="RUN_OR_BUNDLE", type=LOCATION)
+@click.argument("images", nargs=-1, required=True, type=LOCATION, metavar="IMAGES...")
+@click.option("--out", type=LOCATION, metavar="TABLE", help="Write a .csv or .parquet table.")
+@click.option(
+    "--subject",
+    metavar="REGEX|c-nmc",
+    help="Also a table of subjects: the expression's group in a path, or C-NMC 2019's names.",
+)
+@click.option("--workers", type=click.IntRange(min=0), help="Score on Ray with as many actors.")
+@click.option("--gpus", is_flag=True, help="A GPU for each of the workers.")
+@click.option("--resume", is_flag=True, help="Go on with a job that was stopped.")
+@click.option(
+    "--challenge",
+    type=LOCATION,
+    metavar="OUT.zip",
+    help="Also as the C-NMC 2019 challenge takes them; images are 1.bmp to N.bmp.",
+)
+@ADDRESS
+@command
+def predict(
+    model: Location, images: tuple[Location, ...], out: Location | None, **options: Any
+) -> tuple[dict, str]:
+    """Answer for image files: files, folders, patterns, s3://.
+
+    An image that cannot be scored is a row with the reason, and counted in the last line: exit
+    status 0 where one image at least was scored, else 2. Without --workers, up to 500 images are
+    scored in this process and more on as many workers as there are CPUs.
+    """
+    from leuk_ray.bundles.bundle import find_bundle
+
+    bundle = find_bundle(model)
+
+    from leuk_ray.cli.messages import predict_table_text, predict_text
+    from leuk_ray.workflows.predict import predict_files, predict_to_table
+
+    if out is None:
+        values = predict_files(bundle, images, **options)
+        return values, predict_text(values)
+    values = predict_to_table(bundle, images, out, **options)
+    return values, predict_table_text(values)
+
+
+@click.command(epilog="Example: leuk-ray ensemble voted runs/efficientnet-b0 runs/vit-b16")
+@click.argument("bundle", type=LOCATION)
+@click.argument("members", nargs=-1, required=True, metavar="RUN_OR_BUNDLE...", type=LOCATION)
+@click.option("--rule", type=Choice(["soft", "majority"]), default="soft", show_default=True)
+@command
+def ensemble(bundle: Location, members: tuple[Location, ...], rule: Any) -> tuple[dict, str]:
+    """Make one bundle that lets several vote."""
+    from leuk_ray.bundles.bundle import find_bundle, write_ensemble
+    from leuk_ray.cli.messages import ensemble_text
+    from leuk_ray.io.storage import refuse_existing
+
+    refuse_existing(bundle, "bundle")
+    facts = write_ensemble(bundle, [find_bundle(member) for member in members], rule)
+    values = {"bundle": str(bundle), "rule": rule, "members": list(facts.members)}
+    return values, ensemble_text(values)
+
+
+@click.command(epilog="Example: leuk-ray explain runs/lite cell.bmp --out why")
+@click.argument("explained", metavar="RUN_OR_BUNDLE", type=LOCATION)
+@click.argument("images", nargs=-1, required=True, type=LOCATION)
+@click.option("--out", type=LOCATION, required=True, help="Folder of the pictures.")
+@click.option(
+    "--method",
+    type=Choice(["hirescam", "gradcam"]),
+    default="hirescam",
+    show_default=True,
+    help="How evidence is measured; HTTP and its page use hirescam.",
+)
+@command
+def explain(
+    explained: Location, images: tuple[Location, ...], out: Location, method: Any
+) -> tuple[dict, str]:
+    """Picture where the network looks, and how much of that lies in the cell."""
+    from leuk_ray.bundles.bundle import find_bundle
+    from leuk_ray.cli.messages import explain_text
+    from leuk_ray.io.storage import directory_by_rename, refuse_existing
+
+    bundle, files = find_bundle(explained), _read_files(images)
+    refuse_existing(out, "folder of explanations")
+
+    from leuk_ray.inference.classifier import Classifier
+    from leuk_ray.inference.explain import explain_files
+
+    classifier = Classifier.load(bundle)
+    with directory_by_rename(out, new="folder of explanations") as partial:
+        values = {"explanations": explain_files(classifier, files, partial, method)}
+    return values | {"out": str(out)}, explain_text(values["explanations"], out)
+
+
+_REGISTRY = click.option("--registry", type=PATH, required=True, help="Folder of the registry.")
+_ALIAS = click.option("--alias", default="champion", show_default=True)
+
+
+@click.group("models")
+def registry() -> None:
+    """Bundles under a name, in versions, with a champion."""
+
+
+@registry.command("list", epilog="Example: leuk-ray models list --registry models")
+@_REGISTRY
+@command
+def list_models(registry: Path) -> tuple[dict, str]:
+    """Names, versions and aliases."""
+    from leuk_ray.bundles.registry import Registry
+    from leuk_ray.cli.messages import models_text
+
+    values = {"models": [model.as_dict() for model in Registry(registry).list()]}
+    return values, models_text(values)
+
+
+@registry.command(epilog="Example: leuk-ray models show cells --registry models")
+@click.argument("name")
+@_REGISTRY
+@command
+def show(name: str, registry: Path) -> tuple[dict, str]:
+    """Versions of NAME, what they came from, and what was done with them."""
+    from leuk_ray.bundles.registry import Registry
+    from leuk_ray.cli.messages import model_text
+
+    values = Registry(registry).show(name).as_dict()
+    return values, model_text(values)
+
+
+@registry.command(epilog="Example: leuk-ray models add runs/lite cells --registry models")
+@click.argument("added", metavar="RUN_OR_BUNDLE", type=LOCATION)
+@click.argument("name")
+@click.option("--origin", type=LOCATION, help="The run it came from, where it does not lie there.")
+@_REGISTRY
+@command
+def add(added: Location, name: str, origin: Location | None, registry: Path) -> tuple[dict, str]:
+    """Copy a bundle as the next version of NAME; promote makes it the champion.
+
+    Of a run's bundle, or one of a sweep's top/, the registry notes run, data and sweep.
+    """
+    from leuk_ray.bundles.bundle import find_bundle
+    from leuk_ray.bundles.registry import Lineage, Registry
+
+    bundle = find_bundle(added)
+    version = Registry(registry).add(bundle, name, lineage=Lineage.of(origin or added))
+    return {"name": name, "version": version}, f"{name}@{version}: added"
+
+
+@registry.command(epilog="Example: leuk-ray models promote cells 2 --registry models")
+@click.argument("name")
+@click.argument("version", type=click.IntRange(1))
+@_ALIAS
+@_REGISTRY
+@command
+def promote(name: str, version: int, alias: str, registry: Path) -> tuple[dict, str]:
+    """Make VERSION the champion of NAME."""
+    from leuk_ray.bundles.registry import Registry
+
+    Registry(registry).promote(name, version, alias)
+    values = {"name": name, "version": version, "alias": alias}
+    return values, f"{name}@{alias}: is version {version}"
+
+
+@registry.command(epilog="Example: leuk-ray models rollback cells --registry models")
+@click.argument("name")
+@_ALIAS
+@_REGISTRY
+@command
+def rollback(name: str, alias: str, registry: Path) -> tuple[dict, str]:
+    """Make the version before the last promotion the champion again."""
+    from leuk_ray.bundles.registry import Registry
+
+    version = Registry(registry).rollback(name, alias)
+    values = {"name": name, "version": version, "alias": alias}
+    return values, f"{name}@{alias}: is version {version} again"
+
+
+def _read_files(places: tuple[Location, ...]) -> list[tuple[str, bytes]]:
+    from leuk_ray.io.locations import name_of
+    from leuk_ray.io.storage import is_file, read_bytes
+
+    for place in places:
+        if not is_file(place):
+            raise UserError(f"{place}: there is no such file; give image files")
+    return [(name_of(place), read_bytes(place)) for place in places]

@@ -1,0 +1,122 @@
+"""Commands that carry a bundle to where it answers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from leuk_ray.cli.base import ADDRESS, LOCATION, PATH, command
+
+if TYPE_CHECKING:
+    from leuk_ray.io.locations import Location
+
+
+@click.command(epilog="Example: leuk-ray export runs/lite lite.bundle --onnx")
+@click.argument("source", metavar="RUN_OR_BUNDLE", type=LOCATION)
+@click.argument("bundle", type=LOCATION)
+@click.option("--onnx", is_flag=True, help="Add a graph for ONNX Runtime, faster on CPUs.")
+@command
+def export(source: Location, bundle: Location, onnx: bool) -> tuple[dict, str]:
+    """Copy a bundle out of its run, verified."""
+    from leuk_ray.bundles.bundle import find_bundle
+    from leuk_ray.cli.messages import export_text
+    from leuk_ray.io.storage import refuse_existing
+
+    found = find_bundle(source)
+    refuse_existing(bundle, "bundle")
+
+    from leuk_ray.inference.onnx_export import export_bundle
+
+    values = export_bundle(found, bundle, onnx=onnx)
+    return values, export_text(values)
+
+
+@click.command(epilog="Example: leuk-ray calibrate runs/lite --data my.dataset --out lite.bundle")
+@click.argument("judged", metavar="RUN_OR_BUNDLE", type=LOCATION)
+@click.option(
+    "--data",
+    required=True,
+    type=LOCATION,
+    help="The run's dataset; for a bundle, any prepared one.",
+)
+@click.option("--out", "bundle", type=LOCATION, required=True, help="Folder of the new bundle.")
+@click.option(
+    "--abstain",
+    default=0.05,
+    show_default=True,
+    type=click.FloatRange(0, 0.9),
+    help="Share of cells, those closest to the threshold, that get no answer.",
+)
+@command
+def calibrate(
+    judged: Location, data: Location, bundle: Location, abstain: float
+) -> tuple[dict, str]:
+    """Copy a bundle with probabilities that fit, an abstain band, and what it can judge."""
+    from leuk_ray.cli.messages import calibrate_text
+    from leuk_ray.datasets.prepared import PreparedDataset
+    from leuk_ray.io.storage import refuse_existing
+
+    refuse_existing(bundle, "bundle")
+    dataset = PreparedDataset.open(data)
+
+    from leuk_ray.utils.progress import bar
+    from leuk_ray.workflows.calibrate import calibrate as run
+    from leuk_ray.workflows.evaluate import Judged
+
+    with bar("calibrate: scoring", "cell") as progress:
+        values = run(Judged.at(judged), dataset, bundle, abstain_share=abstain, progress=progress)
+    return values, calibrate_text(values)
+
+
+@click.command(epilog="Example: leuk-ray serve runs/lite")
+@click.argument("source", metavar="BUNDLE_OR_REGISTRY", type=LOCATION)
+@click.option("--host", default="127.0.0.1", show_default=True, help="Others need --api-keys.")
+@click.option("--port", default=8000, show_default=True, type=click.IntRange(1, 65535))
+@click.option("--api-keys", type=PATH, metavar="FILE", help="Lines of NAME SHA256_OF_KEY.")
+@click.option("--replicas", default=1, show_default=True, type=click.IntRange(1))
+@click.option("--gpus", is_flag=True, help="One GPU a replica.")
+@click.option(
+    "--canary",
+    "canaries",
+    multiple=True,
+    metavar="NAME@VERSION=SHARE",
+    help="Answers that share of the requests for NAME; of a registry.",
+)
+@click.option(
+    "--shadow",
+    "shadows",
+    multiple=True,
+    metavar="NAME@VERSION",
+    help="Compared with what NAME answers, and logged; of a registry.",
+)
+@ADDRESS
+@command
+def serve(
+    source: Location,
+    host: str,
+    port: int,
+    api_keys: Path | None,
+    replicas: int,
+    gpus: bool,
+    canaries: tuple[str, ...],
+    shadows: tuple[str, ...],
+    address: str | None,
+) -> tuple[dict, str]:
+    """Answer over HTTP until stopped: a page, /v1/predict, and /docs."""
+    from leuk_ray.serving.local import serve_until_stopped
+    from leuk_ray.serving.routing import parse_canary
+
+    values = serve_until_stopped(
+        source,
+        host,
+        port,
+        api_keys=api_keys,
+        replicas=replicas,
+        gpus=gpus,
+        canaries=dict(map(parse_canary, canaries)),
+        shadows=shadows,
+        address=address,
+    )
+    return values, f"{values['url']}: stopped"

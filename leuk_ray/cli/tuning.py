@@ -1,0 +1,51 @@
+"""Commands on sweeps."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from leuk_ray.cli.base import ADDRESS, LOCATION, command
+from leuk_ray.utils.errors import UserError
+
+if TYPE_CHECKING:
+    from leuk_ray.io.locations import Location
+
+
+@click.command(
+    epilog="Example: leuk-ray tune tune_configs/quick.yaml --data cnmc.dataset --out sweeps/quick"
+)
+@click.argument("sweep", metavar="SWEEP.yaml")
+@click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
+@click.option("--data", required=True, help="A prepared dataset.")
+@click.option("--out", type=LOCATION, required=True, help="Folder of the sweep, local or shared.")
+@click.option("--resume", is_flag=True, help="Go on with the sweep in --out.")
+@ADDRESS
+@command
+def tune(
+    sweep: str,
+    overrides: tuple[str, ...],
+    data: str,
+    out: Location,
+    resume: bool,
+    address: str | None,
+) -> tuple[dict, str]:
+    """Search settings of a recipe; leave the best bundles, and judge the winner once."""
+    from leuk_ray.tuning.settings import load_sweep
+
+    if not isinstance(out, Path):
+        raise UserError(f"{out}: a sweep's table is appended to; give a local or shared folder")
+    settings = load_sweep(sweep, overrides)
+
+    from leuk_ray.cli.messages import tune_text
+    from leuk_ray.cluster import ray_cluster
+    from leuk_ray.datasets.prepared import PreparedDataset
+    from leuk_ray.tuning.sweep import run_sweep
+
+    dataset = PreparedDataset.open(data)
+    workers = settings.resources.workers
+    ray_cluster.connect(address, workers + 1 if workers > 1 else 0)
+    values = run_sweep(settings, dataset, out, resume=resume)
+    return values, tune_text(values, out)

@@ -1,0 +1,1 @@
+"""Joining Ray, and jobs on a cluster."""

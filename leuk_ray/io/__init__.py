@@ -1,0 +1,1 @@
+"""Locations, storage and folders."""

@@ -1,0 +1,217 @@
+"""What a report says of a run besides its predictions."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from dataclasses import dataclass
+
+import pyarrow as pa
+
+from leuk_ray.bundles.bundle import find_bundle
+from leuk_ray.bundles.manifest import BundleFacts, Facts, network_title
+from leuk_ray.datasets.leakage import Leakage, find_leakage, origin_of
+from leuk_ray.datasets.prepared import PreparedDataset
+from leuk_ray.datasets.protocols import PROTOCOLS
+from leuk_ray.datasets.splits import describe, rows_with_role
+from leuk_ray.evaluation.report import RunFacts
+from leuk_ray.io.locations import Location, join
+from leuk_ray.io.storage import read_bytes, read_json
+from leuk_ray.parsing import parse_yaml
+from leuk_ray.training.attempts import interruptions
+from leuk_ray.utils.provenance import environment
+from leuk_ray.utils.wording import counted
+
+_OLD = "The bundle was written by an older leuk_ray, which did not record its images"
+_COUNTS = (
+    "files",
+    "rejected",
+    "skipped",
+    "rows",
+    "ALL",
+    "healthy",
+    "unlabelled",
+    "subjects",
+    "groups",
+    "roles",
+)
+
+
+@dataclass(frozen=True)
+class Judged:
+    """What is judged: a bundle, and the run that made it where there is one."""
+
+    bundle: Location
+    run: Location | None
+
+    @classmethod
+    def at(cls, path: Location) -> Judged:
+        """A run's folder, or a bundle's."""
+        bundle = find_bundle(path)
+        return cls(bundle, None if bundle == path else path)
+
+
+def run_facts(judged: Judged, facts: Facts, dataset: PreparedDataset, split: pa.Table) -> RunFacts:
+    """What the report says of a run, or of a bundle on a dataset, besides predictions."""
+    history = history_of(judged)
+    config = facts.model_dump(mode="json", include={"model", "members", "rule", "storage"})
+    notes = []
+    if judged.run is None:
+        notes.append("A bundle judged on a dataset of its own: every kept, labelled cell is test.")
+    else:
+        place = join(judged.run, "config.yaml")
+        config = parse_yaml(read_bytes(place), place)
+        notes += batch_norm_notes(config["training"], history)
+        notes += interruption_notes(interruptions(judged.run))
+        if isinstance(facts, BundleFacts):  # a report tells no path of this machine
+            config["model"]["weights"] = facts.model.weights
+    leakage = _leakage(judged, facts, dataset, split)
+    stopping = {"epochs": len(history), "best_epoch": facts.metrics.get("epoch")} if history else {}
+    return RunFacts(
+        title=f"{facts.recipe} on {dataset.facts['layout']}",
+        recipe=facts.recipe,
+        protocol=facts.protocol,
+        leaky=leakage.leaky,
+        leakage=leakage.text,
+        no_intervals=leakage.no_intervals,
+        synthetic=dataset.synthetic,
+        best_auc=dataset.facts.get("best_auc"),
+        dataset_fingerprint=dataset.identity.fingerprint,
+        dataset_counts={"skipped": 0}
+        | {name: n for name, n in dataset.facts["counts"].items() if name in _COUNTS},
+        roles=describe(split, dataset.cells),
+        config=config,
+        environment=_environment(judged),
+        stopping=stopping | ({"reason": facts.metrics["stopped"]} if history else {}),
+        notes=notes,
+        temperature=facts.temperature,
+        test_set=_official_set(dataset, split),
+        network=network_title(facts),
+        unit=_unit(judged, facts, leakage),
+        pixels=f"decoded to RGB, {facts.storage.crop} crop, {facts.storage.size} px a side",
+        external=_external(judged, facts, dataset),
+    )
+
+
+def _leakage(judged: Judged, facts: Facts, dataset: PreparedDataset, split: pa.Table) -> Leakage:
+    """Of a run by its split; of a bundle alone by what trained it."""
+    if judged.run is not None:
+        return find_leakage(split, dataset.cells)
+    rows = rows_with_role(dataset.cells, split, ("test",))
+    origin = origin_of(dataset.cells, rows)
+    if trained_on_images_of(dataset, facts):
+        reason = "This dataset trained the bundle, and most of these cells trained it."
+        return Leakage(True, reason, origin)
+    reason = (
+        "These cells are not from the dataset that trained the bundle, and a bundle does not say "
+        "which patients trained it. See to it that none of these did."
+    )
+    if not facts.datasets:
+        reason = f"{_OLD}, so whether these cells trained it is not known."
+    return Leakage(None, reason, origin)
+
+
+def _unit(judged: Judged, facts: Facts, leakage: Leakage) -> str:
+    """What no two roles share, in words; empty where there is one role or no known protocol."""
+    if judged.run is None or facts.protocol not in PROTOCOLS:
+        return ""
+    unit = PROTOCOLS[facts.protocol].unit
+    return _GROUP[leakage.origin] if unit == "group" else _UNIT[unit]
+
+
+_GROUP = {
+    "subject": "groups: a subject with all that share an image with it",
+    "field": "fields of view with the cells cut from them",
+    "image": "images: neither subjects nor fields of view are known",
+}
+_UNIT = {
+    "picture": "pictures, in the dataset's own folds of subjects",
+    "uid": "images",
+    "copy": "augmented copies of images",
+}
+
+
+def _official_set(dataset: PreparedDataset, split: pa.Table) -> str:
+    """`c-nmc-preliminary` where all of C-NMC's preliminary set, and nothing else, is tested."""
+    if dataset.synthetic or dataset.facts["layout"] != "c-nmc":
+        return ""
+    tested = dataset.cells.take(pa.array(rows_with_role(dataset.cells, split, ("test",))))
+    sets = set(tested["official_split"].to_pylist())
+    return "c-nmc-preliminary" if sets == {"preliminary"} else ""
+
+
+def _external(judged: Judged, facts: Facts, dataset: PreparedDataset) -> str:
+    """Whether the test cells come from another dataset than the training's, where it is known."""
+    if trained_on_images_of(dataset, facts):
+        return "none: the test cells are from the dataset that trained" if judged.run else ""
+    if not facts.datasets:
+        return f"not known. {_OLD}"
+    name = dataset.identity.fingerprint[:12]
+    return f"dataset {name}: not the training's set of images; single ones may be in both"
+
+
+def trained_on_images_of(dataset: PreparedDataset, facts: Facts) -> bool:
+    """Whether a bundle was trained on the images of a dataset, whatever their labels or crop."""
+    return any(one.images == dataset.identity.images for one in facts.datasets)
+
+
+def batch_norm_notes(training: dict, history: list[dict]) -> list[str]:
+    """Which cells BatchNorm normalised by, where that depends on how the run was placed."""
+    notes = []
+    for (workers, layers), alike in itertools.groupby(
+        history, lambda line: (line["workers"], line["batch_norms"])
+    ):
+        passes = 1 if training["sync_batchnorm"] else workers
+        passes *= training["accumulate"]
+        if layers == 0 or passes == 1:
+            continue
+        epochs = [line["epoch"] for line in alike]
+        whole = " of all workers" if training["sync_batchnorm"] else " of one worker"
+        notes.append(
+            f"BatchNorm, epochs {min(epochs)} to {max(epochs)}: {counted(workers, 'worker')}; "
+            f"{counted(layers, 'layer')} "
+            f"normalised by a pass{whole}, about {training['batch_size'] / passes:g} of a batch's "
+            f"{training['batch_size']} cells. Running statistics are the mean over the workers, "
+            "taken once an epoch."
+        )
+    return notes
+
+
+def interruption_notes(items: list[dict]) -> list[str]:
+    """What stopped the run on its way, where it went on, and with how many workers."""
+    return [_interruption(**item) for item in items]
+
+
+def _interruption(
+    time: str,
+    lost_workers: list[int],
+    preempted: bool,
+    epochs_done: int,
+    workers_before: int,
+    workers_after: int,
+) -> str:
+    if lost_workers:
+        what = f"worker {', '.join(map(str, lost_workers))} was lost"
+        what += ", its node preempted" if preempted else ""
+    elif workers_before == workers_after:
+        what = "started anew"
+    else:
+        what = "another number of workers"
+    size = counted(workers_after, "worker")
+    if workers_before != workers_after:
+        size += f" instead of {workers_before}"
+    return f"Interrupted at {time}: {what}. Went on after epoch {epochs_done} with {size}."
+
+
+def _environment(judged: Judged) -> dict:
+    if judged.run is None:
+        return environment()
+    return read_json(join(judged.run, "environment.json"))
+
+
+def history_of(judged: Judged) -> list[dict]:
+    """One row an epoch; none without a run."""
+    if judged.run is None:
+        return []
+    lines = read_bytes(join(judged.run, "metrics.jsonl")).splitlines()
+    return [json.loads(line) for line in lines]

@@ -1,0 +1,159 @@
+"""Calibrating a bundle: its decisions on cells that did not train it, scope on all of them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from leuk_ray.bundles.bundle import derive_bundle, open_bundle
+from leuk_ray.datasets.prepared import PreparedDataset
+from leuk_ray.datasets.splits import rows_with_role
+from leuk_ray.evaluation.calibration import abstain_band, fit_temperature, probability
+from leuk_ray.evaluation.decisions import ABSTAIN_SHARES, fix_decisions
+from leuk_ray.evaluation.subjects import per_subject
+from leuk_ray.inference.classifier import Classifier
+from leuk_ray.inference.scope import SCOPE_FILE, fit_scope, measure
+from leuk_ray.io.locations import Location
+from leuk_ray.utils.errors import UserError
+from leuk_ray.utils.wording import counted
+from leuk_ray.workflows.evaluate import Judged, predictions_table, split_of
+
+MIN_CELLS = 20
+_BATCH = 16
+
+
+def calibrate(
+    judged: Judged,
+    dataset: PreparedDataset,
+    target: Location,
+    *,
+    abstain_share: float = 0.05,
+    max_cells: int = 2000,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> dict:
+    """Write a calibrated copy of a bundle.
+
+    Args:
+        judged: with a run, its validation cells calibrate, and with its training cells they are
+            the scope; a bare bundle takes all labelled, kept cells for both.
+        dataset: the run's dataset, or another one for a bare bundle.
+        target: folder of the copy.
+        abstain_share: of the calibrating cells, how many stay without an answer because
+            they are the closest to the threshold.
+        max_cells: at most so many are looked at for each of the two.
+        progress: called with (cells scored, cells in all).
+
+    Returns:
+        bundle, cells, fixed_on, caution (`Decisions.basis` and `caution`), temperature,
+        abstain_band, scope_cells.
+
+    Raises:
+        UserError: too few cells, one class alone, or another dataset than the run's.
+    """
+    if not 0 <= abstain_share <= 0.9:  # NaN passes click's range
+        raise UserError(f"--abstain {abstain_share}: give a share from 0 to 0.9")
+    bundle = open_bundle(judged.bundle)
+    split = split_of(judged, bundle.facts, dataset)
+    trained, held = ("test", "test") if judged.run is None else ("train", "validation")
+    rows = {
+        "scope": _some(rows_with_role(dataset.cells, split, (trained, held)), max_cells),
+        "decision": _some(rows_with_role(dataset.cells, split, (held,)), max_cells),
+    }
+    num_held = len(rows["decision"])
+    labels = dataset.cells["label"].to_numpy()[rows["decision"]]
+    if num_held < MIN_CELLS or len(set(labels.tolist())) < 2:
+        one_class = ", all of one class" if len(set(labels.tolist())) == 1 else ""
+        few = counted(num_held, f"{held} cell")
+        raise UserError(
+            f"{judged.run or dataset.location}: has {few} to calibrate on{one_class}; {MIN_CELLS} "
+            f"of both classes are needed: {_larger(judged, split)}"
+        )
+    classifier = Classifier(bundle)
+    scored = np.unique(np.concatenate(list(rows.values())))
+    every_logit, every_embedding, every_feature = _score(
+        classifier, dataset, scored, lambda done: progress(done, len(scored))
+    )
+    logits = every_logit[np.searchsorted(scored, rows["decision"])]
+    in_scope = np.searchsorted(scored, rows["scope"])
+    embedding, features = every_embedding[in_scope], [every_feature[i] for i in in_scope.tolist()]
+    temperature = fit_temperature(logits, labels)
+    threshold = bundle.facts.threshold
+    band = abstain_band(logits, temperature, threshold, abstain_share)
+    groups = [dataset.cells["group"][row].as_py() for row in rows["scope"].tolist()]
+    held_split = split.filter(pc.field("role") == held)
+    predictions = predictions_table(dataset, held_split, rows["decision"], logits, temperature)
+    decisions = fix_decisions(
+        labels.astype(np.int64),
+        logits,
+        per_subject(predictions, threshold, band),
+        temperature=temperature,
+        threshold=threshold,
+        source="cells that the bundle was calibrated on",
+        shares=(abstain_share, *ABSTAIN_SHARES),
+    )
+    scope, neighbourhood = fit_scope(features, embedding, groups)
+    held_out = probability(logits, temperature)
+    scope.typical["probability"] = (float(held_out.mean()), float(held_out.std()))
+    derive_bundle(
+        bundle,
+        target,
+        changes={
+            "temperature": temperature,
+            "abstain_band": band,
+            "decisions": decisions,
+            "scope": scope,
+        },
+        add={SCOPE_FILE: neighbourhood.save},
+    )
+    return {
+        "bundle": str(target),
+        "cells": len(logits),
+        "fixed_on": decisions.basis,
+        "caution": decisions.caution,
+        "temperature": temperature,
+        "abstain_band": list(band) if band else None,
+        "scope_cells": len(embedding),
+    }
+
+
+def _larger(judged: Judged, split: pa.Table) -> str:
+    """How to get more cells to calibrate on."""
+    if judged.run is None:
+        return "give a dataset with more"
+    cells = len(split["uid"].unique())
+    tested = len(split.filter(pc.field("role") == "test")["uid"].unique()) / cells
+    wanted = math.ceil(20 * 1.5 * MIN_CELLS / cells) / 20  # a little more than is needed
+    if wanted + tested > 0.6:
+        return f"its split has {counted(cells, 'cell')}, too few for that: prepare a larger dataset"
+    shares = f"[{1 - wanted - round(tested, 2):g},{wanted:g},{round(tested, 2):g}]"
+    return f"train again with a larger validation share, as split.fractions={shares}"
+
+
+def _some(rows: np.ndarray, most: int) -> np.ndarray:
+    """All rows, or evenly spaced ones."""
+    if len(rows) <= most:
+        return rows
+    return rows[np.linspace(0, len(rows) - 1, most).astype(np.int64)]
+
+
+def _score(
+    classifier: Classifier,
+    dataset: PreparedDataset,
+    rows: np.ndarray,
+    progress: Callable[[int], None],
+) -> tuple[np.ndarray, np.ndarray, list[dict[str, float]]]:
+    """Log-odds, embedding and pixel features of rows."""
+    reader = dataset.reader()
+    logits, embeddings, features = [], [], []
+    for start in range(0, len(rows), _BATCH):
+        pixels = reader.read(rows[start : start + _BATCH])
+        scores = classifier.score(pixels)
+        logits.append(scores.logit)
+        embeddings.append(scores.embedding)
+        features += [measure(cell) for cell in pixels]
+        progress(start + len(pixels))
+    return np.concatenate(logits), np.concatenate(embeddings), features

@@ -1,0 +1,266 @@
+"""Two bundles on the same cells of a dataset, none of which trained either of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from leuk_ray.bundles.manifest import Facts, read_facts
+from leuk_ray.datasets.groups import natural
+from leuk_ray.datasets.identity import check_same_dataset
+from leuk_ray.datasets.leakage import NO_INTERVALS, origin_of
+from leuk_ray.datasets.prepared import PreparedDataset
+from leuk_ray.datasets.splits import eligible
+from leuk_ray.evaluation.calibration import probability
+from leuk_ray.evaluation.paired import paired_bootstrap
+from leuk_ray.io.locations import Location, join, parent
+from leuk_ray.io.storage import exists, read_bytes, read_table
+from leuk_ray.parsing import parse_yaml
+from leuk_ray.runs.target import trained_on_images_of
+from leuk_ray.utils.errors import UserError
+from leuk_ray.utils.wording import counted
+from leuk_ray.workflows.evaluate import Judged, check_pixels
+from leuk_ray.workflows.pool import DEFAULT, Pool, score_rows
+
+BOOTSTRAP: dict[str, Any] = {"seed": 0, "resamples": 2000}
+_TRAINED = ("train", "validation")  # validation chose the epoch
+
+
+@dataclass(frozen=True)
+class Trained:
+    """On what a bundle was trained: the run's split, and the protocol's name."""
+
+    split: pa.Table
+    protocol: str
+
+
+@dataclass(frozen=True)
+class Part:
+    """Two bundles and the rows they are compared on: all there is, or one fold."""
+
+    judged: tuple[Judged, Judged]
+    facts: tuple[Facts, Facts]
+    rows: np.ndarray
+
+
+def compare(
+    places: tuple[Location, Location],
+    dataset: PreparedDataset,
+    pool: Pool = DEFAULT,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> dict[str, Any]:
+    """Compare two bundles by a paired bootstrap over groups.
+
+    The cells are those that both runs keep for testing, where the dataset is theirs; else all
+    its labelled, kept cells. Of two cross-validations over the same folds, the scores of all
+    folds' test cells are pooled.
+
+    Args:
+        places: two runs or bundles; or two folders or patterns of runs, a run a fold.
+        dataset: prepared as the bundles expect it.
+        pool: where to score.
+        progress: called with (cells scored, cells in all), of both sides together.
+
+    Returns:
+        What `paired_bootstrap` returns, and `first`, `second` (names of the places), `folds`,
+        `tested` (cells that each side keeps for testing; None where that is not known),
+        `why_few` (why fewer are compared; else empty), `synthetic` and `warnings`.
+
+    Raises:
+        UserError: the dataset has other pixels than a bundle expects, its cells trained one of
+            them or may have, or two cross-validations are not over the same folds.
+    """
+    sides = [find_runs(place) for place in places]
+    parts, known = [], []
+    for pair in _same_folds(places, sides, dataset):
+        facts = read_facts(pair[0].bundle), read_facts(pair[1].bundle)
+        for one, own in zip(pair, facts, strict=True):
+            check_pixels(one, own, dataset)
+        names = [str(one.run or one.bundle) for one in pair]
+        splits = {
+            name: Trained(_split(one, own, dataset), own.protocol)
+            for name, one, own in zip(names, pair, facts, strict=True)
+            if trained_on_images_of(dataset, own) or not own.datasets
+        }
+        parts.append(Part(pair, facts, comparable_rows(dataset, splits)))
+        known.append([splits.get(name) for name in names])
+    tested = [_count_tested([pair[side] for pair in known]) for side in (0, 1)]
+    rows = np.concatenate([part.rows for part in parts])
+    warnings = [
+        f"{place}: was trained on another dataset; whether patients of this one were in it cannot "
+        "be known"
+        for place, count in zip(places, tested, strict=True)
+        if count is None
+    ]
+    stated = [_score(parts, side, dataset, pool, progress) for side in (0, 1)]
+    cells = dataset.cells.take(pa.array(rows))
+    thresholds = [{part.facts[side].threshold for part in parts} for side in (0, 1)]
+    for place, found in zip(places, thresholds, strict=True):
+        if len(found) > 1:
+            raise UserError(f"{place}: its runs have several thresholds; compare them one by one")
+    found = paired_bootstrap(
+        cells["label"].to_numpy(),
+        stated[0],
+        stated[1],
+        cells["group"].to_pylist(),
+        (thresholds[0].pop(), thresholds[1].pop()),
+        **BOOTSTRAP,
+        withheld=NO_INTERVALS if origin_of(dataset.cells, rows) == "image" else "",
+    )
+    few = [count for count in tested if count is not None and count > len(rows)]
+    return {
+        "first": str(places[0]),
+        "second": str(places[1]),
+        "folds": len(parts),
+        "tested": tested,
+        "why_few": _why_other(*parts[0].judged) if few else "",
+        "synthetic": dataset.synthetic,
+        "warnings": warnings,
+        **found,
+    }
+
+
+def find_runs(place: Location) -> list[Judged]:
+    """A run or bundle; else the runs in a folder, or those that a pattern names, in order.
+
+    Raises:
+        UserError: there is none.
+    """
+    if isinstance(place, Path) and not exists(join(place, "bundle.json")):
+        folders = list(place.iterdir()) if place.is_dir() else []
+        if "*" in str(place):
+            folders = list(Path("/").glob(str(place.absolute())[1:]))
+        runs = [folder for folder in folders if exists(join(folder, "bundle", "bundle.json"))]
+        if runs and not exists(join(place, "bundle", "bundle.json")):
+            return [Judged.at(folder) for folder in sorted(runs, key=lambda one: natural(str(one)))]
+    return [Judged.at(place)]
+
+
+def _same_folds(
+    places: tuple[Location, Location], sides: list[list[Judged]], dataset: PreparedDataset
+) -> list[tuple[Judged, Judged]]:
+    """Runs of both sides in pairs that test the same cells; two alone are a pair as they are."""
+    first, second = sides
+    if len(first) == len(second) == 1:
+        return [(first[0], second[0])]
+    advice = "cross-validate both with the same split settings and split.fold=0, 1, ..."
+    if len(first) != len(second):
+        counts = " and ".join(
+            f"{place} has {counted(len(side), 'run')}"
+            for place, side in zip(places, sides, strict=True)
+        )
+        raise UserError(f"{counts}: {advice}")
+    tests = [{_tested(one, dataset): one for one in side} for side in sides]
+    if len(tests[0]) < len(first) or sum(map(len, tests[0])) > len(frozenset().union(*tests[0])):
+        raise UserError(f"{places[0]}: its runs test some cells more than once; {advice}")
+    for test, one in tests[0].items():
+        if test not in tests[1]:
+            raise UserError(f"{one.run}: no run of {places[1]} tests the same cells; {advice}")
+    return [(one, tests[1][test]) for test, one in tests[0].items()]
+
+
+def _score(
+    parts: list[Part],
+    side: int,
+    dataset: PreparedDataset,
+    pool: Pool,
+    progress: Callable[[int, int], None],
+) -> np.ndarray:
+    """Probabilities of ALL of all parts' rows, in order, by the bundles of one side."""
+    total = 2 * sum(len(part.rows) for part in parts)
+    done, stated = side * total // 2, []
+    for part in parts:
+        _, logits = score_rows(
+            part.judged[side].bundle,
+            dataset,
+            part.rows,
+            pool,
+            lambda scored, _, before=done: progress(before + scored, total),
+        )
+        done += len(part.rows)
+        stated.append(probability(logits, part.facts[side].temperature))
+    return np.concatenate(stated)
+
+
+def _count_tested(known: list[Trained | None]) -> int | None:
+    """Cells that the runs of one side keep for testing; None where that is not known."""
+    splits = [one.split for one in known if one is not None]
+    if len(splits) < len(known):
+        return None
+    return sum(len(_uids(split, ("test",))) for split in splits)
+
+
+def _tested(judged: Judged, dataset: PreparedDataset) -> frozenset[str]:
+    """uids that a run keeps for testing."""
+    split = _split(judged, read_facts(judged.bundle), dataset)
+    return frozenset(_uids(split, ("test",)))
+
+
+def _why_other(first: Judged, second: Judged) -> str:
+    """In which settings the splits of two runs differ."""
+    configs = [join(_run_of(one), "config.yaml") for one in (first, second)]
+    ours, theirs = (parse_yaml(read_bytes(config), config)["split"] for config in configs)
+    differing = [key for key in ours if ours[key] != theirs.get(key)]
+    return ", ".join(f"split.{key} {ours[key]} and {theirs.get(key)}" for key in differing)
+
+
+def comparable_rows(dataset: PreparedDataset, known: Mapping[str, Trained]) -> np.ndarray:
+    """Rows that every known split tests on, ascending, (N,); without one all that may be judged.
+
+    Args:
+        dataset: of the rows.
+        known: by name, what is known to have been trained on this dataset, and how.
+
+    Raises:
+        UserError: there is none, or a group of them trained or chose one of the bundles (under
+            `official-folds` a picture, as its folds join no subjects that share one).
+    """
+    row_of = {uid: row for row, uid in enumerate(dataset.cells["uid"].to_pylist())}
+    uids = set(eligible(dataset.cells)["uid"].to_pylist())
+    if known:
+        uids = set.intersection(*(_uids(one.split, ("test",)) for one in known.values()))
+    if not uids:
+        raise UserError(
+            f"{' and '.join(known) or 'compare'}: {dataset.location} has no cell to compare on; "
+            "train both with the same split settings, or give a dataset that trained neither"
+        )
+    rows = np.asarray(sorted(row_of[uid] for uid in uids), np.int64)
+    for name, one in known.items():
+        unit = "picture" if one.protocol == "official-folds" else "group"
+        units = dataset.cells[unit].to_pylist()
+        trained = {units[row_of[uid]] for uid in _uids(one.split, _TRAINED)}
+        asked = {units[row] for row in rows.tolist()}
+        if crossing := trained & asked:
+            raise UserError(
+                f"{name}: {len(crossing)} of the {len(asked)} {unit}s to compare on trained it or "
+                "chose its epoch; compare on other patients"
+            )
+    return rows
+
+
+def _uids(split: pa.Table, roles: tuple[str, ...]) -> set[str]:
+    return set(split.filter(pc.field("role").isin(roles))["uid"].to_pylist())
+
+
+def _split(judged: Judged, facts: Facts, dataset: PreparedDataset) -> pa.Table:
+    """The split of a bundle that the dataset trained, from the run's folder around it."""
+    run = _run_of(judged)
+    split = join(run, "split.parquet")
+    if facts.datasets and not exists(split):
+        raise UserError(
+            f"{judged.bundle}: was trained on cells of {dataset.location}, and without its run it "
+            "is not known on which; give the run's folder"
+        )
+    advice = "compare on the dataset that trained it, or on other images"
+    check_same_dataset(facts.datasets, dataset, judged.bundle, advice, split)
+    return read_table(split)
+
+
+def _run_of(judged: Judged) -> Location:
+    return parent(judged.bundle) if judged.run is None else judged.run

@@ -1,0 +1,172 @@
+"""Scoring on Ray Data: pools of actors, each with the bundle loaded once."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import ray
+import ray.data
+import torch
+
+from leuk_ray.cluster import ray_cluster
+from leuk_ray.datasets.prepared import PixelReader, PreparedDataset
+from leuk_ray.inference.answers import part_of
+from leuk_ray.inference.classifier import Classifier
+from leuk_ray.inference.files import NamedFile, answer_files
+from leuk_ray.io.locations import Location, parse
+
+HERE = 500
+_ROWS_PER_BLOCK = 32
+_FILES_PER_BLOCK = 256
+_SCHEMA = pa.schema([("row", pa.int64()), ("logit", pa.float64())])
+
+
+@dataclass(frozen=True)
+class Pool:
+    """Where to score.
+
+    actors: processes on Ray; 0 scores in this process. None: 0 for up to HERE images without
+        GPUs or a cluster, which are scored sooner than Ray starts; else 1.
+    gpus: one for each of them.
+    address: Ray cluster to join.
+    """
+
+    actors: int | None = None
+    gpus: bool = False
+    address: str | None = None
+
+    def actors_for(self, images: int) -> int:
+        """How many processes on Ray score so many images; 0 is this process."""
+        if self.actors is not None:
+            return self.actors
+        return 0 if images <= HERE and not (self.gpus or self.address) else 1
+
+
+DEFAULT = Pool()
+
+
+class _RowScorer:
+    """An actor: rows of a prepared dataset in, scores out."""
+
+    def __init__(self, bundle: Location, device: str, threads: int, reader: PixelReader) -> None:
+        torch.set_num_threads(threads)
+        self.classifier = Classifier.load(bundle, device)
+        self.reader = reader
+
+    def __call__(self, block: pa.Table) -> pa.Table:
+        rows = block["row"].to_numpy()
+        scores = self.classifier.score(self.reader.read(rows))
+        return pa.table({"row": rows, "logit": scores.logit}, schema=_SCHEMA)
+
+
+class _FileAnswerer:
+    """An actor: names and places of image files in, answers out."""
+
+    def __init__(self, bundle: Location, device: str, threads: int) -> None:
+        torch.set_num_threads(threads)
+        self.classifier = Classifier.load(bundle, device)
+
+    def __call__(self, block: pa.Table) -> pa.Table:
+        rows = block.to_pylist()
+        files = [(row["name"], parse(row["place"])) for row in rows]
+        answers = answer_files(self.classifier, files)
+        return part_of([row["number"] for row in rows], answers)
+
+
+def score_rows(
+    bundle: Location,
+    dataset: PreparedDataset,
+    rows: np.ndarray,
+    pool: Pool,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Score rows of a dataset, each exactly once.
+
+    Returns:
+        The rows, ascending, and their log-odds of ALL.
+
+    Raises:
+        AssertionError: a row was lost or scored twice.
+    """
+    assert len(rows), "nothing to score"
+    blocks = _cut(pa.table({"row": rows}), _ROWS_PER_BLOCK)
+    parts, done = [], 0
+    progress(0, len(rows))
+    reader = dataset.reader()
+    if actors := pool.actors_for(len(rows)):
+        ray_cluster.connect(pool.address, actors)
+        scored_parts = _on_pool(_RowScorer, blocks, bundle, actors, pool.gpus, reader=reader)
+    else:
+        scored_parts = map(_RowScorer(bundle, "cpu", os.cpu_count() or 1, reader), blocks)
+    for part in scored_parts:
+        parts.append(part)
+        done += len(part)
+        progress(done, len(rows))
+    scores = pa.concat_tables(parts).sort_by("row")
+    scored = scores["row"].to_numpy()
+    assert np.array_equal(scored, np.sort(rows)), "rows in and scores out differ"
+    return scored, scores["logit"].to_numpy()
+
+
+def answer_on_pool(
+    bundle: Location,
+    files: Sequence[NamedFile],
+    numbers: Sequence[int],
+    *,
+    actors: int,
+    gpus: bool = False,
+) -> Iterator[pa.Table]:
+    """Answer for image files as `answer_files` does; Ray must be initialised.
+
+    Args:
+        bundle: that answers; where all nodes find it.
+        files: all of a job, where all nodes find them.
+        numbers: of the files that are wanted.
+        actors: how many score at once.
+        gpus: one for each actor.
+
+    Yields:
+        Parts of a table of answers, in no order.
+    """
+    wanted = pa.table(
+        {
+            "number": numbers,
+            "name": [files[number][0] for number in numbers],
+            "place": [str(files[number][1]) for number in numbers],
+        }
+    )
+    # At the end no actor should wait long for the last block of another.
+    size = min(_FILES_PER_BLOCK, max(1, len(numbers) // (8 * actors)))
+    yield from _on_pool(_FileAnswerer, _cut(wanted, size), bundle, actors, gpus)
+
+
+def _cut(table: pa.Table, size: int) -> list[pa.Table]:
+    return [table.slice(start, size) for start in range(0, len(table), size)]
+
+
+def _on_pool(
+    actor: type, blocks: list[pa.Table], bundle: Location, actors: int, gpus: bool, **more: Any
+) -> Iterator[pa.Table]:
+    actors = min(actors, len(blocks))
+    done = ray.data.from_arrow(blocks).map_batches(
+        actor,
+        batch_size=len(blocks[0]),  # as they are cut; Ray Data asks for a number where GPUs work
+        batch_format="pyarrow",
+        compute=ray.data.ActorPoolStrategy(size=actors),
+        num_gpus=1 if gpus else 0,
+        # Ray warns on the terminal of actors that restart with arguments from its store.
+        max_restarts=0,
+        fn_constructor_kwargs={
+            "bundle": bundle.absolute() if isinstance(bundle, Path) else bundle,
+            "device": "cuda" if gpus else "cpu",
+            "threads": max(1, (os.cpu_count() or 1) // actors),
+            **more,
+        },
+    )
+    yield from done.iter_batches(batch_size=None, batch_format="pyarrow")

@@ -1,0 +1,50 @@
+"""One run: train a recipe, judge its best checkpoint, leave a report beside the bundle."""
+
+from __future__ import annotations
+
+from leuk_ray.cluster.ray_cluster import Workers
+from leuk_ray.datasets.prepared import PreparedDataset
+from leuk_ray.io.locations import Location, join
+from leuk_ray.io.storage import remove
+from leuk_ray.recipes.recipe import Recipe
+from leuk_ray.training.trainer import run_training
+
+
+def train_and_judge(
+    recipe: Recipe,
+    dataset: PreparedDataset,
+    out: Location,
+    *,
+    workers: Workers,
+    gpus: bool = False,
+    resume: bool = False,
+    show_images: bool = True,
+    mlflow: str | None = None,
+) -> dict:
+    """Train and judge into the folder `out`; Ray must be initialised.
+
+    Returns:
+        The content of report.json.
+
+    Raises:
+        UserError: what cannot work is refused before any worker starts.
+    """
+    trained = run_training(
+        recipe, dataset, out, workers=workers, gpus=gpus, resume=resume, mlflow=mlflow
+    )
+    # Imported here, since half a second of reports and statistics is nothing a first step needs.
+    from leuk_ray.workflows.evaluate import Judged, keep_results, report_on
+
+    remove(join(out, "report"))  # a resumed run is judged again
+    judged = Judged(trained.bundle, out)
+    report = report_on(
+        judged,
+        dataset,
+        trained.rows,
+        trained.logits,
+        join(out, "report"),
+        copies=trained.copies,
+        show_images=show_images,
+    )
+    keep_results(judged, report)
+    return report
