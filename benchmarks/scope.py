@@ -36,12 +36,12 @@ from leuk_ray.inference.classifier import Classifier
 from leuk_ray.io.storage import write_table
 from leuk_ray.models.zoo import build
 from leuk_ray.recipes.recipe import Recipe, load_recipe
+from leuk_ray.runs.target import Judged
 from leuk_ray.training.cells import TrainingCells
 from leuk_ray.training.learner import Learner
 from leuk_ray.training.loop import train
 from leuk_ray.training.state import TrainingState
 from leuk_ray.workflows.calibrate import calibrate
-from leuk_ray.workflows.evaluate import Judged
 
 SIDE = 450  # of a C-NMC picture
 LUMA = np.asarray([0.299, 0.587, 0.114])

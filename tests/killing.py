@@ -29,6 +29,7 @@ from leuk_ray.datasets.layouts.catalogue import LayoutOptions
 from leuk_ray.datasets.prepared import PreparedDataset
 from leuk_ray.datasets.synthetic import SyntheticSpec, write_c_nmc
 from leuk_ray.inference import scope as scope_module
+from leuk_ray.inference.check import check_answers
 from leuk_ray.inference.onnx_export import export_bundle
 from leuk_ray.io.storage import read_json
 from leuk_ray.runs import executor as executor_module
@@ -192,7 +193,7 @@ def _changed(folder: Path) -> str:
 
 def _registry(folder: Path) -> None:
     _bundles(folder)
-    registry = Registry(folder / "models")
+    registry = Registry(folder / "models", check_answers)
     for name in ("one", "two"):
         registry.add(folder / name, "cells")
     registry.promote("cells", 1)
@@ -200,7 +201,7 @@ def _registry(folder: Path) -> None:
 
 def _answering(folder: Path) -> tuple[int, int]:
     """Version of the champion, and how many there are, all of which load."""
-    registry = Registry(folder / "models")
+    registry = Registry(folder / "models", check_answers)
     model = registry.show("cells")
     for version in model.versions:
         load_bundle(registry.resolve(f"cells@{version.number}"))
@@ -343,12 +344,12 @@ WRITERS = {
     ),
     "models add": Writer(
         _registry,
-        lambda at: Registry(at / "models").add(at / "two", "cells") and None,
+        lambda at: Registry(at / "models", check_answers).add(at / "two", "cells") and None,
         lambda at: "old" if _answering(at) == (1, 2) else "new",
     ),
     "models promote": Writer(
         _registry,
-        lambda at: Registry(at / "models").promote("cells", 2),
+        lambda at: Registry(at / "models", check_answers).promote("cells", 2),
         lambda at: {(1, 2): "old", (2, 2): "new"}[_answering(at)],
     ),
     "prepare": Writer(_images, _prepare, _prepared),

@@ -24,7 +24,6 @@ from leuk_ray.datasets.images import StorageSettings
 from leuk_ray.datasets.layouts.all_idb import Shows
 from leuk_ray.evaluation.calibration import MAX_TEMPERATURE, MIN_TEMPERATURE
 from leuk_ray.evaluation.decisions import Decisions
-from leuk_ray.inference.scope import SCOPE_FILE, ScopeSettings
 from leuk_ray.io.locations import Location, join
 from leuk_ray.io.storage import read_json
 from leuk_ray.models.ensemble import Rule
@@ -37,6 +36,7 @@ MANIFEST = "bundle.json"
 ONNX_FILE = "model.onnx"
 CARD = "MODEL_CARD.md"
 WEIGHTS = "model.safetensors"
+SCOPE_FILE = "scope.safetensors"
 _OPTIONAL = (ONNX_FILE, SCOPE_FILE)
 _MAX_BYTES = 2**22
 _MAX_MEMBERS = 32
@@ -83,6 +83,48 @@ class Results(TypedDict):
     temperature: float
     scored: Scored
     metrics: dict[str, KeptMetric]
+
+
+# What `inference.scope` measures of an image.
+FEATURES = (
+    "covered",
+    "border",
+    "second_part",
+    "solidity",
+    "elongation",
+    "straight",
+    "contrast",
+    "sharpness",
+    "red",
+    "green",
+)
+_TYPICAL_TOO = ("distance", "probability")
+Range = tuple[float | None, float | None]
+
+
+class ScopeSettings(Settings):
+    """Of the training cells, in bundle.json.
+
+    ranges: of each of FEATURES, its lowest and highest accepted value.
+    distance: largest accepted distance of the embedding; None leaves it unmeasured.
+    typical: mean and standard deviation of each feature, of the `distance` of cells of groups
+        that did not take part in its fit, and of the calibrated `probability` of cells that did
+        not train the network; what drift is measured from.
+    """
+
+    ranges: dict[str, Range]
+    distance: float | None = Field(default=None, ge=0)
+    typical: dict[str, tuple[float, Annotated[float, Field(ge=0)]]] = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _known(self) -> Self:
+        unknown = {*self.ranges} - {*FEATURES} | {*self.typical} - {*FEATURES, *_TYPICAL_TOO}
+        if unknown:
+            raise ValueError(f"scope feature {min(unknown)!r} is not known")
+        for name, (low, high) in self.ranges.items():
+            if low is not None and high is not None and low > high:
+                raise ValueError(f"scope range of {name} ends before it begins")
+        return self
 
 
 class Facts(Settings):

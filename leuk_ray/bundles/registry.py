@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import fcntl
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -20,8 +20,7 @@ from typing import Literal, Self
 
 from pydantic import Field, ValidationError, model_validator
 
-from leuk_ray.bundles.bundle import copy_files, load_bundle, open_bundle
-from leuk_ray.inference.check import check_answers
+from leuk_ray.bundles.bundle import Bundle, copy_files, load_bundle, open_bundle
 from leuk_ray.io.hashes import sha256
 from leuk_ray.io.locations import Location, join, name_of, parent
 from leuk_ray.io.storage import directory_by_rename, exists, read_json, write_json
@@ -139,10 +138,15 @@ class Model(Settings):
 
 
 class Registry:
-    """A folder of named, versioned bundles."""
+    """A folder of named, versioned bundles.
 
-    def __init__(self, path: Path) -> None:
+    check: raises UserError for a bundle that gives no answers; asked before a version or an alias
+        changes (`inference.check.check_answers`).
+    """
+
+    def __init__(self, path: Path, check: Callable[[Bundle], None]) -> None:
         self.path = path
+        self.check = check
 
     def add(self, bundle: Location, name: str, *, lineage: Lineage | None = None) -> int:
         """Copy a bundle as the next version of a name; no alias changes.
@@ -154,7 +158,7 @@ class Registry:
         """
         _check(_NAME, name, "name")
         added = open_bundle(bundle)
-        check_answers(added)
+        self.check(added)
         with self._writing(name):
             model = self._read(name) or Model(name=name)
             number = len(model.versions) + 1
@@ -187,7 +191,7 @@ class Registry:
         self.show(name)
         with self._writing(name):
             model = self.show(name)
-            check_answers(open_bundle(self._verified(model, version)))
+            self.check(open_bundle(self._verified(model, version)))
             if model.aliases.get(alias) != version:
                 event = Event(time=_now(), action="promote", version=version, alias=alias)
                 self._write(model, event)

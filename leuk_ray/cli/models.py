@@ -142,8 +142,9 @@ def list_models(registry: Path) -> tuple[dict, str]:
     """Names, versions and aliases."""
     from leuk_ray.bundles.registry import Registry
     from leuk_ray.cli.messages import models_text
+    from leuk_ray.inference.check import check_answers
 
-    values = {"models": [model.as_dict() for model in Registry(registry).list()]}
+    values = {"models": [model.as_dict() for model in Registry(registry, check_answers).list()]}
     return values, models_text(values)
 
 
@@ -155,8 +156,9 @@ def show(name: str, registry: Path) -> tuple[dict, str]:
     """Versions of NAME, what they came from, and what was done with them."""
     from leuk_ray.bundles.registry import Registry
     from leuk_ray.cli.messages import model_text
+    from leuk_ray.inference.check import check_answers
 
-    values = Registry(registry).show(name).as_dict()
+    values = Registry(registry, check_answers).show(name).as_dict()
     return values, model_text(values)
 
 
@@ -173,9 +175,12 @@ def add(added: Location, name: str, origin: Location | None, registry: Path) -> 
     """
     from leuk_ray.bundles.bundle import find_bundle
     from leuk_ray.bundles.registry import Lineage, Registry
+    from leuk_ray.inference.check import check_answers
 
     bundle = find_bundle(added)
-    version = Registry(registry).add(bundle, name, lineage=Lineage.of(origin or added))
+    version = Registry(registry, check_answers).add(
+        bundle, name, lineage=Lineage.of(origin or added)
+    )
     return {"name": name, "version": version}, f"{name}@{version}: added"
 
 
@@ -188,8 +193,9 @@ def add(added: Location, name: str, origin: Location | None, registry: Path) -> 
 def promote(name: str, version: int, alias: str, registry: Path) -> tuple[dict, str]:
     """Make VERSION the champion of NAME."""
     from leuk_ray.bundles.registry import Registry
+    from leuk_ray.inference.check import check_answers
 
-    Registry(registry).promote(name, version, alias)
+    Registry(registry, check_answers).promote(name, version, alias)
     values = {"name": name, "version": version, "alias": alias}
     return values, f"{name}@{alias}: is version {version}"
 
@@ -202,8 +208,9 @@ def promote(name: str, version: int, alias: str, registry: Path) -> tuple[dict, 
 def rollback(name: str, alias: str, registry: Path) -> tuple[dict, str]:
     """Make the version before the last promotion the champion again."""
     from leuk_ray.bundles.registry import Registry
+    from leuk_ray.inference.check import check_answers
 
-    version = Registry(registry).rollback(name, alias)
+    version = Registry(registry, check_answers).rollback(name, alias)
     values = {"name": name, "version": version, "alias": alias}
     return values, f"{name}@{alias}: is version {version} again"
 

@@ -171,8 +171,9 @@ def evaluate(
     """Score a run's test cells, or a bundle on another dataset, and write a report."""
     from leuk_ray.cli.messages import report_text
     from leuk_ray.datasets.prepared import PreparedDataset
+    from leuk_ray.runs.target import Judged
     from leuk_ray.utils.progress import bar
-    from leuk_ray.workflows.evaluate import Judged, judge
+    from leuk_ray.workflows.evaluate import judge
     from leuk_ray.workflows.pool import Pool
 
     subject, dataset = Judged.at(judged), PreparedDataset.open(data)

@@ -61,9 +61,9 @@ def calibrate(
     refuse_existing(bundle, "bundle")
     dataset = PreparedDataset.open(data)
 
+    from leuk_ray.runs.target import Judged
     from leuk_ray.utils.progress import bar
     from leuk_ray.workflows.calibrate import calibrate as run
-    from leuk_ray.workflows.evaluate import Judged
 
     with bar("calibrate: scoring", "cell") as progress:
         values = run(Judged.at(judged), dataset, bundle, abstain_share=abstain, progress=progress)

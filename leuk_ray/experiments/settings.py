@@ -10,8 +10,8 @@ from typing import Any, Literal
 from pydantic import Field, ValidationError, model_validator
 
 from leuk_ray.datasets.splits import PROTOCOLS
-from leuk_ray.parsing import parse_yaml
 from leuk_ray.utils.errors import UserError
+from leuk_ray.utils.parsing import parse_yaml
 from leuk_ray.utils.settings import Settings, first_problem
 
 ScaleName = Literal["tiny", "small", "paper"]

@@ -17,19 +17,13 @@ import torch
 from torch import nn
 
 from leuk_ray.bundles.bundle import Bundle, open_bundle
-from leuk_ray.bundles.manifest import Facts
+from leuk_ray.bundles.manifest import SCOPE_FILE, Facts
 from leuk_ray.datasets import images
 from leuk_ray.datasets.images import BadImageError
 from leuk_ray.evaluation.calibration import probability
 from leuk_ray.inference.decide import decide
 from leuk_ray.inference.engines import EngineName, make_engine
-from leuk_ray.inference.scope import (
-    OUT_OF_SCOPE,
-    SCOPE_FILE,
-    Neighbourhood,
-    measure,
-    pixel_reasons,
-)
+from leuk_ray.inference.scope import OUT_OF_SCOPE, Neighbourhood, measure, pixel_reasons
 from leuk_ray.io.locations import Location
 
 

@@ -10,19 +10,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Self
 
 import numpy as np
-from pydantic import Field, model_validator
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 from scipy import ndimage
 from scipy.spatial import ConvexHull
 
+from leuk_ray.bundles.manifest import FEATURES, SCOPE_FILE, Range, ScopeSettings
 from leuk_ray.utils.errors import UserError
-from leuk_ray.utils.settings import Settings
 
-SCOPE_FILE = "scope.safetensors"
 BLANK, BLURRED = "blank", "blurred"
 NOT_A_SINGLE_CELL, OUT_OF_SCOPE = "not_a_single_cell", "out_of_scope"
 REASONS = (BLANK, BLURRED, NOT_A_SINGLE_CELL, OUT_OF_SCOPE)
@@ -35,7 +32,6 @@ _QUANTILE, _MARGIN, _LEAST_WIDTH = 0.005, 0.15, 0.01
 _ACCEPTED = 0.99
 _FOLDS, _SLACK = 5, 1.25
 
-Range = tuple[float | None, float | None]
 # What a value below and above its range means.
 _MEANING: dict[str, tuple[str, str]] = {
     "covered": (NOT_A_SINGLE_CELL, NOT_A_SINGLE_CELL),
@@ -49,8 +45,7 @@ _MEANING: dict[str, tuple[str, str]] = {
     "red": (OUT_OF_SCOPE, OUT_OF_SCOPE),
     "green": (OUT_OF_SCOPE, OUT_OF_SCOPE),
 }
-FEATURES = tuple(_MEANING)
-_TYPICAL_TOO = ("distance", "probability")
+assert tuple(_MEANING) == FEATURES
 _RATIOS = ("elongation", "contrast", "sharpness")  # vary by factors
 _IS_RATIO = np.asarray([name in _RATIOS for name in FEATURES])
 _KINDS = tuple(  # shape, texture, colour
@@ -61,31 +56,6 @@ _ANYWHERE: dict[str, Range] = {
     "second_part": (None, 0.25),
     "sharpness": (0.02, None),
 }
-
-
-class ScopeSettings(Settings):
-    """Of the training cells, in bundle.json.
-
-    ranges: of each of FEATURES, its lowest and highest accepted value.
-    distance: largest accepted distance of the embedding; None leaves it unmeasured.
-    typical: mean and standard deviation of each feature, of the `distance` of cells of groups
-        that did not take part in its fit, and of the calibrated `probability` of cells that did
-        not train the network; what drift is measured from.
-    """
-
-    ranges: dict[str, Range]
-    distance: float | None = Field(default=None, ge=0)
-    typical: dict[str, tuple[float, Annotated[float, Field(ge=0)]]] = Field(default_factory=dict)
-
-    @model_validator(mode="after")
-    def _known(self) -> Self:
-        unknown = {*self.ranges} - {*FEATURES} | {*self.typical} - {*FEATURES, *_TYPICAL_TOO}
-        if unknown:
-            raise ValueError(f"scope feature {min(unknown)!r} is not known")
-        for name, (low, high) in self.ranges.items():
-            if low is not None and high is not None and low > high:
-                raise ValueError(f"scope range of {name} ends before it begins")
-        return self
 
 
 class Neighbourhood:

@@ -22,9 +22,9 @@ from pyarrow import fs
 
 from leuk_ray.io.folders import appearing, has_no_room, not_written
 from leuk_ray.io.locations import Location, filesystem, join, name_of, reason
-from leuk_ray.parsing import parse_json
 from leuk_ray.utils import scratch
 from leuk_ray.utils.errors import UserError
+from leuk_ray.utils.parsing import parse_json
 
 _CHUNK = 2**22
 _MARKS = (".json", ".yaml")  # what makes a folder a dataset, a bundle, a run; written last

@@ -13,9 +13,9 @@ from pydantic import Field, ValidationError, model_validator
 from leuk_ray.augment.settings import AugmentSettings
 from leuk_ray.datasets.splits import SplitSettings
 from leuk_ray.models.settings import ModelSettings
-from leuk_ray.parsing import parse_yaml
 from leuk_ray.recipes.training import TrainingSettings
 from leuk_ray.utils.errors import UserError, near
+from leuk_ray.utils.parsing import parse_yaml
 from leuk_ray.utils.settings import Settings, first_problem
 
 

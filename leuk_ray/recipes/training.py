@@ -7,11 +7,40 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from leuk_ray.datasets.plan import ROWS_PER_BLOCK, Balance, Cache
-from leuk_ray.training.plateau import PlateauSettings
-from leuk_ray.training.schedule import ScheduleSettings
 from leuk_ray.utils.settings import Settings
 
 Selection = Literal["validation_accuracy", "validation_auc", "validation_loss"]
+
+
+class ScheduleSettings(Settings):
+    """How the learning rate runs.
+
+    kind: `plateau` (A20, see `PlateauSettings`); `cosine`, down to `final_lr` at the last
+        epoch; `step`, times `step_factor` every `step_epochs`; or `constant`.
+    warmup_epochs: rise linearly to the full rate over this many first.
+    final_lr: where cosine ends, as a share of the full rate.
+    """
+
+    kind: Literal["plateau", "cosine", "step", "constant"] = "plateau"
+    warmup_epochs: float = Field(default=0.0, ge=0)
+    final_lr: float = Field(default=0.0, ge=0, le=1)
+    step_epochs: int = Field(default=10, ge=1)
+    step_factor: float = Field(default=0.1, gt=0, le=1)
+
+
+class PlateauSettings(Settings):
+    """Halve the learning rate on a plateau, stop after several halvings in vain.
+
+    factor: the learning rate is multiplied by it (A20: 0.5).
+    patience: epochs without improvement before that (A20: 1).
+    max_reductions: reductions in a row without improvement before training stops (A21: 3).
+    switch_accuracy: training accuracy from which on the validation loss is monitored.
+    """
+
+    factor: float = 0.5
+    patience: int = 1
+    max_reductions: int = 3
+    switch_accuracy: float = 0.9
 
 
 class LossSettings(Settings):

@@ -12,9 +12,9 @@ import yaml
 
 from leuk_ray.datasets.prepared import PreparedDataset
 from leuk_ray.io.storage import directory_by_rename, refuse_existing
-from leuk_ray.parsing import parse_yaml
 from leuk_ray.training.record import check_started_on, write_environment
 from leuk_ray.utils.errors import UserError
+from leuk_ray.utils.parsing import parse_yaml
 from leuk_ray.utils.settings import Settings
 
 _FOLDER = "folder of runs (add --resume to go on with it)"

@@ -17,8 +17,8 @@ from leuk_ray.datasets.splits import describe, rows_with_role
 from leuk_ray.evaluation.report import RunFacts
 from leuk_ray.io.locations import Location, join
 from leuk_ray.io.storage import read_bytes, read_json
-from leuk_ray.parsing import parse_yaml
 from leuk_ray.training.attempts import interruptions
+from leuk_ray.utils.parsing import parse_yaml
 from leuk_ray.utils.provenance import environment
 from leuk_ray.utils.wording import counted
 

@@ -31,7 +31,9 @@ from leuk_ray.models.zoo import build
 from leuk_ray.recipes.recipe import Recipe, value_at
 from leuk_ray.runs.folder import RunFolder, read_history
 from leuk_ray.runs.placement import Resources
+from leuk_ray.runs.report import keep_results, report_on
 from leuk_ray.runs.spec import RunSpec, split_key
+from leuk_ray.runs.target import Judged
 from leuk_ray.training.cells import TrainingCells
 from leuk_ray.training.learner import Learner
 from leuk_ray.training.loop import train
@@ -41,7 +43,6 @@ from leuk_ray.training.trainer import JUDGED, Trained, run_training
 from leuk_ray.training.validation import Redraw, score_rows
 from leuk_ray.utils import scratch
 from leuk_ray.utils.errors import UserError
-from leuk_ray.workflows.evaluate import Judged, keep_results, report_on
 
 Save = Callable[[Path], None]
 Report = Callable[[dict[str, Any], Save], None]

@@ -10,6 +10,7 @@ from typing import Protocol
 
 from leuk_ray.bundles.bundle import find_bundle, member_name, open_bundle
 from leuk_ray.bundles.registry import CHAMPION, BrokenError, Model, Registry
+from leuk_ray.inference.check import check_answers
 from leuk_ray.io.locations import Location, join
 from leuk_ray.io.storage import read_bytes
 from leuk_ray.utils.errors import UserError
@@ -81,7 +82,7 @@ class _FromRegistry:
     """The models of a registry; NAME alone means its champion."""
 
     def __init__(self, path: Path) -> None:
-        self.registry = Registry(path)
+        self.registry = Registry(path, check_answers)
 
     def names(self) -> list[str]:
         return [model.name for model in self._models()[0] if CHAMPION in model.aliases]

@@ -8,22 +8,7 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 
-from leuk_ray.utils.settings import Settings
-
-
-class PlateauSettings(Settings):
-    """Halve the learning rate on a plateau, stop after several halvings in vain.
-
-    factor: the learning rate is multiplied by it (A20: 0.5).
-    patience: epochs without improvement before that (A20: 1).
-    max_reductions: reductions in a row without improvement before training stops (A21: 3).
-    switch_accuracy: training accuracy from which on the validation loss is monitored.
-    """
-
-    factor: float = 0.5
-    patience: int = 1
-    max_reductions: int = 3
-    switch_accuracy: float = 0.9
+from leuk_ray.recipes.training import PlateauSettings
 
 
 @dataclass

@@ -17,8 +17,9 @@ from ray.train import Checkpoint
 from ray.train.v2.api.report_config import CheckpointUploadMode
 
 from leuk_ray.bundles.manifest import BundleFacts
-from leuk_ray.datasets.identity import DatasetIdentity, check_same_dataset
+from leuk_ray.datasets.identity import DatasetIdentity
 from leuk_ray.datasets.layouts.all_idb import Shows, shown_in
+from leuk_ray.datasets.pairing import check_same_dataset
 from leuk_ray.datasets.prepared import PreparedDataset
 from leuk_ray.datasets.splits import write_split
 from leuk_ray.io.locations import Location, join

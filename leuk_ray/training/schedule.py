@@ -3,27 +3,8 @@
 from __future__ import annotations
 
 import math
-from typing import Literal
 
-from pydantic import Field
-
-from leuk_ray.utils.settings import Settings
-
-
-class ScheduleSettings(Settings):
-    """How the learning rate runs.
-
-    kind: `plateau` (A20, see `PlateauSettings`); `cosine`, down to `final_lr` at the last
-        epoch; `step`, times `step_factor` every `step_epochs`; or `constant`.
-    warmup_epochs: rise linearly to the full rate over this many first.
-    final_lr: where cosine ends, as a share of the full rate.
-    """
-
-    kind: Literal["plateau", "cosine", "step", "constant"] = "plateau"
-    warmup_epochs: float = Field(default=0.0, ge=0)
-    final_lr: float = Field(default=0.0, ge=0, le=1)
-    step_epochs: int = Field(default=10, ge=1)
-    step_factor: float = Field(default=0.1, gt=0, le=1)
+from leuk_ray.recipes.training import ScheduleSettings
 
 
 def lr_factor(

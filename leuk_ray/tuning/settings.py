@@ -8,7 +8,6 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, NonNegativeInt, ValidationError, model_validator
 
-from leuk_ray.parsing import parse_yaml
 from leuk_ray.recipes.recipe import (
     Recipe,
     load_recipe,
@@ -19,6 +18,7 @@ from leuk_ray.recipes.recipe import (
 from leuk_ray.recipes.training import Selection
 from leuk_ray.runs.placement import Resources
 from leuk_ray.utils.errors import UserError
+from leuk_ray.utils.parsing import parse_yaml
 from leuk_ray.utils.settings import Settings, first_problem
 
 Value = bool | int | float | str | tuple[int | float | str, ...] | None

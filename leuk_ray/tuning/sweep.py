@@ -20,6 +20,7 @@ from leuk_ray.runs.executor import Executor
 from leuk_ray.runs.root import RunsRoot
 from leuk_ray.runs.spec import RunSpec, make_splits, split_key
 from leuk_ray.runs.table import RunRecord, RunTable
+from leuk_ray.runs.target import Judged
 from leuk_ray.tuning.hparams import write_hparams
 from leuk_ray.tuning.report import write_sweep_report
 from leuk_ray.tuning.schedulers import make_scheduler
@@ -28,7 +29,7 @@ from leuk_ray.tuning.settings import SweepSettings
 from leuk_ray.tuning.standings import Standing, configuration, rank
 from leuk_ray.utils.errors import UserError
 from leuk_ray.utils.progress import note
-from leuk_ray.workflows.evaluate import Judged, judge
+from leuk_ray.workflows.evaluate import judge
 
 
 def run_sweep(

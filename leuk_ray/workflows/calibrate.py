@@ -10,17 +10,19 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from leuk_ray.bundles.bundle import derive_bundle, open_bundle
+from leuk_ray.bundles.manifest import SCOPE_FILE
 from leuk_ray.datasets.prepared import PreparedDataset
 from leuk_ray.datasets.splits import rows_with_role
 from leuk_ray.evaluation.calibration import abstain_band, fit_temperature, probability
 from leuk_ray.evaluation.decisions import ABSTAIN_SHARES, fix_decisions
 from leuk_ray.evaluation.subjects import per_subject
 from leuk_ray.inference.classifier import Classifier
-from leuk_ray.inference.scope import SCOPE_FILE, fit_scope, measure
+from leuk_ray.inference.scope import fit_scope, measure
 from leuk_ray.io.locations import Location
+from leuk_ray.runs.report import predictions_table, split_of
+from leuk_ray.runs.target import Judged
 from leuk_ray.utils.errors import UserError
 from leuk_ray.utils.wording import counted
-from leuk_ray.workflows.evaluate import Judged, predictions_table, split_of
 
 MIN_CELLS = 20
 _BATCH = 16

@@ -13,19 +13,19 @@ import pyarrow.compute as pc
 
 from leuk_ray.bundles.manifest import Facts, read_facts
 from leuk_ray.datasets.groups import natural
-from leuk_ray.datasets.identity import check_same_dataset
 from leuk_ray.datasets.leakage import NO_INTERVALS, origin_of
+from leuk_ray.datasets.pairing import check_same_dataset
 from leuk_ray.datasets.prepared import PreparedDataset
 from leuk_ray.datasets.splits import eligible
 from leuk_ray.evaluation.calibration import probability
 from leuk_ray.evaluation.paired import paired_bootstrap
 from leuk_ray.io.locations import Location, join, parent
 from leuk_ray.io.storage import exists, read_bytes, read_table
-from leuk_ray.parsing import parse_yaml
-from leuk_ray.runs.target import trained_on_images_of
+from leuk_ray.runs.report import check_pixels
+from leuk_ray.runs.target import Judged, trained_on_images_of
 from leuk_ray.utils.errors import UserError
+from leuk_ray.utils.parsing import parse_yaml
 from leuk_ray.utils.wording import counted
-from leuk_ray.workflows.evaluate import Judged, check_pixels
 from leuk_ray.workflows.pool import DEFAULT, Pool, score_rows
 
 BOOTSTRAP: dict[str, Any] = {"seed": 0, "resamples": 2000}

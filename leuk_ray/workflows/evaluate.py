@@ -8,26 +8,17 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from leuk_ray.bundles.bundle import derive_bundle, open_bundle
-from leuk_ray.bundles.manifest import Facts, read_facts
-from leuk_ray.bundles.model_card import results_of
-from leuk_ray.datasets.audit import best_auc, known_audit
-from leuk_ray.datasets.identity import check_same_dataset
+from leuk_ray.bundles.manifest import read_facts
 from leuk_ray.datasets.prepared import PreparedDataset
 from leuk_ray.datasets.splits import (
     copies_with_role,
-    eligible,
     rows_with_role,
 )
-from leuk_ray.evaluation.calibration import probability
-from leuk_ray.evaluation.formats import decimal
-from leuk_ray.evaluation.report import write_report
 from leuk_ray.io.locations import Location, join
 from leuk_ray.io.storage import exists, read_table, refuse_existing
-from leuk_ray.runs.target import Judged, history_of, run_facts
+from leuk_ray.runs.report import report_on, split_of
+from leuk_ray.runs.target import Judged
 from leuk_ray.utils.errors import UserError
-from leuk_ray.utils.progress import bar, note
-from leuk_ray.utils.wording import counted
 from leuk_ray.workflows.pool import DEFAULT, Pool, score_rows
 
 
@@ -101,141 +92,3 @@ def _known_validation(
     rows = rows_with_role(dataset.cells, split, ("validation",))
     uids = dataset.cells["uid"].take(pa.array(rows)).to_pylist()
     return (rows, told["logit"].to_numpy()) if told["uid"].to_pylist() == uids else None
-
-
-def report_on(
-    judged: Judged,
-    dataset: PreparedDataset,
-    rows: np.ndarray,
-    logits: np.ndarray,
-    out: Location,
-    *,
-    copies: np.ndarray | None = None,
-    show_images: bool = True,
-) -> dict:
-    """Report on scored rows: predictions.parquet and the report in the folder `out`.
-
-    Args:
-        judged, dataset, out, show_images: see `judge`.
-        rows: (N,) dataset rows, in the order of the split.
-        logits: (N,) their log-odds of ALL.
-        copies: (N,) under `paper-literal`, which copy of the row was scored.
-    """
-    facts = read_facts(judged.bundle)
-    split = split_of(judged, facts, dataset)
-    predictions = predictions_table(dataset, split, rows, logits, facts.temperature, copies)
-    uids = predictions["uid"].to_pylist()
-    row_of = dict(zip(uids, rows.tolist(), strict=True))
-    reader = dataset.reader()
-
-    def pictures(uids: list[str]) -> list[np.ndarray]:
-        return list(reader.read(np.asarray([row_of[uid] for uid in uids], np.int64)))
-
-    note("report: drawing figures")
-    return write_report(
-        out,
-        run=run_facts(judged, facts, dataset, split),
-        predictions=predictions,
-        history=history_of(judged),
-        threshold=facts.threshold,
-        images=pictures if show_images else None,
-        audit=_audit_summary(dataset),
-        decisions=facts.decisions,
-        band=facts.abstain_band,
-    )
-
-
-def predictions_table(
-    dataset: PreparedDataset,
-    split: pa.Table,
-    rows: np.ndarray,
-    logits: np.ndarray,
-    temperature: float = 1.0,
-    copies: np.ndarray | None = None,
-) -> pa.Table:
-    """Scored rows as `write_report` takes them, one row a cell, whatever scored them.
-
-    Args:
-        dataset, split: of the rows; where the split is of copies and these are not, it must
-            hold one role of each.
-        rows: (N,) dataset rows, in the order of the split.
-        logits: (N,) their log-odds of ALL.
-        temperature: divides them for the probability.
-        copies: (N,) under `paper-literal`, which copy of the row was scored.
-    """
-    cells = dataset.cells.take(pa.array(rows))
-    columns = ["uid", "subject", "group", "source", "label"]
-    if copies is not None:
-        cells = cells.append_column("copy", pa.array(copies, pa.int64()))
-        columns.append("copy")
-    return (
-        cells.select(columns)
-        .append_column("role", _roles(split, cells))
-        .append_column("logit", pa.array(logits, pa.float64()))
-        .append_column("probability", pa.array(probability(logits, temperature)))
-    )
-
-
-def _roles(split: pa.Table, cells: pa.Table) -> pa.Array:
-    """The role that a split gives each of `cells`, or each copy where `cells` are copies."""
-    names = [name for name in ("uid", "copy") if name in cells.column_names]
-    known = zip(*(split[name].to_pylist() for name in names), strict=True)
-    role_of = dict(zip(known, split["role"].to_pylist(), strict=True))
-    wanted = zip(*(cells[name].to_pylist() for name in names), strict=True)
-    return pa.array([role_of[key] for key in wanted])
-
-
-def split_of(judged: Judged, facts: Facts, dataset: PreparedDataset) -> pa.Table:
-    """The run's split; for a bare bundle every labelled, kept cell as `test`.
-
-    Raises:
-        UserError: another dataset than the run's, or pixels that the bundle does not expect.
-    """
-    if judged.run is None:
-        check_pixels(judged, facts, dataset)
-        cells = eligible(dataset.cells)
-        role = pa.array(["test"] * len(cells), pa.string())
-        return cells.select(["uid", "subject", "group"]).append_column("role", role)
-    split = join(judged.run, "split.parquet")
-    advice = f"give that one, or take {judged.bundle} instead of the run, on images stored alike"
-    check_same_dataset(facts.datasets, dataset, judged.run, advice, split)
-    return read_table(split)
-
-
-def check_pixels(judged: Judged, facts: Facts, dataset: PreparedDataset) -> None:
-    """Raise UserError where a dataset's pixels are not stored as a bundle expects them."""
-    if facts.storage != dataset.storage:
-        raise UserError(
-            f"{judged.bundle}: expects {facts.storage.crop} crops stored at {facts.storage.size} "
-            f"px, {dataset.location} has {dataset.storage.crop} at {dataset.storage.size}; "
-            f"prepare the images with --size {facts.storage.size} --crop {facts.storage.crop}"
-        )
-
-
-def keep_results(judged: Judged, report: dict) -> None:
-    """Write the test results of a run's own report into its bundle and the bundle's card."""
-    bundle = open_bundle(judged.bundle)
-    derive_bundle(bundle, judged.bundle, changes={"test": results_of(report)})
-
-
-def _audit_summary(dataset: PreparedDataset) -> dict:
-    """What a report repeats of the dataset's audit, in words."""
-    with bar("report: auditing the dataset", "cell") as progress:
-        audit = known_audit(dataset, progress)
-    largest = audit["largest_group"]
-    places = {"all images": audit["shortcuts"]} | audit["shortcuts_by_source"]
-    return {
-        "identical images": audit["identical_images"],
-        "of these under several subjects": audit["identical_images_across_subjects"],
-        "sets of near-duplicate images": len(audit["near_duplicates"]),
-        "largest group": f"{largest['group']} ({counted(largest['cells'], 'cell')})",
-        "area under ROC of one property alone": {
-            where: {name: decimal(best_auc(found)) for name, found in own.items()}
-            for where, own in places.items()
-        },
-        "images by size": [
-            "{width} x {height} {format}, {source}: {ALL} ALL, {healthy} healthy".format(**size)
-            for size in audit["image_sizes"]
-        ],
-        "warnings": audit["warnings"],
-    }

@@ -33,7 +33,8 @@ def train_and_judge(
         recipe, dataset, out, workers=workers, gpus=gpus, resume=resume, mlflow=mlflow
     )
     # Imported here, since half a second of reports and statistics is nothing a first step needs.
-    from leuk_ray.workflows.evaluate import Judged, keep_results, report_on
+    from leuk_ray.runs.report import keep_results, report_on
+    from leuk_ray.runs.target import Judged
 
     remove(join(out, "report"))  # a resumed run is judged again
     judged = Judged(trained.bundle, out)

@@ -14,6 +14,7 @@ import pytest
 import requests
 
 from leuk_ray.bundles.registry import Registry
+from leuk_ray.inference.check import check_answers
 from tests.serving_bundles import cells, encode, write_small_bundle
 
 
@@ -28,7 +29,7 @@ def leuk_ray(*arguments: object, **options) -> subprocess.Popen[str]:
 def registry(tmp_path_factory) -> Path:
     """`small` in three versions, of which the first is the champion."""
     folder = tmp_path_factory.mktemp("served")
-    registry = Registry(folder / "registry")
+    registry = Registry(folder / "registry", check_answers)
     for seed in (1, 2, 3):
         registry.add(write_small_bundle(folder / f"b{seed}", seed=seed), "small")
     registry.promote("small", 1)

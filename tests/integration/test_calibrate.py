@@ -7,8 +7,8 @@ import numpy as np
 from leuk_ray.bundles.bundle import open_bundle
 from leuk_ray.datasets.images import StorageSettings
 from leuk_ray.inference.classifier import Classifier, Prediction
+from leuk_ray.runs.target import Judged
 from leuk_ray.workflows.calibrate import calibrate
-from leuk_ray.workflows.evaluate import Judged
 from tests.serving_bundles import cells, encode, write_small_bundle
 
 

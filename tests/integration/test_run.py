@@ -22,6 +22,8 @@ from leuk_ray.datasets.splits import rows_with_role, split_cells
 from leuk_ray.inference.classifier import Classifier, Prediction
 from leuk_ray.models.zoo import build
 from leuk_ray.recipes.recipe import load_recipe
+from leuk_ray.runs.report import report_on
+from leuk_ray.runs.target import Judged
 from leuk_ray.training.cells import TrainingCells
 from leuk_ray.training.dry_run import dry_run
 from leuk_ray.training.learner import Learner
@@ -30,7 +32,7 @@ from leuk_ray.training.state import TrainingState
 from leuk_ray.training.trainer import run_training
 from leuk_ray.utils.errors import UserError
 from leuk_ray.workflows.compare import compare
-from leuk_ray.workflows.evaluate import Judged, judge, report_on
+from leuk_ray.workflows.evaluate import judge
 from leuk_ray.workflows.pool import Pool, score_rows
 from leuk_ray.workflows.train import train_and_judge
 

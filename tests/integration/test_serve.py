@@ -19,6 +19,7 @@ import tritonclient.http as triton
 from ray import serve
 
 from leuk_ray.bundles.registry import Registry
+from leuk_ray.inference.check import check_answers
 from leuk_ray.inference.classifier import Classifier, Prediction
 from leuk_ray.inference.onnx_export import export_bundle
 from leuk_ray.serving.app import build
@@ -186,7 +187,7 @@ def test_overload_is_told_with_the_time_to_come_back(url: str):
 @pytest.mark.timeout(180)
 def test_in_two_deployments_it_answers_the_same(url: str, bundle: Path, tmp_path: Path):
     """Parsing and decoding apart from the networks, with a canary and a shadow."""
-    registry = Registry(tmp_path / "registry")
+    registry = Registry(tmp_path / "registry", check_answers)
     registry.add(bundle, "small")
     registry.add(write_small_bundle(tmp_path / "second", seed=2), "small")
     registry.promote("small", 1)

@@ -17,7 +17,8 @@ from leuk_ray.inference.engines import score_images
 from leuk_ray.models.network import ImageClassifier
 from leuk_ray.models.settings import ModelSettings
 from leuk_ray.models.zoo import build
-from leuk_ray.workflows.evaluate import Judged, judge
+from leuk_ray.runs.target import Judged
+from leuk_ray.workflows.evaluate import judge
 from leuk_ray.workflows.pool import Pool
 
 

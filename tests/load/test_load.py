@@ -23,6 +23,7 @@ from ray.util import list_named_actors
 
 from leuk_ray.bundles.registry import Registry
 from leuk_ray.cluster import ray_cluster
+from leuk_ray.inference.check import check_answers
 from leuk_ray.inference.classifier import Classifier, Prediction
 from leuk_ray.inference.onnx_export import export_bundle
 from leuk_ray.serving.switches import switched_on
@@ -39,7 +40,7 @@ APPLICATION = "load"
 @pytest.fixture(scope="module")
 def registry(tmp_path_factory) -> Registry:
     folder = tmp_path_factory.mktemp("load")
-    registry = Registry(folder / "registry")
+    registry = Registry(folder / "registry", check_answers)
     for seed in (1, 2):
         plain = write_small_bundle(folder / f"plain{seed}", seed=seed)
         export_bundle(plain, folder / f"bundle{seed}", onnx=True)

@@ -13,6 +13,7 @@ import pytest
 from starlette.testclient import TestClient
 
 from leuk_ray.bundles.registry import Registry
+from leuk_ray.inference.check import check_answers
 from leuk_ray.inference.classifier import Classifier, Prediction
 from leuk_ray.serving import shadow as shadow_module
 from leuk_ray.serving.models import Models
@@ -27,7 +28,7 @@ from tests.serving_bundles import cells, client_of, encode, write_small_bundle
 def registry(tmp_path_factory) -> Registry:
     """`small` in three versions; the first is the champion, the third calls all cells ALL."""
     folder = tmp_path_factory.mktemp("beside")
-    registry = Registry(folder / "registry")
+    registry = Registry(folder / "registry", check_answers)
     for seed, threshold in ((1, 0.5), (2, 0.5), (3, 0.0)):
         bundle = write_small_bundle(folder / f"b{seed}", seed=seed, threshold=threshold)
         registry.add(bundle, "small")
@@ -87,7 +88,7 @@ def test_shares_are_exact_and_independent_of_each_other():
 
 
 def test_a_canary_that_breaks_costs_nobody_an_answer(tmp_path: Path, caplog):
-    registry = Registry(tmp_path / "registry")
+    registry = Registry(tmp_path / "registry", check_answers)
     for seed in (1, 2):
         registry.add(write_small_bundle(tmp_path / f"b{seed}", seed=seed), "small")
     registry.promote("small", 1)

@@ -21,13 +21,22 @@ from safetensors.torch import load_file as load_tensors
 from safetensors.torch import save_file as save_tensors
 
 from leuk_ray.bundles.bundle import load_bundle, write_bundle, write_ensemble
-from leuk_ray.bundles.manifest import MANIFEST, ONNX_FILE, WEIGHTS, BundleFacts, read_facts
+from leuk_ray.bundles.manifest import (
+    FEATURES,
+    MANIFEST,
+    ONNX_FILE,
+    WEIGHTS,
+    BundleFacts,
+    ScopeSettings,
+    read_facts,
+)
 from leuk_ray.bundles.registry import Registry
 from leuk_ray.cli.main import cli
 from leuk_ray.inference import onnx_graph
+from leuk_ray.inference.check import check_answers
 from leuk_ray.inference.classifier import Classifier
 from leuk_ray.inference.onnx_export import export_bundle
-from leuk_ray.inference.scope import FEATURES, Neighbourhood, ScopeSettings
+from leuk_ray.inference.scope import Neighbourhood
 from leuk_ray.utils.errors import UserError
 from tests.serving_bundles import write_small_bundle
 
@@ -154,7 +163,7 @@ def test_a_scope_that_is_another_networks_is_refused(change, message, plain, tmp
     facts["files"]["scope.safetensors"] = digest
     (copy / MANIFEST).write_text(json.dumps(facts))
     with pytest.raises(UserError, match=message):
-        Registry(tmp_path / "models").add(copy, "cells")
+        Registry(tmp_path / "models", check_answers).add(copy, "cells")
     assert not (tmp_path / "models").exists()
 
 
@@ -231,7 +240,7 @@ def test_a_graph_that_is_not_the_network_is_refused(
     change(onnx.load(str(copy / ONNX_FILE)), copy)
     changed(exported, copy)
     with pytest.raises(UserError, match=message) as caught:
-        Registry(tmp_path / "models").add(copy, "cells")
+        Registry(tmp_path / "models", check_answers).add(copy, "cells")
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "models").exists()
     if also_by_loading:
@@ -241,7 +250,7 @@ def test_a_graph_that_is_not_the_network_is_refused(
 def test_a_graph_that_takes_too_long_is_ended(exported: Path, tmp_path: Path, monkeypatch):
     monkeypatch.setattr(onnx_graph, "TRIAL_SECONDS", 0.01)
     with pytest.raises(UserError, match=r"takes more than 0\.01 s for a few images"):
-        Registry(tmp_path / "models").add(exported, "cells")
+        Registry(tmp_path / "models", check_answers).add(exported, "cells")
 
 
 def test_weights_without_a_number_are_not_added(plain: Path, tmp_path: Path):
@@ -252,11 +261,11 @@ def test_weights_without_a_number_are_not_added(plain: Path, tmp_path: Path):
     save_tensors(tensors, copy / WEIGHTS)
     changed(plain, copy)
     with pytest.raises(UserError, match="the network gives no number"):
-        Registry(tmp_path / "models").add(copy, "cells")
+        Registry(tmp_path / "models", check_answers).add(copy, "cells")
 
 
 def test_a_registry_takes_the_named_regular_files_and_nothing_else(exported: Path, tmp_path: Path):
-    registry, copy = Registry(tmp_path / "models"), tmp_path / "copy"
+    registry, copy = Registry(tmp_path / "models", check_answers), tmp_path / "copy"
     shutil.copytree(exported, copy)
     (copy / "notes").mkdir()
     (copy / "notes" / "patients.txt").write_text("not asked for")
@@ -281,7 +290,7 @@ def test_members_are_no_links_and_no_ensembles(plain: Path, tmp_path: Path):
     voted = tmp_path / "voted"
     write_ensemble(voted, [tmp_path / "a", tmp_path / "b"], "soft")
     (voted / "members" / "a" / "extra").write_text("not asked for")
-    registry = Registry(tmp_path / "models")
+    registry = Registry(tmp_path / "models", check_answers)
     registry.add(voted, "voted")
     load_bundle(registry.resolve("voted@1"))
     assert not list(registry.path.rglob("extra"))
@@ -306,7 +315,7 @@ def test_members_are_no_links_and_no_ensembles(plain: Path, tmp_path: Path):
     ],
 )
 def test_a_registry_that_contradicts_itself_is_one_line(change: dict, plain, tmp_path):
-    registry = Registry(tmp_path / "models")
+    registry = Registry(tmp_path / "models", check_answers)
     registry.add(plain, "cells")
     file = registry.path / "cells" / "registry.json"
     file.write_text(json.dumps(json.loads(file.read_text()) | change))
@@ -328,7 +337,7 @@ def full_disk(bytes_left: int) -> Iterator[None]:
 
 @pytest.mark.parametrize("bytes_left", [0, 500, 20_000])
 def test_a_full_disk_is_one_line_and_the_next_try_works(bytes_left: int, plain, tmp_path: Path):
-    registry = Registry(tmp_path / "models")
+    registry = Registry(tmp_path / "models", check_answers)
     opened = load_bundle(plain)
     assert isinstance(opened.facts, BundleFacts)
     tries: list[Callable[[], object]] = [

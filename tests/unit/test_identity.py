@@ -20,12 +20,12 @@ from leuk_ray.datasets.splits import SPLIT_SCHEMA
 from leuk_ray.io.storage import write_json
 from leuk_ray.recipes.recipe import load_recipe
 from leuk_ray.runs.root import RunsRoot
-from leuk_ray.runs.target import run_facts
+from leuk_ray.runs.target import Judged, run_facts
 from leuk_ray.training.record import bundle_facts, check_same_run, start_record
 from leuk_ray.utils.errors import UserError
 from leuk_ray.workflows.calibrate import _larger, calibrate
 from leuk_ray.workflows.compare import compare
-from leuk_ray.workflows.evaluate import Judged, judge
+from leuk_ray.workflows.evaluate import judge
 from tests.serving_bundles import write_small_bundle
 
 STORED = StorageSettings(size=32, crop="center")

@@ -11,8 +11,8 @@ from leuk_ray.bundles.manifest import BundleFacts
 from leuk_ray.datasets.identity import DatasetIdentity
 from leuk_ray.datasets.images import StorageSettings
 from leuk_ray.models.settings import ModelSettings
+from leuk_ray.runs.report import predictions_table
 from leuk_ray.runs.target import Judged, run_facts
-from leuk_ray.workflows.evaluate import predictions_table
 
 STORED = StorageSettings(size=64, crop="center")
 SPLITS = ["fold_0", "fold_1", "preliminary", "preliminary"]

@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 
 from leuk_ray.experiments.settings import load_experiment
-from leuk_ray.parsing import parse_json, parse_yaml
 from leuk_ray.recipes.recipe import load_recipe
 from leuk_ray.tuning.settings import load_sweep
 from leuk_ray.utils.errors import UserError
+from leuk_ray.utils.parsing import parse_json, parse_yaml
 
 BOMB = "a: &a [x, x, x, x, x, x, x, x, x]\n" + "".join(
     f"{new}: &{new} [{', '.join(['*' + old] * 9)}]\n" for old, new in pairwise("abcdefghi")

@@ -1,6 +1,7 @@
 """The learning-rate and stopping rule of A20 and A21."""
 
-from leuk_ray.training.plateau import Plateau, PlateauSettings
+from leuk_ray.recipes.training import PlateauSettings
+from leuk_ray.training.plateau import Plateau
 
 PAPER = PlateauSettings()
 

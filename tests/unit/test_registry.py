@@ -17,6 +17,7 @@ from leuk_ray.bundles.manifest import BundleFacts
 from leuk_ray.bundles.registry import Lineage, Registry
 from leuk_ray.cli.main import cli
 from leuk_ray.datasets.images import StorageSettings
+from leuk_ray.inference.check import check_answers
 from leuk_ray.io.storage import write_json
 from leuk_ray.models.settings import ModelSettings
 from leuk_ray.models.zoo import build
@@ -40,7 +41,7 @@ def bundle(tmp_path_factory) -> Path:
 
 @pytest.fixture
 def registry(tmp_path: Path) -> Registry:
-    return Registry(tmp_path / "models")
+    return Registry(tmp_path / "models", check_answers)
 
 
 def flip(file: Path) -> None:

@@ -5,16 +5,10 @@ import pytest
 from scipy import ndimage
 from scipy.stats import ortho_group
 
+from leuk_ray.bundles.manifest import FEATURES, ScopeSettings
 from leuk_ray.datasets.images import StorageSettings, to_storage
 from leuk_ray.datasets.synthetic import SyntheticSpec, draw_cells, render
-from leuk_ray.inference.scope import (
-    FEATURES,
-    Neighbourhood,
-    ScopeSettings,
-    fit_scope,
-    measure,
-    pixel_reasons,
-)
+from leuk_ray.inference.scope import Neighbourhood, fit_scope, measure, pixel_reasons
 
 SIZE = 300
 UPPER_HALF = np.arange(SIZE)[:, None, None] < SIZE // 2

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from leuk_ray.bundles.registry import Registry
+from leuk_ray.inference.check import check_answers
 from leuk_ray.inference.classifier import Classifier, Scores
 from leuk_ray.serving.keys import ApiKeys
 from tests.serving_bundles import cells, client_of, encode, write_small_bundle
@@ -42,7 +43,7 @@ def test_a_cell_without_a_number_is_an_item(tmp_path: Path, monkeypatch):
 
 @pytest.fixture
 def registry(tmp_path: Path) -> Registry:
-    registry = Registry(tmp_path / "registry")
+    registry = Registry(tmp_path / "registry", check_answers)
     for seed, name in enumerate(("one", "two")):
         registry.add(write_small_bundle(tmp_path / name, seed=seed), name)
         registry.promote(name, 1)

@@ -11,6 +11,7 @@ import pytest
 from starlette.testclient import TestClient
 
 from leuk_ray.bundles.registry import Registry
+from leuk_ray.inference.check import check_answers
 from leuk_ray.inference.classifier import Classifier, Scores
 from leuk_ray.serving import models as models_module
 from leuk_ray.serving.models import Models
@@ -76,7 +77,7 @@ def test_a_network_without_a_number_answers_nobody(tmp_path: Path):
 
 
 def test_a_registry_answers_by_name_version_and_alias_and_follows_its_champion(tmp_path: Path):
-    registry = Registry(tmp_path / "registry")
+    registry = Registry(tmp_path / "registry", check_answers)
     for seed in (1, 2):
         registry.add(write_small_bundle(tmp_path / f"b{seed}", seed=seed), "one")
     registry.add(write_small_bundle(tmp_path / "b3", seed=3), "two")
@@ -109,7 +110,7 @@ def test_a_registry_answers_by_name_version_and_alias_and_follows_its_champion(t
 
 def champions(tmp_path: Path) -> tuple[Registry, bytes]:
     """A registry of two versions, of which the first is the champion, and a cell."""
-    registry = Registry(tmp_path / "registry")
+    registry = Registry(tmp_path / "registry", check_answers)
     for seed in (1, 2):
         registry.add(write_small_bundle(tmp_path / f"b{seed}", seed=seed), "one")
     registry.promote("one", 1)
@@ -187,7 +188,7 @@ def test_a_network_that_gives_no_number_is_not_loaded(tmp_path: Path, monkeypatc
 
 
 def registry_of(folder: Path, *names: str) -> Registry:
-    registry = Registry(folder / "registry")
+    registry = Registry(folder / "registry", check_answers)
     for seed, name in enumerate(names):
         registry.add(write_small_bundle(folder / name, seed=seed), name)
         registry.promote(name, 1)
@@ -257,6 +258,6 @@ def models_of(client: TestClient) -> Models:
 def test_what_is_no_model_is_refused_before_anything_starts(tmp_path: Path):
     with pytest.raises(UserError, match="nor a registry"):
         client_of(tmp_path)
-    Registry(tmp_path / "registry").add(write_small_bundle(tmp_path / "b"), "one")
+    Registry(tmp_path / "registry", check_answers).add(write_small_bundle(tmp_path / "b"), "one")
     with pytest.raises(UserError, match="no model has a champion"):
         client_of(tmp_path / "registry")

@@ -12,6 +12,7 @@ from ray.serve.exceptions import BackPressureError
 from starlette.testclient import TestClient
 
 from leuk_ray.bundles.registry import Registry
+from leuk_ray.inference.check import check_answers
 from leuk_ray.inference.classifier import Classifier, Prediction
 from leuk_ray.serving import app
 from leuk_ray.serving.api import create_api
@@ -28,7 +29,7 @@ FILES = [(f"{i}.png", encode(pixels)) for i, pixels in enumerate(cells(3))]
 @pytest.fixture(scope="module")
 def registry(tmp_path_factory) -> Registry:
     folder = tmp_path_factory.mktemp("split")
-    registry = Registry(folder / "registry")
+    registry = Registry(folder / "registry", check_answers)
     for seed in (1, 2):
         registry.add(write_small_bundle(folder / f"b{seed}", seed=seed), "small")
     registry.promote("small", 1)
