@@ -5,11 +5,7 @@ LEUK_RAY_LOAD_BODIES sets how many bodies are sent (5,000).
 
 from __future__ import annotations
 
-import hashlib
 import os
-import socket
-import subprocess
-import sys
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -21,72 +17,16 @@ import requests
 
 from leuk_ray.serving.settings import Limits
 from tests.bad_bodies import Bad, crafted, from_openapi, mutated, send
-from tests.serving_bundles import cells, encode, write_small_bundle
+from tests.service_process import GOOD, KEY, Service, serving
 
 BODIES = int(os.environ.get("LEUK_RAY_LOAD_BODIES", "5000"))
 CLIENTS = 4
-KEY = {"X-API-Key": "secret"}
-GOOD = encode(cells(1)[0])
-
-
-class Service:
-    """A running `leuk-ray serve` with keys."""
-
-    def __init__(self, process: subprocess.Popen[str], host: str, port: int) -> None:
-        self.process, self.host, self.port = process, host, port
-        self.url = f"http://{host}:{port}"
-
-    def replicas(self) -> dict[int, int]:
-        """Resident memory of each replica's process, bytes."""
-        found = psutil.Process(self.process.pid).children(recursive=True)
-        mine = [child for child in found if any("Classify" in word for word in child.cmdline())]
-        return {child.pid: child.memory_info().rss for child in mine}
-
-    def ask(self, **query: str) -> requests.Response:
-        url = f"{self.url}/v1/predict"
-        return requests.post(url, params=query, data=GOOD, headers=KEY, timeout=60)
-
-    def answers(self) -> bool:
-        started = time.monotonic()
-        answer = self.ask()
-        return answer.status_code == 200 and time.monotonic() - started < 10
-
-    def connect(self) -> socket.socket:
-        return socket.create_connection((self.host, self.port), timeout=60)
 
 
 @pytest.fixture(scope="module")
 def service(tmp_path_factory) -> Iterator[Service]:
-    folder = tmp_path_factory.mktemp("bad")
-    bundle = write_small_bundle(folder / "small")
-    keys = folder / "keys"
-    keys.write_text(f"lab {hashlib.sha256(b'secret').hexdigest()}\n")
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    command = [sys.executable, "-m", "leuk_ray", "serve", str(bundle), "--port", str(port)]
-    command += ["--host", "0.0.0.0"]
-    process = subprocess.Popen(
-        [*command, "--api-keys", str(keys)], stdout=subprocess.DEVNULL, text=True,
-        stderr=(folder / "stderr").open("w"),
-    )  # fmt: skip
-    service = Service(process, "127.0.0.1", port)
-    try:
-        end = time.monotonic() + 150
-        while True:
-            assert process.poll() is None, (folder / "stderr").read_text()
-            assert time.monotonic() < end, (folder / "stderr").read_text()
-            try:
-                if requests.get(f"{service.url}/readyz", timeout=5).ok:
-                    break
-            except requests.RequestException:
-                time.sleep(0.5)
+    with serving(tmp_path_factory.mktemp("bad")) as service:
         yield service
-        process.terminate()
-        process.wait(timeout=60)
-    finally:
-        process.kill()
-        process.wait()
 
 
 @pytest.fixture(scope="module")

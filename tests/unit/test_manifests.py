@@ -19,7 +19,7 @@ import kubernetes_validate
 import pytest
 import yaml
 
-from leuk_ray.serving.haproxy import PROGRAM
+from leuk_ray.serving.haproxy import PREFIX, PROGRAM, Front
 from leuk_ray.serving.switches import SWITCHES
 
 ROOT = Path(__file__).parents[2]
@@ -344,6 +344,9 @@ def test_the_image_has_the_switches_of_serve(name: str):
     (line,) = (line for line in text.splitlines() if line.startswith("ENV RAY_SERVE"))
     own = {"RAY_SERVE_HAPROXY_BINARY_PATH": f"/opt/venv/bin/{PROGRAM}"}
     assert dict(word.split("=", 1) for word in shlex.split(line)[1:]) == SWITCHES | own
+    (line,) = (line for line in text.splitlines() if line.startswith(f"ENV {PREFIX}"))
+    front = Front.read(dict(word.split("=", 1) for word in shlex.split(line)[1:]))
+    assert front.source_connections == 1024, "one gateway is one source"
 
 
 def test_the_image_gets_what_it_copies_and_nothing_else():
