@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-demo test-tune test-experiments test-load test-faults test-kills test-cluster test-images bench bench-scale gpu test-gpu-pack lint format clean
+.PHONY: help setup demo test test-demo test-tune test-experiments test-load test-faults test-kills test-cluster test-images bench bench-scale gpu test-gpu-pack lock lint format clean
 
 help:
 	@sed -n 's/^# //p' Makefile
@@ -83,6 +83,20 @@ GPU_PACK ?= .gpu
 GPU_PYTHON ?= python3.12
 test-gpu-pack: setup
 	GPU_PACK=$(GPU_PACK) GPU_PYTHON=$(GPU_PYTHON) $(BIN)/pytest -rs tests/gpu_pack
+
+# What the images install, each with its hashes: after a change of pyproject.toml or constraints.txt.
+# With TORCH_INDEX_URL, the index of PyTorch's CPU builds, also requirements.cpu.txt.
+LOCK = .lock/bin/uv pip compile --quiet --generate-hashes --python-version 3.11 --python-platform linux \
+	--custom-compile-command 'make lock' --constraint constraints.txt
+lock:
+	$(PYTHON) -m venv .lock
+	.lock/bin/pip install --quiet --disable-pip-version-check 'uv==0.*'
+	echo setuptools | $(LOCK) --output-file cluster/docker/requirements.txt pyproject.toml -
+	echo 'cyclonedx-bom==7.*' | $(LOCK) --output-file cluster/docker/tools.txt -
+	printf 'boto3==1.*\ngoogle-api-python-client==2.*\n' | $(LOCK) --output-file cluster/docker/ray-up.txt -
+	$(if $(TORCH_INDEX_URL),echo setuptools | $(LOCK) --index $(TORCH_INDEX_URL) --index-strategy unsafe-best-match \
+		--output-file cluster/docker/requirements.cpu.txt pyproject.toml -)
+	rm -rf .lock
 
 lint: setup
 	$(BIN)/ruff check .

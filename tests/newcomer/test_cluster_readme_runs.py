@@ -186,7 +186,7 @@ def ask_much(url: str, share: Path) -> None:
     """As many cells as the drift alarm looks at, one file that is none, and a request too many."""
     key = {"X-API-Key": "of-this-test"}
     digest = hashlib.sha256(key["X-API-Key"].encode()).hexdigest()
-    with (share / "api-keys").open("a") as file:
+    with (share / "keys" / "api-keys").open("a") as file:
         file.write(f"test {digest}\n")
     time.sleep(1.5)  # until it is read again
     cells = [path.read_bytes() for path in sorted((share / "C-NMC_Leukemia").rglob("*.bmp"))]

@@ -23,10 +23,11 @@ RUN_BY_A_TEST = {
     "curl",
     "echo",
     "cp",
+    "mkdir",
     "until",
     "key=$(openssl rand -hex 32)",
 }
-ELSEWHERE = {"docker", "helm", "kubectl", "ray", "export"}
+ELSEWHERE = {"docker", "helm", "kubectl", "ray", "export", "umask"}
 
 
 def lines(language: str) -> list[list[str]]:
@@ -89,7 +90,7 @@ def test_files_and_parts_that_are_named_are_there():
     labels = (item.get("metadata", {}).get("labels", {}) for item in objects)
     components = {label.get("app.kubernetes.io/component") for label in labels}
     applied = [words for words in lines("console") if words[:2] == ["kubectl", "apply"]]
-    assert len(applied) == 4
+    assert len(applied) == 5
     for words in applied:
         label, _, component = words[words.index("-l") + 1].partition("=")
         assert label == "app.kubernetes.io/component"

@@ -10,6 +10,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -27,7 +28,7 @@ CLUSTER = ROOT / "cluster"
 KUBERNETES = "1.34"
 OVERLAYS = ["cpu", "gpu"]
 RAY_UP = ["aws.yaml", "gcp.yaml", "on-premise.yaml"]
-DOCKERFILES = sorted(path.name for path in (CLUSTER / "docker").iterdir())
+DOCKERFILES = sorted(path.name for path in (CLUSTER / "docker").glob("Dockerfile.*"))
 
 
 @pytest.fixture(scope="session")
@@ -114,6 +115,7 @@ TYPOS = {
     "StatefulSet": ("spec.template.spec.securityContext.runAsNonroot", True),
     "Service": ("spec.port", []),
     "Namespace": ("metadata.label", {}),
+    "Job": ("spec.backofLimit", 0),
 }
 
 
@@ -156,8 +158,13 @@ def test_no_pod_is_root_unbounded_or_of_a_floating_image(overlay: str, rendered)
             limits, requests = (container["resources"][key] for key in ("limits", "requests"))
             assert requests["memory"] == limits["memory"], "memory cannot be overcommitted"
             assert container["securityContext"]["allowPrivilegeEscalation"] is False
+            assert container["securityContext"]["readOnlyRootFilesystem"] is True
             assert container["securityContext"]["capabilities"] == {"drop": ["ALL"]}
-            assert re.fullmatch(r".+:[0-9][\w.-]+", container["image"]), "a tag that says what"
+            ours = r"registry\.example\.com/leuk-ray@sha256:[0-9a-f]{64}"
+            assert re.fullmatch(rf"{ours}|redis:[0-9][\w.-]+", container["image"])
+            mounts = {mount["mountPath"] for mount in container["volumeMounts"]}
+            home = set() if container["name"] == "redis" else {"/home/ray"}
+            assert mounts >= {"/tmp"} | home, "what a process writes to"
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
@@ -168,15 +175,90 @@ def test_jobs_and_service_run_on_the_one_cluster_spec(overlay: str, rendered):
             del group["replicas"], group["minReplicas"]
         return spec
 
+    def without_own(spec: dict) -> dict:
+        """Without what the service has for itself: see the next test."""
+        spec = without_sizes(spec)
+        del spec["authOptions"], spec["gcsFaultToleranceOptions"]
+        for template in _templates(spec):
+            del template["metadata"], template["spec"]["volumes"]
+            for container in template["spec"]["containers"]:
+                del container["volumeMounts"], container["envFrom"]
+        return spec
+
     specs = [spec for item in rendered[overlay] for spec in _cluster_specs(item)]
     assert len(specs) == 5
-    for spec in specs:
-        assert without_sizes(spec) == without_sizes(specs[0])
-        assert spec["headGroupSpec"]["rayStartParams"]["num-cpus"] == "0"
+    jobs = [s for i in rendered[overlay] if i["kind"] != "RayService" for s in _cluster_specs(i)]
+    for spec in jobs:
+        assert without_sizes(spec) == without_sizes(jobs[0])
         assert spec["authOptions"] == {"mode": "token", "secretName": "leuk-ray-auth"}
         assert spec["gcsFaultToleranceOptions"]["redisAddress"] == "leuk-ray-redis:6379"
+    for spec in specs:
+        assert without_own(spec) == without_own(specs[0])
+        assert spec["headGroupSpec"]["rayStartParams"]["num-cpus"] == "0"
         for group in spec["workerGroupSpecs"]:
             assert group["minReplicas"] <= group["replicas"] <= group["maxReplicas"]
+
+
+def _templates(spec: dict) -> list[dict]:
+    return [group["template"] for group in (spec["headGroupSpec"], *spec["workerGroupSpecs"])]
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_what_trains_and_what_serves_share_no_secret_and_no_volume(overlay: str, rendered):
+    names = re.compile(r'"(?:secretName|claimName|name|redisAddress)": "(leuk-ray-[^"]+)"')
+
+    def has(kinds: set[str]) -> set[str]:
+        """Secrets, claims and Redis of the clusters of some kinds."""
+        items = [item for item in rendered[overlay] if item["kind"] in kinds]
+        return set(names.findall(json.dumps([_cluster_specs(item) for item in items])))
+
+    training, serving = has({"RayCluster", "RayJob", "RayCronJob"}), has({"RayService"})
+    assert training == {
+        "leuk-ray-auth", "leuk-ray-redis", "leuk-ray-redis:6379", "leuk-ray-s3", "leuk-ray-shared",
+    }  # fmt: skip
+    assert serving == {
+        "leuk-ray-serve-auth", "leuk-ray-serve-redis", "leuk-ray-redis-serve:6379",
+        "leuk-ray-serve-s3", "leuk-ray-registry", "leuk-ray-api-keys",
+    }  # fmt: skip
+    (service,) = (item for item in rendered[overlay] if item["kind"] == "RayService")
+    (spec,) = _cluster_specs(service)
+    for template in _templates(spec):
+        assert template["metadata"]["labels"]["leuk-ray/pod"] == "serve"
+        (container,) = template["spec"]["containers"]
+        mounts = {mount["mountPath"]: mount for mount in container["volumeMounts"]}
+        assert mounts.keys() == {"/shared/registry", "/shared/keys", "/tmp", "/home/ray"}
+        assert mounts["/shared/registry"]["readOnly"]
+        assert mounts["/shared/keys"]["readOnly"]
+        known = {volume["name"] for volume in template["spec"]["volumes"]}
+        assert {mount["name"] for mount in container["volumeMounts"]} <= known
+    given = yaml.safe_load(service["spec"]["serveConfigV2"])["applications"][0]["args"]
+    assert (given["bundle"], given["api_keys"]) == ("/shared/registry", "/shared/keys/api-keys")
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_no_pod_lets_another_in_without_a_port_and_tiers_do_not_meet(overlay: str, rendered):
+    policies = {_name(i): i["spec"] for i in rendered[overlay] if i["kind"] == "NetworkPolicy"}
+    assert policies["leuk-ray-deny"]["podSelector"] == {}
+    assert not policies["leuk-ray-deny"].keys() & {"ingress", "egress"}
+    tiers = {"leuk-ray-ray": "ray", "leuk-ray-serve": "serve"}
+    for name, tier in tiers.items():
+        policy = policies[name]
+        assert policy["podSelector"]["matchLabels"] == {"leuk-ray/pod": tier}
+        for rule in [*policy["ingress"], *policy["egress"]]:
+            assert rule["ports"], "every rule names its ports"
+            for peer in rule.get("from", rule.get("to", [])):
+                pods = peer.get("podSelector", {}).get("matchLabels", {})
+                assert pods.get("leuk-ray/pod", tier) == tier
+        ranges = [(each["port"], each.get("endPort", each["port"]))
+                  for each in policy["ingress"][0]["ports"]]  # fmt: skip
+        allowed = {port for first, last in ranges for port in range(first, last + 1)}
+        for item in rendered[overlay]:
+            for spec in _cluster_specs(item):
+                for group in (spec["headGroupSpec"], *spec["workerGroupSpecs"]):
+                    fixed = group["rayStartParams"]
+                    ports = {int(v) for k, v in fixed.items() if k.endswith("-port")}
+                    assert len(ports) == 6
+                    assert ports <= allowed, "what raycluster.yaml fixes"
 
 
 def _cluster_specs(item: dict) -> list[dict]:
@@ -239,7 +321,10 @@ def test_secrets_and_claims_are_explained_or_defined(rendered):
     text = json.dumps(rendered["gpu"])
     secrets = set(re.findall(r'"(?:secretKeyRef|secretRef)": \{[^}]*"name": "([^"]+)"', text))
     secrets |= set(re.findall(r'"secretName": "([^"]+)"', text))
-    assert secrets == {"leuk-ray-auth", "leuk-ray-redis", "leuk-ray-s3"}
+    assert secrets == {
+        "leuk-ray-auth", "leuk-ray-redis", "leuk-ray-s3", "leuk-ray-api-keys",
+        "leuk-ray-serve-auth", "leuk-ray-serve-redis", "leuk-ray-serve-s3",
+    }  # fmt: skip
     for secret in secrets:
         assert f"create secret generic {secret} " in readme
     claims = {_name(item) for item in rendered["gpu"] if item["kind"] == "PersistentVolumeClaim"}
@@ -349,6 +434,43 @@ def test_the_image_has_the_switches_of_serve(name: str):
     assert front.source_connections == 1024, "one gateway is one source"
 
 
+LOCKS = ["requirements.txt", "tools.txt", "ray-up.txt"]
+
+
+def locked(name: str) -> dict[str, str]:
+    """Package -> version of a lock file, every one of which must have hashes."""
+    found: dict[str, str] = {}
+    text = (CLUSTER / "docker" / name).read_text().replace("\\\n", " ")
+    for line in text.splitlines():
+        if line.strip() and not line.lstrip().startswith("#"):
+            requirement, *hashes = line.split(" --hash=")
+            assert hashes, requirement
+            assert all(re.fullmatch(r"sha256:[0-9a-f]{64}", digest.strip()) for digest in hashes)
+            package, version = requirement.split(" ;")[0].strip().split("==")
+            found[package.partition("[")[0]] = version
+    return found
+
+
+def test_every_package_of_an_image_is_locked_with_its_hashes():
+    pinned = dict(
+        line.partition("#")[0].strip().lower().replace("_", "-").split("==")
+        for line in (ROOT / "constraints.txt").read_text().splitlines()
+        if "==" in line and not line.startswith("#")
+    )
+    for name in LOCKS:
+        packages = locked(name)
+        differing = {p for p, v in packages.items() if pinned.get(p, v) != v}
+        assert not differing, f"{name}: make lock"
+    wanted = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"]
+    names = {re.split(r"[\[=<>!~ ;]", each)[0].lower().replace("_", "-") for each in wanted}
+    assert names <= locked("requirements.txt").keys(), "make lock"
+    for name in DOCKERFILES:
+        text = (CLUSTER / "docker" / name).read_text().replace("\\\n", " ")
+        installs = re.findall(r"pip install[^\n;&]*", text)
+        assert len(installs) >= 4
+        assert all("--require-hashes" in line or "--no-deps" in line for line in installs)
+
+
 def test_the_image_gets_what_it_copies_and_nothing_else():
     lines = (ROOT / ".dockerignore").read_text().splitlines()
     allowed = {line[1:] for line in lines if line.startswith("!")}
@@ -361,10 +483,16 @@ def test_the_image_gets_what_it_copies_and_nothing_else():
 
 # Every file
 
+NO_OPENING = (".md", ".json", ".txt")
+
 
 @pytest.mark.parametrize(
     "path",
-    [p for p in sorted(CLUSTER.rglob("*")) if p.is_file() and p.suffix not in (".md", ".json")],
+    [
+        p
+        for p in sorted(CLUSTER.rglob("*"))
+        if p.is_file() and p.suffix not in (".md", ".json", ".txt")
+    ],
     ids=lambda path: str(path.relative_to(CLUSTER)),
 )
 def test_every_file_opens_with_what_it_is(path: Path):
