@@ -14,7 +14,6 @@ import fcntl
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal, Self
 
@@ -25,6 +24,7 @@ from leuk_ray.io.hashes import sha256
 from leuk_ray.io.locations import Location, join, name_of, parent
 from leuk_ray.io.storage import directory_by_rename, exists, read_json, write_json
 from leuk_ray.utils.errors import UserError
+from leuk_ray.utils.provenance import now
 from leuk_ray.utils.settings import Settings
 from leuk_ray.utils.wording import overlap_label
 
@@ -167,7 +167,7 @@ class Registry:
             facts = added.facts
             version = Version(
                 number=number,
-                added=_now(),
+                added=now(),
                 bundle_sha256=added.manifest_sha256,
                 dataset_fingerprint=facts.dataset_fingerprint,
                 protocol=facts.protocol,
@@ -193,7 +193,7 @@ class Registry:
             model = self.show(name)
             self.check(open_bundle(self._verified(model, version)))
             if model.aliases.get(alias) != version:
-                event = Event(time=_now(), action="promote", version=version, alias=alias)
+                event = Event(time=now(), action="promote", version=version, alias=alias)
                 self._write(model, event)
 
     def rollback(self, name: str, alias: str = CHAMPION) -> int:
@@ -209,7 +209,7 @@ class Registry:
             if len(meant) < 2:
                 raise UserError(f"{name}@{alias}: there is no earlier version to go back to")
             load_bundle(self._verified(model, meant[-2]))
-            event = Event(time=_now(), action="rollback", version=meant[-2], alias=alias)
+            event = Event(time=now(), action="rollback", version=meant[-2], alias=alias)
             self._write(model, event)
         return meant[-2]
 
@@ -317,7 +317,3 @@ class Registry:
 def _check(pattern: re.Pattern[str], text: str, what: str) -> None:
     if not pattern.fullmatch(text):
         raise UserError(f"{what} {text!r}: must match {pattern.pattern}")
-
-
-def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="seconds")

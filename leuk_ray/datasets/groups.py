@@ -8,7 +8,6 @@ subject, by identical pixels and by the pairs that show the same picture or slid
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable
 
 import numpy as np
@@ -18,6 +17,7 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
 from leuk_ray.datasets.prepared import codes
+from leuk_ray.utils.wording import natural
 
 GROUPS_SCHEMA = pa.schema(
     [("uid", pa.string()), ("group", pa.string()), ("role", pa.string()), ("picture", pa.string())]
@@ -65,12 +65,6 @@ def assign_groups(
         },
         schema=GROUPS_SCHEMA,
     )
-
-
-def natural(text: str) -> tuple[object, ...]:
-    """Sort key that puts H2 before H10."""
-    parts = re.split(r"(\d+)", text)
-    return tuple((1, int(part), "") if part.isdigit() else (0, 0, part) for part in parts)
 
 
 def _rows_of(pairs: Iterable[tuple[str, str]], uids: pa.Array) -> np.ndarray:

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from leuk_ray.datasets.groups import natural
 from leuk_ray.utils.errors import UserError
-from leuk_ray.utils.wording import counted
+from leuk_ray.utils.wording import counted, natural
 
 ROLES = ("train", "validation", "test")
 MIN_GROUPS = 3  # of each class in validation and in test, where the data allow

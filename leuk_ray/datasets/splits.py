@@ -40,6 +40,8 @@ SPLIT_SCHEMA = pa.schema(
 )  # paper-literal adds copy
 COPY = pa.field("copy", pa.int64())
 
+EVALUATED_ROLES = ("validation", "test")
+
 
 class SplitSettings(Settings):
     """How cells are parted.

@@ -21,13 +21,12 @@ from sklearn.svm import SVC
 
 from leuk_ray.datasets.prepared import PixelReader
 from leuk_ray.datasets.shortcuts import cell_mask
-from leuk_ray.datasets.splits import rows_with_role
+from leuk_ray.datasets.splits import EVALUATED_ROLES, rows_with_role
 from leuk_ray.utils.errors import UserError
 from leuk_ray.utils.wording import counted
 
 BaselineName = Literal["area", "texture-svm"]
 BASELINES: tuple[BaselineName, ...] = get_args(BaselineName)
-JUDGED = ("validation", "test")
 
 _FOLDS = 5  # of the training groups, for the SVM's probabilities
 _LEVELS = 16  # of grey, in the co-occurrence matrix
@@ -103,7 +102,7 @@ def score_baseline(
             "as they are, so give another protocol"
         )
     train = rows_with_role(cells, split, ("train",))
-    judged = rows_with_role(cells, split, JUDGED)
+    judged = rows_with_role(cells, split, EVALUATED_ROLES)
     labels = np.asarray(cells["label"].take(pa.array(train)).to_pylist(), np.int64)
     groups = np.asarray(cells["group"].take(pa.array(train)).to_pylist(), object)
     smallest = min(len(set(groups[labels == label].tolist())) for label in (0, 1))

@@ -16,6 +16,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from leuk_ray.datasets.splits import EVALUATED_ROLES
 from leuk_ray.evaluation import figures
 from leuk_ray.evaluation.checklist import fill_checklist
 from leuk_ray.evaluation.decisions import (
@@ -35,7 +36,7 @@ from leuk_ray.evaluation.sources import apart, by_source
 from leuk_ray.evaluation.subjects import SubjectRow, check_predictions, per_subject
 from leuk_ray.io.locations import Location
 from leuk_ray.io.storage import directory_by_rename, refuse_existing, write_json, write_table
-from leuk_ray.utils.html import page_templates
+from leuk_ray.utils.html import page_templates, save_figures
 from leuk_ray.utils.wording import counted, counted_subjects, overlap_label
 
 if TYPE_CHECKING:
@@ -44,11 +45,9 @@ if TYPE_CHECKING:
 Images = Callable[[list[str]], list[npt.NDArray[np.uint8]]]
 
 SCHEMA_VERSION = 2  # 2: run.leaky may be null, which is no "no"
-JUDGED = ("test", "validation")
 BOOTSTRAP = {"seed": 0, "resamples": 2000}
 MAX_ERRORS = 12
 MAX_WORST_SUBJECTS = 5
-DOTS_PER_INCH = 150
 _FIXED_COUNTS = ("cells", "num_all", "num_healthy", "num_subjects")
 
 
@@ -136,14 +135,12 @@ def write_report(
     """
     refuse_existing(directory, "report")
     check_predictions(predictions)
-    by_role = {role: predictions.filter(pc.field("role") == role) for role in JUDGED}
+    roles = reversed(EVALUATED_ROLES)  # test first
+    by_role = {role: predictions.filter(pc.field("role") == role) for role in roles}
     content = _content(run, by_role, history, threshold, audit, decisions, band)
     drawn = _draw(content, by_role["test"], images)
-    content["figures"] = {name: f"figures/{name}.png" for name in drawn}
     with directory_by_rename(directory, new="report") as partial:
-        (partial / "figures").mkdir()
-        for name, figure in drawn.items():
-            figure.savefig(partial / "figures" / f"{name}.png", dpi=DOTS_PER_INCH)
+        content["figures"] = save_figures(drawn, partial)
         write_table(partial / "predictions.parquet", predictions)
         write_json(partial / "report.json", content)
         write_json(partial / "checklist.json", content["checklist"])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TypedDict
@@ -13,6 +12,7 @@ import pyarrow as pa
 from leuk_ray.evaluation.calibration import in_band
 from leuk_ray.evaluation.intervals import checked_cells, clopper_pearson
 from leuk_ray.evaluation.metrics import CLASSES
+from leuk_ray.utils.wording import natural
 
 ABSTAIN = "abstain"  # the label of a cell that gets no answer
 PREDICTION_COLUMNS = ("uid", "subject", "group", "role", "label", "logit", "probability")
@@ -93,7 +93,7 @@ def per_subject(
     called = np.asarray(CLASSES, object)[(probability >= threshold).astype(np.int64)]
     called[in_band(probability, band)] = ABSTAIN
     rows: list[SubjectRow] = []
-    for name in sorted({str(name) for name in subject if name is not None}, key=_natural):
+    for name in sorted({str(name) for name in subject if name is not None}, key=natural):
         own = subject == name
         counts = summarise(called[own].tolist())
         labels = set(truth[own].tolist())
@@ -127,8 +127,3 @@ def check_predictions(table: pa.Table) -> None:
         nulls = table[name].null_count
         if nulls and name != "subject":
             raise ValueError(f"predictions: {nulls} of {table.num_rows} rows have no {name}")
-
-
-def _natural(name: str) -> list[tuple[int, str]]:
-    parts = re.split(r"(\d+)", name)
-    return [(int(part), "") if part.isdecimal() else (-1, part) for part in parts]

@@ -25,7 +25,7 @@ from ray import tune
 from leuk_ray.datasets.feeds import Feed, ReaderFeed, ResidentFeed, device_shortage
 from leuk_ray.datasets.host_cache import CacheError, open_host_cache
 from leuk_ray.datasets.prepared import PreparedDataset
-from leuk_ray.datasets.splits import copies_with_role, rows_with_role
+from leuk_ray.datasets.splits import EVALUATED_ROLES, copies_with_role, rows_with_role
 from leuk_ray.io.storage import write_bytes
 from leuk_ray.models.zoo import build
 from leuk_ray.recipes.recipe import Recipe, value_at
@@ -39,7 +39,7 @@ from leuk_ray.training.learner import Learner
 from leuk_ray.training.loop import train
 from leuk_ray.training.record import check_same_run
 from leuk_ray.training.state import TrainingState
-from leuk_ray.training.trainer import JUDGED, Trained, run_training
+from leuk_ray.training.trainer import Trained, run_training
 from leuk_ray.training.validation import Redraw, score_rows
 from leuk_ray.utils import scratch
 from leuk_ray.utils.errors import UserError
@@ -236,8 +236,8 @@ def train_in_process(
     train(learner, state, cells, feed, validation_feed, recipe.augment, recipe.seed, reported)
     model = folder.end(state.stopped)
     if shared.judged:
-        rows = rows_with_role(shared.dataset.cells, split, JUDGED)
-        copies = copies_with_role(split, JUDGED)
+        rows = rows_with_role(shared.dataset.cells, split, EVALUATED_ROLES)
+        copies = copies_with_role(split, EVALUATED_ROLES)
         reader = ReaderFeed(shared.dataset.reader(), device)
         redraw = Redraw.of(recipe.augment, recipe.seed, cells, rows, copies)
         logits = score_rows(model.to(device), rows, reader, settings.batch_size, redraw)

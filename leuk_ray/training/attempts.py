@@ -12,7 +12,6 @@ from __future__ import annotations
 import itertools
 import json
 from collections.abc import Callable
-from datetime import UTC, datetime
 from typing import Any
 
 import ray.train
@@ -24,6 +23,7 @@ from leuk_ray.io.locations import Location, join
 from leuk_ray.io.storage import exists, read_bytes, write_bytes
 from leuk_ray.utils.interrupts import in_thread
 from leuk_ray.utils.progress import note
+from leuk_ray.utils.provenance import now
 
 # Ray Train tries nothing again by itself: `fit` does, and writes down why.
 FAILURES = FailureConfig(max_failures=0, max_preemption_failures=0)
@@ -68,7 +68,7 @@ def fit(
 
 def attempt_starts(run: Location, workers: int, epochs_done: int) -> None:
     """Record a start of the workers; rank 0 calls it when it knows where it stands."""
-    line = {"started": _now(), "workers": workers, "epochs_done": epochs_done}
+    line = {"started": now(), "workers": workers, "epochs_done": epochs_done}
     _write(run, [*attempts(run), line])
 
 
@@ -102,17 +102,13 @@ def interruptions(run: Location) -> list[dict[str, Any]]:
 def _attempt_lost(run: Location, lost: list[int], preempted: bool) -> None:
     lines = attempts(run)
     if lines and "ended" not in lines[-1]:  # else they were lost before they started
-        lines[-1] |= {"ended": _now(), "lost_workers": lost, "preempted": preempted}
+        lines[-1] |= {"ended": now(), "lost_workers": lost, "preempted": preempted}
         _write(run, lines)
 
 
 def _write(run: Location, lines: list[dict[str, Any]]) -> None:
     text = "".join(json.dumps(line) + "\n" for line in lines)
     write_bytes(join(run, _FILE), text.encode())
-
-
-def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="seconds")
 
 
 def _lost_workers(error: ray.train.TrainingFailedError) -> tuple[list[int], bool]:

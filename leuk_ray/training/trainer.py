@@ -22,7 +22,7 @@ from leuk_ray.cluster.preflight import check_shared
 from leuk_ray.cluster.ray_cluster import Workers
 from leuk_ray.datasets.feeds import ReaderFeed, StreamFeed, make_feeds
 from leuk_ray.datasets.prepared import PreparedDataset
-from leuk_ray.datasets.splits import copies_with_role, rows_with_role, split_cells
+from leuk_ray.datasets.splits import EVALUATED_ROLES, copies_with_role, rows_with_role, split_cells
 from leuk_ray.io.locations import Location, filesystem, join
 from leuk_ray.io.storage import exists, finish, read_table, refuse_existing
 from leuk_ray.models.zoo import build
@@ -39,8 +39,6 @@ from leuk_ray.training.tracking import MlflowRun
 from leuk_ray.training.validation import Redraw, score_rows
 from leuk_ray.utils.errors import UserError
 from leuk_ray.utils.progress import training_bar
-
-JUDGED = ("validation", "test")
 
 
 @dataclass(frozen=True)
@@ -109,7 +107,7 @@ def run_training(
     if not resuming:
         start_record(recipe, dataset, out, split)
     files, path = filesystem(out)
-    roles = JUDGED if judged else ()
+    roles = EVALUATED_ROLES if judged else ()
     rows, copies = rows_with_role(dataset.cells, split, roles), copies_with_role(split, roles)
     tracked = MlflowRun.of(mlflow, out, recipe) if mlflow else None
     with training_bar(recipe.training.epochs) as board:

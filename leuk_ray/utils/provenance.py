@@ -5,10 +5,16 @@ from __future__ import annotations
 import os
 import platform
 import subprocess
+from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
 
 _PACKAGES = ("leuk_ray", "ray", "torch", "timm", "kornia", "pyarrow", "scikit-learn", "numpy")
+
+
+def now() -> str:
+    """The time in UTC to the second, ISO 8601."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
 
 
 def environment() -> dict[str, object]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 
 LEAKY = "LEAKY"
@@ -36,3 +37,9 @@ def worst(leaky: Iterable[bool | None]) -> bool | None:
 def overlap_label(leaky: bool | None) -> str:
     """What marks a result: LEAKY, PATIENT OVERLAP UNKNOWN (None), or nothing (False)."""
     return UNKNOWN if leaky is None else LEAKY * leaky
+
+
+def natural(text: str) -> tuple[tuple[int, int, str], ...]:
+    """Sort key that puts H2 before H10."""
+    parts = re.split(r"(\d+)", text)
+    return tuple((1, int(part), "") if part.isdecimal() else (0, 0, part) for part in parts)

@@ -12,7 +12,6 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from leuk_ray.bundles.manifest import Facts, read_facts
-from leuk_ray.datasets.groups import natural
 from leuk_ray.datasets.leakage import NO_INTERVALS, origin_of
 from leuk_ray.datasets.pairing import check_same_dataset
 from leuk_ray.datasets.prepared import PreparedDataset
@@ -25,7 +24,7 @@ from leuk_ray.runs.report import check_pixels
 from leuk_ray.runs.target import Judged, trained_on_images_of
 from leuk_ray.utils.errors import UserError
 from leuk_ray.utils.parsing import parse_yaml
-from leuk_ray.utils.wording import counted
+from leuk_ray.utils.wording import counted, natural
 from leuk_ray.workflows.pool import DEFAULT, Pool, score_rows
 
 BOOTSTRAP: dict[str, Any] = {"seed": 0, "resamples": 2000}
