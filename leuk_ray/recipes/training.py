@@ -89,6 +89,8 @@ class TrainingSettings(Settings):
         memory holds.
     loss, schedule, plateau: see there (A20, A21, A24).
     select: what the best checkpoint is best in (A24).
+    log_every: steps between two logged steps (loss, learning rate, images a second, norm of the
+        gradient where it is clipped), to TensorBoard and MLflow; 0 logs epochs alone.
     keep: how many of the best checkpoints stay, beside the last.
     """
 
@@ -115,4 +117,5 @@ class TrainingSettings(Settings):
     schedule: ScheduleSettings = ScheduleSettings()
     plateau: PlateauSettings = PlateauSettings()
     select: Selection = "validation_accuracy"
+    log_every: int = Field(default=50, ge=0)
     keep: int = Field(default=1, ge=1)

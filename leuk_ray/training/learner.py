@@ -77,6 +77,7 @@ class Learner:
         self.wrap = wrap
         self.model: nn.Module | None = None
         self.frozen = False
+        self.grad_norm: Tensor | None = None  # of the last step, before it was clipped
         self.learn: Callable[..., Tensor] = self._learn
 
     @property
@@ -175,7 +176,9 @@ class Learner:
         """One step of the optimizer, and of the averaged weights."""
         if self.settings.clip_grad_norm is not None:
             self.scaler.unscale_(self.optimizer)
-            torch.nn.utils.clip_grad_norm_(self.core.parameters(), self.settings.clip_grad_norm)
+            self.grad_norm = torch.nn.utils.clip_grad_norm_(
+                self.core.parameters(), self.settings.clip_grad_norm
+            )
         self.scaler.step(self.optimizer)
         self.scaler.update()
         self.optimizer.zero_grad()

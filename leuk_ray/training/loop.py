@@ -10,7 +10,7 @@ import itertools
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -60,7 +60,8 @@ def train(
         feed, validation_feed: deliver training and validation pixels to this worker.
         augmentation, seed: of the recipe.
         report: called once an epoch, on every worker.
-        progress: called once a step with what has been done in the epoch.
+        progress: called once a step with what has been done in the epoch; every
+            `training.log_every` steps also with the `step`'s metrics over all workers.
     """
     settings = learner.settings
     while not state.stopped:
@@ -130,6 +131,7 @@ def train_epoch(
     totals: Tensor | None = None
     batch_losses: list[Tensor] = []  # stays on the device: a look at it would stall every step
     waited = 0.0
+    logged_at, logged_batch = time.perf_counter(), 0
     for batch, parts in enumerate(passes):
         learner.set_lr(
             lr_factor(
@@ -164,8 +166,29 @@ def train_epoch(
                 )
             totals = counts if totals is None else totals + counts
             batch_losses.append(counts[0])
+            if (
+                learner.device.type == "cpu"
+            ):  # where a look costs nothing: before the weights change
+                _check_finite(batch_losses, passes, plan, cells.uids, epoch)
         learner.step()
-        progress({"epoch": epoch + 1, "batches": batch + 1, "of": len(plan)})
+        update: dict[str, Any] = {"epoch": epoch + 1, "batches": batch + 1, "of": len(plan)}
+        if settings.log_every and (batch + 1) % settings.log_every == 0:
+            recent = torch.stack(batch_losses[logged_batch * settings.accumulate :]).sum()
+            summed = collective.total(recent).item()  # waits for the device
+            if not np.isfinite(summed):
+                raise _not_finite(batch_losses, passes, plan, cells.uids, epoch)
+            num_samples = sum(plan.batch_size(n) for n in range(logged_batch, batch + 1))
+            now = time.perf_counter()
+            update["step"] = {
+                "number": epoch * len(plan) + batch + 1,
+                "loss": summed / num_samples,
+                "lr": learner.optimizer.param_groups[0]["lr"],
+                "images_per_second": num_samples / (now - logged_at),
+            }
+            if learner.grad_norm is not None:
+                update["step"]["grad_norm"] = learner.grad_norm.item()
+            logged_at, logged_batch = now, batch + 1
+        progress(update)
     assert totals is not None
     assert next(pixels, None) is None, "the feed delivered more than was planned"
     loss_sum, num_correct = collective.total(totals).tolist()
@@ -192,6 +215,19 @@ def _passes(plan: EpochPlan, rank: int, world_size: int, accumulate: int) -> lis
     return passes
 
 
+def _check_finite(
+    losses: list[Tensor], passes: list[list[slice]], plan: EpochPlan, uids: list[str], epoch: int
+) -> None:
+    """Raise the error that names this worker's cells if the last loss is not finite, on a CPU."""
+    try:
+        torch._assert_async(torch.isfinite(losses[-1]))  # pyright: ignore[reportPrivateImportUsage]
+    except RuntimeError:
+        number = len(losses) - 1
+        part = [part for batch in passes for part in batch][number]
+        names = [uids[row] for row in plan.rows[part]]
+        raise _loss_error(epoch, number // len(passes[0]), names) from None
+
+
 def _not_finite(
     losses: list[Tensor], passes: list[list[slice]], plan: EpochPlan, uids: list[str], epoch: int
 ) -> UserError:
@@ -204,8 +240,11 @@ def _not_finite(
     )
     worst = min(number for number, _ in everywhere)
     named = [uid for number, part in everywhere if number == worst for uid in part]
-    batch = worst // len(passes[0])
+    return _loss_error(epoch, worst // len(passes[0]), named)
+
+
+def _loss_error(epoch: int, batch: int, names: list[str]) -> UserError:
     return UserError(
         f"training.lr: the loss of epoch {epoch + 1}, batch {batch + 1} is not a number "
-        f"(cells {', '.join(named)}); lower lr, then --resume from the last checkpoint"
+        f"(cells {', '.join(names)}); lower lr, then --resume from the last checkpoint"
     )

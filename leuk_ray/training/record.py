@@ -9,7 +9,7 @@ import json
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import ray.train
@@ -38,6 +38,9 @@ from leuk_ray.training.tracking import MlflowRun
 from leuk_ray.utils import scratch
 from leuk_ray.utils.errors import UserError
 from leuk_ray.utils.provenance import environment
+
+if TYPE_CHECKING:
+    from torch.utils.tensorboard import SummaryWriter
 
 _PROGRESS_SECONDS = 0.5
 
@@ -132,16 +135,15 @@ class Reporter:
         self.state = state
         self.board = board
         self.mlflow = mlflow
-        self.events = None
+        self.events: SummaryWriter | None = None
+        self.steps: SummaryWriter | None = None
         self.told = 0.0
         if board is not None:
-            from torch.utils.tensorboard import SummaryWriter
-
             if isinstance(run, Path):
                 self.folder = run / "tensorboard"
             else:
                 self.folder = scratch.make("events")
-            self.events = SummaryWriter(str(self.folder), purge_step=state.epoch + 1)
+            self.events = _writer(self.folder, state.epoch + 1)
 
     def __call__(self, metrics: dict, save: Callable[[Path], None]) -> None:
         """An epoch is done. All workers must call."""
@@ -158,7 +160,7 @@ class Reporter:
         if not isinstance(self.run, Path):
             upload(self.folder, join(self.run, "tensorboard"))
         if self.mlflow is not None:
-            self.mlflow.log(metrics)
+            self.mlflow.log(metrics, metrics["epoch"])
         lagging = str(slowest) if slowest.lags else None
         self.board.put.remote(metrics | {"batches": 1, "of": 1, "lagging": lagging})
         folder = scratch.make("checkpoint")  # Ray removes it when it is uploaded
@@ -172,6 +174,22 @@ class Reporter:
 
     def progress(self, update: dict) -> None:
         """A step is done."""
+        step = update.pop("step", None)
+        if step is not None and self.events is not None:
+            number = step.pop("number")
+            if self.steps is None:  # whose numbers are not the epochs': each purges its own
+                self.steps = _writer(self.folder / "steps", number)
+            for name, value in step.items():
+                self.steps.add_scalar(f"step/{name}", value, number)
+            if self.mlflow is not None:
+                self.mlflow.log({f"step/{name}": value for name, value in step.items()}, number)
         if self.board is not None and time.monotonic() - self.told > _PROGRESS_SECONDS:
             self.told = time.monotonic()
             self.board.put.remote(update)
+
+
+def _writer(folder: Path, first: int) -> SummaryWriter:
+    """Events of a folder; what an interrupted attempt wrote from `first` on is hidden."""
+    from torch.utils.tensorboard import SummaryWriter
+
+    return SummaryWriter(str(folder), purge_step=first)

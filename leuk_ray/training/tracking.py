@@ -60,13 +60,13 @@ class MlflowRun:
         write_json(remembered, {"run_id": run_id})
         return cls(uri, run_id)
 
-    def log(self, metrics: dict) -> None:
-        """An epoch's metrics. A server that is away loses them, and stops no training."""
+    def log(self, metrics: dict, step: int) -> None:
+        """Log metrics. A server that is away loses them, and stops no training."""
         from mlflow.entities import Metric
 
-        now, epoch = int(time.time() * 1000), metrics["epoch"]
+        now = int(time.time() * 1000)
         values = [
-            Metric(name, float(value), now, epoch)
+            Metric(name, float(value), now, step)
             for name, value in metrics.items()
             if isinstance(value, int | float)
         ]

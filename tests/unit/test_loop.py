@@ -123,8 +123,30 @@ def test_the_history_says_at_its_last_epoch_why_the_run_ended(one_worker):
 
 
 def test_a_loss_that_is_no_number_names_the_cells_and_keeps_the_last_checkpoint(tmp_path: Path):
-    with pytest.raises(UserError, match=r"epoch \d, batch \d is not a number \(cells c\d+, "):
-        run(changed(lr=1e30), save_to=tmp_path)
+    done = []
+    with pytest.raises(
+        UserError, match=r"epoch 1, batch \d is not a number \(cells c\d+, "
+    ) as error:
+        run(changed(lr=1e30), save_to=tmp_path, progress=done.append)
+    # The batch after the last step: the weights were not moved by what is no number.
+    assert f"batch {done[-1]['batches'] + 1} is" in str(error.value)
+
+
+def test_steps_are_logged_and_add_up_to_the_epoch():
+    done: list[dict] = []
+    history = run(changed(epochs=2, log_every=1, clip_grad_norm=1.0), progress=done.append)
+    assert [update["step"]["number"] for update in done] == [1, 2, 3, 4, 5, 6, 7, 8]
+    assert all(update["step"]["images_per_second"] > 0 for update in done)
+    for epoch, line in enumerate(history):
+        losses = [update["step"]["loss"] for update in done[4 * epoch : 4 * epoch + 4]]
+        # Batches differ by one cell at most.
+        assert np.mean(losses) == pytest.approx(line["train_loss"], rel=0.05)
+    assert all(update["step"]["grad_norm"] > 0 for update in done)
+    sparse: list[dict] = []
+    assert (
+        run(changed(epochs=2, log_every=2, clip_grad_norm=1.0), progress=sparse.append) == history
+    )
+    assert ["step" in update for update in sparse] == [False, True] * 4
 
 
 def test_a_validation_loss_that_is_no_number_ends_the_run(monkeypatch):

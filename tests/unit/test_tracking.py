@@ -19,11 +19,11 @@ def test_a_resumed_run_keeps_its_mlflow_run(tmp_path: Path, monkeypatch):
     folder.mkdir()
     recipe = load_recipe("lite", ["lr=0.01"])
     first = MlflowRun.of(uri, folder, recipe)
-    first.log({"epoch": 1, "train_loss": 0.5, "monitor": "train_accuracy"})
+    first.log({"epoch": 1, "train_loss": 0.5, "monitor": "train_accuracy"}, 1)
     first.end("FAILED")
     again = MlflowRun.of(uri, folder, recipe)
     assert again == first
-    again.log({"epoch": 2, "train_loss": 0.25, "monitor": "train_accuracy"})
+    again.log({"epoch": 2, "train_loss": 0.25, "monitor": "train_accuracy"}, 2)
     again.end("FINISHED")
     client = mlflow.MlflowClient(uri)
     experiment = client.get_experiment_by_name(EXPERIMENT)
