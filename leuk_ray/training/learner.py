@@ -157,7 +157,7 @@ class Learner:
         log_odds = self.log_odds(images, parameters)
         losses = weights * classification_loss(log_odds, labels, self.settings.loss)
         self.backward(losses.sum() * scale)
-        correct = ((log_odds.detach() > 0) == labels).sum()
+        correct = ((log_odds.detach() >= 0) == labels).sum()
         return torch.stack([losses.detach().sum().double(), correct.double()])
 
     def log_odds(self, images: Tensor, parameters: Parameters | None) -> Tensor:

@@ -34,7 +34,7 @@ def validate(
     signed = np.where(labels == 1, logits, -logits)
     metrics = {
         "validation_loss": float(np.logaddexp(0, -signed).mean()),
-        "validation_accuracy": float((signed > 0).mean()),
+        "validation_accuracy": float(((logits >= 0) == labels).mean()),
     }
     if 0 < labels.sum() < len(labels):
         from sklearn.metrics import roc_auc_score  # slow, and not before the first step

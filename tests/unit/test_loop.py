@@ -13,13 +13,14 @@ import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
-from toy_training import ArrayFeed, changed, make_cells, make_model, run
+from toy_training import SETTINGS, ArrayFeed, changed, make_cells, make_model, run
 
 from leuk_ray.augment.settings import AugmentSettings
 from leuk_ray.datasets.feeds import ReaderFeed
 from leuk_ray.datasets.host_cache import open_host_cache
 from leuk_ray.datasets.plan import plan_epoch
 from leuk_ray.training import loop
+from leuk_ray.training.learner import Learner
 from leuk_ray.training.validation import Redraw, score_rows
 from leuk_ray.utils.errors import UserError
 
@@ -147,6 +148,21 @@ def test_steps_are_logged_and_add_up_to_the_epoch():
         run(changed(epochs=2, log_every=2, clip_grad_norm=1.0), progress=sparse.append) == history
     )
     assert ["step" in update for update in sparse] == [False, True] * 4
+
+
+def test_a_tie_is_positive_in_training_and_validation():
+    model = make_model()
+    for parameter in model.parameters():
+        torch.nn.init.zeros_(parameter)
+    learner = Learner(model, SETTINGS)
+    learner.start_epoch(0)
+    cells, pixels = make_cells()
+    labels = torch.from_numpy(cells.labels)
+    images = torch.from_numpy(pixels).permute(0, 3, 1, 2)
+    counts = learner.learn(images, None, labels, torch.ones(len(labels)), 1.0)
+    assert counts[1] == labels.sum()
+    metrics = loop.validate(model.eval(), cells, ArrayFeed(pixels), 16, AugmentSettings(), 0)
+    assert metrics["validation_accuracy"] == cells.labels[cells.validation].mean()
 
 
 def test_a_validation_loss_that_is_no_number_ends_the_run(monkeypatch):
