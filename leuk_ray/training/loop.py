@@ -124,7 +124,7 @@ def train_epoch(
     plan = cells.plan(settings, seed, epoch)
     targets = cells.labels[plan.rows]
     weights = class_weights(settings.loss, targets)
-    torch.manual_seed(hash((seed, epoch, rank)) % 2**63)  # dropout; integers hash as themselves
+    torch.manual_seed(_dropout_seed(seed, epoch, rank))
     learner.start_epoch(epoch)
     passes = _passes(plan, rank, world_size, settings.accumulate)
     pixels = feed.deliver([plan.rows[part] for batch in passes for part in batch])
@@ -213,6 +213,11 @@ def _passes(plan: EpochPlan, rank: int, world_size: int, accumulate: int) -> lis
         cuts = [share.start + size * n // accumulate for n in range(accumulate + 1)]
         passes.append([slice(*cut) for cut in itertools.pairwise(cuts)])
     return passes
+
+
+def _dropout_seed(seed: int, epoch: int, rank: int) -> int:
+    """Seed of a worker's generator for an epoch; only dropout draws from it."""
+    return int(np.random.SeedSequence((seed, epoch, rank)).generate_state(1, np.uint64)[0] >> 1)
 
 
 def _check_finite(
