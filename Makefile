@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-demo test-tune test-experiments test-load test-faults test-kills test-cluster test-images bench bench-scale gpu test-gpu-pack lock lint format clean
+.PHONY: help setup demo test test-demo test-tune test-experiments test-load test-faults test-attacks test-cluster test-images bench bench-scale gpu test-gpu-pack lock lint format clean
 
 help:
 	@sed -n 's/^# //p' Makefile
@@ -51,9 +51,9 @@ test-load: setup
 test-faults: setup
 	$(BIN)/pytest tests/faults
 
-# On demand, about 30 minutes: every writer of files killed at every one of its writes.
-test-kills: setup
-	OMP_NUM_THREADS=1 $(BIN)/pytest -s tests/kills
+# On demand, about 30 minutes: every writer killed at every one of its writes; 5,000 odd images.
+test-attacks: setup
+	OMP_NUM_THREADS=1 $(BIN)/pytest -s tests/attacks
 
 # On demand, 5 to 10 minutes: the commands of cluster/README.md, from its text, on four nodes.
 test-cluster: setup

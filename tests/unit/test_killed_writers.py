@@ -1,4 +1,4 @@
-"""Writers killed at a few of their writes; `make test-kills` tries every one of them."""
+"""Writers killed at a few of their writes; `make test-attacks` tries every one of them."""
 
 from pathlib import Path
 
@@ -7,7 +7,7 @@ import pytest
 from tests.killing import WRITERS, count_writes, kill_at
 
 
-# A judged run draws its figures for seconds: `make test-kills` alone tries it.
+# A judged run draws its figures for seconds: `make test-attacks` alone tries it.
 @pytest.mark.parametrize("name", [name for name in WRITERS if name != "a judged run"])
 def test_a_kill_leaves_the_old_or_the_new(name: str, tmp_path: Path):
     before = tmp_path / "before"
