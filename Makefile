@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-demo test-tune test-experiments test-load test-faults test-attacks test-cluster test-images bench bench-scale gpu test-gpu-pack lock lint format clean
+.PHONY: help setup demo test test-demo test-tune test-experiments test-load test-faults test-attacks test-cluster test-images bench bench-scale gpu test-gpu-pack lock lint format docs clean
 
 help:
 	@sed -n 's/^# //p' Makefile
@@ -107,6 +107,10 @@ lint: setup
 format: setup
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+# docs/settings.md, from the fields of the settings.
+docs: setup
+	$(BIN)/python -c 'from leuk_ray.cli.reference import settings_page; print(settings_page(), end="")' > docs/settings.md
 
 clean:
 	rm -rf $(VENV) demo runs sweeps build *.egg-info

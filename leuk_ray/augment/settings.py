@@ -11,13 +11,15 @@ Policy = Literal["none", "saeed2022", "bukhari2022", "bukhari2022-pixel", "moder
 
 
 class AugmentSettings(Settings):
-    """Augmentation of training cells.
-
-    policy: `saeed2022` (A04), `bukhari2022` (B03; `-pixel` shifts by one pixel, as its words
-        are in Keras), `modern` (any turn, flips, scale, stain) or `none`.
-    fill: what a warp brings in: `black` for cells segmented on black, `reflect` for full
-        fields, where black corners would become a cue.
-    """
+    """How training cells are augmented."""
 
     policy: Policy = "saeed2022"
+    """Random transforms. `saeed2022`: rotation by 0, 20 or 30 degrees, brightness 0.2 to 1.2,
+    flips. `bukhari2022`: rotation by 0, 60 or 90 degrees, shifts of up to 10% of the side;
+    `bukhari2022-pixel`: shifts of one pixel, as Keras reads the paper's text. `modern`: any
+    rotation, flips, scale within 10%, stain within 15%, brightness within 10%. `none`: no
+    augmentation."""
+
     fill: Fill = "black"
+    """Value of pixels from outside the image. `black` for cells segmented on black, `reflect` for
+    full fields, where black corners would become a cue."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from pathlib import Path
 
 from leuk_ray.io.locations import Location, join
@@ -105,6 +106,19 @@ def split_text(values: dict) -> str:
         lines.append(
             f"  {counted(counts['units'], name)} in two roles or more; "
             f"{counted(counts['test_cells'], 'test cell')} whose {name} trains too"
+        )
+    return "\n".join(lines)
+
+
+def settings_text(settings: list[dict]) -> str:
+    """After `recipes --settings`."""
+    lines = []
+    for setting in settings:
+        default = setting["default"]
+        default = f" (default: {default})" if default not in ("", "required") else f" {default}"
+        lines.append(f"{setting['name']}: {setting['type']}{default}".rstrip())
+        lines.append(
+            textwrap.fill(setting["meaning"], 96, initial_indent=" " * 4, subsequent_indent=" " * 4)
         )
     return "\n".join(lines)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -39,13 +40,33 @@ def demo(out: Path) -> tuple[dict, str]:
 @click.option("--summary", is_flag=True, help="Layers, output shapes, parameters and FLOPs.")
 @click.option("--gallery", type=PATH, metavar="OUT.png", help="Picture the augmentation.")
 @click.option("--data", type=LOCATION, help="A prepared dataset, for --gallery.")
+@click.option(
+    "--settings",
+    metavar="[PREFIX]",
+    is_flag=False,
+    flag_value="",
+    help="Explain the settings of a recipe, or those under PREFIX (training, training.loss, lr); "
+    "sweep, experiment or serve explain those of other files.",
+)
 @command
 def recipes(
-    name: str | None, summary: bool, gallery: Path | None, data: Location | None
+    name: str | None,
+    summary: bool,
+    gallery: Path | None,
+    data: Location | None,
+    settings: str | None,
 ) -> tuple[dict, str]:
-    """List the recipes; print, summarise or picture one."""
+    """List the recipes; print, summarise or picture one; explain their settings."""
     from leuk_ray.recipes.recipe import load_recipe, recipe_names, recipe_text
 
+    if settings is not None:
+        if name is not None:
+            raise UserError(f"--settings: explains settings, not a recipe; leave out {name}")
+        from leuk_ray.cli.messages import settings_text
+        from leuk_ray.cli.reference import settings_under
+
+        found = [asdict(setting) for setting in settings_under(settings)]
+        return {"settings": found}, settings_text(found)
     if name is None:
         if summary or gallery:
             raise UserError("recipes: name the recipe to summarise or picture")

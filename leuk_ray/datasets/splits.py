@@ -44,29 +44,36 @@ EVALUATED_ROLES = ("validation", "test")
 
 
 class SplitSettings(Settings):
-    """How cells are parted.
-
-    protocol: the unit kept whole. `subject-disjoint`: groups of subjects and duplicates.
-        `slide-group-disjoint`: the same groups where subjects are unknown and slides stand for
-        them (ALL-IDB). `official-folds`: C-NMC's folds. `image-random`: images, LEAKY.
-        `paper-literal`: augmented copies, as saeed2022 does it (A05, then A06), LEAKY.
-    fractions: share of cells in train, validation and test (A06: 8:1:1), each above 0, 1 in all.
-    folds, fold: 0 for one hold-out; with 2 folds or more, test is fold `fold` (from 0) of that
-        many. `official-folds` has three of its own: validation is fold `fold`, test the
-        preliminary set; where that is missing, test is fold `fold` and validation the next one.
-    copies: of `paper-literal`, how many of each class (A05: 20,000). Copy k of a cell is its
-        augmentation draw k, the same in every epoch, in validation and in test.
-    source: only cells of this source take part (`all-idb1`, `all-idb2`); all where unset.
-    seed: of the assignment of units.
-    """
+    """How cells are split into training, validation and test sets."""
 
     protocol: ProtocolName = "subject-disjoint"
+    """Which unit stays in one set. `subject-disjoint`: groups of subjects and duplicates.
+    `slide-group-disjoint`: the same groups where subjects are unknown and fields of view stand in
+    for them (ALL-IDB). `official-folds`: the folds of C-NMC 2019. `image-random`: single images,
+    which LEAKS wherever a subject has several. `paper-literal`: augmented copies, as in saeed2022,
+    which always LEAKS."""
+
     fractions: tuple[float, float, float] = (0.8, 0.1, 0.1)
+    """Shares of cells in training, validation and test, each above 0, 1 in all (saeed2022, split:
+    8:1:1)."""
+
     folds: int = 0
+    """Number of cross-validation folds, 2 or more; 0 for a single hold-out split. `official-folds`
+    always has three."""
+
     fold: int = 0
+    """Test fold, from 0. Of `official-folds`, the validation fold, with the preliminary set for
+    testing; where that set is missing, the test fold, with the next one for validation."""
+
     copies: int = 20_000
+    """Under `paper-literal`, augmented copies of each class (saeed2022, balancing: 20,000). A copy
+    is the same in every epoch, in validation and in test."""
+
     source: str | None = None
+    """Use cells of this source only, such as `all-idb1`; unset uses all."""
+
     seed: int = Field(default=0, ge=0)
+    """Seed of the assignment to sets, independent of the seed of the training."""
 
     @field_validator("fractions")
     @classmethod

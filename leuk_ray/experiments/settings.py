@@ -23,79 +23,103 @@ Column = Literal[
 
 
 class Model(Settings):
-    """A network that is trained.
-
-    recipe, overrides: what is trained; settings by full path.
-    like: another model, whose recipe, stand-ins and overrides this one starts from.
-    protocols: split protocols it is trained under.
-    data: parts of the dataset it is trained on, by their names in `data`.
-    repeats: at most so many, where the scale has more.
-    """
+    """A network that is trained."""
 
     title: str
+    """Name in reports."""
+
     recipe: str | None = None
+    """Recipe that is trained; give this or `like`."""
+
     like: str | None = None
+    """Another model of the experiment, whose recipe, stand-ins and overrides this one inherits."""
+
     overrides: dict[str, Any] = Field(default_factory=dict)
+    """Recipe settings by full path."""
+
     protocols: tuple[str, ...] = Field(min_length=1)
+    """Split protocols to train under."""
+
     data: tuple[str, ...] = ("all",)
+    """Parts of the dataset to train on, by their names in `data`."""
+
     repeats: int | None = Field(default=None, ge=1)
+    """Maximum number of repeats, where the scale has more."""
 
 
 class StandIn(Settings):
-    """What trains at a scale in a network's place; the report says so."""
+    """A smaller network that replaces a model at one scale; the report says so."""
 
     recipe: str | None = None
+    """Recipe that is trained instead; unset keeps the model's."""
+
     overrides: dict[str, Any] = Field(default_factory=dict)
+    """Recipe settings by full path."""
+
     note: str
+    """Note for the report: what was replaced by what."""
 
 
 class Scale(Settings):
-    """How large the experiment is.
-
-    note: what the reader must know of it; first thing on the report.
-    repeats: of each run, every one with a seed and a re-split of its own.
-    overrides: of all networks.
-    times: training uses and copies of each class, as a multiple of the cells of the larger
-        class; the recipes' own numbers where unset.
-    stand_ins: model -> what trains in its place.
-    left_out: model -> why it is not trained at this scale.
-    """
+    """How large the experiment is."""
 
     note: str
+    """What readers must know about this scale; opens the report."""
+
     repeats: int = Field(ge=1)
+    """Repeats of each run, each with its own seed and split."""
+
     overrides: dict[str, Any] = Field(default_factory=dict)
+    """Recipe settings of all networks, by full path."""
+
     times: float | None = Field(default=None, ge=1)
+    """Samples and copies of each class, as a multiple of the size of the larger class; unset takes
+    the numbers in the recipes."""
+
     stand_ins: dict[str, StandIn] = Field(default_factory=dict)
+    """Models that a smaller network replaces."""
+
     left_out: dict[str, str] = Field(default_factory=dict)
+    """Models that are not trained at this scale, and why."""
 
 
 class Vote(Settings):
     """An ensemble of networks that are trained here."""
 
     title: str
+    """Name in reports."""
+
     members: tuple[str, ...] = Field(min_length=2)
+    """Models whose predictions are combined."""
+
     rule: Literal["soft", "majority"]
+    """`soft`: mean probability. `majority`: most votes."""
 
 
 class Row(Settings):
-    """A row of a table.
-
-    of: the model, vote or baseline that ours comes from; None where there is none, and then
-        `why` says the reason.
-    data: part of the dataset.
-    repeat: from 1; None takes the mean of all.
-    role: judged as if this class were the positive one; `both` is the mean of the two.
-    reported: the paper's figures by column; shares in percent.
-    why: also a remark on the paper's figures.
-    """
+    """A row of a table."""
 
     name: str
+    """First cell of the row."""
+
     of: str | None = None
+    """Model, vote or baseline that gives our figures; unset where there is none, which `why`
+    explains."""
+
     data: str = "all"
+    """Part of the dataset."""
+
     repeat: int | None = Field(default=None, ge=1)
+    """One repeat, from 1; unset takes the mean of all."""
+
     role: Literal["ALL", "healthy", "both"] | None = None
+    """Class that counts as positive; `both` is the mean of the two."""
+
     reported: dict[Column, float] = Field(default_factory=dict)
+    """The paper's figures by column; shares in percent."""
+
     why: str = ""
+    """Why there is no figure of ours, or a remark on the paper's."""
 
     @model_validator(mode="after")
     def _no_silence(self) -> Row:
@@ -105,26 +129,38 @@ class Row(Settings):
 
 
 class Table(Settings):
-    """A table of the paper, or one that we add. paper_rows: their ids in PAPERS.md."""
+    """A table of the paper, or one that we add."""
 
     id: str
+    """Short name, unique in the experiment."""
+
     title: str
+    """Heading."""
+
     paper_rows: tuple[str, ...] = ()
+    """Items of the paper that this table reproduces, by their ids in `rows`."""
+
     columns: tuple[Column, ...]
+    """Columns, in order."""
+
     rows: tuple[Row, ...] = Field(min_length=1)
+    """Rows, in order."""
+
     note: str = ""
+    """Note below the table."""
 
 
 class PaperRow(Settings):
-    """One row of the paper and where it is met.
-
-    settings: the recipe settings that hold it, by full path; the report prints their values.
-    where: the place in the report, or in the code.
-    """
+    """One item of the paper and where it is met."""
 
     what: str
+    """What the paper says."""
+
     settings: tuple[str, ...] = ()
+    """Recipe settings that hold it, by full path; the report prints their values."""
+
     where: str = ""
+    """Where in the report, or in the code, it is found."""
 
     @model_validator(mode="after")
     def _met(self) -> PaperRow:
@@ -137,51 +173,78 @@ class Pair(Settings):
     """A network with and without its attention, for Grad-CAM."""
 
     title: str
+    """Name in the figure."""
+
     baseline: str
+    """Model without attention."""
+
     full: str
+    """Model with attention."""
 
 
 class Figures(Settings):
-    """Which figures the report holds.
-
-    main: the model whose settings, augmentation and samples stand for the paper.
-    curves: model -> parts of the data whose curves, confusion matrix and ROC are shown.
-    layers: models shown as layer tables. activations: whether the functions are plotted.
-    bars: id of the table that is drawn as bars and told first; it has a column accuracy.
-    gradcam: networks to look into.
-    """
+    """Figures of the report."""
 
     main: str
+    """Model whose settings, augmentation and samples represent the paper."""
+
     curves: dict[str, tuple[str, ...]]
+    """Models, and parts of the data whose learning curves, confusion matrices and ROC are shown."""
+
     layers: tuple[str, ...]
+    """Models shown as tables of layers."""
+
     activations: tuple[str, ...] = ()
+    """Activation functions to plot."""
+
     bars: str
+    """Table shown as a bar chart, and first in the summary; needs the column accuracy."""
+
     gradcam: tuple[Pair, ...] = ()
+    """Pairs of networks shown with Grad-CAM."""
 
 
 class ExperimentSettings(Settings):
-    """A paper as a list of runs.
-
-    paper: how it is cited. prepare: the command that makes its dataset.
-    data: part of the dataset -> its source, None for all of it.
-    baselines: of `leuk_ray.evaluation.baselines`, scored on the splits of these protocols.
-    leaks: (leaky, honest) protocols whose difference is the size of the leak.
-    rows: every row of the paper in PAPERS.md, by id.
-    """
+    """A paper as a list of runs."""
 
     name: str
+    """Name of the experiment."""
+
     paper: str
+    """Citation of the paper."""
+
     prepare: str
+    """Command that prepares its dataset."""
+
     data: dict[str, str | None] = Field(default_factory=lambda: {"all": None})
+    """Parts of the dataset: name -> source of the cells, null for all of them."""
+
     leaks: tuple[tuple[str, str], ...]
+    """Pairs [LEAKY, HONEST] of protocols whose difference is reported as the size of the leak."""
+
     models: dict[str, Model] = Field(min_length=1)
+    """Networks that are trained, by name."""
+
     votes: dict[str, Vote] = Field(default_factory=dict)
+    """Ensembles of these networks, by name."""
+
     baselines: tuple[str, ...] = ()
+    """Classifiers without a network to compare with: `area`, `texture-svm`."""
+
     baseline_protocols: tuple[str, ...] = ()
+    """Split protocols under which the baselines are evaluated."""
+
     scales: dict[ScaleName, Scale]
+    """Sizes at which the experiment runs, by name."""
+
     tables: tuple[Table, ...] = Field(min_length=1)
+    """Tables of the report."""
+
     figures: Figures
+    """Figures of the report."""
+
     rows: dict[str, PaperRow]
+    """Every item of the paper, by id, and where it is met."""
 
     @model_validator(mode="after")
     def _names_are_known(self) -> ExperimentSettings:

@@ -39,37 +39,46 @@ class ModelSettings(Settings):
     """A network: preprocessing, backbone, head.
 
     A setting that does not apply to the architecture is refused, and not written either.
-
-    architecture: `multi_attention`, a timm backbone under the head of saeed2022; `timm`, a
-        timm network with its own pooling and a linear classifier; `alexnet`, torchvision's;
-        `se_cnn`, the network of bukhari2022.
-    backbone: a timm name with its pretraining tag.
-    input_size: side of the network's input, pixels.
-    attention: of multi_attention, what pools the feature map (A35): `channel_spatial`,
-        `weighted_average`, both (`multi`), global average after `se`, `eca` or `cbam`, or
-        `none`, the network's own pooling. Of se_cnn, `se`, or `none` for the traditional
-        CNN (B13).
-    merge: how two branches join (A15).
-    reduction: of the hidden layer of channel attention and squeeze-and-excitation.
-    hidden: units of the fully connected layer (A17).
-    dropout: before the last layer.
-    filters: of the three convolutions of se_cnn (B05).
-    pool_stride: of the max pooling of se_cnn; its maps need 2, its text says 1.
-    weights: `imagenet`; a .safetensors or .pth file; the folder of a bundle to fine-tune;
-        or `scratch`. A bundle says NAME@sha256:... of the file or bundle it started from.
     """
 
     architecture: Architecture = "multi_attention"
+    """`multi_attention`: a timm backbone with the head of saeed2022. `timm`: a timm network with
+    its own pooling and a linear classifier. `alexnet`: the network of torchvision. `se_cnn`: the
+    network of bukhari2022."""
+
     backbone: str = "tf_efficientnet_lite0.in1k"
+    """Model name in timm with its pretraining tag, for `multi_attention` and `timm`."""
+
     input_size: int = Field(default=160, ge=32, le=1024)
+    """Side of the network's input, pixels."""
+
     attention: Attention = "multi"
+    """For `multi_attention`, how the feature map is pooled: `channel_spatial` or
+    `weighted_average` (the two branches of saeed2022), `multi` (both), global average after
+    `se`, `eca` or `cbam`, or `none`, the backbone's own pooling. For `se_cnn`, `se`, or `none`
+    for the traditional CNN of bukhari2022."""
+
     merge: Merge = "concat"
+    """How the two attention branches are merged (saeed2022 leaves it open)."""
+
     reduction: int = Field(default=16, ge=1, le=4096)
+    """Reduction ratio of the hidden layer in channel attention and squeeze-and-excitation."""
+
     hidden: int = Field(default=256, ge=1, le=65536)
+    """Units of the fully connected layer (saeed2022, head: 256)."""
+
     dropout: float = Field(default=0.0, ge=0, lt=1)
+    """Dropout probability before the last layer."""
+
     filters: tuple[Width, Width, Width] = (32, 64, 128)
+    """Filters of the three convolutions of `se_cnn` (bukhari2022, network: 32, 64, 128)."""
+
     pool_stride: Literal[1, 2] = 2
+    """Stride of max pooling in `se_cnn`. The map sizes in bukhari2022 need 2; its text says 1."""
+
     weights: str = "imagenet"
+    """Initial weights: `imagenet`, `scratch`, a .safetensors or .pth file, or the folder of a
+    bundle to fine-tune. In a bundle, NAME@sha256:... of the file or bundle it started from."""
 
     @property
     def title(self) -> str:

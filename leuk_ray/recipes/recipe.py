@@ -23,11 +23,22 @@ class Recipe(Settings):
     """Everything that decides a result, apart from the data."""
 
     name: str
+    """Name in reports and bundles (default: the name of the file)."""
+
     seed: int = Field(default=0, ge=0)
+    """Seed of initial weights, sampling and augmentation."""
+
     split: SplitSettings = SplitSettings()
+    """Training, validation and test sets."""
+
     model: ModelSettings = ModelSettings()
+    """Network."""
+
     augment: AugmentSettings = AugmentSettings()
+    """Augmentation of training cells."""
+
     training: TrainingSettings = TrainingSettings()
+    """Optimization."""
 
     @model_validator(mode="after")
     def _statistics_to_keep(self) -> Recipe:

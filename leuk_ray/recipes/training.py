@@ -13,109 +13,143 @@ Selection = Literal["validation_accuracy", "validation_auc", "validation_loss"]
 
 
 class ScheduleSettings(Settings):
-    """How the learning rate runs.
-
-    kind: `plateau` (A20, see `PlateauSettings`); `cosine`, down to `final_lr` at the last
-        epoch; `step`, times `step_factor` every `step_epochs`; or `constant`.
-    warmup_epochs: rise linearly to the full rate over this many first.
-    final_lr: where cosine ends, as a share of the full rate.
-    """
+    """Learning rate schedule."""
 
     kind: Literal["plateau", "cosine", "step", "constant"] = "plateau"
+    """`plateau`: lower the rate when the monitored metric stalls (see `training.plateau`).
+    `cosine`: decay to `final_lr` at the last epoch. `step`: multiply by `step_factor` every
+    `step_epochs`. `constant`: no change."""
+
     warmup_epochs: float = Field(default=0.0, ge=0)
+    """Epochs of linear warm-up to the full rate, before the schedule."""
+
     final_lr: float = Field(default=0.0, ge=0, le=1)
+    """Learning rate at the end of `cosine`, as a fraction of the full rate."""
+
     step_epochs: int = Field(default=10, ge=1)
+    """Epochs between two steps of `step`."""
+
     step_factor: float = Field(default=0.1, gt=0, le=1)
+    """Factor of each step of `step`."""
 
 
 class PlateauSettings(Settings):
-    """Halve the learning rate on a plateau, stop after several halvings in vain.
-
-    factor: the learning rate is multiplied by it (A20: 0.5).
-    patience: epochs without improvement before that (A20: 1).
-    max_reductions: reductions in a row without improvement before training stops (A21: 3).
-    switch_accuracy: training accuracy from which on the validation loss is monitored.
-    """
+    """Lower the learning rate when the monitored metric stalls, then stop training."""
 
     factor: float = 0.5
+    """Factor by which the learning rate is reduced (saeed2022, learning rate: 0.5)."""
+
     patience: int = 1
+    """Epochs without improvement before a reduction (saeed2022, learning rate: 1)."""
+
     max_reductions: int = 3
+    """Consecutive reductions without improvement before training stops (saeed2022, early
+    stopping: 3)."""
+
     switch_accuracy: float = 0.9
+    """Training accuracy at which the monitored metric changes from training accuracy to validation
+    loss (saeed2022 does not name its metric)."""
 
 
 class LossSettings(Settings):
-    """Cross-entropy and what may be added to it.
-
-    focal_gamma: weigh a sample by (1 - p)^gamma, p the probability of its own class (Lin et
-        al. 2017); 0 is cross-entropy.
-    label_smoothing: share of a label that is dealt to both classes alike.
-    class_weights: `none`; `balanced`, each class by the inverse of its share of an epoch's
-        uses; or the weights of (healthy, ALL). They multiply; the step still divides by the
-        size of the batch.
-    """
+    """Cross-entropy and its modifications."""
 
     focal_gamma: float = Field(default=0.0, ge=0)
+    """Focusing parameter of the focal loss (Lin et al. 2017): a sample is weighted by
+    (1 - p)^gamma, where p is the predicted probability of its class. 0 is cross-entropy."""
+
     label_smoothing: float = Field(default=0.0, ge=0, lt=1)
+    """Share of each label that is spread evenly over the classes."""
+
     class_weights: Literal["none", "balanced"] | tuple[float, float] = "none"
+    """Weights of the classes: `none`; `balanced`, inverse to each class's share of an epoch's
+    samples; or two numbers, for healthy and ALL. The weighted sum is divided by the batch size."""
 
 
 class TrainingSettings(Settings):
-    """How a network is trained.
-
-    epochs: at most this many (A22).
-    batch_size: cells a step, of all workers together (A23).
-    accumulate: passes that a worker's part of a batch is cut into, where memory is short; the
-        step is the same but for BatchNorm, which sees the smaller parts.
-    optimizer: a timm optimizer name (A19: adamax).
-    lr, weight_decay: of the optimizer; biases and norms do not decay.
-    backbone_lr: factor on `lr` for the pretrained backbone.
-    layer_decay: factor on `lr` from each layer of the backbone to the one before it.
-    frozen_epochs: epochs at the start in which only the head trains.
-    frozen_norm: layers whose BatchNorm keeps the statistics it has: `none`, `backbone` (as
-        pretrained, for small data) or `all` (the result is then the same at any number of
-        workers, each of which would otherwise normalise by its own part of a batch).
-    sync_batchnorm: BatchNorm normalises by the whole batch of all workers; GPUs only.
-    precision: of the forward and backward pass; weights, loss and scores are fp32.
-    clip_grad_norm: largest norm of the gradient over all weights.
-    ema_decay: keep an exponential moving average of the weights too; it is what is
-        validated, chosen and bundled.
-    compile: augmentation and network through torch.compile.
-    cuda_graph: start forward and backward of a batch as one CUDA graph (`recorded`), where a
-        lone worker has a GPU and neither `compile` nor `accumulate` is set; results are the same.
-    balance: uses of each class per epoch, see `plan.plan_epoch`.
-    cache: where pixels are kept between epochs, see `feeds.make_feeds`; results do not depend
-        on it.
-    window: uses that are shuffled together, see `plan`: `all`, or a number for sets that no
-        memory holds.
-    loss, schedule, plateau: see there (A20, A21, A24).
-    select: what the best checkpoint is best in (A24).
-    log_every: steps between two logged steps (loss, learning rate, images a second, norm of the
-        gradient where it is clipped), to TensorBoard and MLflow; 0 logs epochs alone.
-    keep: how many of the best checkpoints stay, beside the last.
-    """
+    """How a network is trained."""
 
     epochs: int = Field(default=20, ge=1)
+    """Maximum number of epochs (saeed2022, training: 20)."""
+
     batch_size: int = Field(default=16, ge=1)
+    """Cells per optimizer step, over all workers (saeed2022, training: 16)."""
+
     accumulate: int = Field(default=1, ge=1)
+    """Gradient accumulation: microbatches per worker and step, to save memory. The gradient is the
+    same except for BatchNorm, which sees the smaller batches."""
+
     optimizer: str = "adamax"
+    """Optimizer name in timm (saeed2022, optimizer: adamax; bukhari2022: adam)."""
+
     lr: float = Field(default=1e-3, gt=0)
+    """Learning rate (saeed2022, bukhari2022, optimizer: 0.001)."""
+
     weight_decay: float = Field(default=0.0, ge=0)
+    """Weight decay; biases and normalization layers are exempt."""
+
     backbone_lr: float = Field(default=1.0, ge=0)
+    """Multiplier of `lr` for the backbone."""
+
     layer_decay: float = Field(default=1.0, gt=0, le=1)
+    """Layer-wise learning rate decay: multiplier of `lr` from each backbone layer to the one
+    before it."""
+
     frozen_epochs: int = Field(default=0, ge=0)
+    """Epochs at the start in which only the head is trained."""
+
     frozen_norm: Literal["none", "backbone", "all"] = "none"
+    """BatchNorm layers whose running statistics stay fixed: `none`; `backbone`, as pretrained, for
+    small datasets; `all`, so that results do not depend on the number of workers, each of which
+    otherwise normalizes by its own part of the batch."""
+
     sync_batchnorm: bool = False
+    """Compute BatchNorm statistics over all workers; GPUs only."""
+
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    """Precision of the forward and backward pass. Weights, loss and scores are always fp32."""
+
     clip_grad_norm: float | None = Field(default=None, gt=0)
+    """Maximum norm of the gradient over all weights; unset does not clip."""
+
     ema_decay: float | None = Field(default=None, gt=0, lt=1)
+    """Decay of an exponential moving average of the weights, which is then what is validated,
+    selected and bundled; unset keeps none."""
+
     compile: bool = False
+    """Compile augmentation and network with torch.compile."""
+
     cuda_graph: bool = True
+    """Replay forward and backward of a batch as one CUDA graph, where a single worker has a GPU and
+    neither `compile` nor `accumulate` is set. Results are the same."""
+
     balance: Balance = "none"
+    """Samples per class and epoch: `none`, every cell once; `equal`, as many as the larger class
+    has; or a number (saeed2022, balancing: 20,000)."""
+
     cache: Cache = "auto"
+    """Where pixels are kept between epochs: `device` memory, one file on the `host`, `none`, or
+    `auto`, the fastest that fits. Results are the same."""
+
     window: Literal["all"] | Annotated[int, Field(ge=ROWS_PER_BLOCK)] = "all"
+    """Size of the shuffle window in samples; `all` shuffles the whole epoch. A number suits
+    datasets that fit in no memory."""
+
     loss: LossSettings = LossSettings()
+    """Loss function (saeed2022: cross-entropy)."""
+
     schedule: ScheduleSettings = ScheduleSettings()
+    """Learning rate schedule."""
+
     plateau: PlateauSettings = PlateauSettings()
+    """The `plateau` schedule, and early stopping."""
+
     select: Selection = "validation_accuracy"
+    """Metric by which the best checkpoint is selected (saeed2022: validation accuracy)."""
+
     log_every: int = Field(default=50, ge=0)
+    """Steps between two logged steps (loss, learning rate, images per second, gradient norm where
+    it is clipped) in TensorBoard and MLflow; 0 logs epochs only."""
+
     keep: int = Field(default=1, ge=1)
+    """Number of best checkpoints to keep, in addition to the last."""

@@ -16,18 +16,20 @@ _SLACK = 1e-6  # 0.1 is no binary fraction: ten of them are to fit into one CPU
 
 
 class Resources(Settings):
-    """What one run takes.
-
-    workers: 1 trains in one process, on a part of a CPU or GPU; more train under Ray Train,
-        each with a whole CPU and, where `gpus` is 1, a whole GPU.
-    cpus, gpus: of each worker. 0.25 GPUs: four runs share one.
-    side_by_side: at most so many runs at once; as many as fit where unset.
-    """
+    """Resources of one run."""
 
     workers: int = Field(default=1, ge=1)
+    """Training workers. One trains in a single process on all or part of a CPU or GPU; more train
+    under Ray Train, each with a whole CPU and, where `gpus` is 1, a whole GPU."""
+
     cpus: float = Field(default=1.0, gt=0)
+    """CPUs per worker; 0.5 lets two runs share one."""
+
     gpus: float = Field(default=0.0, ge=0)
+    """GPUs per worker; 0.25 lets four runs share one."""
+
     side_by_side: int | None = Field(default=None, ge=1)
+    """Maximum number of concurrent runs; unset runs as many as fit."""
 
     @model_validator(mode="after")
     def _whole_workers(self) -> Resources:

@@ -11,24 +11,32 @@ from leuk_ray.utils.settings import Settings
 
 
 class Limits(Settings):
-    """What a request may ask for.
-
-    body_bytes: of a whole request; an image has its own limits, in `images`. files: in one.
-    receive_seconds, receive_rate: for its body, and a second more for each `receive_rate` bytes.
-    receiving: requests whose bodies a replica waits for. in_flight: requests that it works on.
-    memory_bytes: of all bodies that a replica holds. Above each of these three, and of `receiving`
-        and `memory_bytes` above half of it for one key, it answers 503.
-    subject_length: characters.
-    """
+    """Limits of requests. A replica above one of its own answers 503."""
 
     body_bytes: int = Field(default=64 * 2**20, ge=1)
+    """Maximum size of a request, bytes. Images have further limits of their own."""
+
     files: int = Field(default=64, ge=1)
+    """Maximum number of images in a request."""
+
     receive_seconds: float = Field(default=10.0, gt=0)
+    """Seconds within which a request's body must arrive, plus one for each `receive_rate` bytes."""
+
     receive_rate: int = Field(default=2**15, ge=1)
+    """Minimum rate at which a body must arrive, bytes per second."""
+
     receiving: int = Field(default=256, ge=1)
+    """Maximum number of requests per replica whose bodies are still arriving; one key may take
+    half."""
+
     in_flight: int = Field(default=64, ge=1)
+    """Maximum number of requests per replica that are being processed."""
+
     memory_bytes: int = Field(default=256 * 2**20, ge=1)
+    """Maximum size of all bodies in a replica's memory, bytes; one key may take half."""
+
     subject_length: int = Field(default=200, ge=1)
+    """Maximum length of a subject ID, characters."""
 
     @model_validator(mode="after")
     def _holds_a_request(self) -> Self:
@@ -38,41 +46,61 @@ class Limits(Settings):
 
 
 class ServeSettings(Settings):
-    """What is served, how, and to whom.
-
-    bundle: a bundle, a run with one, or a registry; a path that every node sees, or s3://, gs://
-        for the first two.
-    api_keys: file of `NAME SHA256_OF_KEY` lines, read again within 2 seconds of a change;
-        requests are answered 503 from 30 seconds after it could last be read.
-    anonymous: answer without keys; meant for a loopback address only.
-    engine, num_cpus, num_gpus: of each replica; with a GPU it runs PyTorch.
-    replicas, max_replicas: autoscaled between them where they differ.
-    max_batch_size, batch_wait_seconds: images in one forward pass, and how long the first waits.
-    max_models: of a registry, held in memory by each replica, beside canaries and shadows.
-    canaries: of a registry, the share of the requests for NAME alone that NAME@VERSION (or
-        NAME@ALIAS) answers, in 0..1.
-    shadows: NAME@VERSION or NAME@ALIAS, compared with what NAME alone is answered; see
-        `serving.shadow`.
-    split: networks run in a deployment of their own, to which `replicas`, `max_replicas`,
-        `num_cpus` and `num_gpus` apply; `ingress_replicas` of one CPU each parse and decode.
-    """
+    """What is served, how, and to whom."""
 
     bundle: str
+    """Bundle, run with a bundle, or registry to serve; a path that every node sees, or, for the
+    first two, s3:// or gs://."""
+
     api_keys: str | None = None
+    """File of API keys, lines of `NAME SHA256_OF_KEY`. Changes take effect within 2 seconds;
+    requests are answered 503 when the file has been unreadable for 30 seconds."""
+
     anonymous: bool = False
+    """Answer requests without a key; for loopback addresses only."""
+
     engine: EngineName = "auto"
+    """Inference engine of each replica; with a GPU, always PyTorch."""
+
     num_cpus: float = Field(default=1.0, gt=0)
+    """CPUs per replica."""
+
     num_gpus: float = Field(default=0.0, ge=0)
+    """GPUs per replica."""
+
     replicas: int = Field(default=1, ge=1)
+    """Number of replicas; with `max_replicas`, the minimum."""
+
     max_replicas: int | None = Field(default=None, ge=1)
+    """Maximum number of replicas for autoscaling; unset keeps `replicas`."""
+
     max_batch_size: int = Field(default=8, ge=1, le=256)
+    """Maximum number of images in one forward pass."""
+
     batch_wait_seconds: float = Field(default=0.0, ge=0, le=1)
+    """Seconds that the first image of a batch waits for others."""
+
     max_models: int = Field(default=4, ge=1)
+    """Maximum number of models of a registry in a replica's memory, besides canaries and
+    shadows."""
+
     canaries: dict[str, float] = Field(default_factory=dict)
+    """Registry canaries: NAME@VERSION or NAME@ALIAS -> share, in 0..1, of the requests for NAME
+    that it answers."""
+
     shadows: tuple[str, ...] = ()
+    """Registry shadows: NAME@VERSION or NAME@ALIAS, which receive copies of the requests for NAME
+    and whose predictions are compared, never returned."""
+
     split: bool = False
+    """Run networks in a deployment of their own, to which `replicas`, `max_replicas`, `num_cpus`
+    and `num_gpus` apply, apart from the replicas that parse and decode."""
+
     ingress_replicas: int = Field(default=1, ge=1)
+    """With `split`, number of replicas, of one CPU each, that parse and decode."""
+
     limits: Limits = Limits()
+    """Limits of requests."""
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:

@@ -56,18 +56,19 @@ Bounds = Annotated[tuple[float, float], AfterValidator(_ordered)]
 
 
 class Dimension(Settings):
-    """Where one setting is searched: exactly one of these.
-
-    choice: one of these values.
-    uniform, log_uniform: a number between two, both included; evenly, or evenly in its
-        logarithm.
-    integer: a whole number between two, both included.
-    """
+    """Where one setting is searched: exactly one of these."""
 
     choice: tuple[Value, ...] | None = Field(default=None, min_length=1)
+    """A list of values."""
+
     uniform: Bounds | None = None
+    """[LOW, HIGH]: a number between the two, uniform."""
+
     log_uniform: Annotated[Bounds, AfterValidator(_positive)] | None = None
+    """[LOW, HIGH], both above 0: a number between the two, uniform in its logarithm."""
+
     integer: tuple[int, int] | None = None
+    """[LOW, HIGH]: a whole number between the two, both included."""
 
     @model_validator(mode="after")
     def _one_kind(self) -> Dimension:
@@ -95,47 +96,65 @@ class Dimension(Settings):
 
 
 class Scheduler(Settings):
-    """Which runs end early, and which go on with another's weights.
-
-    kind: `none`; `asha`, at epochs grace, grace * reduction, ... only the best 1/reduction go
-        on (Li et al. 2020); `median`, a run ends whose best lies below the median of the
-        others' means (Golovin et al. 2017); `pbt`, every `interval` epochs the worst quarter
-        take weights and changed settings of the best quarter (Jaderberg et al. 2017).
-    grace: epochs every run gets.
-    """
+    """Which runs are stopped early or continue from the weights of another."""
 
     kind: Literal["none", "asha", "median", "pbt"] = "none"
+    """`none`: every run is trained to its end. `asha`: at epochs grace, grace * reduction, ...
+    only the best 1/reduction continue (Li et al. 2020). `median`: a run stops when its best value
+    is worse than the median of the other runs' means (Golovin et al. 2017). `pbt`: every
+    `interval` epochs the worst quarter continue from the weights of the best quarter, with
+    perturbed settings (Jaderberg et al. 2017)."""
+
     grace: int = Field(default=1, ge=1)
+    """Epochs that every run is trained for, at least."""
+
     reduction: int = Field(default=3, ge=2)
+    """Reduction factor of `asha`."""
+
     interval: int = Field(default=1, ge=1)
+    """Epochs between two exchanges of `pbt`."""
 
 
 class SweepSettings(Settings):
-    """A sweep: which settings of a recipe are searched, how, and how many runs it may take.
-
-    recipe: a shipped recipe or a YAML file. overrides: settings that all runs share.
-    search: recipe key -> where to look; a key may leave out its section.
-    searcher: `grid` runs every combination of choices; `random` draws; `optuna` draws where
-        earlier runs did well (TPE), and tries the recipe itself first.
-    trials: configurations to try; of a grid, all, so it is not given.
-    metric: what the best checkpoint, the best run and the winner are best in, on validation.
-    seeds: the first trains all configurations; the best `finalists` are then trained with
-        the others, to their end, and the winner has the best mean.
-    top: bundles to keep.
-    """
+    """A sweep: which settings of a recipe are searched, how, and how many runs it may take."""
 
     name: str
+    """Name in reports (default: the name of the file)."""
+
     recipe: str
+    """Recipe to start from: a shipped one or a YAML file."""
+
     overrides: dict[str, Value] = Field(default_factory=dict)
+    """Recipe settings that all runs share."""
+
     search: dict[str, Dimension] = Field(min_length=1)
+    """Search space: recipe setting -> values or range. A setting may leave out its section."""
+
     searcher: Literal["random", "grid", "optuna"] = "random"
+    """`grid`: every combination of choices. `random`: random search. `optuna`: TPE, which samples
+    near what did well, and tries the recipe itself first."""
+
     scheduler: Scheduler = Scheduler()
+    """Early stopping of poor runs."""
+
     trials: int | None = Field(default=None, ge=1)
+    """Number of configurations to try; not given for `grid`, which tries all."""
+
     metric: Selection = "validation_auc"
+    """Validation metric that selects the best checkpoint, the best runs and the winner."""
+
     seeds: tuple[NonNegativeInt, ...] = Field(default=(0,), min_length=1)
+    """Seeds. All configurations are trained with the first, the best `finalists` with all; the
+    best mean wins."""
+
     finalists: int = Field(default=3, ge=1)
+    """Configurations that are trained with all seeds."""
+
     top: int = Field(default=3, ge=1)
+    """Number of best bundles to keep."""
+
     resources: Resources = Resources()
+    """Resources of one run."""
 
     @model_validator(mode="after")
     def _fits_together(self) -> SweepSettings:

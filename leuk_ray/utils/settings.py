@@ -1,4 +1,4 @@
-"""The base of every room's settings."""
+"""The base of all settings, and their reference."""
 
 import re
 
@@ -10,7 +10,9 @@ from leuk_ray.utils.errors import near
 class Settings(BaseModel):
     """Typed, immutable, finite, and without room for a misspelt key."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, allow_inf_nan=False, use_attribute_docstrings=True
+    )
 
 
 def first_problem(error: ValidationError) -> str:

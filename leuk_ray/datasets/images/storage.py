@@ -23,17 +23,16 @@ CENTER_PIXELS = 300  # C-NMC cells lie in the centre of 450 or 600 pixels at one
 
 
 class StorageSettings(Settings):
-    """How files become storage pixels; saved in the dataset and in the bundle.
-
-    size: side of the stored square, pixels.
-    crop: `center` takes the central 300 x 300 pixels, so that cell size is kept; `tight` the
-        bounding box of what is not black; `pad` the whole image, made square by mirroring it at
-        its shorter sides, so that shapes are kept and no border of one colour tells the file's
-        size; `full` the whole image squeezed to a square.
-    """
+    """How files become storage pixels; saved in the dataset and in the bundle."""
 
     size: int = Field(default=300, ge=SIZES[0], le=SIZES[1])
+    """Side of the stored square, pixels."""
+
     crop: Crop = "center"
+    """`center`: the central 300 x 300 pixels, which keeps the size of cells. `tight`: the bounding
+    box of what is not black. `pad`: the whole image, made square by mirroring it at its shorter
+    sides, which keeps shapes, and no uniform border tells the file's size. `full`: the whole image
+    squeezed to a square."""
 
 
 def to_storage(pixels: np.ndarray, settings: StorageSettings) -> np.ndarray:
