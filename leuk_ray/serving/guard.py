@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import io
 import json
 import logging
 import re
 import time
 import uuid
-from collections import deque
 from collections.abc import Callable
 from datetime import UTC, datetime
 
@@ -97,7 +97,7 @@ class _Request:
         self.started = time.monotonic()
         self.owner: str | None = None
         self.bytes_in = 0
-        self.body: deque[Message] = deque()
+        self.body: Message | None = None
         self.status = 0
 
     async def run(self) -> None:
@@ -141,8 +141,9 @@ class _Request:
             self._log()
 
     async def receive(self) -> Message:
-        """The next message: of the body, then that the client went away."""
-        return self.body.popleft() if self.body else await self._receive()
+        """The body, in one message, and then that the client went away."""
+        body, self.body = self.body, None
+        return body or await self._receive()
 
     async def send(self, message: Message) -> None:
         """Send on, with the request's id and headers that keep browsers careful."""
@@ -173,8 +174,10 @@ class _Request:
         if not guard.receiving.take(self.owner, 1):
             raise _overload("too many requests are being received", **_CLOSE)
         started = time.monotonic()
+        body = io.BytesIO()  # small pieces of a large one would leave their places in memory open
+        message: Message = {"more_body": True}
         try:
-            while not self.body or self.body[-1].get("more_body", False):
+            while message.get("more_body", False):
                 allowed = guard.limits.receive_seconds + self.bytes_in / guard.limits.receive_rate
                 try:
                     async with asyncio.timeout(max(0.0, started + allowed - time.monotonic())):
@@ -182,20 +185,20 @@ class _Request:
                 except TimeoutError as error:
                     detail = f"{self.bytes_in} bytes of the request were there after {allowed:g} s"
                     raise Problem(408, "slow", detail, headers=_CLOSE) from error
-                self._hold(message)
+                if message["type"] == "http.disconnect":
+                    raise ClientDisconnect
+                self._hold(len(message.get("body", b"")))
+                body.write(message.get("body", b""))
         finally:
             guard.receiving.give_back(self.owner, 1)
+        self.body = {"type": "http.request", "body": body.getvalue(), "more_body": False}
 
-    def _hold(self, message: Message) -> None:
-        if message["type"] == "http.disconnect":
-            raise ClientDisconnect
-        num_bytes = len(message.get("body", b""))
+    def _hold(self, num_bytes: int) -> None:
         if self.bytes_in + num_bytes > self.guard.limits.body_bytes:
             raise self._too_large()
         if not self.guard.bytes_held.take(self.owner, num_bytes):
             raise _overload("too many bytes of requests at once", **_CLOSE)
         self.bytes_in += num_bytes
-        self.body.append(message)
 
     def _check_encoding(self) -> None:
         if self.headers.get("content-encoding", "identity").lower() != "identity":
