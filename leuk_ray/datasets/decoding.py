@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 from PIL import Image, ImageOps
 
 from leuk_ray.datasets import images
-from leuk_ray.datasets.images import BadImageError, StorageSettings
+from leuk_ray.datasets.images import BadImageError, StorageSettings, cell_mask
 from leuk_ray.datasets.layouts.all_idb import CELLS, FIELDS
 from leuk_ray.datasets.prepared import METADATA_SCHEMA, ROWS_PER_GROUP, image_schema
 from leuk_ray.io.locations import Location, filesystem, join
@@ -23,7 +23,6 @@ from leuk_ray.io.locations import Location, filesystem, join
 THUMB = 32  # side of a thumbnail
 ON_SLIDES = (FIELDS, CELLS)
 REDUCED = 4  # pixels of a side in one of `reduced_grey`
-BLACK = 16  # what a JPEG leaves of black background is darker
 RESULT_SCHEMA = pa.schema(
     [
         *METADATA_SCHEMA,
@@ -113,7 +112,7 @@ def thumbnail(image: np.ndarray) -> np.ndarray:
 
     The cell is what is not black; the whole picture where nothing is.
     """
-    cell = image.max(axis=2) > BLACK
+    cell = cell_mask(image)
     side = len(image)
     y, x = _centre(cell) if cell.any() else (side / 2, side / 2)
     wide = ImageOps.expand(Image.fromarray(image).convert("L"), side // 2)

@@ -25,7 +25,7 @@ import pyarrow as pa
 from scipy import ndimage
 from scipy.cluster.hierarchy import DisjointSet
 
-from leuk_ray.datasets.decoding import BLACK
+from leuk_ray.datasets.images import BLACK
 from leuk_ray.datasets.prepared import PixelReader, codes
 
 NEAR_SCHEMA = pa.schema(
@@ -184,7 +184,7 @@ def _likely_pairs(phash: np.ndarray, thumbs: np.ndarray, rows: np.ndarray) -> np
         for start in range(0, len(pairs), _PAIRS_PER_CHUNK):
             chunk = pairs[start : start + _PAIRS_PER_CHUNK]
             first, second = (thumbs[rows[side]].astype(np.float32) for side in chunk.T)
-            agree = _correlations(first, second, (first > BLACK) | (second > BLACK))
+            agree = _correlations(first, second, (first >= BLACK) | (second >= BLACK))
             keep = agree >= _MIN_THUMB_CORRELATION
             likely = np.concatenate([likely, chunk[keep]])
             alike = np.concatenate([alike, agree[keep]])
@@ -204,7 +204,7 @@ def _correlations(first: np.ndarray, second: np.ndarray, cell: np.ndarray) -> np
 
 
 def _cell_correlation(first: np.ndarray, second: np.ndarray) -> float:
-    cell = (first.max(axis=2) > BLACK) | (second.max(axis=2) > BLACK)
+    cell = np.maximum(first, second).max(axis=2) >= BLACK
     a, b = (image[cell].reshape(1, -1).astype(np.float64) for image in (first, second))
     return float(_correlations(a, b, np.ones_like(a, bool))[0])
 

@@ -19,13 +19,13 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from threadpoolctl import threadpool_limits
 
+from leuk_ray.datasets.images import cell_mask
 from leuk_ray.datasets.prepared import PixelReader
 from leuk_ray.datasets.splits import eligible
 from leuk_ray.utils.wording import counted
 
 FOLDS = 5
 MAX_CELLS = 20_000
-_BLACK = 16
 _ROWS_PER_READ = 64
 
 
@@ -78,11 +78,6 @@ def shortcut_baselines(
         return measured(np.ones(len(labels), bool)), {
             name: measured(own) for name, own in both.items() if len(several) > 1
         }
-
-
-def cell_mask(image: np.ndarray) -> np.ndarray:
-    """Which pixels of (H, W, 3) uint8 are cell, (H, W) bool: all that are not nearly black."""
-    return image.max(axis=2) > _BLACK
 
 
 def _pixel_features(

@@ -19,8 +19,8 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.svm import SVC
 
+from leuk_ray.datasets.images import cell_mask
 from leuk_ray.datasets.prepared import PixelReader
-from leuk_ray.datasets.shortcuts import cell_mask
 from leuk_ray.datasets.splits import EVALUATED_ROLES, rows_with_role
 from leuk_ray.utils.errors import UserError
 from leuk_ray.utils.wording import counted

@@ -72,7 +72,7 @@ def explain_pixels(
     pictures = heat(found.float(), sign, pixels.shape[1]).cpu()
     agreeing = share_inside(found.abs(), found * sign.view(-1, 1, 1) > 0).nan_to_num().tolist()
     toward = [classifier.facts.classes[int(one)] for one in positive]
-    masks = torch.from_numpy(pixels.max(axis=3) > 0)
+    masks = torch.from_numpy(images.cell_mask(pixels))
     shares = share_inside(pictures, masks).tolist()
     covered = masks.float().mean(dim=(1, 2)).tolist()
     return [

@@ -18,13 +18,13 @@ from scipy import ndimage
 from scipy.spatial import ConvexHull
 
 from leuk_ray.bundles.manifest import FEATURES, SCOPE_FILE, Range, ScopeSettings
+from leuk_ray.datasets.images import cell_mask
 from leuk_ray.utils.errors import UserError
 
 BLANK, BLURRED = "blank", "blurred"
 NOT_A_SINGLE_CELL, OUT_OF_SCOPE = "not_a_single_cell", "out_of_scope"
 REASONS = (BLANK, BLURRED, NOT_A_SINGLE_CELL, OUT_OF_SCOPE)
 
-_BLACK = 16  # JPEG blurs black backgrounds up to about this; a power of two
 _SHAPE_SIDE = 150  # outlines are measured on at most twice as many pixels
 _EMPTY, _FLAT = 0.01, 1.5  # share of the picture; grey levels
 _MAX_DIRECTIONS, _VARIANCE = 32, 0.9
@@ -139,8 +139,7 @@ def measure(pixels: np.ndarray) -> dict[str, float]:
     sharpness: standard deviation of green's Laplacian over `contrast`. red, green: shares in
     the mean colour. A black picture has `covered` alone, and a contrast of 0.
     """
-    # A byte has a bit of 16 or higher where it is 16 or more.
-    mask = (pixels[:, :, 0] | pixels[:, :, 1] | pixels[:, :, 2]) >= _BLACK
+    mask = cell_mask(pixels)
     covered = float(mask.mean())
     if covered < _EMPTY:
         return {"covered": covered, "contrast": 0.0}

@@ -242,7 +242,7 @@ def test_the_command_writes_pictures_and_numbers(trained, tmp_path: Path):
     cell = images[1].permute(1, 2, 0).numpy() * masks[1, :, :, None].numpy()
     (tmp_path / "cell.png").write_bytes(png(cell))
     long = "f" * 246 + ".png"  # as long as a file system takes
-    (tmp_path / long).write_bytes(png(images[1].permute(1, 2, 0).numpy() | 1))
+    (tmp_path / long).write_bytes(png(images[1].permute(1, 2, 0).numpy() | 16))
     (tmp_path / "text.png").write_text("text")
     names = [str(tmp_path / name) for name in ("cell.png", long, "text.png")]
     command = ["explain", str(tmp_path / "run"), *names, "--out", str(tmp_path / "why")]

@@ -16,16 +16,19 @@ from leuk_ray.datasets.images.headers import (
     file_bytes,
 )
 from leuk_ray.datasets.images.storage import (
+    BLACK,
     CENTER_PIXELS,
     WHOLE,
     Crop,
     StorageSettings,
+    cell_mask,
     cut_cell,
     read,
     to_storage,
 )
 
 __all__ = [
+    "BLACK",
     "CENTER_PIXELS",
     "FORMATS",
     "MAX_BYTES",
@@ -35,6 +38,7 @@ __all__ = [
     "Crop",
     "Picture",
     "StorageSettings",
+    "cell_mask",
     "cut_cell",
     "decode",
     "decode_picture",

@@ -15,6 +15,8 @@ from leuk_ray.datasets.images.decoding import decode
 from leuk_ray.datasets.images.headers import MAX_PIXELS, BadImageError
 from leuk_ray.utils.settings import Settings
 
+BLACK = 16  # JPEG leaves black backgrounds darker than this; a power of two
+
 Crop = Literal["center", "tight", "pad", "full"]
 
 WHOLE = ("pad", "full")  # crops that show all of a file
@@ -66,6 +68,19 @@ def read(data: bytes, settings: StorageSettings) -> np.ndarray:
     return to_storage(decode(data), settings)
 
 
+def cell_mask(pixels: np.ndarray) -> np.ndarray:
+    """Which pixels show a cell: those with a channel of `BLACK` or more.
+
+    Args:
+        pixels: (..., 3) uint8 of a cell on a black background.
+
+    Returns:
+        (...) bool.
+    """
+    # A byte has a bit of 16 or higher where it is 16 or more.
+    return (pixels[..., 0] | pixels[..., 1] | pixels[..., 2]) >= BLACK
+
+
 def cut_cell(field: np.ndarray, center: tuple[int, int], side: int) -> np.ndarray:
     """The square around a centre, moved inwards where it would leave the field.
 
@@ -101,7 +116,7 @@ def _pad(pixels: np.ndarray) -> np.ndarray:
 
 def _tight(pixels: np.ndarray) -> np.ndarray:
     """The bounding box of what is not black, as a square with a margin of 5%."""
-    cell = pixels.max(axis=2) > 0
+    cell = cell_mask(pixels)
     if not cell.any():
         return pixels
     rows, columns = np.flatnonzero(cell.any(axis=1)), np.flatnonzero(cell.any(axis=0))
