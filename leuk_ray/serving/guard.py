@@ -110,9 +110,9 @@ class _Request:
             self._check_encoding()
             self._check_length()
             if self.path not in OPEN_PATHS:
+                self._check_room()
                 await self._receive_body()
-                if guard.traffic.in_flight >= guard.limits.in_flight:
-                    raise _overload("too many requests at once")
+                self._check_room()
                 guard.traffic.begin()
                 admitted = True
             await guard.app(self.scope, self.receive, self.send)
@@ -167,6 +167,10 @@ class _Request:
         self.owner = await self.guard.keys.owner(key)
         if self.owner is None:
             raise Problem(401, "wrong_key", "this key is not known", headers=_WANTED)
+
+    def _check_room(self) -> None:
+        if self.guard.traffic.in_flight >= self.guard.limits.in_flight:
+            raise _overload("too many requests at once")
 
     async def _receive_body(self) -> None:
         """Wait for the body, unless it grows too large or comes too slowly."""
