@@ -4,6 +4,7 @@
     bundle.json         architecture by name, preprocessing, decision, origin, sha256 of files
     MODELCARD.md       for people
     model.onnx          the same network for ONNX Runtime, where it was exported
+    bundle.json.sig     who vouches for it, where it was signed
     scope.safetensors   where the training cells' embeddings lie, where it was calibrated
 
 An ensemble holds bundles under members/NAME/ instead of weights, and the rule of their vote.
@@ -38,6 +39,7 @@ from leuk_ray.bundles.manifest import (
     read_facts,
 )
 from leuk_ray.bundles.model_card import model_card
+from leuk_ray.bundles.signature import SIGNATURE, sign, signer
 from leuk_ray.datasets.identity import DatasetIdentity
 from leuk_ray.datasets.layouts.all_idb import Shows
 from leuk_ray.io.hashes import copy_verified, sha256, verify_files
@@ -135,6 +137,7 @@ def derive_bundle(
     *,
     changes: Mapping[str, Any] | None = None,
     add: Mapping[str, Callable[[Path], None]] | None = None,
+    key: Path | None = None,
 ) -> None:
     """Copy a bundle with other facts or more files, or change it in one step where it lies.
 
@@ -143,6 +146,7 @@ def derive_bundle(
         target: folder of the copy.
         changes: facts to replace, by name.
         add: what writes a file, by the file's name.
+        key: to sign the copy with.
     """
     facts = source.facts.model_copy(update=dict(changes or {}))
     kept = [name for name in file_names(source.facts) if name != CARD]
@@ -152,6 +156,8 @@ def derive_bundle(
         for name, write in (add or {}).items():
             write(partial / name)
         _complete(partial, facts, sorted({*kept, *(add or {})}))
+        if key is not None:
+            sign(partial, key)
 
 
 def copy_files(source: Bundle, target: Path) -> None:
@@ -170,6 +176,9 @@ def copy_files(source: Bundle, target: Path) -> None:
     for name in file_names(facts):
         copy_verified(source.folder / name, target / name, facts.files[name])
     copy_verified(source.folder / MANIFEST, target / MANIFEST, source.manifest_sha256)
+    signature = source.folder / SIGNATURE
+    if signature.is_file():
+        copy_verified(signature, target / SIGNATURE, sha256(signature))
 
 
 def load_bundle(path: Location) -> Bundle:
@@ -184,12 +193,19 @@ def load_bundle(path: Location) -> Bundle:
     return bundle
 
 
-def open_bundle(path: Location) -> Bundle:
-    """Verify a bundle without building its network; raises UserError as `load_bundle` does."""
+def open_bundle(path: Location, trusted: Path | None = None) -> Bundle:
+    """Verify a bundle without building its network; raises UserError as `load_bundle` does.
+
+    Args:
+        path: of the bundle.
+        trusted: keys of which one must have signed it; see `signature.signer`.
+    """
     facts = read_facts(path)  # before a folder that is none is fetched
     with ExitStack() as stack:
         folder = stack.enter_context(fetched(path))
         verify_files(folder, facts.files, file_names(facts))
+        if trusted is not None:
+            signer(folder, trusted)
         return Bundle(path, facts, folder, sha256(folder / MANIFEST), stack.pop_all())
 
 
@@ -246,6 +262,7 @@ def _complete(partial: Path, facts: Facts, names: list[str]) -> None:
     except ValidationError as error:
         raise UserError(f"{partial.name}: cannot be a bundle: {first_problem(error)}") from error
     write_json(partial / MANIFEST, values)
+    (partial / SIGNATURE).unlink(missing_ok=True)  # of what was copied: this is another bundle
 
 
 def member_name(path: Location) -> str:

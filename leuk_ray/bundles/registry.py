@@ -20,6 +20,7 @@ from typing import Literal, Self
 from pydantic import Field, ValidationError, model_validator
 
 from leuk_ray.bundles.bundle import Bundle, copy_files, load_bundle, open_bundle
+from leuk_ray.bundles.signature import SIGNATURE, sign
 from leuk_ray.io.hashes import sha256
 from leuk_ray.io.locations import Location, join, name_of, parent
 from leuk_ray.io.storage import directory_by_rename, exists, read_json, write_json
@@ -148,22 +149,40 @@ class Registry:
         self.path = path
         self.check = check
 
-    def add(self, bundle: Location, name: str, *, lineage: Lineage | None = None) -> int:
+    def add(
+        self,
+        bundle: Location,
+        name: str,
+        *,
+        lineage: Lineage | None = None,
+        trusted: Path | None = None,
+        key: Path | None = None,
+    ) -> int:
         """Copy a bundle as the next version of a name; no alias changes.
 
-        Only the files that it names are copied.
+        Only the files that it names are copied, and its signature.
+
+        Args:
+            bundle: to copy.
+            name: of the model.
+            lineage: where it came from.
+            trusted: keys of which one must have signed it.
+            key: to sign the copy with.
 
         Raises:
             UserError: no good name, or a bundle that fails verification or gives no answers.
         """
         _check(_NAME, name, "name")
-        added = open_bundle(bundle)
+        added = open_bundle(bundle, trusted)
         self.check(added)
         with self._writing(name):
             model = self._read(name) or Model(name=name)
             number = len(model.versions) + 1
             with directory_by_rename(self._folder(name, number)) as partial:
                 copy_files(added, partial)
+                if key is not None:
+                    (partial / SIGNATURE).unlink(missing_ok=True)
+                    sign(partial, key)
             facts = added.facts
             version = Version(
                 number=number,

@@ -33,6 +33,17 @@ class _LocationType(click.ParamType):
 LOCATION = _LocationType()
 
 
+TRUSTED = click.option(
+    "--trusted",
+    type=PATH,
+    metavar="KEYS",
+    help="Only bundles signed by a key of this file: lines of NAME and an OpenSSH public key.",
+)
+SIGN = click.option(
+    "--sign", "key", type=PATH, metavar="KEY", help="Sign the copy with an OpenSSH private key."
+)
+
+
 class Choice(click.Choice):
     """One of a few words; of another the near one is suggested."""
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from leuk_ray.cli.base import ADDRESS, LOCATION, PATH, Choice, command
+from leuk_ray.cli.base import ADDRESS, LOCATION, PATH, SIGN, TRUSTED, Choice, command
 from leuk_ray.utils.errors import UserError
 
 if TYPE_CHECKING:
@@ -52,10 +52,15 @@ def fetch(names: tuple[str, ...], folder: Path) -> tuple[dict, str]:
     metavar="OUT.zip",
     help="Also as the C-NMC 2019 challenge takes them; images are 1.bmp to N.bmp.",
 )
+@TRUSTED
 @ADDRESS
 @command
 def predict(
-    model: Location, images: tuple[Location, ...], out: Location | None, **options: Any
+    model: Location,
+    images: tuple[Location, ...],
+    out: Location | None,
+    trusted: Path | None,
+    **options: Any,
 ) -> tuple[dict, str]:
     """Answer for image files: files, folders, patterns, s3://.
 
@@ -63,9 +68,11 @@ def predict(
     status 0 where one image at least was scored, else 2. Without --workers, up to 500 images are
     scored in this process and more on as many workers as there are CPUs.
     """
-    from leuk_ray.bundles.bundle import find_bundle
+    from leuk_ray.bundles.bundle import find_bundle, open_bundle
 
     bundle = find_bundle(model)
+    if trusted is not None:
+        open_bundle(bundle, trusted)
 
     from leuk_ray.cli.messages import predict_table_text, predict_text
     from leuk_ray.workflows.predict import predict_files, predict_to_table
@@ -167,8 +174,17 @@ def show(name: str, registry: Path) -> tuple[dict, str]:
 @click.argument("name")
 @click.option("--origin", type=LOCATION, help="The run it came from, where it does not lie there.")
 @_REGISTRY
+@TRUSTED
+@SIGN
 @command
-def add(added: Location, name: str, origin: Location | None, registry: Path) -> tuple[dict, str]:
+def add(
+    added: Location,
+    name: str,
+    origin: Location | None,
+    registry: Path,
+    trusted: Path | None,
+    key: Path | None,
+) -> tuple[dict, str]:
     """Copy a bundle as the next version of NAME; promote makes it the champion.
 
     Of a run's bundle, or one of a sweep's top/, the registry notes run, data and sweep.
@@ -179,7 +195,7 @@ def add(added: Location, name: str, origin: Location | None, registry: Path) -> 
 
     bundle = find_bundle(added)
     version = Registry(registry, check_answers).add(
-        bundle, name, lineage=Lineage.of(origin or added)
+        bundle, name, lineage=Lineage.of(origin or added), trusted=trusted, key=key
     )
     return {"name": name, "version": version}, f"{name}@{version}: added"
 

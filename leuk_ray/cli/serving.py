@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from leuk_ray.cli.base import ADDRESS, LOCATION, PATH, command
+from leuk_ray.cli.base import ADDRESS, LOCATION, PATH, SIGN, TRUSTED, command
 
 if TYPE_CHECKING:
     from leuk_ray.io.locations import Location
@@ -17,8 +17,9 @@ if TYPE_CHECKING:
 @click.argument("source", metavar="RUN_OR_BUNDLE", type=LOCATION)
 @click.argument("bundle", type=LOCATION)
 @click.option("--onnx", is_flag=True, help="Add a graph for ONNX Runtime, faster on CPUs.")
+@SIGN
 @command
-def export(source: Location, bundle: Location, onnx: bool) -> tuple[dict, str]:
+def export(source: Location, bundle: Location, onnx: bool, key: Path | None) -> tuple[dict, str]:
     """Copy a bundle out of its run, verified."""
     from leuk_ray.bundles.bundle import find_bundle
     from leuk_ray.cli.messages import export_text
@@ -29,7 +30,7 @@ def export(source: Location, bundle: Location, onnx: bool) -> tuple[dict, str]:
 
     from leuk_ray.inference.onnx_export import export_bundle
 
-    values = export_bundle(found, bundle, onnx=onnx)
+    values = export_bundle(found, bundle, onnx=onnx, key=key)
     return values, export_text(values)
 
 
@@ -91,6 +92,7 @@ def calibrate(
     metavar="NAME@VERSION",
     help="Compared with what NAME answers, and logged; of a registry.",
 )
+@TRUSTED
 @ADDRESS
 @command
 def serve(
@@ -102,6 +104,7 @@ def serve(
     gpus: bool,
     canaries: tuple[str, ...],
     shadows: tuple[str, ...],
+    trusted: Path | None,
     address: str | None,
 ) -> tuple[dict, str]:
     """Answer over HTTP until stopped: a page, /v1/predict, and /docs."""
@@ -117,6 +120,7 @@ def serve(
         gpus=gpus,
         canaries=dict(map(parse_canary, canaries)),
         shadows=shadows,
+        trusted=trusted,
         address=address,
     )
     return values, f"{values['url']}: stopped"

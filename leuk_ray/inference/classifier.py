@@ -10,6 +10,7 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -141,9 +142,15 @@ class Classifier(Reader):
             self.neighbourhood = Neighbourhood.load(bundle.folder / SCOPE_FILE)
 
     @classmethod
-    def load(cls, path: Location, device: str = "cpu", engine: EngineName = "auto") -> Classifier:
-        """Load a verified bundle; raises UserError as `load_bundle` and `make_engine` do."""
-        return cls(open_bundle(path), device, engine)
+    def load(
+        cls,
+        path: Location,
+        device: str = "cpu",
+        engine: EngineName = "auto",
+        trusted: Path | None = None,
+    ) -> Classifier:
+        """Load a verified bundle; raises UserError as `open_bundle` and `make_engine` do."""
+        return cls(open_bundle(path, trusted), device, engine)
 
     @cached_property
     def model(self) -> nn.Module:

@@ -27,8 +27,10 @@ class _Graph(nn.Module):
         return self.model(pixels.permute(0, 3, 1, 2))
 
 
-def export_bundle(source: Location, target: Location, *, onnx: bool) -> dict:
-    """Copy a bundle to `target`, with its graph as model.onnx if wanted.
+def export_bundle(
+    source: Location, target: Location, *, onnx: bool, key: Path | None = None
+) -> dict:
+    """Copy a bundle to `target`, with its graph as model.onnx, and signed with `key`, if wanted.
 
     The graph's input is `pixels`, (N, size, size, 3) uint8 storage pixels; its outputs are
     `logits` (N, 1 or 2) and `embedding` (N, D). N is free.
@@ -47,7 +49,7 @@ def export_bundle(source: Location, target: Location, *, onnx: bool) -> dict:
         _write_graph(bundle, graph)
         found.append(graph_difference(bundle, graph))
 
-    derive_bundle(bundle, target, add={ONNX_FILE: add} if onnx else {})
+    derive_bundle(bundle, target, add={ONNX_FILE: add} if onnx else {}, key=key)
     return {
         "bundle": str(target),
         "onnx": onnx,

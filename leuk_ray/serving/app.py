@@ -146,7 +146,7 @@ def build(args: dict[str, Any]) -> Application:
         message = first["msg"].removeprefix("Value error, ")
         raise UserError(f"serve: {where + ': ' if where else ''}{message}") from error
     bundle = parse(settings.bundle)
-    check_beside(open_source(bundle), settings.canaries, settings.shadows)
+    check_beside(open_source(bundle, settings.trusted_keys), settings.canaries, settings.shadows)
     place = bundle.absolute() if isinstance(bundle, Path) else bundle
     settings = settings.model_copy(update={"bundle": str(place)})
     if settings.api_keys:

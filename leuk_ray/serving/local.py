@@ -34,6 +34,7 @@ def serve_until_stopped(
     gpus: bool = False,
     canaries: Mapping[str, float] | None = None,
     shadows: Sequence[str] = (),
+    trusted: Path | None = None,
     address: str | None = None,
 ) -> dict:
     """Serve until SIGINT or SIGTERM, then let the requests in flight end.
@@ -65,6 +66,7 @@ def serve_until_stopped(
         "num_gpus": 1.0 if gpus else 0.0,
         "canaries": dict(canaries or {}),
         "shadows": tuple(shadows),
+        "trusted": str(trusted.absolute()) if trusted else None,
     }
     with listening as inner_host:
         from leuk_ray.serving.app import build

@@ -50,7 +50,7 @@ class Models:
             metrics: where to count.
             make: a bundle's runner; it may take its time, and raise UserError.
         """
-        self.source = open_source(parse(settings.bundle))
+        self.source = open_source(parse(settings.bundle), settings.trusted_keys)
         self.canaries = Canaries(settings.canaries)
         self.traffic = Traffic()
         self.shadows = Shadows(settings.shadows, self._load_shadow, self.traffic, metrics)

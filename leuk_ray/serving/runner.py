@@ -63,7 +63,9 @@ class LocalNetwork:
         self, found: Found, settings: ServeSettings, metrics: Metrics, batched: Batched
     ) -> None:
         """Load it, and run it at every batch size; raises UserError if it cannot answer."""
-        self.classifier = Classifier.load(found.path, settings.device, settings.engine)
+        self.classifier = Classifier.load(
+            found.path, settings.device, settings.engine, settings.trusted_keys
+        )
         self.engine = self.classifier.engine.name
         self.name = found.name
         self.max_batch_size = settings.max_batch_size

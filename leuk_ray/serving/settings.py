@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Self
 
 from pydantic import Field, model_validator
@@ -59,6 +60,10 @@ class ServeSettings(Settings):
     anonymous: bool = False
     """Answer requests without a key; for loopback addresses only."""
 
+    trusted: str | None = None
+    """File of trusted OpenSSH keys, lines of `NAME PUBLIC_KEY`, which every node sees: only bundles
+    that one of them has signed are loaded."""
+
     engine: EngineName = "auto"
     """Inference engine of each replica; with a GPU, always PyTorch."""
 
@@ -115,6 +120,11 @@ class ServeSettings(Settings):
             if not (0 < share <= 1 and shares[name] <= 1):
                 raise ValueError(f"canaries {reference}: shares are above 0 and at most 1 together")
         return self
+
+    @property
+    def trusted_keys(self) -> Path | None:
+        """The file of keys that sign, where one is asked for."""
+        return None if self.trusted is None else Path(self.trusted)
 
     @property
     def device(self) -> str:

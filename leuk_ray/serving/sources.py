@@ -123,16 +123,16 @@ def fingerprint(bundle: Location) -> str:
     return hashlib.sha256(read_bytes(join(bundle, "bundle.json"))).hexdigest()
 
 
-def open_source(path: Location) -> Source:
+def open_source(path: Location, trusted: Path | None = None) -> Source:
     """What lies at a path; every bundle that answers for a bare name is verified.
 
     Raises:
         UserError: neither a bundle, nor a run with one, nor a registry with a champion; or a
-            bundle that is not what was written.
+            bundle that is not what was written, or that none of the `trusted` keys has signed.
     """
     source = _find(path)
     for name in source.names():
-        open_bundle(source.resolve(name).path)
+        open_bundle(source.resolve(name).path, trusted)
     return source
 
 
