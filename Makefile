@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-demo test-tune test-experiments test-load test-faults test-attacks test-cluster test-images bench bench-scale gpu test-gpu-pack lock lint format docs clean
+.PHONY: help setup demo test test-lowest test-demo test-tune test-experiments test-load test-faults test-attacks test-cluster test-images bench bench-scale gpu test-gpu-pack lock lint format docs clean
 
 help:
 	@sed -n 's/^# //p' Makefile
@@ -30,6 +30,14 @@ test: setup
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 tests/unit
 	$(BIN)/pytest tests/integration tests/real
 	$(BIN)/pytest tests/cluster
+
+# On demand, about 10 minutes: the unit tests with the lowest versions that pyproject.toml allows.
+test-lowest: setup
+	$(PYTHON) -m venv .lowest
+	.lowest/bin/pip install --quiet --disable-pip-version-check 'uv==0.*'
+	.lowest/bin/uv pip install --quiet --python .lowest --resolution lowest-direct --editable '.[dev]'
+	OMP_NUM_THREADS=1 .lowest/bin/pytest -n 2 tests/unit
+	rm -rf .lowest
 
 # On demand, about 10 minutes: the demo, and its bundle on 4,000 fresh cells.
 test-demo: setup
@@ -88,14 +96,15 @@ test-gpu-pack: setup
 # With TORCH_INDEX_URL, the index of PyTorch's CPU builds, also requirements.cpu.txt.
 LOCK = .lock/bin/uv pip compile --quiet --generate-hashes --python-version 3.11 --python-platform linux \
 	--custom-compile-command 'make lock' --constraint constraints.txt
+EXTRAS = --extra serve --extra tune --extra onnx
 lock:
 	$(PYTHON) -m venv .lock
 	.lock/bin/pip install --quiet --disable-pip-version-check 'uv==0.*'
-	echo setuptools | $(LOCK) --output-file cluster/docker/requirements.txt pyproject.toml -
+	echo setuptools | $(LOCK) $(EXTRAS) --output-file cluster/docker/requirements.txt pyproject.toml -
 	echo 'cyclonedx-bom==7.*' | $(LOCK) --output-file cluster/docker/tools.txt -
 	printf 'boto3==1.*\ngoogle-api-python-client==2.*\n' | $(LOCK) --output-file cluster/docker/ray-up.txt -
 	$(if $(TORCH_INDEX_URL),echo setuptools | $(LOCK) --index $(TORCH_INDEX_URL) --index-strategy unsafe-best-match \
-		--output-file cluster/docker/requirements.cpu.txt pyproject.toml -)
+		$(EXTRAS) --output-file cluster/docker/requirements.cpu.txt pyproject.toml -)
 	rm -rf .lock
 
 lint: setup

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from leuk_ray.cli.base import ADDRESS, LOCATION, PATH, SIGN, TRUSTED, command
+from leuk_ray.utils.extras import require
 
 if TYPE_CHECKING:
     from leuk_ray.io.locations import Location
@@ -108,6 +109,8 @@ def serve(
     address: str | None,
 ) -> tuple[dict, str]:
     """Answer over HTTP until stopped: a page, /v1/predict, and /docs."""
+    require("serve", "serve")
+
     from leuk_ray.serving.local import serve_until_stopped
     from leuk_ray.serving.routing import parse_canary
 

@@ -9,15 +9,14 @@ import click
 
 from leuk_ray.cli.base import ADDRESS, LOCATION, command
 from leuk_ray.utils.errors import UserError
+from leuk_ray.utils.extras import require
 
 if TYPE_CHECKING:
     from leuk_ray.io.locations import Location
 
 
-@click.command(
-    epilog="Example: leuk-ray tune tune_configs/quick.yaml --data cnmc.dataset --out sweeps/quick"
-)
-@click.argument("sweep", metavar="SWEEP.yaml")
+@click.command(epilog="Example: leuk-ray tune quick --data cnmc.dataset --out sweeps/quick")
+@click.argument("sweep", metavar="SWEEP")
 @click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
 @click.option("--data", required=True, help="A prepared dataset.")
 @click.option("--out", type=LOCATION, required=True, help="Folder of the sweep, local or shared.")
@@ -32,7 +31,12 @@ def tune(
     resume: bool,
     address: str | None,
 ) -> tuple[dict, str]:
-    """Search settings of a recipe; leave the best bundles, and judge the winner once."""
+    """Search settings of a recipe; leave the best bundles, and judge the winner once.
+
+    SWEEP is a YAML file or one of attention, bukhari2022, lr_batch, pbt, quick, saeed2022.
+    """
+    require("tune", "tune")
+
     from leuk_ray.tuning.settings import load_sweep
 
     if not isinstance(out, Path):

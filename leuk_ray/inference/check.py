@@ -19,6 +19,7 @@ from leuk_ray.inference.engines import PyTorchEngine
 from leuk_ray.inference.onnx_graph import trial
 from leuk_ray.models.zoo import positive_logit
 from leuk_ray.utils.errors import UserError
+from leuk_ray.utils.extras import require
 
 TOLERANCE = 1e-4  # of a probability
 _BATCH_SIZES = (1, 3, 8)  # a graph is traced with 2
@@ -46,6 +47,7 @@ def graph_difference(bundle: Bundle, graph: Path) -> float:
     Raises:
         UserError: the graph cannot be run, or differs by more than TOLERANCE.
     """
+    require("onnx", str(graph))
     batches = _batches(bundle.facts.storage)
     original = PyTorchEngine(bundle.model, torch.device("cpu"))
     temperature = bundle.facts.temperature

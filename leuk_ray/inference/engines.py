@@ -17,6 +17,7 @@ from leuk_ray.inference.onnx_graph import check_graph, open_session, run_session
 from leuk_ray.io.hashes import read_verified
 from leuk_ray.models.zoo import positive_logit
 from leuk_ray.utils.errors import UserError
+from leuk_ray.utils.extras import installed, require
 
 EngineName = Literal["auto", "pytorch", "onnx"]
 
@@ -106,19 +107,22 @@ def make_engine(bundle: Bundle, device: torch.device, name: EngineName = "auto")
     Args:
         bundle: an opened bundle.
         device: where to run.
-        name: `auto` takes ONNX Runtime on the CPU where the bundle has a graph, else PyTorch.
+        name: `auto` takes ONNX Runtime on the CPU where it is installed and the bundle has a graph,
+            else PyTorch.
 
     Raises:
-        UserError: `onnx` for a bundle without a graph, or on another device than the CPU; a
-            graph that cannot be loaded.
+        UserError: `onnx` for a bundle without a graph, on another device than the CPU, or where
+            it is not installed; a graph that cannot be loaded.
     """
-    exported = ONNX_FILE in bundle.facts.files
-    if name == "onnx" and not (exported and device.type == "cpu"):
-        raise UserError(
-            f"{bundle.path}: ONNX Runtime needs a bundle with {ONNX_FILE}, and the CPU; make one "
-            "with `leuk-ray export BUNDLE NEW --onnx`"
-        )
-    if name == "onnx" or (name == "auto" and exported and device.type == "cpu"):
+    suits = ONNX_FILE in bundle.facts.files and device.type == "cpu"
+    if name == "onnx":
+        if not suits:
+            raise UserError(
+                f"{bundle.path}: ONNX Runtime needs a bundle with {ONNX_FILE}, and the CPU; make "
+                "one with `leuk-ray export BUNDLE NEW --onnx`"
+            )
+        require("onnx", "engine onnx")
+    if name == "onnx" or (name == "auto" and suits and installed("onnx")):
         graph = bundle.folder / ONNX_FILE
         return OnnxEngine(read_verified(graph, bundle.facts.files[ONNX_FILE]), graph)
     return PyTorchEngine(bundle.model, device)

@@ -14,6 +14,7 @@ from leuk_ray.bundles.manifest import ONNX_FILE
 from leuk_ray.inference.check import graph_difference
 from leuk_ray.io.locations import Location
 from leuk_ray.utils.errors import UserError
+from leuk_ray.utils.extras import require
 
 
 class _Graph(nn.Module):
@@ -39,9 +40,11 @@ def export_bundle(
         bundle, onnx, max_difference of probability (None without a graph).
 
     Raises:
-        UserError: the network cannot be exported, or ONNX Runtime's probabilities differ
-            from PyTorch's by more than TOLERANCE on rendered cells or noise.
+        UserError: ONNX is not installed, the network cannot be exported, or ONNX Runtime's
+            probabilities differ from PyTorch's by more than TOLERANCE on rendered cells or noise.
     """
+    if onnx:
+        require("onnx", "export --onnx")
     bundle = load_bundle(source)
     found: list[float] = []
 

@@ -17,6 +17,7 @@ from leuk_ray.io.locations import Location, join, name_of
 from leuk_ray.io.storage import exists, read_json, write_json
 from leuk_ray.recipes.recipe import Recipe
 from leuk_ray.utils.errors import UserError
+from leuk_ray.utils.extras import require
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -42,6 +43,7 @@ class MlflowRun:
         Raises:
             UserError: MLflow is not installed, or the store cannot be reached.
         """
+        require("mlflow", "--mlflow")
         exceptions, remembered = _mlflow().exceptions, join(folder, "mlflow.json")
         try:
             client = _mlflow().MlflowClient(uri)
@@ -84,10 +86,8 @@ class MlflowRun:
 
 
 def _mlflow() -> ModuleType:
-    try:
-        import mlflow
-    except ImportError as error:
-        raise UserError("--mlflow: is not installed; pip install mlflow-skinny") from error
+    import mlflow
+
     return mlflow
 
 

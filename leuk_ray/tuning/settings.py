@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from importlib import resources
+from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -17,7 +19,7 @@ from leuk_ray.recipes.recipe import (
 )
 from leuk_ray.recipes.training import Selection
 from leuk_ray.runs.placement import Resources
-from leuk_ray.utils.errors import UserError
+from leuk_ray.utils.errors import UserError, near
 from leuk_ray.utils.parsing import parse_yaml
 from leuk_ray.utils.settings import Settings, first_problem
 
@@ -185,11 +187,20 @@ class SweepSettings(Settings):
         return with_values(load_recipe(self.recipe), values | fixed)
 
 
+def sweep_names() -> list[str]:
+    """Sweeps shipped with the package."""
+    return sorted(f.name.removesuffix(".yaml") for f in _shipped().iterdir())
+
+
+def _shipped() -> Traversable:
+    return resources.files("leuk_ray") / "tuning" / "configs"  # a link to tune_configs/
+
+
 def load_sweep(path: str, overrides: Iterable[str] = ()) -> SweepSettings:
     """Read a sweep and apply `key=value` overrides; every searched value is tried on the recipe.
 
     Args:
-        path: of a YAML file.
+        path: a shipped sweep, or the path of a YAML file.
         overrides: of the sweep's settings (`trials=20`, `resources.cpus=2`), else of the recipe
             (`epochs=3`).
 
@@ -218,9 +229,10 @@ def load_sweep(path: str, overrides: Iterable[str] = ()) -> SweepSettings:
 
 
 def _read(path: str) -> dict[str, Any]:
-    file = Path(path)
-    if file.suffix not in (".yaml", ".yml") or not file.is_file():
-        raise UserError(f"sweep {path}: no such .yaml file; see tune_configs/")
+    names = sweep_names()
+    file = _shipped() / f"{path}.yaml" if path in names else Path(path)
+    if not file.name.endswith((".yaml", ".yml")) or not file.is_file():
+        raise UserError(f"sweep {path}: no such sweep or .yaml file; {near(path, names)}")
     values = parse_yaml(file.read_bytes(), f"sweep {path}")
     if not isinstance(values, dict):
         raise UserError(f"sweep {path}: must be a mapping of settings")

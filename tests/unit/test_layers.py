@@ -3,6 +3,10 @@
 import subprocess
 import sys
 
+from leuk_ray.utils.extras import MODULES
+
+OPTIONAL = tuple(module for modules in MODULES.values() for module in modules)
+
 
 def imports(code: str, without: tuple[str, ...]) -> None:
     """Run code in a new process where importing any of `without` fails."""
@@ -12,7 +16,7 @@ def imports(code: str, without: tuple[str, ...]) -> None:
     assert done.returncode == 0, done.stderr
 
 
-def test_the_core_imports_without_ray():
+def test_the_core_imports_without_ray_and_training_without_extras():
     """Every module of the core; `prepare` is the one of its package that runs on Ray."""
     imports(
         """
@@ -26,8 +30,12 @@ names.remove("leuk_ray.datasets.prepare")
 assert len(names) > 80, names
 for name in names:
     importlib.import_module(name)
+del sys.modules["ray"]
+for name in ("predict", "train", "evaluate", "compare", "calibrate", "demo"):
+    importlib.import_module(f"leuk_ray.workflows.{name}")
+import leuk_ray.experiments.experiment
 """,
-        ("ray",),
+        ("ray", *OPTIONAL),
     )
 
 

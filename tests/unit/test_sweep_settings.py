@@ -29,6 +29,7 @@ def test_every_shipped_sweep_is_valid_and_says_how_to_start_it(path: Path):
     sweep = load_sweep(str(path))
     assert sweep.name == path.stem
     head = path.read_text().split("name:")[0]
+    assert load_sweep(path.stem) == load_sweep(str(path))  # an installed package has it by name
     for word in ("# First: ", "# Launch: ", "# Override: ", f"tune_configs/{path.name}"):
         assert word in head
 
@@ -120,7 +121,7 @@ def test_what_cannot_work_is_refused_in_one_line(tmp_path: Path, changes: dict, 
 
 
 def test_a_file_that_is_not_there_or_no_yaml_is_named(tmp_path: Path):
-    with pytest.raises(UserError, match=r"no such .yaml file"):
+    with pytest.raises(UserError, match=r"no such sweep or .yaml file; choose one of attention, "):
         load_sweep(str(tmp_path / "none.yaml"))
     (tmp_path / "bad.yaml").write_text("search: [")
     with pytest.raises(UserError, match="is not valid YAML"):
