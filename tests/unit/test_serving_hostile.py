@@ -89,7 +89,7 @@ def test_nobody_waits_while_a_large_v2_body_is_parsed(bundle: Path, request_of, 
     api = create_api(models_from(bundle), Limits(), None, Metrics())
     longest, answer = asyncio.run(longest_block(api, *request_of()))
     assert (answer.status_code, detail in answer.json()["detail"]) == (400, True), answer.text
-    assert longest < 1, "s; a thread alone is not enough: a JSON parser keeps the others waiting"
+    assert longest < 2, "s; a thread alone is not enough: a JSON parser keeps the others waiting"
 
 
 def one_file() -> dict:
