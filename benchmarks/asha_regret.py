@@ -52,7 +52,7 @@ def search_on_ray(out: Path, sweep: SweepSettings, dataset: PreparedDataset) -> 
         ray_cluster.connect(num_workers=0)
         out.mkdir(parents=True, exist_ok=True)
         splits = make_splits(dataset, [sweep.base()])
-        executor = Executor(out, dataset, sweep.resources, splits, judged=False)
+        executor = Executor(out, dataset, sweep.resources, splits, evaluated=False)
         told = executor.table.records().values()
         executor.run_all(specs_of(sweep), out.name, make_scheduler(sweep, told))
     return recorded(out)
@@ -83,7 +83,7 @@ def train_to_end(out: Path, sweep: SweepSettings, dataset: PreparedDataset) -> C
     """Every configuration of a search to its end."""
     base, curves = sweep.base(), {}
     splits = make_splits(dataset, [base])
-    shared = Shared(out, dataset, splits, sweep.resources, 1, judged=False, checkpoints=False)
+    shared = Shared(out, dataset, splits, sweep.resources, 1, evaluated=False, checkpoints=False)
     out.mkdir(parents=True, exist_ok=True)
     specs = specs_of(sweep)
     with bar(out.name, "run") as progress:

@@ -62,8 +62,8 @@ class Cells:
         train_rows, validation, self.test = parts
         self.training = TrainingCells(uids, self.labels, uid_keys(uids), train_rows, validation)
 
-    def deliver(self, batches) -> Iterator[torch.Tensor]:
-        """As a feed of the training loop."""
+    def iter_batches(self, batches) -> Iterator[torch.Tensor]:
+        """As a loader of the training loop."""
         yield from (self.pixels[torch.from_numpy(rows)] for rows in batches)
 
 
@@ -78,13 +78,13 @@ def train_one(cells: Cells, variant: str, seed: int, settings: list[str]) -> dic
     def report(metrics: dict, _save: object) -> None:
         nonlocal best
         if metrics["selection"] > best[0]:
-            weights = copy.deepcopy(learner.scored.state_dict())
+            weights = copy.deepcopy(learner.eval_model.state_dict())
             best = metrics["selection"], metrics["epoch"], weights
 
     started = time.perf_counter()
     train(learner, state, cells.training, cells, cells, recipe.augment, seed, report)
-    learner.scored.load_state_dict(best[2])
-    logits = score_rows(learner.scored, cells.test, cells, recipe.training.batch_size)
+    learner.eval_model.load_state_dict(best[2])
+    logits = score_rows(learner.eval_model, cells.test, cells, recipe.training.batch_size)
     return {
         "variant": variant,
         "seed": seed,

@@ -36,7 +36,7 @@ POLICY = AugmentSettings(policy="saeed2022")
 
 
 def pixels(num: int, side: int) -> Tensor:
-    """(num, 3, side, side) uint8, channels last in memory, as a feed delivers them."""
+    """(num, 3, side, side) uint8, channels last in memory, as a loader delivers them."""
     generator = torch.Generator().manual_seed(side)
     shape = (num, side, side, 3)
     return torch.randint(0, 256, shape, dtype=torch.uint8, generator=generator).permute(0, 3, 1, 2)

@@ -33,7 +33,7 @@ PARTS = {
     "engines": ("gpu_fast", 80),
     "loader": ("gpu_fast", 60),
     "serve": ("gpu_ray", 150),
-    "feeds": ("gpu_ray", 90),
+    "loaders": ("gpu_ray", 90),
     "compiled": ("gpu_fast", 150),
 }
 

@@ -14,8 +14,8 @@ import torch
 from parts import Findings
 from torch.nn import functional as F
 
-from leuk_ray.datasets.feeds import ReaderFeed, ResidentFeed
 from leuk_ray.datasets.images import StorageSettings, to_storage
+from leuk_ray.datasets.loaders import ReaderLoader, ResidentLoader
 from leuk_ray.datasets.plan import uid_keys
 from leuk_ray.datasets.synthetic import SyntheticSpec, draw_cells, render
 from leuk_ray.models.zoo import build
@@ -105,7 +105,7 @@ def recipe_of(network: str, side: int, *overrides: str) -> Recipe:
 
 @dataclass(frozen=True)
 class ArrayReader:
-    """A feed's reader of pixels in memory, (N, size, size, 3) uint8."""
+    """A loader's reader of pixels in memory, (N, size, size, 3) uint8."""
 
     pixels: np.ndarray
 
@@ -147,16 +147,16 @@ def train_briefly(
     resume_from: Path | None = None,
     save_to: Path | None = None,
 ) -> tuple[Learner, list[dict]]:
-    """Train through `leuk_ray.training.loop.train` with a resident feed.
+    """Train through `leuk_ray.training.loop.train` with a resident loader.
 
     Returns:
         The learner and its history, a dict an epoch.
     """
     cells, learner = as_training_cells(labels, num_validation), make_learner(recipe, device, dtype)
     state = TrainingState.load(resume_from, learner) if resume_from else TrainingState()
-    source = ReaderFeed(ArrayReader(pixels), device)
-    feeds = [
-        ResidentFeed(source, rows, source.reader.size, device)
+    source = ReaderLoader(ArrayReader(pixels), device)
+    loaders = [
+        ResidentLoader(source, rows, source.reader.size, device)
         for rows in (cells.train, cells.validation)
     ]
 
@@ -166,7 +166,7 @@ def train_briefly(
             folder.mkdir(parents=True)
             save(folder)
 
-    state = train(learner, state, cells, *feeds, recipe.augment, recipe.seed, report)
+    state = train(learner, state, cells, *loaders, recipe.augment, recipe.seed, report)
     return learner, state.history
 
 
@@ -175,7 +175,7 @@ def bare_step(
 ) -> None:
     """A step as one writes it in plain PyTorch: no augmentation, metrics or schedule."""
     with torch.autocast(images.device.type, precision, enabled=precision != torch.float32):
-        logits = learner.core(images)[0]
+        logits = learner.model(images)[0]
     logits = logits[:, -1] - (logits[:, 0] if logits.shape[1] == 2 else 0)
     F.binary_cross_entropy_with_logits(logits.float(), labels).backward()
     learner.optimizer.step()

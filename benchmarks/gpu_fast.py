@@ -15,7 +15,6 @@ from pathlib import Path
 import numpy as np
 import torch
 from augmentation import torchvision_policy
-from feeds import Files
 from gpu_common import (
     ArrayReader,
     Bench,
@@ -26,6 +25,7 @@ from gpu_common import (
     tf32,
     train_briefly,
 )
+from loaders import Files
 from results import Result, ratios
 from torch import Tensor
 from torch._dynamo.utils import counters
@@ -33,8 +33,8 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader, RandomSampler
 
 from leuk_ray.augment.policies import apply, parameters
-from leuk_ray.datasets.feeds import ReaderFeed, ResidentFeed
 from leuk_ray.datasets.images import StorageSettings
+from leuk_ray.datasets.loaders import ReaderLoader, ResidentLoader
 from leuk_ray.datasets.synthetic import SyntheticSpec, write_c_nmc
 from leuk_ray.inference.classifier import Classifier
 from leuk_ray.inference.engines import Engine, PyTorchEngine
@@ -61,14 +61,20 @@ class Trained:
         self.cells = as_training_cells(self.labels, 0)
         self.learner = make_learner(self.recipe, bench.device, torch.float32)
         self.images, self.batch, self.dtype = images, batch, DTYPES[precision]
-        source = ReaderFeed(ArrayReader(pixels), bench.device)
-        self.feed = ResidentFeed(source, self.cells.train, self.side, bench.device)
+        source = ReaderLoader(ArrayReader(pixels), bench.device)
+        self.loader = ResidentLoader(source, self.cells.train, self.side, bench.device)
 
     def epoch(self) -> None:
         """One epoch."""
         state, recipe = TrainingState(), self.recipe
         train_epoch(
-            self.learner, state, self.cells, self.feed, recipe.augment, recipe.seed, lambda _: None
+            self.learner,
+            state,
+            self.cells,
+            self.loader,
+            recipe.augment,
+            recipe.seed,
+            lambda _: None,
         )
 
 
@@ -84,7 +90,7 @@ class Bare:
 
     def epoch(self) -> None:
         """As many images as the peer's epoch."""
-        pixels = self.peer.feed.pixels
+        pixels = self.peer.loader.pixels
         for _ in range(self.peer.images // self.peer.batch):
             rows = torch.randint(len(pixels), (self.peer.batch,), device=pixels.device)
             images = pixels.index_select(0, rows).permute(0, 3, 1, 2)
@@ -168,7 +174,7 @@ def split(bench: Bench) -> None:
                     marks = Marks(bench)
                 rows = np.random.default_rng(step).integers(0, len(labels), batch)
                 marks("start")
-                (images,) = trained.feed.deliver([rows])
+                (images,) = trained.loader.iter_batches([rows])
                 marks("pixels")
                 drawn = parameters(
                     trained.recipe.augment,
@@ -207,7 +213,7 @@ def engines(bench: Bench) -> None:
             network, side, "epochs=2", f"batch_size={bench.size(16, 4)}", "balance=none"
         )
         learner, _ = train_briefly(recipe, bench.device, pixels, labels, len(labels) // 4)
-        model = learner.scored.eval()
+        model = learner.eval_model.eval()
         device, cpu = PyTorchEngine(model, bench.device), PyTorchEngine(copy.deepcopy(model), CPU)
         exact = _probability(cpu, pixels)
         with tf32(False):

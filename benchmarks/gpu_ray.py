@@ -94,10 +94,10 @@ def _memory(bench: Bench, told: dict, side: int) -> None:
     )
 
 
-def feeds(bench: Bench) -> None:
-    """Resident, host and streamed feeds: the same batches, and images/s (benchmarks/feeds.py)."""
+def loaders(bench: Bench) -> None:
+    """Resident, host and streamed loaders deliver the same batches; images/s (loaders.py)."""
     sizes = ["--cells", str(bench.size(512, 128)), "--repeats", str(bench.size(2, 1))]
-    _benchmark(bench, "feeds", *sizes)
+    _benchmark(bench, "loaders", *sizes)
 
 
 def serve(bench: Bench) -> None:

@@ -156,7 +156,7 @@ def resume(bench: Bench) -> None:
             finally:
                 torch.use_deterministic_algorithms(False)
                 torch.backends.cudnn.deterministic = False
-            pairs = zip(whole.core.parameters(), again.core.parameters(), strict=True)
+            pairs = zip(whole.model.parameters(), again.model.parameters(), strict=True)
             weights = max((a - b).abs().max().item() for a, b in pairs)
             loss = abs(history[-1]["train_loss"] - resumed[-1]["train_loss"])
             goal = 0 if deterministic else None

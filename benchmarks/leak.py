@@ -71,7 +71,7 @@ def train(folder: Path, dataset: PreparedDataset) -> None:
 
     wanted = specs()
     splits = make_splits(dataset, [spec.resolved for spec in wanted])
-    executor = Executor(folder, dataset, Resources(), splits, judged=True)
+    executor = Executor(folder, dataset, Resources(), splits, evaluated=True)
     executor.run_all(wanted, folder.name)
 
 

@@ -74,7 +74,7 @@ def measure(nodes: int, epochs: int, folder: Path) -> tuple[Usage, int]:
     try:
         batch = f"batch_size={BATCH * nodes}"
         recipe = load_recipe("lite", [*SETTINGS, f"epochs={epochs}", batch])
-        run_training(recipe, dataset, folder / "run", workers=nodes, judged=False)
+        run_training(recipe, dataset, folder / "run", workers=nodes, evaluated=False)
     finally:
         ended.set()
         watching.join()

@@ -29,8 +29,8 @@ from PIL import Image
 from results import Result, finish
 
 from leuk_ray.cluster import ray_cluster
-from leuk_ray.datasets.feeds import StreamFeed
 from leuk_ray.datasets.images import StorageSettings
+from leuk_ray.datasets.loaders import StreamLoader
 from leuk_ray.datasets.plan import plan_epoch
 from leuk_ray.datasets.prepare import prepare
 from leuk_ray.datasets.prepared import PreparedDataset
@@ -100,8 +100,10 @@ def stream(dataset: PreparedDataset) -> int:
     plan = plan_epoch(
         rows, rows % 2, seed=0, epoch=1, balance="none", batch_size=BATCH_SIZE, window=WINDOW
     )
-    feed = StreamFeed(dataset.reader(), torch.device("cpu"), WINDOW)
-    return sum(len(pixels) for pixels in feed.deliver(np.split(plan.rows, plan.bounds[1:-1])))
+    loader = StreamLoader(dataset.reader(), torch.device("cpu"), WINDOW)
+    return sum(
+        len(pixels) for pixels in loader.iter_batches(np.split(plan.rows, plan.bounds[1:-1]))
+    )
 
 
 def measure(num: int, side: int | None, scratch: Path) -> dict[str, float]:

@@ -24,7 +24,7 @@ from results import table
 BUNDLE = "BUNDLE"  # stands for one that is made first, where a benchmark needs it
 SHORT = {
     "training": ["--cells", "400", "--rounds", "2"],
-    "feeds": ["--cells", "1024", "--repeats", "3"],
+    "loaders": ["--cells", "1024", "--repeats", "3"],
     "augmentation": [],
     "prepare": ["--cells", "2000", "--rounds", "2"],
     "start": ["--rounds", "2"],

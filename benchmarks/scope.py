@@ -27,8 +27,8 @@ from scipy import ndimage
 
 from leuk_ray.bundles.bundle import write_bundle
 from leuk_ray.bundles.manifest import BundleFacts
-from leuk_ray.datasets.feeds import ReaderFeed
 from leuk_ray.datasets.images import decode
+from leuk_ray.datasets.loaders import ReaderLoader
 from leuk_ray.datasets.prepared import PreparedDataset
 from leuk_ray.datasets.splits import rows_with_role, split_cells
 from leuk_ray.evaluation.intervals import clopper_pearson
@@ -36,7 +36,7 @@ from leuk_ray.inference.classifier import Classifier
 from leuk_ray.io.storage import write_table
 from leuk_ray.models.zoo import build
 from leuk_ray.recipes.recipe import Recipe, load_recipe
-from leuk_ray.runs.target import Judged
+from leuk_ray.runs.target import EvaluationTarget
 from leuk_ray.training.cells import TrainingCells
 from leuk_ray.training.learner import Learner
 from leuk_ray.training.loop import train
@@ -51,7 +51,7 @@ HELD_OUT = "held-out cells"
 def train_fold(recipe: Recipe, dataset: PreparedDataset, run: Path) -> None:
     """A run's folder as far as `calibrate` reads it: the split, and the best epoch's bundle."""
     split = split_cells(dataset.cells, recipe.split)
-    feed = ReaderFeed(dataset.reader(), torch.device("cpu"))
+    loader = ReaderLoader(dataset.reader(), torch.device("cpu"))
     torch.manual_seed(recipe.seed)
     model = build(recipe.model, load_weights=True)
     best: dict = {"selection": -np.inf}
@@ -63,7 +63,7 @@ def train_fold(recipe: Recipe, dataset: PreparedDataset, run: Path) -> None:
 
     cells = TrainingCells.of(dataset.cells, split)
     learner = Learner(model, recipe.training, recipe.augment.fill)
-    train(learner, TrainingState(), cells, feed, feed, recipe.augment, recipe.seed, report)
+    train(learner, TrainingState(), cells, loader, loader, recipe.augment, recipe.seed, report)
     model.load_state_dict(best["weights"])
     facts = BundleFacts(
         model=recipe.model,
@@ -248,7 +248,7 @@ def main(
             train_fold(recipe, dataset, run)
         calibrated = work / f"fold{fold}.calibrated"
         if not calibrated.is_dir():
-            calibrate(Judged(run / "bundle", run), dataset, calibrated, abstain_share=0)
+            calibrate(EvaluationTarget(run / "bundle", run), dataset, calibrated, abstain_share=0)
         split = split_cells(dataset.cells, recipe.split)
         rows = rows_with_role(dataset.cells, split, ("test",))
         uids = [dataset.cells["uid"][row].as_py() for row in rows.tolist()]

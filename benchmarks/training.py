@@ -133,7 +133,7 @@ def race(recipe: str, dataset: Path, epochs: int, rounds: int, scratch: Path) ->
     return found
 
 
-def judge(network: str, found: dict[str, list[Rates]]) -> list[Result]:
+def evaluate(network: str, found: dict[str, list[Rates]]) -> list[Result]:
     own, bare, loader = (
         found[name] for name in ("leuk-ray train", "DDP, in memory", "DDP, DataLoader")
     )
@@ -173,7 +173,7 @@ def main() -> None:
             prepare(scratch / "cells", dataset, "c-nmc", StorageSettings(size=size))
             ray.shutdown()
             found = race(recipe, dataset, options.epochs, options.rounds, scratch)
-            results += judge(network, found)
+            results += evaluate(network, found)
     finish(results, options.results)
 
 

@@ -1,3 +1,3 @@
-"""leuk_ray: train and judge leukemia cell classifiers on Ray."""
+"""leuk_ray: train and evaluate leukemia cell classifiers on Ray."""
 
 __version__ = "0.1.0"

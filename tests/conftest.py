@@ -1,4 +1,4 @@
-"""Shared by all tiers: where real data lie, and small synthetic datasets without Ray."""
+"""TrialContext by all tiers: where real data lie, and small synthetic datasets without Ray."""
 
 from __future__ import annotations
 

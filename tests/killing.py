@@ -34,8 +34,8 @@ from leuk_ray.inference.onnx_export import export_bundle
 from leuk_ray.io.storage import read_json
 from leuk_ray.runs import executor as executor_module
 from leuk_ray.runs.spec import RunSpec, make_splits, split_key
-from leuk_ray.runs.target import Judged
-from leuk_ray.runs.trial import Shared, train_in_process
+from leuk_ray.runs.target import EvaluationTarget
+from leuk_ray.runs.trial import TrialContext, train_in_process
 from leuk_ray.tuning import sweep as sweep_module
 from leuk_ray.tuning.settings import SweepSettings
 from leuk_ray.workflows.calibrate import calibrate
@@ -254,7 +254,7 @@ def _with_dataset(folder: Path) -> None:
 
 def _calibrate(folder: Path) -> None:
     dataset, target = PreparedDataset.open(folder / "cells.dataset"), folder / "calibrated"
-    _unless_made(target, lambda: calibrate(Judged(folder / "one", None), dataset, target))
+    _unless_made(target, lambda: calibrate(EvaluationTarget(folder / "one", None), dataset, target))
 
 
 SWEEP = SweepSettings(
@@ -268,7 +268,7 @@ SWEEP = SweepSettings(
 )  # fmt: skip
 
 
-def _fit_here(_: Any, shared: Shared, names: Any, recorder: Any, scheduler: Any) -> None:
+def _fit_here(_: Any, shared: TrialContext, names: Any, recorder: Any, scheduler: Any) -> None:
     """Tune's part: each run in this process."""
     while (config := names.suggest("")) != names.FINISHED:
         trial = SimpleNamespace(trial_id=config["spec"]["run"], config=config, last_result=None)
@@ -310,7 +310,7 @@ def _run(folder: Path) -> None:
     dataset = PreparedDataset.open(folder / "cells.dataset")
     recipe = SWEEP.base()
     splits = make_splits(dataset, [recipe])
-    shared = Shared(folder / "runs", dataset, splits, SWEEP.resources, 1, True, False)
+    shared = TrialContext(folder / "runs", dataset, splits, SWEEP.resources, 1, True, False)
     assert split_key(recipe) in splits
     train_in_process(RunSpec("000", recipe, {}), shared, lambda metrics, save: None)
 

@@ -1,7 +1,7 @@
 """Augmentation on the training device: policies by name, parameters by key.
 
 The parameters of a sample are a hash of (seed, uid, draw), apart from their application:
-the same key gives the same pixels in any batch, order, feed or worker, and any draw can be
+the same key gives the same pixels in any batch, order, loader or worker, and any draw can be
 replayed. Kornia applies them as explicit parameters; no generator is hidden anywhere.
 """
 

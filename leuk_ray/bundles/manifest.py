@@ -133,7 +133,7 @@ class Facts(Settings):
     temperature: divides the log-odds before the sigmoid.
     threshold: probability from which on a cell is called ALL.
     abstain_band: probabilities between its ends get no answer; it holds the threshold.
-    scope: what pictures the network can judge.
+    scope: which images the network can classify.
     shows: what the images it was trained on show.
     decisions: operating points, blast fraction and abstain bands, where `calibrate` fixed them.
     test: what the report of its run says of the test cells; see `model_card.results_of`.

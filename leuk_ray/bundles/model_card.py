@@ -34,8 +34,8 @@ def results_of(report: Mapping[str, Any]) -> dict[str, Any]:
         `threshold`, `temperature`, `scored` and `metrics`: name -> {value, counts, low, high,
         note}.
     """
-    judged, intervals = report["metrics"]["test"], report["intervals"]
-    if judged is None:
+    tested, intervals = report["metrics"]["test"], report["intervals"]
+    if tested is None:
         return {}
     bounds = ("low", "high", "note")
     return {
@@ -47,7 +47,7 @@ def results_of(report: Mapping[str, Any]) -> dict[str, Any]:
         "temperature": report["run"]["temperature"],
         "scored": report["scored"]["test"],
         "metrics": {
-            name: judged[name] | {key: intervals[name][key] for key in bounds}
+            name: tested[name] | {key: intervals[name][key] for key in bounds}
             for name, _, _ in _METRICS
         },
     }
@@ -107,7 +107,7 @@ def model_card(facts: Facts, network: str) -> str:
 
 ## Intended use
 
-Research on pictures of {shown.many} like those it was trained on, judged by people who know
+Research on pictures of {shown.many} like those it was trained on, read by people who know
 them. Not for deciding about a patient, not for other stains, microscopes, cameras, ages or diseases
 that it was not tested on{shown.but_not}.
 

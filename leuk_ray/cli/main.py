@@ -23,7 +23,7 @@ _EPILOG = "For research. Not a medical device, not a diagnosis."
 )
 @click.version_option(__version__)
 def cli() -> None:
-    """Train, search, judge and serve leukemia cell classifiers on Ray.
+    """Train, search, evaluate and serve leukemia cell classifiers on Ray.
 
     \b
     Try it:       leuk-ray demo --out demo

@@ -129,7 +129,7 @@ def train(
     no_images: bool,
     address: str | None,
 ) -> tuple[dict, str]:
-    """Train RECIPE, judge its best checkpoint on the test cells, and make a bundle."""
+    """Train RECIPE, evaluate its best checkpoint on the test cells, and make a bundle."""
     from leuk_ray.datasets.prepared import PreparedDataset
     from leuk_ray.recipes.recipe import load_recipe
 
@@ -154,9 +154,9 @@ def train(
 
     from leuk_ray.cli.messages import report_text
     from leuk_ray.io.locations import join
-    from leuk_ray.workflows.train import train_and_judge
+    from leuk_ray.workflows.train import train_and_evaluate
 
-    report = train_and_judge(
+    report = train_and_evaluate(
         resolved,
         dataset,
         out,
@@ -170,7 +170,7 @@ def train(
 
 
 @click.command(epilog="Example: leuk-ray evaluate runs/lite --data cnmc.dataset --out again")
-@click.argument("judged", metavar="RUN_OR_BUNDLE", type=LOCATION)
+@click.argument("target", metavar="RUN_OR_BUNDLE", type=LOCATION)
 @click.option("--data", type=LOCATION, required=True, help="A prepared dataset.")
 @click.option("--role", default="test", type=Choice(["validation", "test"]))
 @click.option("--out", type=LOCATION, required=True, help="Folder of the report.")
@@ -180,7 +180,7 @@ def train(
 @ADDRESS
 @command
 def evaluate(
-    judged: Location,
+    target: Location,
     data: Location,
     role: str,
     out: Location,
@@ -192,14 +192,14 @@ def evaluate(
     """Score a run's test cells, or a bundle on another dataset, and write a report."""
     from leuk_ray.cli.messages import report_text
     from leuk_ray.datasets.prepared import PreparedDataset
-    from leuk_ray.runs.target import Judged
+    from leuk_ray.runs.target import EvaluationTarget
     from leuk_ray.utils.progress import bar
-    from leuk_ray.workflows.evaluate import judge
+    from leuk_ray.workflows.evaluate import evaluate as evaluate_target
     from leuk_ray.workflows.pool import Pool
 
-    subject, dataset = Judged.at(judged), PreparedDataset.open(data)
-    with bar("judge: scoring", "cell") as progress:
-        report = judge(
+    subject, dataset = EvaluationTarget.at(target), PreparedDataset.open(data)
+    with bar("evaluate: scoring", "cell") as progress:
+        report = evaluate_target(
             subject,
             dataset,
             out,

@@ -36,7 +36,7 @@ def export(source: Location, bundle: Location, onnx: bool, key: Path | None) -> 
 
 
 @click.command(epilog="Example: leuk-ray calibrate runs/lite --data my.dataset --out lite.bundle")
-@click.argument("judged", metavar="RUN_OR_BUNDLE", type=LOCATION)
+@click.argument("target", metavar="RUN_OR_BUNDLE", type=LOCATION)
 @click.option(
     "--data",
     required=True,
@@ -53,9 +53,9 @@ def export(source: Location, bundle: Location, onnx: bool, key: Path | None) -> 
 )
 @command
 def calibrate(
-    judged: Location, data: Location, bundle: Location, abstain: float
+    target: Location, data: Location, bundle: Location, abstain: float
 ) -> tuple[dict, str]:
-    """Copy a bundle with probabilities that fit, an abstain band, and what it can judge."""
+    """Copy a bundle with calibrated probabilities, an abstain band and a scope."""
     from leuk_ray.cli.messages import calibrate_text
     from leuk_ray.datasets.prepared import PreparedDataset
     from leuk_ray.io.storage import refuse_existing
@@ -63,12 +63,14 @@ def calibrate(
     refuse_existing(bundle, "bundle")
     dataset = PreparedDataset.open(data)
 
-    from leuk_ray.runs.target import Judged
+    from leuk_ray.runs.target import EvaluationTarget
     from leuk_ray.utils.progress import bar
     from leuk_ray.workflows.calibrate import calibrate as run
 
     with bar("calibrate: scoring", "cell") as progress:
-        values = run(Judged.at(judged), dataset, bundle, abstain_share=abstain, progress=progress)
+        values = run(
+            EvaluationTarget.at(target), dataset, bundle, abstain_share=abstain, progress=progress
+        )
     return values, calibrate_text(values)
 
 

@@ -31,7 +31,7 @@ def tune(
     resume: bool,
     address: str | None,
 ) -> tuple[dict, str]:
-    """Search settings of a recipe; leave the best bundles, and judge the winner once.
+    """Search settings of a recipe; leave the best bundles, and evaluate the winner once.
 
     SWEEP is a YAML file or one of attention, bukhari2022, lr_batch, pbt, quick, saeed2022.
     """

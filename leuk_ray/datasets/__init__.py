@@ -1,1 +1,1 @@
-"""Images to prepared datasets, groups, splits, plans and feeds."""
+"""Images to prepared datasets, groups, splits, plans and loaders."""

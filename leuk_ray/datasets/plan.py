@@ -24,7 +24,7 @@ from leuk_ray.utils.errors import UserError
 
 Balance = Literal["none", "equal"] | int
 Window = Literal["all"] | int
-Cache = Literal["auto", "device", "host", "none"]  # of `feeds`; settings are read without torch
+Cache = Literal["auto", "device", "host", "none"]  # of `loaders`; settings are read without torch
 
 ROWS_PER_BLOCK = 64  # 8 row groups of Parquet: 5 MB of cells at 300 px, lz4
 _DRAWS_PER_EPOCH = 1 << 20

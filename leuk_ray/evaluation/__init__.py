@@ -1,1 +1,1 @@
-"""Judging a classifier: metrics, intervals over subjects, figures and the report of a run."""
+"""Evaluation of a classifier: metrics, intervals over subjects, figures and the report of a run."""

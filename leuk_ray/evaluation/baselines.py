@@ -1,7 +1,7 @@
 """Classical baselines: what a linear model sees in a cell's area, an SVM in colour and texture.
 
 They are fitted on the training rows of a split alone and score the same rows as a network, so the
-same report judges them. Area is the shortcut that every network should beat.
+same report evaluates them. Area is the shortcut that every network should beat.
 """
 
 from __future__ import annotations
@@ -102,7 +102,7 @@ def score_baseline(
             "as they are, so give another protocol"
         )
     train = rows_with_role(cells, split, ("train",))
-    judged = rows_with_role(cells, split, EVALUATED_ROLES)
+    rows = rows_with_role(cells, split, EVALUATED_ROLES)
     labels = np.asarray(cells["label"].take(pa.array(train)).to_pylist(), np.int64)
     groups = np.asarray(cells["group"].take(pa.array(train)).to_pylist(), object)
     smallest = min(len(set(groups[labels == label].tolist())) for label in (0, 1))
@@ -115,8 +115,8 @@ def score_baseline(
     folds = StratifiedGroupKFold(min(_FOLDS, smallest), shuffle=True, random_state=seed)
     model = _BASELINES[name][1](list(folds.split(known, labels, groups)))
     model.fit(known, labels)
-    probability = np.clip(model.predict_proba(features.of(judged))[:, 1], 1e-12, 1 - 1e-12)
-    return BaselineScores(judged, np.log(probability) - np.log1p(-probability))
+    probability = np.clip(model.predict_proba(features.of(rows))[:, 1], 1e-12, 1 - 1e-12)
+    return BaselineScores(rows, np.log(probability) - np.log1p(-probability))
 
 
 def area_features(image: np.ndarray) -> np.ndarray:

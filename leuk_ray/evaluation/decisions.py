@@ -1,7 +1,8 @@
 """Decisions as a laboratory takes them: operating points, a subject's call, and when to abstain.
 
 Each is fixed on cells that neither trained nor are tested, then applied to the test cells with
-the counts it gives there. A threshold chosen on the cells it is judged on would flatter itself.
+the counts it gives there. A threshold evaluated on the
+cells that it was chosen on would look better than it is.
 """
 
 from __future__ import annotations
@@ -211,7 +212,7 @@ def apply_points(
     return out
 
 
-def judge_subjects(subjects: Sequence[SubjectRow], blast_fraction: float) -> dict[str, Any]:
+def classify_subjects(subjects: Sequence[SubjectRow], blast_fraction: float) -> dict[str, Any]:
     """Subjects called by their blast fraction, counted, with exact 95% intervals.
 
     Subjects whose cells carry both labels are left out and counted as `mixed`, those without an

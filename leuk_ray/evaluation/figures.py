@@ -215,7 +215,7 @@ def subject_figure(
     threshold: float,
     stamp: Stamp,
 ) -> Figure:
-    """Every cell's probability by subject, ALL subjects above healthy ones, and cells called right.
+    """Plot every cell's probability by subject, ALL above healthy, and how many are correct.
 
     Of more than 80 subjects, those with the largest share of wrong cells are drawn.
     """

@@ -34,7 +34,7 @@ class Score(TypedDict):
 
 
 class ClassMetrics(TypedDict):
-    """One class judged as if it were the positive one; support is its number of cells."""
+    """One class against the rest; support is its number of cells."""
 
     precision: Ratio
     recall: Ratio
@@ -118,7 +118,7 @@ def confusion(label: npt.ArrayLike, probability: npt.ArrayLike, threshold: float
 
 
 def accuracy(counts: Confusion) -> Ratio:
-    """Cells called right, of all cells (eq 13)."""
+    """Cells classified correctly, of all cells (eq 13)."""
     return _ratio(counts.tp + counts.tn, counts.cells)
 
 

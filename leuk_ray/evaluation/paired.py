@@ -65,7 +65,7 @@ def paired_bootstrap(
     ]
     metrics = {}
     for name in COMPARED:
-        old, new = (judged[name]["value"] for judged in values)
+        old, new = (metrics[name]["value"] for metrics in values)
         change = samples[1][name] - samples[0][name]
         found = drawn.interval(change)
         metrics[name] = {

@@ -55,9 +55,9 @@ def refit(
     if len(np.unique(label)) < 2 or not len(test[0]):
         return None
     fitted = fit_temperature(logit, label)
-    judged = {"stated": temperature, "refitted": fitted}
+    temperatures = {"stated": temperature, "refitted": fitted}
     out: dict[str, Any] = {"temperature": fitted, "cells": len(label)}
-    for name, used in judged.items():
+    for name, used in temperatures.items():
         stated = probability(test[1], used)
         out[name] = {metric.__name__: metric(test[0], stated) for metric in (brier, nll, ece)}
     return out

@@ -23,8 +23,8 @@ from leuk_ray.evaluation.decisions import (
     Decisions,
     apply_bands,
     apply_points,
+    classify_subjects,
     fix_decisions,
-    judge_subjects,
     worst_subjects,
 )
 from leuk_ray.evaluation.formats import count, decimal, json_ready, percent, readable, verbatim
@@ -229,7 +229,7 @@ def _decided(
     stated = test["probability"].to_numpy()
     called = None
     if decisions.blast_fraction is not None and subjects:
-        called = judge_subjects(subjects, decisions.blast_fraction)
+        called = classify_subjects(subjects, decisions.blast_fraction)
     return {
         "fixed_on": decisions.model_dump(include={"source", *_FIXED_COUNTS})
         | {"caution": decisions.caution},
@@ -277,12 +277,12 @@ def _source(content: Mapping[str, Any]) -> str:
 
 def _sentence(content: Mapping[str, Any]) -> str:
     """The result in one breath, with its counts."""
-    judged = content["metrics"]["test"]
-    if judged is None:
+    tested = content["metrics"]["test"]
+    if tested is None:
         return "No test cells were scored, so there is no result."
     label = overlap_label(content["run"]["leaky"])
-    counts = Confusion(**judged["confusion"])
-    area, interval = judged["auc"]["value"], content["intervals"]["auc"]
+    counts = Confusion(**tested["confusion"])
+    area, interval = tested["auc"]["value"], content["intervals"]["auc"]
     ranking = "Only one class occurs, so there is no area under ROC."
     if area is not None:
         low, high = interval["low"], interval["high"]
@@ -293,7 +293,7 @@ def _sentence(content: Mapping[str, Any]) -> str:
     right = counts.tp + counts.tn
     return (
         f"{label + ': ' if label else ''}{right:,} of {counts.cells:,} test cells from "
-        f"{content['source']} are called right ({percent(judged['accuracy']['value'])}): "
+        f"{content['source']} are classified correctly ({percent(tested['accuracy']['value'])}): "
         f"{counts.tp:,} of {counts.positives:,} ALL and {counts.tn:,} of {counts.negatives:,} "
         f"healthy. {ranking}{apart(content['by_source'])}"
     )
@@ -315,16 +315,16 @@ def _uncertainty(intervals: Mapping[str, Any]) -> str:
 def _draw(content: Mapping[str, Any], test: pa.Table, images: Images | None) -> dict[str, Figure]:
     """The figures there is something to draw for, by file name."""
     stamp = figures.Stamp(content["run"]["synthetic"], overlap_label(content["run"]["leaky"]))
-    threshold, judged = content["threshold"], content["metrics"]["test"]
+    threshold, tested = content["threshold"], content["metrics"]["test"]
     drawn: dict[str, Figure] = {}
-    if judged is not None:
+    if tested is not None:
         label, probability = test["label"].to_numpy(), test["probability"].to_numpy()
         cells = (label, probability, threshold)
-        drawn["confusion"] = figures.confusion_figure(Confusion(**judged["confusion"]), stamp)
-        if judged["auc"]["value"] is not None:
-            area = f"area {decimal(judged['auc']['value'])}"
+        drawn["confusion"] = figures.confusion_figure(Confusion(**tested["confusion"]), stamp)
+        if tested["auc"]["value"] is not None:
+            area = f"area {decimal(tested['auc']['value'])}"
             drawn["roc"] = figures.roc_figure(*cells, area, stamp)
-            area = f"average precision {decimal(judged['average_precision']['value'])}"
+            area = f"average precision {decimal(tested['average_precision']['value'])}"
             drawn["precision_recall"] = figures.precision_recall_figure(*cells, area, stamp)
         drawn["calibration"] = figures.calibration_figure(*cells, stamp)
         if content["subjects"]:

@@ -15,7 +15,7 @@ from leuk_ray.evaluation.metrics import Confusion, evaluate
 
 
 def by_source(test: pa.Table, threshold: float, withheld: str, **bootstrap: int) -> list[dict]:
-    """Judge the test cells of each source by themselves.
+    """Evaluate the test cells of each source by themselves.
 
     Args:
         test: predictions; the column source may be missing, and its values null.
@@ -37,7 +37,7 @@ def by_source(test: pa.Table, threshold: float, withheld: str, **bootstrap: int)
 
 
 def apart(parts: Sequence[Mapping[str, Any]]) -> str:
-    """How many cells of each source are called right, as a sentence; empty without parts."""
+    """Say how many cells of each source are classified correctly; empty without parts."""
     said = []
     for part in parts:
         counts = Confusion(**part["metrics"]["confusion"])

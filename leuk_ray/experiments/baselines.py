@@ -15,8 +15,8 @@ from leuk_ray.datasets.prepared import PixelReader, PreparedDataset
 from leuk_ray.datasets.splits import rows_with_role
 from leuk_ray.evaluation.baselines import BaselineName, Features, measure, score_baseline
 from leuk_ray.evaluation.calibration import probability
-from leuk_ray.experiments.plan import Place, Plan
-from leuk_ray.experiments.results import Outcomes, judge_predictions
+from leuk_ray.experiments.plan import Plan, RunKey
+from leuk_ray.experiments.results import Outcomes, evaluate_predictions
 from leuk_ray.experiments.settings import ExperimentSettings
 from leuk_ray.io.storage import read_table, write_table
 from leuk_ray.runs.spec import split_key
@@ -33,13 +33,13 @@ def outcomes_of_baselines(
     dataset: PreparedDataset,
     splits: Mapping[str, pa.Table],
 ) -> Outcomes:
-    """Fit and judge each baseline wherever a network trains on cells as they are.
+    """Fit and evaluate each baseline wherever a network trains on cells as they are.
 
     Cells are measured once for all splits, and splits are fitted side by side; Ray must be
     initialised. Scores are kept in `root/baselines`, and what is there is not scored again.
     """
     wanted = {
-        Place(name, place.data, place.protocol, place.repeat): splits[split_key(spec.resolved)]
+        RunKey(name, place.data, place.protocol, place.repeat): splits[split_key(spec.resolved)]
         for place, spec in plan.specs.items()
         for name in experiment.baselines
         if place.protocol in experiment.baseline_protocols
@@ -51,7 +51,7 @@ def outcomes_of_baselines(
         for place, split in wanted.items()
         if not (folder / f"{place.name}.parquet").exists()
     }
-    failed: dict[Place, str] = {}
+    failed: dict[RunKey, str] = {}
     for place, scored in _score_all(missing, dataset).items():
         if isinstance(scored, str):
             failed[place] = scored
@@ -64,13 +64,13 @@ def outcomes_of_baselines(
             continue
         leakage = find_leakage(split, dataset.cells)
         scores = read_table(folder / f"{place.name}.parquet")
-        found[place] = judge_predictions(scores, leakage.leaky, leakage.no_intervals)
+        found[place] = evaluate_predictions(scores, leakage.leaky, leakage.no_intervals)
     return found
 
 
 def _score_all(
-    wanted: Mapping[Place, pa.Table], dataset: PreparedDataset
-) -> dict[Place, pa.Table | str]:
+    wanted: Mapping[RunKey, pa.Table], dataset: PreparedDataset
+) -> dict[RunKey, pa.Table | str]:
     """The test cells of each split as `_score` gives them, on all CPUs of the cluster."""
     if not wanted:
         return {}
@@ -82,7 +82,7 @@ def _score_all(
     return dict(zip(wanted, _gather(tasks, "baselines: fitting", "split"), strict=True))
 
 
-def _measure_all(wanted: Mapping[Place, pa.Table], dataset: PreparedDataset) -> dict[str, Any]:
+def _measure_all(wanted: Mapping[RunKey, pa.Table], dataset: PreparedDataset) -> dict[str, Any]:
     """References to the features of each baseline, of all rows that a split gives a role."""
     names: list[Any] = list(dict.fromkeys(place.of for place in wanted))
     used = [
@@ -116,7 +116,7 @@ def _measure(
 
 
 @ray.remote
-def _score(place: Place, cells: pa.Table, split: pa.Table, features: Features) -> pa.Table | str:
+def _score(place: RunKey, cells: pa.Table, split: pa.Table, features: Features) -> pa.Table | str:
     """Test cells: uid, group, label, probability; or why they cannot be scored."""
     try:
         scored = score_baseline(place.of, cells, split, place.repeat - 1, features)  # pyright: ignore[reportArgumentType]

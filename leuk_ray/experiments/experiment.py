@@ -86,7 +86,7 @@ def run_experiment(
     splits = check_data(experiment, dataset, recipes.values())
     check_networks({place.of: recipes[place] for place in asked.specs})
     connect()
-    executor = Executor(out, dataset, resources or Resources(), splits, judged=True)
+    executor = Executor(out, dataset, resources or Resources(), splits, evaluated=True)
     if not resuming:
         root.start()
     executor.run_all(asked.specs.values(), f"experiment {experiment.name}")

@@ -15,8 +15,8 @@ from leuk_ray.datasets.prepared import PreparedDataset
 from leuk_ray.datasets.splits import rows_with_role
 from leuk_ray.evaluation.figures import COLORS, GRID, INK, Stamp, plain_axes, stamped_figure
 from leuk_ray.evaluation.metrics import CLASSES
-from leuk_ray.experiments.cells import SHARES, WORDS
 from leuk_ray.experiments.settings import Pair
+from leuk_ray.experiments.table_cells import SHARES, WORDS
 from leuk_ray.inference.classifier import Classifier
 from leuk_ray.inference.explain import explain_pixels, overlay
 from leuk_ray.utils.wording import overlap_label

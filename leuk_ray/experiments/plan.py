@@ -23,7 +23,7 @@ NUM_OFFICIAL_FOLDS = 3
 
 
 @dataclass(frozen=True)
-class Place:
+class RunKey:
     """Where a run stands in an experiment.
 
     of: a model's id; of what is made from runs, a vote's.
@@ -51,7 +51,7 @@ class Plan:
     stand_ins: model -> what trains in its place, in words.
     """
 
-    specs: dict[Place, RunSpec]
+    specs: dict[RunKey, RunSpec]
     left_out: dict[str, str]
     stand_ins: dict[str, str]
 
@@ -99,7 +99,7 @@ def make_plan(
                 base = _with_uses(_recipe(experiment, scale, name), uses[data])
                 overrides = {**_overrides(experiment, scale, name), **values}
                 for protocol in model.protocols:
-                    place = Place(name, data, protocol, repeat)
+                    place = RunKey(name, data, protocol, repeat)
                     split = _split(protocol, experiment.data[data], repeat)
                     spec = RunSpec(place.name, base, {**overrides, **split, "seed": repeat - 1})
                     specs[place] = _with_weights(spec, weights)

@@ -18,10 +18,10 @@ from leuk_ray.datasets.splits import describe
 from leuk_ray.evaluation.figures import Stamp
 from leuk_ray.evaluation.formats import count, json_ready, readable
 from leuk_ray.experiments import figures
-from leuk_ray.experiments.cells import WORDS
-from leuk_ray.experiments.plan import Place, Plan
+from leuk_ray.experiments.plan import Plan, RunKey
 from leuk_ray.experiments.results import Outcome, Outcomes
 from leuk_ray.experiments.settings import ExperimentSettings, ScaleName
+from leuk_ray.experiments.table_cells import WORDS
 from leuk_ray.experiments.tables import fill_table, leaks
 from leuk_ray.io.storage import directory_by_rename, write_json
 from leuk_ray.models.summary import summarise
@@ -206,7 +206,7 @@ def _gradcam(told: Told) -> dict[str, Figure]:
     pairs, split = [], None
     for pair in told.experiment.figures.gradcam:
         data = told.experiment.models[pair.full].data[-1]
-        places = [Place(name, data, honest, 1) for name in (pair.baseline, pair.full)]
+        places = [RunKey(name, data, honest, 1) for name in (pair.baseline, pair.full)]
         if all(isinstance(told.outcomes.get(place), Outcome) for place in places):
             bundles = [told.root / "runs" / place.name / "bundle" for place in places]
             pairs.append((pair, *bundles))

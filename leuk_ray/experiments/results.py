@@ -17,7 +17,7 @@ from leuk_ray.evaluation.formats import json_ready
 from leuk_ray.evaluation.intervals import group_bootstrap
 from leuk_ray.evaluation.metrics import evaluate
 from leuk_ray.evaluation.report import BOOTSTRAP
-from leuk_ray.experiments.plan import Place, Plan
+from leuk_ray.experiments.plan import Plan, RunKey
 from leuk_ray.experiments.settings import ExperimentSettings, Vote
 from leuk_ray.io.storage import read_json, read_table
 from leuk_ray.models.ensemble import vote
@@ -46,7 +46,7 @@ class Outcome:
     leaky: bool | None = False
 
 
-Outcomes = dict[Place, Outcome | str]  # or the reason why there is none
+Outcomes = dict[RunKey, Outcome | str]  # or the reason why there is none
 
 
 def outcomes_of_runs(root: Path, plan: Plan, records: Mapping[str, RunRecord]) -> Outcomes:
@@ -87,10 +87,10 @@ def outcomes_of_votes(root: Path, experiment: ExperimentSettings, runs: Outcomes
         places = [place for place in runs if place.of == ensemble.members[0]]
         for first in places:
             members = [
-                Place(member, first.data, first.protocol, first.repeat)
+                RunKey(member, first.data, first.protocol, first.repeat)
                 for member in ensemble.members
             ]
-            place = Place(name, first.data, first.protocol, first.repeat)
+            place = RunKey(name, first.data, first.protocol, first.repeat)
             failed = [m.of for m in members if not isinstance(runs.get(m), Outcome)]
             if failed:
                 found[place] = f"no vote without {', '.join(failed)}"
@@ -99,7 +99,7 @@ def outcomes_of_votes(root: Path, experiment: ExperimentSettings, runs: Outcomes
     return found
 
 
-def judge_predictions(
+def evaluate_predictions(
     predictions: pa.Table, leaky: bool | None = False, withheld: str = ""
 ) -> Outcome:
     """Metrics and intervals of scored test cells: label, group, probability.
@@ -118,11 +118,11 @@ def judge_predictions(
         **BOOTSTRAP,
         withheld=withheld,
     )
-    judged = evaluate(label, probability, THRESHOLD)
-    return Outcome(json_ready(judged), json_ready(intervals), leaky=leaky)
+    metrics = evaluate(label, probability, THRESHOLD)
+    return Outcome(json_ready(metrics), json_ready(intervals), leaky=leaky)
 
 
-def tested_cells(root: Path, place: Place) -> pa.Table:
+def tested_cells(root: Path, place: RunKey) -> pa.Table:
     """What a run's report scored of its test cells, ordered by uid and copy."""
     table = read_table(root / "runs" / place.name / "report" / "predictions.parquet")
     table = table.filter(pc.field("role") == "test")
@@ -130,7 +130,7 @@ def tested_cells(root: Path, place: Place) -> pa.Table:
     return table.sort_by([(name, "ascending") for name in keys])
 
 
-def _voted(root: Path, ensemble: Vote, members: list[Place]) -> Outcome:
+def _voted(root: Path, ensemble: Vote, members: list[RunKey]) -> Outcome:
     tables = [tested_cells(root, member) for member in members]
     keys = [name for name in ("uid", "copy") if name in tables[0].column_names]
     for one, other in itertools.pairwise(tables):
@@ -144,4 +144,4 @@ def _voted(root: Path, ensemble: Vote, members: list[Place]) -> Outcome:
     place = tables[0].column_names.index("probability")
     voted = tables[0].set_column(place, "probability", pa.array(share))
     run = reports[0]["run"]  # all members were trained on one split
-    return judge_predictions(voted, run["leaky"], run.get("no_intervals", ""))
+    return evaluate_predictions(voted, run["leaky"], run.get("no_intervals", ""))

@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from leuk_ray.evaluation.repeats import mean_interval
-from leuk_ray.experiments.cells import WORDS, cell, reported
 from leuk_ray.experiments.plan import Plan
 from leuk_ray.experiments.results import Outcome, Outcomes
 from leuk_ray.experiments.settings import ExperimentSettings, Row, Table
+from leuk_ray.experiments.table_cells import WORDS, cell, reported
 from leuk_ray.utils.wording import worst
 
 LEAK_METRICS = ("accuracy", "auc")

@@ -52,7 +52,7 @@ class Scores:
 @dataclass(frozen=True)
 class Cell:
     """A decoded image: its storage pixels, what `scope.measure` says of them, and why they
-    cannot be judged, if so."""
+    cannot be classified, if so."""
 
     name: str
     sha256: str

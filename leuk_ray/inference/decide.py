@@ -26,7 +26,7 @@ def decide(probability: float, out_of_scope: Sequence[str], facts: Facts) -> Dec
 
     Args:
         probability: calibrated probability of ALL.
-        out_of_scope: reasons why the picture is none that the network can judge.
+        out_of_scope: reasons why the image is none that the network can classify.
         facts: threshold, and the abstain band: between its ends no answer is given.
 
     Raises:

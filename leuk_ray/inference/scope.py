@@ -1,4 +1,4 @@
-"""Is this a picture that the network can judge? Pixels and embedding against the training cells.
+"""Whether the network can classify an image: its pixels and embedding against the training's.
 
 Without statistics in the bundle only what is wrong anywhere is told: blank, blurred beyond
 use, several parts on black. With them, a picture must look like a training cell: shape,
@@ -155,7 +155,7 @@ def measure(pixels: np.ndarray) -> dict[str, float]:
 
 
 def pixel_reasons(features: dict[str, float], settings: ScopeSettings | None) -> list[str]:
-    """Why a picture with these features cannot be judged, most telling first; empty if it can."""
+    """Why an image with these features cannot be classified, clearest first; empty if it can."""
     if features["covered"] < _EMPTY or features["contrast"] < _FLAT:
         return [BLANK]
     ranges = _ANYWHERE if settings is None else settings.ranges
@@ -174,7 +174,7 @@ def fit_scope(
 ) -> tuple[ScopeSettings, Neighbourhood]:
     """Scope of a network from its training cells.
 
-    What is accepted is judged by cells of groups left out of the fit: the network knows its
+    What is accepted is set by cells of groups left out of the fit: the network knows its
     training cells better than any others, and few cells do not show how far others stray. The
     ranges hold all but the outermost cells, and a margin for each kind of feature, as wide as all
     but one in a hundred of those left out need; the distance is the largest but for one in a

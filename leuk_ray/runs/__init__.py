@@ -1,1 +1,1 @@
-"""Runs: one from a recipe to a judged bundle, many side by side, and the table of all."""
+"""Runs: one from a recipe to a evaluated bundle, many side by side, and the table of all."""

@@ -26,7 +26,7 @@ from leuk_ray.runs.placement import DRIVER_CPUS, Resources, place
 from leuk_ray.runs.recorder import Recorder
 from leuk_ray.runs.spec import RunSpec
 from leuk_ray.runs.table import RunRecord, RunTable
-from leuk_ray.runs.trial import Shared, run_trial
+from leuk_ray.runs.trial import TrialContext, run_trial
 from leuk_ray.utils.errors import UserError
 from leuk_ray.utils.progress import bar, note
 from leuk_ray.utils.wording import counted
@@ -75,7 +75,7 @@ class Executor:
         resources: Resources,
         splits: Mapping[str, pa.Table],
         *,
-        judged: bool,
+        evaluated: bool,
         on_record: Callable[[RunRecord], None] = lambda record: None,
     ) -> None:
         """Work out what fits; Ray must be initialised.
@@ -85,7 +85,7 @@ class Executor:
             dataset: what all runs train on.
             resources: what one run takes.
             splits: of all runs, see `spec.make_splits`.
-            judged: also score each run's validation and test cells, and report on them.
+            evaluated: also score each run's validation and test cells, and report on them.
             on_record: called when a run is in the table.
 
         Raises:
@@ -95,7 +95,7 @@ class Executor:
         self.table = RunTable(self.root / "runs.jsonl")
         self.dataset = dataset
         self.resources = resources
-        self.judged = judged
+        self.evaluated = evaluated
         self.on_record = on_record
         self.splits = dict(splits)
         self.placement = place(
@@ -121,13 +121,13 @@ class Executor:
         """
         _check_shared(self.root)
         note(f"{title}: {self.placement.text}")
-        shared = Shared(
+        shared = TrialContext(
             root=self.root / "runs",
             dataset=self.dataset,
             splits=self.splits,
             resources=self.resources,
             side_by_side=self.placement.side_by_side,
-            judged=self.judged,
+            evaluated=self.evaluated,
             checkpoints=checkpoints,
         )
         names = _Names(proposer)
@@ -162,7 +162,7 @@ class Executor:
 
     def _fit(
         self,
-        shared: Shared,
+        shared: TrialContext,
         names: _Names,
         recorder: Recorder,
         scheduler: TrialScheduler | None,

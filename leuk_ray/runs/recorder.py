@@ -18,7 +18,7 @@ from leuk_ray.bundles.manifest import read_facts
 from leuk_ray.runs.folder import read_history, read_steps
 from leuk_ray.runs.spec import RunSpec, split_key
 from leuk_ray.runs.table import RunRecord, Status
-from leuk_ray.runs.trial import Shared
+from leuk_ray.runs.trial import TrialContext
 
 
 class Recorder(tune.Callback):
@@ -26,7 +26,7 @@ class Recorder(tune.Callback):
 
     def __init__(
         self,
-        shared: Shared,
+        shared: TrialContext,
         specs: Mapping[str, RunSpec],
         on_record: Callable[[RunRecord], None],
     ) -> None:

@@ -19,14 +19,14 @@ from leuk_ray.evaluation.formats import decimal
 from leuk_ray.evaluation.report import write_report
 from leuk_ray.io.locations import Location, join
 from leuk_ray.io.storage import read_table
-from leuk_ray.runs.target import Judged, history_of, run_facts
+from leuk_ray.runs.target import EvaluationTarget, history_of, run_facts
 from leuk_ray.utils.errors import UserError
 from leuk_ray.utils.progress import bar, note
 from leuk_ray.utils.wording import counted
 
 
 def report_on(
-    judged: Judged,
+    target: EvaluationTarget,
     dataset: PreparedDataset,
     rows: np.ndarray,
     logits: np.ndarray,
@@ -38,13 +38,13 @@ def report_on(
     """Report on scored rows: predictions.parquet and the report in the folder `out`.
 
     Args:
-        judged, dataset, out, show_images: see `judge`.
+        target, dataset, out, show_images: see `workflows.evaluate.evaluate`.
         rows: (N,) dataset rows, in the order of the split.
         logits: (N,) their log-odds of ALL.
         copies: (N,) under `paper-literal`, which copy of the row was scored.
     """
-    facts = read_facts(judged.bundle)
-    split = split_of(judged, facts, dataset)
+    facts = read_facts(target.bundle)
+    split = split_of(target, facts, dataset)
     predictions = predictions_table(dataset, split, rows, logits, facts.temperature, copies)
     uids = predictions["uid"].to_pylist()
     row_of = dict(zip(uids, rows.tolist(), strict=True))
@@ -56,9 +56,9 @@ def report_on(
     note("report: drawing figures")
     return write_report(
         out,
-        run=run_facts(judged, facts, dataset, split),
+        run=run_facts(target, facts, dataset, split),
         predictions=predictions,
-        history=history_of(judged),
+        history=history_of(target),
         threshold=facts.threshold,
         images=pictures if show_images else None,
         audit=_audit_summary(dataset),
@@ -107,37 +107,37 @@ def _roles(split: pa.Table, cells: pa.Table) -> pa.Array:
     return pa.array([role_of[key] for key in wanted])
 
 
-def split_of(judged: Judged, facts: Facts, dataset: PreparedDataset) -> pa.Table:
+def split_of(target: EvaluationTarget, facts: Facts, dataset: PreparedDataset) -> pa.Table:
     """The run's split; for a bare bundle every labelled, kept cell as `test`.
 
     Raises:
         UserError: another dataset than the run's, or pixels that the bundle does not expect.
     """
-    if judged.run is None:
-        check_pixels(judged, facts, dataset)
+    if target.run is None:
+        check_pixels(target, facts, dataset)
         cells = eligible(dataset.cells)
         role = pa.array(["test"] * len(cells), pa.string())
         return cells.select(["uid", "subject", "group"]).append_column("role", role)
-    split = join(judged.run, "split.parquet")
-    advice = f"give that one, or take {judged.bundle} instead of the run, on images stored alike"
-    check_same_dataset(facts.datasets, dataset, judged.run, advice, split)
+    split = join(target.run, "split.parquet")
+    advice = f"give that one, or take {target.bundle} instead of the run, on images stored alike"
+    check_same_dataset(facts.datasets, dataset, target.run, advice, split)
     return read_table(split)
 
 
-def check_pixels(judged: Judged, facts: Facts, dataset: PreparedDataset) -> None:
+def check_pixels(target: EvaluationTarget, facts: Facts, dataset: PreparedDataset) -> None:
     """Raise UserError where a dataset's pixels are not stored as a bundle expects them."""
     if facts.storage != dataset.storage:
         raise UserError(
-            f"{judged.bundle}: expects {facts.storage.crop} crops stored at {facts.storage.size} "
+            f"{target.bundle}: expects {facts.storage.crop} crops stored at {facts.storage.size} "
             f"px, {dataset.location} has {dataset.storage.crop} at {dataset.storage.size}; "
             f"prepare the images with --size {facts.storage.size} --crop {facts.storage.crop}"
         )
 
 
-def keep_results(judged: Judged, report: dict) -> None:
+def keep_results(target: EvaluationTarget, report: dict) -> None:
     """Write the test results of a run's own report into its bundle and the bundle's card."""
-    bundle = open_bundle(judged.bundle)
-    derive_bundle(bundle, judged.bundle, changes={"test": results_of(report)})
+    bundle = open_bundle(target.bundle)
+    derive_bundle(bundle, target.bundle, changes={"test": results_of(report)})
 
 
 def _audit_summary(dataset: PreparedDataset) -> dict:

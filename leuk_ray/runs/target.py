@@ -38,34 +38,38 @@ _COUNTS = (
 
 
 @dataclass(frozen=True)
-class Judged:
-    """What is judged: a bundle, and the run that made it where there is one."""
+class EvaluationTarget:
+    """What is evaluated: a bundle, and the run that made it where there is one."""
 
     bundle: Location
     run: Location | None
 
     @classmethod
-    def at(cls, path: Location) -> Judged:
+    def at(cls, path: Location) -> EvaluationTarget:
         """A run's folder, or a bundle's."""
         bundle = find_bundle(path)
         return cls(bundle, None if bundle == path else path)
 
 
-def run_facts(judged: Judged, facts: Facts, dataset: PreparedDataset, split: pa.Table) -> RunFacts:
+def run_facts(
+    target: EvaluationTarget, facts: Facts, dataset: PreparedDataset, split: pa.Table
+) -> RunFacts:
     """What the report says of a run, or of a bundle on a dataset, besides predictions."""
-    history = history_of(judged)
+    history = history_of(target)
     config = facts.model_dump(mode="json", include={"model", "members", "rule", "storage"})
     notes = []
-    if judged.run is None:
-        notes.append("A bundle judged on a dataset of its own: every kept, labelled cell is test.")
+    if target.run is None:
+        notes.append(
+            "A bundle evaluated on a dataset of its own: every kept, labelled cell is a test cell."
+        )
     else:
-        place = join(judged.run, "config.yaml")
+        place = join(target.run, "config.yaml")
         config = parse_yaml(read_bytes(place), place)
         notes += batch_norm_notes(config["training"], history)
-        notes += interruption_notes(interruptions(judged.run))
+        notes += interruption_notes(interruptions(target.run))
         if isinstance(facts, BundleFacts):  # a report tells no path of this machine
             config["model"]["weights"] = facts.model.weights
-    leakage = _leakage(judged, facts, dataset, split)
+    leakage = _leakage(target, facts, dataset, split)
     stopping = {"epochs": len(history), "best_epoch": facts.metrics.get("epoch")} if history else {}
     return RunFacts(
         title=f"{facts.recipe} on {dataset.facts['layout']}",
@@ -81,21 +85,23 @@ def run_facts(judged: Judged, facts: Facts, dataset: PreparedDataset, split: pa.
         | {name: n for name, n in dataset.facts["counts"].items() if name in _COUNTS},
         roles=describe(split, dataset.cells),
         config=config,
-        environment=_environment(judged),
+        environment=_environment(target),
         stopping=stopping | ({"reason": facts.metrics["stopped"]} if history else {}),
         notes=notes,
         temperature=facts.temperature,
         test_set=_official_set(dataset, split),
         network=network_title(facts),
-        unit=_unit(judged, facts, leakage),
+        unit=_unit(target, facts, leakage),
         pixels=f"decoded to RGB, {facts.storage.crop} crop, {facts.storage.size} px a side",
-        external=_external(judged, facts, dataset),
+        external=_external(target, facts, dataset),
     )
 
 
-def _leakage(judged: Judged, facts: Facts, dataset: PreparedDataset, split: pa.Table) -> Leakage:
+def _leakage(
+    target: EvaluationTarget, facts: Facts, dataset: PreparedDataset, split: pa.Table
+) -> Leakage:
     """Of a run by its split; of a bundle alone by what trained it."""
-    if judged.run is not None:
+    if target.run is not None:
         return find_leakage(split, dataset.cells)
     rows = rows_with_role(dataset.cells, split, ("test",))
     origin = origin_of(dataset.cells, rows)
@@ -111,9 +117,9 @@ def _leakage(judged: Judged, facts: Facts, dataset: PreparedDataset, split: pa.T
     return Leakage(None, reason, origin)
 
 
-def _unit(judged: Judged, facts: Facts, leakage: Leakage) -> str:
+def _unit(target: EvaluationTarget, facts: Facts, leakage: Leakage) -> str:
     """What no two roles share, in words; empty where there is one role or no known protocol."""
-    if judged.run is None or facts.protocol not in PROTOCOLS:
+    if target.run is None or facts.protocol not in PROTOCOLS:
         return ""
     unit = PROTOCOLS[facts.protocol].unit
     return _GROUP[leakage.origin] if unit == "group" else _UNIT[unit]
@@ -140,10 +146,10 @@ def _official_set(dataset: PreparedDataset, split: pa.Table) -> str:
     return "c-nmc-preliminary" if sets == {"preliminary"} else ""
 
 
-def _external(judged: Judged, facts: Facts, dataset: PreparedDataset) -> str:
+def _external(target: EvaluationTarget, facts: Facts, dataset: PreparedDataset) -> str:
     """Whether the test cells come from another dataset than the training's, where it is known."""
     if trained_on_images_of(dataset, facts):
-        return "none: the test cells are from the dataset that trained" if judged.run else ""
+        return "none: the test cells are from the dataset that trained" if target.run else ""
     if not facts.datasets:
         return f"not known. {_OLD}"
     name = dataset.identity.fingerprint[:12]
@@ -203,15 +209,15 @@ def _interruption(
     return f"Interrupted at {time}: {what}. Went on after epoch {epochs_done} with {size}."
 
 
-def _environment(judged: Judged) -> dict:
-    if judged.run is None:
+def _environment(target: EvaluationTarget) -> dict:
+    if target.run is None:
         return environment()
-    return read_json(join(judged.run, "environment.json"))
+    return read_json(join(target.run, "environment.json"))
 
 
-def history_of(judged: Judged) -> list[dict]:
+def history_of(target: EvaluationTarget) -> list[dict]:
     """One row an epoch; none without a run."""
-    if judged.run is None:
+    if target.run is None:
         return []
-    lines = read_bytes(join(judged.run, "metrics.jsonl")).splitlines()
+    lines = read_bytes(join(target.run, "metrics.jsonl")).splitlines()
     return [json.loads(line) for line in lines]

@@ -22,8 +22,8 @@ import pyarrow as pa
 import torch
 from ray import tune
 
-from leuk_ray.datasets.feeds import Feed, ReaderFeed, ResidentFeed, device_shortage
 from leuk_ray.datasets.host_cache import CacheError, open_host_cache
+from leuk_ray.datasets.loaders import Loader, ReaderLoader, ResidentLoader, device_shortage
 from leuk_ray.datasets.prepared import PreparedDataset
 from leuk_ray.datasets.splits import EVALUATED_ROLES, copies_with_role, rows_with_role
 from leuk_ray.io.storage import write_bytes
@@ -33,7 +33,7 @@ from leuk_ray.runs.folder import RunFolder, read_history
 from leuk_ray.runs.placement import Resources
 from leuk_ray.runs.report import keep_results, report_on
 from leuk_ray.runs.spec import RunSpec, split_key
-from leuk_ray.runs.target import Judged
+from leuk_ray.runs.target import EvaluationTarget
 from leuk_ray.training.cells import TrainingCells
 from leuk_ray.training.learner import Learner
 from leuk_ray.training.loop import train
@@ -51,12 +51,12 @@ _POLL_SECONDS = 0.5
 
 
 @dataclass(frozen=True)
-class Shared:
+class TrialContext:
     """What all runs of an executor have in common; sent to each process once.
 
     root: holds a folder a run. splits: by `split_key`, computed once.
     side_by_side: runs that may share a node's memory.
-    judged: also score validation and test with the best epoch, and write report/.
+    evaluated: also score validation and test with the best epoch, and write report/.
     checkpoints: runs may take over each other's weights, so each epoch is saved with Tune.
     """
 
@@ -65,7 +65,7 @@ class Shared:
     splits: dict[str, pa.Table]
     resources: Resources
     side_by_side: int
-    judged: bool
+    evaluated: bool
     checkpoints: bool
 
     def split(self, recipe: Recipe) -> pa.Table:
@@ -73,7 +73,7 @@ class Shared:
         return self.splits[split_key(recipe)]
 
 
-def run_trial(config: dict[str, Any], shared: Shared) -> None:
+def run_trial(config: dict[str, Any], shared: TrialContext) -> None:
     """What the executor runs for one proposal; a failure is reported, not raised.
 
     The process can then take the next run, where it would be started anew after an error.
@@ -125,7 +125,7 @@ def _reporter(checkpoints: bool) -> Report:
     return report
 
 
-def _train_on_ray_train(spec: RunSpec, shared: Shared) -> None:
+def _train_on_ray_train(spec: RunSpec, shared: TrialContext) -> None:
     """A run of several workers; one that was killed goes on from its last checkpoint.
 
     Its epochs are read from its folder and reported by this thread alone. Ray's own
@@ -145,7 +145,7 @@ def _train_on_ray_train(spec: RunSpec, shared: Shared) -> None:
                 workers=shared.resources.workers,
                 gpus=bool(shared.resources.gpus),
                 resume=True,
-                judged=shared.judged,
+                evaluated=shared.evaluated,
             )
         except BaseException as error:
             training.set_exception(error)
@@ -161,7 +161,7 @@ def _train_on_ray_train(spec: RunSpec, shared: Shared) -> None:
             tune.report(_told(line))
             num_told += 1
     trained = training.result()
-    if shared.judged:
+    if shared.evaluated:
         _report(path, shared.dataset, trained.rows, trained.logits, trained.copies)
 
 
@@ -188,7 +188,7 @@ def _remove_unless_same(recipe: Recipe, dataset: PreparedDataset, path: Path) ->
 
 def train_in_process(
     spec: RunSpec,
-    shared: Shared,
+    shared: TrialContext,
     report: Report,
     start: Path | None = None,
 ) -> None:
@@ -221,7 +221,7 @@ def train_in_process(
         folder.write_history(state.history)
         if metrics["selection"] > best:
             best = metrics["selection"]
-            folder.keep(metrics, state.stopped, learner.scored)
+            folder.keep(metrics, state.stopped, learner.eval_model)
 
         def save_with_origin(directory: Path) -> None:
             save(directory)
@@ -232,13 +232,13 @@ def train_in_process(
 
     if state.stopped:  # it took over weights whose training had ended
         reported(state.history[-1], lambda directory: state.save(directory, learner))
-    feed, validation_feed = _feeds(shared, cells, device)
-    train(learner, state, cells, feed, validation_feed, recipe.augment, recipe.seed, reported)
+    loader, validation_loader = _loaders(shared, cells, device)
+    train(learner, state, cells, loader, validation_loader, recipe.augment, recipe.seed, reported)
     model = folder.end(state.stopped)
-    if shared.judged:
+    if shared.evaluated:
         rows = rows_with_role(shared.dataset.cells, split, EVALUATED_ROLES)
         copies = copies_with_role(split, EVALUATED_ROLES)
-        reader = ReaderFeed(shared.dataset.reader(), device)
+        reader = ReaderLoader(shared.dataset.reader(), device)
         redraw = Redraw.of(recipe.augment, recipe.seed, cells, rows, copies)
         logits = score_rows(model.to(device), rows, reader, settings.batch_size, redraw)
         _report(folder.path, shared.dataset, rows, logits, copies)
@@ -251,29 +251,31 @@ def _report(
     logits: np.ndarray,
     copies: np.ndarray | None,
 ) -> None:
-    """Judge a run's bundle by its scores, into `run/report`; a resumed run is judged again."""
+    """Report on a run's scores in `run/report`, replacing the report of an interrupted run."""
     shutil.rmtree(run / "report", ignore_errors=True)
-    judged = Judged(run / "bundle", run)
+    target = EvaluationTarget(run / "bundle", run)
     out = run / "report"
     keep_results(
-        judged, report_on(judged, dataset, rows, logits, out, copies=copies, show_images=False)
+        target, report_on(target, dataset, rows, logits, out, copies=copies, show_images=False)
     )
 
 
-def _feeds(shared: Shared, cells: TrainingCells, device: torch.device) -> tuple[Feed, Feed]:
-    """As `feeds.make_feeds`, but read in this process: no CPU is left for Ray Data's tasks."""
-    feed, size = ReaderFeed(shared.dataset.reader(), device), shared.dataset.storage.size
+def _loaders(
+    shared: TrialContext, cells: TrainingCells, device: torch.device
+) -> tuple[Loader, Loader]:
+    """As `loaders.make_loaders`, but read in this process: no CPU is left for Ray Data's tasks."""
+    loader, size = ReaderLoader(shared.dataset.reader(), device), shared.dataset.storage.size
     num_rows = len(cells.train) + len(cells.validation)
     gpus = shared.resources.gpus
     sharing = max(1, int(1 / gpus)) if gpus else shared.side_by_side
     if not device_shortage(num_rows, size, device, sharing):
         return (
-            ResidentFeed(feed, cells.train, size, device),
-            ResidentFeed(feed, cells.validation, size, device),
+            ResidentLoader(loader, cells.train, size, device),
+            ResidentLoader(loader, cells.validation, size, device),
         )
     with suppress(CacheError):  # no room there either: every epoch reads the dataset
-        feed = ReaderFeed(open_host_cache(shared.dataset), device)
-    return feed, feed
+        loader = ReaderLoader(open_host_cache(shared.dataset), device)
+    return loader, loader
 
 
 def _take_over(spec: RunSpec, folder: RunFolder, start: Path, learner: Learner) -> TrainingState:

@@ -82,7 +82,7 @@ def _count(recipe: Recipe, dataset: PreparedDataset, workers: int, most: int, gp
         "epochs": settings.epochs,
         "steps_per_epoch": len(plan),
         "uses_per_epoch": len(plan.rows),
-        "parameters": sum(p.numel() for p in learner.core.parameters()),
+        "parameters": sum(p.numel() for p in learner.model.parameters()),
         "bytes": {
             "pixels": (len(cells.train) + len(cells.validation)) * side * side * 3,
             "checkpoint": checkpoint,
@@ -110,7 +110,7 @@ def _with_measured(recipe: Recipe, dataset: PreparedDataset, values: dict, gpus:
 def _checkpoint_bytes(learner: Learner) -> dict[str, int]:
     """Size of each file of a checkpoint once the optimizer has moved every weight."""
     learner.start_epoch(learner.settings.frozen_epochs)
-    for parameter in learner.core.parameters():
+    for parameter in learner.model.parameters():
         parameter.grad = torch.zeros_like(parameter)
     learner.optimizer.step()
     with scratch.temporary("checkpoint") as folder:
@@ -147,10 +147,10 @@ def _measure(recipe: Recipe, share: int, side: int, on_node: int) -> dict:
         learner.step()
         _finish(device)
         step_seconds.append(time.perf_counter() - started)
-    learner.scored.eval()
+    learner.eval_model.eval()
     images = torch.from_numpy(pixels).to(device).permute(0, 3, 1, 2)
     started = time.perf_counter()
-    score_images(learner.scored, images)
+    score_images(learner.eval_model, images)
     _finish(device)
     score_seconds = (time.perf_counter() - started) / share
     if device.type == "cuda":

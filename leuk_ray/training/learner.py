@@ -63,7 +63,7 @@ class Learner:
         wrap: Callable[[nn.Module], nn.Module] = lambda module: module,
     ) -> None:
         core = convert_sync_batchnorm(core) if settings.sync_batchnorm else core
-        self.core = core
+        self.model = core
         self.settings = settings
         self.device = next(core.parameters()).device
         self.optimizer = make_optimizer(core, settings)
@@ -75,38 +75,38 @@ class Learner:
         if settings.compile:
             self.augmented.compile()
         self.wrap = wrap
-        self.model: nn.Module | None = None
+        self.wrapped: nn.Module | None = None
         self.frozen = False
         self.grad_norm: Tensor | None = None  # of the last step, before it was clipped
         self.learn: Callable[..., Tensor] = self._learn
 
     @property
-    def scored(self) -> nn.Module:
+    def eval_model(self) -> nn.Module:
         """See the class."""
-        return self.core if self.averaged is None else self.averaged.module
+        return self.model if self.averaged is None else self.averaged.module
 
     def start_epoch(self, epoch: int) -> None:
         """Training mode, and the backbone frozen or thawed, as the settings say for an epoch."""
-        frozen, backbone = epoch < self.settings.frozen_epochs, self.core.get_submodule("backbone")
-        if self.model is None or frozen != self.frozen:
-            self.frozen, self.model = frozen, None  # the old wrapper lets go of its hooks first
+        frozen, backbone = epoch < self.settings.frozen_epochs, self.model.get_submodule("backbone")
+        if self.wrapped is None or frozen != self.frozen:
+            self.frozen, self.wrapped = frozen, None  # the old wrapper lets go of its hooks first
             backbone.requires_grad_(not frozen)
-            self.model = self.wrap(self.augmented)
+            self.wrapped = self.wrap(self.augmented)
             self.learn = self._learn
-            if self._can_be_recorded(self.model):
-                self.learn = Recorded(self._learn, self.core.parameters())
-        self.model.train()
+            if self._can_be_recorded(self.wrapped):
+                self.learn = Recorded(self._learn, self.model.parameters())
+        self.wrapped.train()
         if frozen:
             backbone.eval()
         if self.settings.frozen_norm != "none":
-            freeze_norm(self.core if self.settings.frozen_norm == "all" else backbone)
+            freeze_norm(self.model if self.settings.frozen_norm == "all" else backbone)
 
     @property
     def num_batch_norms(self) -> int:
         """BatchNorm layers that normalise by the cells of a pass."""
         return sum(
             layer.training
-            for layer in self.core.modules()
+            for layer in self.model.modules()
             if isinstance(layer, nn.modules.batchnorm._BatchNorm)
         )
 
@@ -118,10 +118,10 @@ class Learner:
     @contextmanager
     def one_pass(self, *, last: bool) -> Iterator[None]:
         """Around forward and backward; workers exchange gradients in the last pass of a step."""
-        if last or not isinstance(self.model, DistributedDataParallel):
+        if last or not isinstance(self.wrapped, DistributedDataParallel):
             yield
         else:
-            with self.model.no_sync():
+            with self.wrapped.no_sync():
                 yield
 
     def _can_be_recorded(self, model: nn.Module) -> bool:
@@ -162,10 +162,10 @@ class Learner:
 
     def log_odds(self, images: Tensor, parameters: Parameters | None) -> Tensor:
         """Augment and score a part of a batch: (N,) float32 or wider, log-odds of ALL."""
-        assert self.model is not None, "start_epoch comes first"
+        assert self.wrapped is not None, "start_epoch comes first"
         precision = _PRECISIONS[self.settings.precision]
         with torch.autocast(self.device.type, precision, enabled=precision != torch.float32):
-            logits = self.model(images, parameters)
+            logits = self.wrapped(images, parameters)
         return positive_logit(logits if logits.dtype == torch.float64 else logits.float())
 
     def backward(self, loss: Tensor) -> None:
@@ -177,13 +177,13 @@ class Learner:
         if self.settings.clip_grad_norm is not None:
             self.scaler.unscale_(self.optimizer)
             self.grad_norm = torch.nn.utils.clip_grad_norm_(
-                self.core.parameters(), self.settings.clip_grad_norm
+                self.model.parameters(), self.settings.clip_grad_norm
             )
         self.scaler.step(self.optimizer)
         self.scaler.update()
         self.optimizer.zero_grad()
         if self.averaged is not None:
-            self.averaged.update(self.core)
+            self.averaged.update(self.model)
 
 
 def make_optimizer(core: nn.Module, settings: TrainingSettings) -> torch.optim.Optimizer:

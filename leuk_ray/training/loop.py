@@ -1,6 +1,6 @@
 """What one worker does, from the first epoch to the last.
 
-The loop knows no Ray: `trainer` hands it feeds, a learner and a way to report, and a test
+The loop knows no Ray: `trainer` hands it loaders, a learner and a way to report, and a test
 can hand it others.
 """
 
@@ -18,7 +18,7 @@ from torch import Tensor
 
 from leuk_ray.augment.policies import parameters
 from leuk_ray.augment.settings import AugmentSettings
-from leuk_ray.datasets.feeds import Feed
+from leuk_ray.datasets.loaders import Loader
 from leuk_ray.datasets.plan import EpochPlan
 from leuk_ray.training import collective
 from leuk_ray.training.cells import TrainingCells
@@ -44,8 +44,8 @@ def train(
     learner: Learner,
     state: TrainingState,
     cells: TrainingCells,
-    feed: Feed,
-    validation_feed: Feed,
+    loader: Loader,
+    validation_loader: Loader,
     augmentation: AugmentSettings,
     seed: int,
     report: Report,
@@ -57,7 +57,7 @@ def train(
         learner: the network, its optimizer and the settings of the training.
         state: where to start; a fresh TrainingState or a loaded one.
         cells: rows, labels and keys.
-        feed, validation_feed: deliver training and validation pixels to this worker.
+        loader, validation_loader: deliver training and validation pixels to this worker.
         augmentation, seed: of the recipe.
         report: called once an epoch, on every worker.
         progress: called once a step with what has been done in the epoch; every
@@ -66,12 +66,12 @@ def train(
     settings = learner.settings
     while not state.stopped:
         started = time.perf_counter()
-        trained = train_epoch(learner, state, cells, feed, augmentation, seed, progress)
+        trained = train_epoch(learner, state, cells, loader, augmentation, seed, progress)
         trained_at = time.perf_counter()
-        for network in dict.fromkeys((learner.core, learner.scored)):
+        for network in dict.fromkeys((learner.model, learner.eval_model)):
             collective.average_running_statistics(network)
         validated = validate(
-            learner.scored, cells, validation_feed, settings.batch_size, augmentation, seed
+            learner.eval_model, cells, validation_loader, settings.batch_size, augmentation, seed
         )
         metrics = {
             "epoch": state.epoch + 1,
@@ -113,7 +113,7 @@ def train_epoch(
     learner: Learner,
     state: TrainingState,
     cells: TrainingCells,
-    feed: Feed,
+    loader: Loader,
     augmentation: AugmentSettings,
     seed: int,
     progress: Callable[[dict], None],
@@ -127,7 +127,7 @@ def train_epoch(
     torch.manual_seed(_dropout_seed(seed, epoch, rank))
     learner.start_epoch(epoch)
     passes = _passes(plan, rank, world_size, settings.accumulate)
-    pixels = feed.deliver([plan.rows[part] for batch in passes for part in batch])
+    pixels = loader.iter_batches([plan.rows[part] for batch in passes for part in batch])
     totals: Tensor | None = None
     batch_losses: list[Tensor] = []  # stays on the device: a look at it would stall every step
     waited = 0.0
@@ -190,7 +190,7 @@ def train_epoch(
             logged_at, logged_batch = now, batch + 1
         progress(update)
     assert totals is not None
-    assert next(pixels, None) is None, "the feed delivered more than was planned"
+    assert next(pixels, None) is None, "the loader delivered more than was planned"
     loss_sum, num_correct = collective.total(totals).tolist()
     if not np.isfinite(loss_sum):
         raise _not_finite(batch_losses, passes, plan, cells.uids, epoch)

@@ -17,7 +17,7 @@ import psutil
 import torch
 from torch import Tensor, nn
 
-from leuk_ray.datasets.feeds import Feed
+from leuk_ray.datasets.loaders import Loader
 from leuk_ray.training import collective
 
 PREFIX = "leuk_ray_train_"
@@ -86,9 +86,9 @@ class Monitor:
         self.recent = Times()
         self.asked = 0.0
 
-    def watch(self, feed: Feed) -> Feed:
-        """The same feed, with its deliveries timed."""
-        return _WatchedFeed(feed, self)
+    def watch(self, loader: Loader) -> Loader:
+        """The same loader, with its deliveries timed."""
+        return _WatchedLoader(loader, self)
 
     def time(self, model: nn.Module) -> nn.Module:
         """The same model, with its forward passes timed; one that exchanges no gradients as is.
@@ -129,16 +129,16 @@ class Monitor:
         self.gauges["device_memory_bytes"].set(memory_in_use(self.device))
 
 
-class _WatchedFeed:
-    """A feed that tells a monitor how long each batch was waited for and worked on."""
+class _WatchedLoader:
+    """A loader that tells a monitor how long each batch was waited for and worked on."""
 
-    def __init__(self, feed: Feed, monitor: Monitor) -> None:
-        self.feed = feed
+    def __init__(self, loader: Loader, monitor: Monitor) -> None:
+        self.loader = loader
         self.monitor = monitor
 
-    def deliver(self, batches: Sequence[np.ndarray]) -> Iterator[Tensor]:
-        """See Feed."""
-        monitor, delivered = self.monitor, iter(self.feed.deliver(batches))
+    def iter_batches(self, batches: Sequence[np.ndarray]) -> Iterator[Tensor]:
+        """See Loader."""
+        monitor, delivered = self.monitor, iter(self.loader.iter_batches(batches))
         while True:
             monitor.asked = asked = time.perf_counter()
             images = next(delivered, None)

@@ -31,7 +31,7 @@ class Plateau:
     def step(
         self, settings: PlateauSettings, train_accuracy: float, validation_loss: float
     ) -> bool:
-        """Judge an epoch; whether to stop."""
+        """Take in an epoch's metrics; return whether to stop."""
         if self.monitor == "train_accuracy" and train_accuracy >= settings.switch_accuracy:
             self.monitor, self.best = "validation_loss", float("-inf")
             self.waited = self.reductions = 0

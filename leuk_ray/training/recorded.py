@@ -69,7 +69,7 @@ class Recorded:
         kept = [leaf.clone() if isinstance(leaf, Tensor) else leaf for leaf in leaves]
         self._inputs = [leaf for leaf in kept if isinstance(leaf, Tensor)]
         self.graph = torch.cuda.CUDAGraph()
-        # Other threads may use the GPU meanwhile: a feed sends pixels ahead.
+        # Other threads may use the GPU meanwhile: a loader sends pixels ahead.
         with torch.cuda.graph(self.graph, capture_error_mode="thread_local"):
             self._output = self.function(*tree_unflatten(kept, structure))
         self._gradients = [parameter.grad for parameter in self.parameters]

@@ -37,9 +37,9 @@ class TrainingState:
 
     def save(self, directory: Path, learner: Learner) -> None:
         """Write a checkpoint's files into an existing folder."""
-        save_model(learner.scored, str(directory / "model.safetensors"))
+        save_model(learner.eval_model, str(directory / "model.safetensors"))
         if learner.averaged is not None:
-            save_model(learner.core, str(directory / "trained.safetensors"))
+            save_model(learner.model, str(directory / "trained.safetensors"))
         state = {
             "epoch": self.epoch,
             "plateau": self.plateau.as_dict(),
@@ -53,9 +53,9 @@ class TrainingState:
     @classmethod
     def load(cls, directory: Path, learner: Learner) -> TrainingState:
         """Restore what the learner holds in place and return the rest."""
-        load_model(learner.scored, directory / "model.safetensors")
+        load_model(learner.eval_model, directory / "model.safetensors")
         if learner.averaged is not None:
-            load_model(learner.core, directory / "trained.safetensors")
+            load_model(learner.model, directory / "trained.safetensors")
         state = torch.load(directory / "state.pt", map_location="cpu", weights_only=True)
         learner.optimizer.load_state_dict(state["optimizer"])
         learner.scaler.load_state_dict(state["scaler"])

@@ -20,7 +20,7 @@ from leuk_ray.bundles.bundle import write_bundle
 from leuk_ray.cluster import ray_cluster
 from leuk_ray.cluster.preflight import check_shared
 from leuk_ray.cluster.ray_cluster import Workers
-from leuk_ray.datasets.feeds import ReaderFeed, StreamFeed, make_feeds
+from leuk_ray.datasets.loaders import ReaderLoader, StreamLoader, make_loaders
 from leuk_ray.datasets.prepared import PreparedDataset
 from leuk_ray.datasets.splits import EVALUATED_ROLES, copies_with_role, rows_with_role, split_cells
 from leuk_ray.io.locations import Location, filesystem, join
@@ -75,7 +75,7 @@ def run_training(
     gpus: bool = False,
     resume: bool = False,
     mlflow: str | None = None,
-    judged: bool = True,
+    evaluated: bool = True,
 ) -> Trained:
     """Train a recipe on a dataset; Ray must be initialised.
 
@@ -87,7 +87,7 @@ def run_training(
         gpus: one GPU a worker.
         resume: go on with the run that lies in `out`.
         mlflow: an MLflow server or store that also gets the metrics.
-        judged: also score the validation and test cells; else `rows` and `logits` are empty.
+        evaluated: also score the validation and test cells; else `rows` and `logits` are empty.
 
     Raises:
         UserError: what cannot work is refused before any worker starts.
@@ -107,7 +107,7 @@ def run_training(
     if not resuming:
         start_record(recipe, dataset, out, split)
     files, path = filesystem(out)
-    roles = EVALUATED_ROLES if judged else ()
+    roles = EVALUATED_ROLES if evaluated else ()
     rows, copies = rows_with_role(dataset.cells, split, roles), copies_with_role(split, roles)
     tracked = MlflowRun.of(mlflow, out, recipe) if mlflow else None
     with training_bar(recipe.training.epochs) as board:
@@ -118,8 +118,8 @@ def run_training(
                     "recipe": recipe,
                     "dataset": dataset,
                     "cells": cells,
-                    "judged": rows,
-                    "judged_copies": copies,
+                    "evaluated": rows,
+                    "evaluated_copies": copies,
                     "run": out,
                     "board": board,
                     "mlflow": tracked,
@@ -149,7 +149,7 @@ def run_training(
 
 
 def train_worker(config: dict[str, Any]) -> _Ended:
-    """What Ray Train runs on every worker: train, then score what is judged with the best."""
+    """Train on one worker of Ray Train, then score the evaluated cells with the best checkpoint."""
     recipe: Recipe = config["recipe"]
     context = ray.train.get_context()
     on_node, rank = context.get_local_world_size(), context.get_world_rank()
@@ -170,7 +170,7 @@ def train_worker(config: dict[str, Any]) -> _Ended:
         with checkpoint.as_directory() as directory:
             state = TrainingState.load(Path(directory), learner)
     cells: TrainingCells = config["cells"]
-    feed, validation_feed = make_feeds(
+    loader, validation_loader = make_loaders(
         config["dataset"],
         cells.train,
         cells.validation[collective.rank() :: collective.world_size()],
@@ -189,8 +189,8 @@ def train_worker(config: dict[str, Any]) -> _Ended:
         learner,
         state,
         config["cells"],
-        monitor.watch(feed),
-        validation_feed,
+        monitor.watch(loader),
+        validation_loader,
         recipe.augment,
         recipe.seed,
         reporter,
@@ -199,11 +199,11 @@ def train_worker(config: dict[str, Any]) -> _Ended:
     reported = ray.train.get_all_reported_checkpoints()
     best = max(reported, key=lambda item: item.metrics["selection"])
     with best.checkpoint.as_directory() as directory:
-        load_model(learner.scored, Path(directory) / "model.safetensors")
-    reader, judged = config["dataset"].reader(), config["judged"]
-    feed = StreamFeed(reader, device) if config["stream"] else ReaderFeed(reader, device)
-    redraw = Redraw.of(recipe.augment, recipe.seed, cells, judged, config["judged_copies"])
-    logits = score_rows(learner.scored, judged, feed, recipe.training.batch_size, redraw)
+        load_model(learner.eval_model, Path(directory) / "model.safetensors")
+    reader, rows = config["dataset"].reader(), config["evaluated"]
+    loader = StreamLoader(reader, device) if config["stream"] else ReaderLoader(reader, device)
+    redraw = Redraw.of(recipe.augment, recipe.seed, cells, rows, config["evaluated_copies"])
+    logits = score_rows(learner.eval_model, rows, loader, recipe.training.batch_size, redraw)
     return _Ended(state.stopped, best.checkpoint, best.metrics, logits)
 
 

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from leuk_ray.augment.policies import apply, parameters
 from leuk_ray.augment.settings import AugmentSettings
-from leuk_ray.datasets.feeds import Feed
+from leuk_ray.datasets.loaders import Loader
 from leuk_ray.inference.engines import score_images
 from leuk_ray.recipes.training import Selection
 from leuk_ray.training import collective
@@ -19,7 +19,7 @@ from leuk_ray.training.cells import TrainingCells
 def validate(
     network: nn.Module,
     cells: TrainingCells,
-    feed: Feed,
+    loader: Loader,
     batch_size: int,
     augmentation: AugmentSettings,
     seed: int,
@@ -29,7 +29,7 @@ def validate(
     With one class in validation there is no AUC, and no key for it.
     """
     redraw = Redraw.of(augmentation, seed, cells, cells.validation, cells.validation_copies)
-    logits = score_rows(network, cells.validation, feed, batch_size, redraw)
+    logits = score_rows(network, cells.validation, loader, batch_size, redraw)
     labels = cells.labels[cells.validation]
     signed = np.where(labels == 1, logits, -logits)
     metrics = {
@@ -82,7 +82,7 @@ class Redraw:
 def score_rows(
     network: nn.Module,
     rows: np.ndarray,
-    feed: Feed,
+    loader: Loader,
     batch_size: int,
     redraw: Redraw | None = None,
 ) -> np.ndarray:
@@ -91,7 +91,7 @@ def score_rows(
     batches = [mine[start : start + batch_size] for start in range(0, len(mine), batch_size)]
     network.eval()
     logits = [np.empty(0)]
-    delivered = feed.deliver([rows[places] for places in batches])
+    delivered = loader.iter_batches([rows[places] for places in batches])
     for places, images in zip(batches, delivered, strict=True):
         shown = redraw(images, places) if redraw else images
         logits.append(score_images(network, shown)[0].cpu().numpy())

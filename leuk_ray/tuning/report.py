@@ -19,8 +19,8 @@ from leuk_ray.recipes.recipe import with_values
 from leuk_ray.runs.table import RunRecord
 from leuk_ray.tuning import figures
 from leuk_ray.tuning.importance import importance
+from leuk_ray.tuning.leaderboard import Standing, configuration, verdict
 from leuk_ray.tuning.settings import SweepSettings
-from leuk_ray.tuning.standings import Standing, configuration, verdict
 from leuk_ray.utils.html import embedded, page_templates, save_figures
 from leuk_ray.utils.wording import counted, overlap_label
 
@@ -39,14 +39,14 @@ def write_sweep_report(
     records: Mapping[str, RunRecord],
     standings: Sequence[Standing],
 ) -> dict[str, Any]:
-    """Write `out/report`, replacing an earlier one; `out/winner` has been judged.
+    """Write `out/report`, replacing an earlier one; `out/winner` has been evaluated.
 
     Returns:
         What report.json holds.
     """
     protocol = sweep.base().split.protocol
-    judged = read_json(str(out / "winner" / "report.json"))
-    leaky = judged["run"]["leaky"]  # all runs of a sweep have one split
+    winner = read_json(str(out / "winner" / "report.json"))
+    leaky = winner["run"]["leaky"]  # all runs of a sweep have one split
     stamp = Stamp(dataset.synthetic, overlap_label(leaky))
     runs = sorted(records.values(), key=lambda record: record.name)
     weights = importance(sweep.search, runs)
@@ -56,13 +56,13 @@ def write_sweep_report(
         "synthetic": dataset.synthetic,
         "best_auc": dataset.facts.get("best_auc"),
         "leaky": leaky,
-        "leakage": judged["run"]["leakage"],
+        "leakage": winner["run"]["leakage"],
         "protocol": protocol,
         "dataset_fingerprint": dataset.identity.fingerprint,
         "counts": _counts(runs),
         "standings": _rows(sweep, standings, runs),
         "verdict": verdict(list(standings)),
-        "winner": {"run": standings[0].best, "test": judged["sentence"]},
+        "winner": {"run": standings[0].best, "test": winner["sentence"]},
         "importance": weights,
         "runs": [asdict(record) for record in runs],
     }

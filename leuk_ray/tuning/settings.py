@@ -25,7 +25,7 @@ from leuk_ray.utils.settings import Settings, first_problem
 
 Value = bool | int | float | str | tuple[int | float | str, ...] | None
 
-# One split judges all configurations, the seeds are the sweep's own, and so is the metric.
+# One split evaluates all configurations, the seeds are the sweep's own, and so is the metric.
 _NOT_SEARCHED = {
     "name": "the sweep names its runs",
     "seed": "list seeds under `seeds`",
@@ -258,8 +258,8 @@ def _override(values: dict[str, Any], override: str) -> None:
 def _check_keys(path: str, sweep: SweepSettings) -> None:
     if sweep.base().split.protocol == "paper-literal":
         raise UserError(
-            f"sweep {path}: paper-literal tests on augmented copies; a sweep's winner is judged on "
-            "cells as they are: set protocol to image-random or one that parts subjects"
+            f"sweep {path}: paper-literal tests on augmented copies; a sweep's winner is evaluated "
+            "on cells as they are: set protocol to image-random or one that parts subjects"
         )
     for key in [*sweep.search, *sweep.overrides]:
         if key in _NOT_SEARCHED:

@@ -1,4 +1,4 @@
-"""A sweep from its settings to the best bundles, judged once on the test cells.
+"""A sweep from its settings to the best bundles, evaluated once on the test cells.
 
 sweep.yaml  environment.json  runs.jsonl  runs/NAME/  tensorboard/  top/1..k/  winner/  report/
 """
@@ -20,22 +20,22 @@ from leuk_ray.runs.executor import Executor
 from leuk_ray.runs.root import RunsRoot
 from leuk_ray.runs.spec import RunSpec, make_splits, split_key
 from leuk_ray.runs.table import RunRecord, RunTable
-from leuk_ray.runs.target import Judged
+from leuk_ray.runs.target import EvaluationTarget
 from leuk_ray.tuning.hparams import write_hparams
+from leuk_ray.tuning.leaderboard import Standing, configuration, rank
 from leuk_ray.tuning.report import write_sweep_report
 from leuk_ray.tuning.schedulers import make_scheduler
 from leuk_ray.tuning.searchers import Tpe, listed, run_name
 from leuk_ray.tuning.settings import SweepSettings
-from leuk_ray.tuning.standings import Standing, configuration, rank
 from leuk_ray.utils.errors import UserError
 from leuk_ray.utils.progress import note
-from leuk_ray.workflows.evaluate import judge
+from leuk_ray.workflows.evaluate import evaluate
 
 
 def run_sweep(
     sweep: SweepSettings, dataset: PreparedDataset, out: Path, *, resume: bool = False
 ) -> dict[str, Any]:
-    """Search, train the finalists with the other seeds, judge the winner, write the report.
+    """Search, train the finalists with the other seeds, evaluate the winner, write the report.
 
     Ray must be initialised. Runs that have ended are never repeated; a failed one is tried
     again with --resume, save by `optuna`, which has learnt from the failure.
@@ -64,7 +64,7 @@ def run_sweep(
         dataset,
         sweep.resources,
         splits,
-        judged=False,
+        evaluated=False,
         on_record=lambda record: _after(record, sweep, out),
     )
     if not resuming:
@@ -75,7 +75,7 @@ def run_sweep(
     if not standings:
         raise UserError(_all_failed(out, executor.table))
     _keep_top(standings[: sweep.top], out)
-    _judge_winner(standings[0].best, dataset, out)
+    _evaluate_winner(standings[0].best, dataset, out)
     return write_sweep_report(out, sweep, dataset, executor.table.records(), standings)
 
 
@@ -123,17 +123,17 @@ def _keep_top(standings: list[Standing], out: Path) -> None:
             shutil.copytree(out / "runs" / standing.best / "bundle", partial / str(place))
 
 
-def _judge_winner(name: str, dataset: PreparedDataset, out: Path) -> None:
-    """Judge a run into `out/winner`, unless its judgement, and no other run's, lies there."""
+def _evaluate_winner(name: str, dataset: PreparedDataset, out: Path) -> None:
+    """Evaluate a run into `out/winner`, unless its report, and no other run's, lies there."""
     folder, run = out / "winner", out / "runs" / name
     marker = folder / "run.txt"
     if marker.exists() and marker.read_text() == name:
         return
     note("tune: the winner meets the test cells, once")
-    judged = Judged(run / "bundle", run)
+    target = EvaluationTarget(run / "bundle", run)
     with directory_by_rename(folder) as partial:
         report = partial / "report"
-        judge(judged, dataset, report, roles=("validation", "test"), show_images=False)
+        evaluate(target, dataset, report, roles=("validation", "test"), show_images=False)
         for part in report.iterdir():
             part.rename(partial / part.name)
         report.rmdir()

@@ -20,7 +20,7 @@ from leuk_ray.inference.classifier import Classifier
 from leuk_ray.inference.scope import fit_scope, measure
 from leuk_ray.io.locations import Location
 from leuk_ray.runs.report import predictions_table, split_of
-from leuk_ray.runs.target import Judged
+from leuk_ray.runs.target import EvaluationTarget
 from leuk_ray.utils.errors import UserError
 from leuk_ray.utils.wording import counted
 
@@ -29,9 +29,9 @@ _BATCH = 16
 
 
 def calibrate(
-    judged: Judged,
+    target: EvaluationTarget,
     dataset: PreparedDataset,
-    target: Location,
+    out: Location,
     *,
     abstain_share: float = 0.05,
     max_cells: int = 2000,
@@ -40,10 +40,10 @@ def calibrate(
     """Write a calibrated copy of a bundle.
 
     Args:
-        judged: with a run, its validation cells calibrate, and with its training cells they are
+        target: with a run, its validation cells calibrate, and with its training cells they are
             the scope; a bare bundle takes all labelled, kept cells for both.
         dataset: the run's dataset, or another one for a bare bundle.
-        target: folder of the copy.
+        out: folder of the copy.
         abstain_share: of the calibrating cells, how many stay without an answer because
             they are the closest to the threshold.
         max_cells: at most so many are looked at for each of the two.
@@ -58,9 +58,9 @@ def calibrate(
     """
     if not 0 <= abstain_share <= 0.9:  # NaN passes click's range
         raise UserError(f"--abstain {abstain_share}: give a share from 0 to 0.9")
-    bundle = open_bundle(judged.bundle)
-    split = split_of(judged, bundle.facts, dataset)
-    trained, held = ("test", "test") if judged.run is None else ("train", "validation")
+    bundle = open_bundle(target.bundle)
+    split = split_of(target, bundle.facts, dataset)
+    trained, held = ("test", "test") if target.run is None else ("train", "validation")
     rows = {
         "scope": _some(rows_with_role(dataset.cells, split, (trained, held)), max_cells),
         "decision": _some(rows_with_role(dataset.cells, split, (held,)), max_cells),
@@ -71,8 +71,8 @@ def calibrate(
         one_class = ", all of one class" if len(set(labels.tolist())) == 1 else ""
         few = counted(num_held, f"{held} cell")
         raise UserError(
-            f"{judged.run or dataset.location}: has {few} to calibrate on{one_class}; {MIN_CELLS} "
-            f"of both classes are needed: {_larger(judged, split)}"
+            f"{target.run or dataset.location}: has {few} to calibrate on{one_class}; {MIN_CELLS} "
+            f"of both classes are needed: {_larger(target, split)}"
         )
     classifier = Classifier(bundle)
     scored = np.unique(np.concatenate(list(rows.values())))
@@ -102,7 +102,7 @@ def calibrate(
     scope.typical["probability"] = (float(held_out.mean()), float(held_out.std()))
     derive_bundle(
         bundle,
-        target,
+        out,
         changes={
             "temperature": temperature,
             "abstain_band": band,
@@ -112,7 +112,7 @@ def calibrate(
         add={SCOPE_FILE: neighbourhood.save},
     )
     return {
-        "bundle": str(target),
+        "bundle": str(out),
         "cells": len(logits),
         "fixed_on": decisions.basis,
         "caution": decisions.caution,
@@ -122,9 +122,9 @@ def calibrate(
     }
 
 
-def _larger(judged: Judged, split: pa.Table) -> str:
+def _larger(target: EvaluationTarget, split: pa.Table) -> str:
     """How to get more cells to calibrate on."""
-    if judged.run is None:
+    if target.run is None:
         return "give a dataset with more"
     cells = len(split["uid"].unique())
     tested = len(split.filter(pc.field("role") == "test")["uid"].unique()) / cells

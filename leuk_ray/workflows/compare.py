@@ -21,7 +21,7 @@ from leuk_ray.evaluation.paired import paired_bootstrap
 from leuk_ray.io.locations import Location, join, parent
 from leuk_ray.io.storage import exists, read_bytes, read_table
 from leuk_ray.runs.report import check_pixels
-from leuk_ray.runs.target import Judged, trained_on_images_of
+from leuk_ray.runs.target import EvaluationTarget, trained_on_images_of
 from leuk_ray.utils.errors import UserError
 from leuk_ray.utils.parsing import parse_yaml
 from leuk_ray.utils.wording import counted, natural
@@ -43,7 +43,7 @@ class Trained:
 class Part:
     """Two bundles and the rows they are compared on: all there is, or one fold."""
 
-    judged: tuple[Judged, Judged]
+    targets: tuple[EvaluationTarget, EvaluationTarget]
     facts: tuple[Facts, Facts]
     rows: np.ndarray
 
@@ -118,14 +118,14 @@ def compare(
         "second": str(places[1]),
         "folds": len(parts),
         "tested": tested,
-        "why_few": _why_other(*parts[0].judged) if few else "",
+        "why_few": _why_other(*parts[0].targets) if few else "",
         "synthetic": dataset.synthetic,
         "warnings": warnings,
         **found,
     }
 
 
-def find_runs(place: Location) -> list[Judged]:
+def find_runs(place: Location) -> list[EvaluationTarget]:
     """A run or bundle; else the runs in a folder, or those that a pattern names, in order.
 
     Raises:
@@ -137,13 +137,16 @@ def find_runs(place: Location) -> list[Judged]:
             folders = list(Path("/").glob(str(place.absolute())[1:]))
         runs = [folder for folder in folders if exists(join(folder, "bundle", "bundle.json"))]
         if runs and not exists(join(place, "bundle", "bundle.json")):
-            return [Judged.at(folder) for folder in sorted(runs, key=lambda one: natural(str(one)))]
-    return [Judged.at(place)]
+            return [
+                EvaluationTarget.at(folder)
+                for folder in sorted(runs, key=lambda one: natural(str(one)))
+            ]
+    return [EvaluationTarget.at(place)]
 
 
 def _same_folds(
-    places: tuple[Location, Location], sides: list[list[Judged]], dataset: PreparedDataset
-) -> list[tuple[Judged, Judged]]:
+    places: tuple[Location, Location], sides: list[list[EvaluationTarget]], dataset: PreparedDataset
+) -> list[tuple[EvaluationTarget, EvaluationTarget]]:
     """Runs of both sides in pairs that test the same cells; two alone are a pair as they are."""
     first, second = sides
     if len(first) == len(second) == 1:
@@ -176,7 +179,7 @@ def _score(
     done, stated = side * total // 2, []
     for part in parts:
         _, logits = score_rows(
-            part.judged[side].bundle,
+            part.targets[side].bundle,
             dataset,
             part.rows,
             pool,
@@ -195,13 +198,13 @@ def _count_tested(known: list[Trained | None]) -> int | None:
     return sum(len(_uids(split, ("test",))) for split in splits)
 
 
-def _tested(judged: Judged, dataset: PreparedDataset) -> frozenset[str]:
+def _tested(target: EvaluationTarget, dataset: PreparedDataset) -> frozenset[str]:
     """uids that a run keeps for testing."""
-    split = _split(judged, read_facts(judged.bundle), dataset)
+    split = _split(target, read_facts(target.bundle), dataset)
     return frozenset(_uids(split, ("test",)))
 
 
-def _why_other(first: Judged, second: Judged) -> str:
+def _why_other(first: EvaluationTarget, second: EvaluationTarget) -> str:
     """In which settings the splits of two runs differ."""
     configs = [join(_run_of(one), "config.yaml") for one in (first, second)]
     ours, theirs = (parse_yaml(read_bytes(config), config)["split"] for config in configs)
@@ -210,7 +213,7 @@ def _why_other(first: Judged, second: Judged) -> str:
 
 
 def comparable_rows(dataset: PreparedDataset, known: Mapping[str, Trained]) -> np.ndarray:
-    """Rows that every known split tests on, ascending, (N,); without one all that may be judged.
+    """Rows that every known split tests on, ascending, (N,); without one all that may be evaluated.
 
     Args:
         dataset: of the rows.
@@ -247,19 +250,19 @@ def _uids(split: pa.Table, roles: tuple[str, ...]) -> set[str]:
     return set(split.filter(pc.field("role").isin(roles))["uid"].to_pylist())
 
 
-def _split(judged: Judged, facts: Facts, dataset: PreparedDataset) -> pa.Table:
+def _split(target: EvaluationTarget, facts: Facts, dataset: PreparedDataset) -> pa.Table:
     """The split of a bundle that the dataset trained, from the run's folder around it."""
-    run = _run_of(judged)
+    run = _run_of(target)
     split = join(run, "split.parquet")
     if facts.datasets and not exists(split):
         raise UserError(
-            f"{judged.bundle}: was trained on cells of {dataset.location}, and without its run it "
+            f"{target.bundle}: was trained on cells of {dataset.location}, and without its run it "
             "is not known on which; give the run's folder"
         )
     advice = "compare on the dataset that trained it, or on other images"
-    check_same_dataset(facts.datasets, dataset, judged.bundle, advice, split)
+    check_same_dataset(facts.datasets, dataset, target.bundle, advice, split)
     return read_table(split)
 
 
-def _run_of(judged: Judged) -> Location:
-    return parent(judged.bundle) if judged.run is None else judged.run
+def _run_of(target: EvaluationTarget) -> Location:
+    return parent(target.bundle) if target.run is None else target.run

@@ -1,4 +1,4 @@
-"""The whole path on rendered cells: from image files to a judged bundle and its first answer."""
+"""The whole path on rendered cells, from image files to a report, a bundle and an answer."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from leuk_ray.inference.classifier import Classifier, Prediction
 from leuk_ray.io.storage import refuse_existing
 from leuk_ray.recipes.recipe import load_recipe
 from leuk_ray.utils.progress import bar
-from leuk_ray.workflows.train import train_and_judge
+from leuk_ray.workflows.train import train_and_evaluate
 
 WORKERS = 2
 
 
 def run_demo(out: Path) -> dict:
-    """Synth, prepare, audit, train, judge, answer; every result lies under `out`.
+    """Synth, prepare, audit, train, evaluate, answer; every result lies under `out`.
 
     Returns:
         What the summary says, as plain values.
@@ -39,7 +39,7 @@ def run_demo(out: Path) -> dict:
         prepare(out / "images", out / "dataset", "c-nmc", storage, progress)
     dataset = PreparedDataset.open(str(out / "dataset"))
     audit = audit_cells(dataset.cells)
-    report = train_and_judge(recipe, dataset, out / "run", workers=WORKERS)
+    report = train_and_evaluate(recipe, dataset, out / "run", workers=WORKERS)
     bundle = out / "run" / "bundle"
     image = next((out / "images").rglob("*.bmp"))
     (answer,) = Classifier.load(bundle).predict([(image.name, image.read_bytes())])

@@ -1,4 +1,4 @@
-"""Judging a bundle on a dataset: every row of a role scored once, then the report."""
+"""Evaluate a bundle on a dataset: every row of a role scored once, then the report."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from leuk_ray.datasets.splits import (
 from leuk_ray.io.locations import Location, join
 from leuk_ray.io.storage import exists, read_table, refuse_existing
 from leuk_ray.runs.report import report_on, split_of
-from leuk_ray.runs.target import Judged
+from leuk_ray.runs.target import EvaluationTarget
 from leuk_ray.utils.errors import UserError
 from leuk_ray.workflows.pool import DEFAULT, Pool, score_rows
 
 
-def judge(
-    judged: Judged,
+def evaluate(
+    target: EvaluationTarget,
     dataset: PreparedDataset,
     out: Location,
     *,
@@ -37,7 +37,7 @@ def judge(
     A report on a run's test rows also holds its validation rows, on which decisions are fixed.
 
     Args:
-        judged: with a run, rows and roles come from its split; a bare bundle is judged on
+        target: with a run, rows and roles come from its split; a bare bundle is target on
             all labelled, kept cells of the dataset as `test`.
         dataset: the run's dataset, or another one for a bare bundle.
         out: report folder to make; predictions.parquet lies in it.
@@ -50,14 +50,14 @@ def judge(
         The content of report.json.
 
     Raises:
-        UserError: another dataset than the run's, nothing to judge, or `out` exists.
+        UserError: another dataset than the run's, nothing to evaluate, or `out` exists.
     """
     refuse_existing(out, "report")
-    split = split_of(judged, read_facts(judged.bundle), dataset)
+    split = split_of(target, read_facts(target.bundle), dataset)
     if copies_with_role(split, roles) is not None:
         raise UserError(
-            f"{judged.run}: paper-literal tests on augmented copies, which training scores; read "
-            "its own report/, or judge its bundle/ on the cells as they are"
+            f"{target.run}: paper-literal tests on augmented copies, which training scores; read "
+            "its own report/, or evaluate its bundle/ on the cells as they are"
         )
     rows = rows_with_role(dataset.cells, split, roles)
     if not len(rows):
@@ -66,26 +66,26 @@ def judge(
             "nothing to evaluate; for answers without labels give the image files to "
             "`leuk-ray predict`"
         )
-    known = _known_validation(judged, dataset, split) if roles == ("test",) else None
-    if known is None and judged.run is not None and roles == ("test",):
+    known = _known_validation(target, dataset, split) if roles == ("test",) else None
+    if known is None and target.run is not None and roles == ("test",):
         rows = rows_with_role(dataset.cells, split, ("validation", "test"))
-    rows, logits = score_rows(judged.bundle, dataset, rows, pool, progress)
+    rows, logits = score_rows(target.bundle, dataset, rows, pool, progress)
     if known is not None:
         rows, logits = np.concatenate([known[0], rows]), np.concatenate([known[1], logits])
         order = np.argsort(rows)
         rows, logits = rows[order], logits[order]
-    return report_on(judged, dataset, rows, logits, out, show_images=show_images)
+    return report_on(target, dataset, rows, logits, out, show_images=show_images)
 
 
 def _known_validation(
-    judged: Judged, dataset: PreparedDataset, split: pa.Table
+    target: EvaluationTarget, dataset: PreparedDataset, split: pa.Table
 ) -> tuple[np.ndarray, np.ndarray] | None:
     """Validation rows and log-odds that the run's own report holds, (N,) each.
 
     What is to be fixed on validation needs them, and training has scored them with the weights
     of the bundle. None where the report is not there: then they are scored with the test rows.
     """
-    table = join(judged.run, "report", "predictions.parquet") if judged.run is not None else None
+    table = join(target.run, "report", "predictions.parquet") if target.run is not None else None
     if table is None or not exists(table):
         return None
     told = read_table(table).filter(pc.field("role") == "validation").sort_by("uid")

@@ -1,4 +1,4 @@
-"""One run: train a recipe, judge its best checkpoint, leave a report beside the bundle."""
+"""One run: train a recipe, evaluate its best checkpoint, leave a report beside the bundle."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from leuk_ray.recipes.recipe import Recipe
 from leuk_ray.training.trainer import run_training
 
 
-def train_and_judge(
+def train_and_evaluate(
     recipe: Recipe,
     dataset: PreparedDataset,
     out: Location,
@@ -21,7 +21,7 @@ def train_and_judge(
     show_images: bool = True,
     mlflow: str | None = None,
 ) -> dict:
-    """Train and judge into the folder `out`; Ray must be initialised.
+    """Train and evaluate into the folder `out`; Ray must be initialised.
 
     Returns:
         The content of report.json.
@@ -34,12 +34,12 @@ def train_and_judge(
     )
     # Imported here, since half a second of reports and statistics is nothing a first step needs.
     from leuk_ray.runs.report import keep_results, report_on
-    from leuk_ray.runs.target import Judged
+    from leuk_ray.runs.target import EvaluationTarget
 
-    remove(join(out, "report"))  # a resumed run is judged again
-    judged = Judged(trained.bundle, out)
+    remove(join(out, "report"))  # a resumed run is evaluated again
+    target = EvaluationTarget(trained.bundle, out)
     report = report_on(
-        judged,
+        target,
         dataset,
         trained.rows,
         trained.logits,
@@ -47,5 +47,5 @@ def train_and_judge(
         copies=trained.copies,
         show_images=show_images,
     )
-    keep_results(judged, report)
+    keep_results(target, report)
     return report

@@ -36,7 +36,7 @@ from leuk_ray.training import collective, loop, trainer
 from leuk_ray.training.attempts import attempts, interruptions
 from leuk_ray.training.cells import TrainingCells
 from leuk_ray.training.trainer import run_training
-from leuk_ray.workflows.train import train_and_judge
+from leuk_ray.workflows.train import train_and_evaluate
 from tests.job_cluster import free_port
 
 
@@ -111,7 +111,7 @@ def test_a_preempted_node_changes_no_number_and_is_listed(
     ray_cluster.connect(nodes.address)
     out = tmp_path / "run"
     taken = after_epoch(out, 1, lambda: preempt_a_node(nodes))
-    report = train_and_judge(recipe(), undisturbed.dataset, out, workers=2)
+    report = train_and_evaluate(recipe(), undisturbed.dataset, out, workers=2)
     assert taken.wait(timeout=10)
     assert len(nodes.worker_nodes) == 1
     assert results(out) == undisturbed.results
@@ -190,7 +190,7 @@ def test_three_workers_two_and_three_again_lose_and_repeat_no_row(
 
     when(lambda: waits(3, saved=1), lambda: lose_a_node(nodes))
     when(lambda: waits(2, saved=2), lambda: nodes.add_node(num_cpus=1))
-    report = train_and_judge(recipe(), dataset, out, workers=(2, 3))
+    report = train_and_evaluate(recipe(), dataset, out, workers=(2, 3))
 
     assert [attempt["workers"] for attempt in attempts(out)] == [3, 2, 3]
     assert [line["workers"] for line in history(out)] == [3, 2, *[3] * (EPOCHS - 2)]

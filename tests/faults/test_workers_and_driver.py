@@ -33,7 +33,7 @@ from leuk_ray.datasets.prepared import PreparedDataset
 from leuk_ray.training import trainer
 from leuk_ray.training.attempts import interruptions
 from leuk_ray.training.trainer import run_training
-from leuk_ray.workflows.train import train_and_judge
+from leuk_ray.workflows.train import train_and_evaluate
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +58,7 @@ def test_a_killed_worker_changes_no_number(undisturbed, dataset, tmp_path: Path)
 def test_two_killed_workers_in_a_row_change_no_number(undisturbed, dataset, tmp_path: Path):
     out = tmp_path / "run"
     killed = [after_epoch(out, 1, kill_a_worker), after_epoch(out, 3, kill_a_worker)]
-    report = train_and_judge(recipe(), dataset, out, workers=2)
+    report = train_and_evaluate(recipe(), dataset, out, workers=2)
     assert all(event.is_set() for event in killed)
     assert results(out) == undisturbed.results
     assert [bool(item["lost_workers"]) for item in interruptions(out)] == [True, True]

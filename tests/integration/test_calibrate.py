@@ -7,7 +7,7 @@ import numpy as np
 from leuk_ray.bundles.bundle import open_bundle
 from leuk_ray.datasets.images import StorageSettings
 from leuk_ray.inference.classifier import Classifier, Prediction
-from leuk_ray.runs.target import Judged
+from leuk_ray.runs.target import EvaluationTarget
 from leuk_ray.workflows.calibrate import calibrate
 from tests.serving_bundles import cells, encode, write_small_bundle
 
@@ -15,7 +15,7 @@ from tests.serving_bundles import cells, encode, write_small_bundle
 def test_cells_alike_are_answered_and_others_are_not(dataset, tmp_path: Path):
     storage = StorageSettings(size=64, crop="center")
     bundle = write_small_bundle(tmp_path / "plain", storage=storage)
-    values = calibrate(Judged.at(bundle), dataset, tmp_path / "new", abstain_share=0.1)
+    values = calibrate(EvaluationTarget.at(bundle), dataset, tmp_path / "new", abstain_share=0.1)
     assert values["cells"] == values["scope_cells"] == 121
     facts = open_bundle(tmp_path / "new").facts
     assert facts.temperature == values["temperature"] != 1

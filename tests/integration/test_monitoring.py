@@ -20,10 +20,10 @@ WAIT, WORK = 0.05, 0.10
 
 
 def worker(run: str, wait: float, work: float) -> tuple:
-    """As the training loop does: batches from a watched feed through a network, two epochs."""
+    """As the training loop does: batches from a watched loader through a network, two epochs."""
 
     class SlowFeed:
-        def deliver(self, batches):
+        def iter_batches(self, batches):
             for rows in batches:
                 time.sleep(wait)
                 yield torch.zeros(len(rows), 3, 4, 4, dtype=torch.uint8)
@@ -34,9 +34,9 @@ def worker(run: str, wait: float, work: float) -> tuple:
             return images.float().mean()
 
     monitor = Monitor(run, "node-a", torch.device("cpu"))
-    feed, network = monitor.watch(SlowFeed()), monitor.time(SlowNetwork())
+    loader, network = monitor.watch(SlowFeed()), monitor.time(SlowNetwork())
     for epoch in range(2):
-        for images in feed.deliver([np.arange(8), np.arange(6)]):
+        for images in loader.iter_batches([np.arange(8), np.arange(6)]):
             network(images)
         epoch_times = monitor.epoch
         slowest = monitor.epoch_done(epoch + 1, 0.5)

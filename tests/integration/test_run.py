@@ -15,15 +15,15 @@ import torch
 
 from leuk_ray.augment.settings import AugmentSettings
 from leuk_ray.bundles.bundle import derive_bundle, load_bundle
-from leuk_ray.datasets.feeds import ReaderFeed, ResidentFeed, StreamFeed, make_feeds
 from leuk_ray.datasets.images import StorageSettings
+from leuk_ray.datasets.loaders import ReaderLoader, ResidentLoader, StreamLoader, make_loaders
 from leuk_ray.datasets.plan import plan_epoch
 from leuk_ray.datasets.splits import rows_with_role, split_cells
 from leuk_ray.inference.classifier import Classifier, Prediction
 from leuk_ray.models.zoo import build
 from leuk_ray.recipes.recipe import load_recipe
 from leuk_ray.runs.report import report_on
-from leuk_ray.runs.target import Judged
+from leuk_ray.runs.target import EvaluationTarget
 from leuk_ray.training.cells import TrainingCells
 from leuk_ray.training.dry_run import dry_run
 from leuk_ray.training.learner import Learner
@@ -32,9 +32,9 @@ from leuk_ray.training.state import TrainingState
 from leuk_ray.training.trainer import run_training
 from leuk_ray.utils.errors import UserError
 from leuk_ray.workflows.compare import compare
-from leuk_ray.workflows.evaluate import judge
+from leuk_ray.workflows.evaluate import evaluate
 from leuk_ray.workflows.pool import Pool, score_rows
-from leuk_ray.workflows.train import train_and_judge
+from leuk_ray.workflows.train import train_and_evaluate
 
 CPU = torch.device("cpu")
 
@@ -52,7 +52,7 @@ def recipe(**changes):
 @pytest.fixture(scope="module")
 def run(dataset, tmp_path_factory) -> Path:
     out = tmp_path_factory.mktemp("runs") / "two"
-    train_and_judge(recipe(), dataset, out, workers=2)
+    train_and_evaluate(recipe(), dataset, out, workers=2)
     return out
 
 
@@ -160,18 +160,18 @@ def test_what_only_a_gpu_can_do_is_refused_without_one(dataset, tmp_path: Path):
 def test_feeds_deliver_the_same_pixels_in_the_same_order(dataset):
     generator = np.random.default_rng(0)
     batches = [generator.integers(0, 121, n) for n in (16, 16, 1, 15, 0, 121, 300, 7)]
-    expected = list(ReaderFeed(dataset.reader(), CPU).deliver(batches))
-    stream, ahead = StreamFeed(dataset.reader(), CPU), StreamFeed(dataset.reader(), CPU, 400)
-    resident = ResidentFeed(stream, np.arange(121), 64, CPU)
+    expected = list(ReaderLoader(dataset.reader(), CPU).iter_batches(batches))
+    stream, ahead = StreamLoader(dataset.reader(), CPU), StreamLoader(dataset.reader(), CPU, 400)
+    resident = ResidentLoader(stream, np.arange(121), 64, CPU)
     for delivered in (
-        stream.deliver(batches),
-        ahead.deliver(batches),
-        resident.deliver(batches),
-        resident.deliver(batches),
+        stream.iter_batches(batches),
+        ahead.iter_batches(batches),
+        resident.iter_batches(batches),
+        resident.iter_batches(batches),
     ):
         for ours, theirs in zip(delivered, expected, strict=True):
             assert torch.equal(ours, theirs)
-    assert list(stream.deliver([])) == []
+    assert list(stream.iter_batches([])) == []
 
 
 @pytest.mark.parametrize("window", ["all", 64])
@@ -204,12 +204,12 @@ def test_stream_host_and_device_feed_give_the_same_metrics_to_the_last_digit(
             seen.update(of_pixels[image.numpy().tobytes()] for image in images)
 
         core.register_forward_pre_hook(count)
-        feeds = make_feeds(
+        loaders = make_loaders(
             dataset, cells.train, cells.validation, CPU, cache=cache, window=window,
             world_size=1, workers_on_node=1,
         )  # fmt: skip
         state = train(
-            Learner(core, settings), TrainingState(), cells, *feeds,
+            Learner(core, settings), TrainingState(), cells, *loaders,
             AugmentSettings(policy="none"), 0, lambda metrics, save: None,
         )  # fmt: skip
         timings = ("seconds", "data_wait_seconds", "images_per_second")
@@ -238,19 +238,23 @@ def test_the_same_bytes_give_the_same_probability_everywhere(
 
 
 def test_a_bundle_is_judged_on_any_dataset(run: Path, dataset, tmp_path: Path):
-    report = judge(
-        Judged.at(run / "bundle"), dataset, tmp_path / "report", roles=("test",), show_images=False
+    report = evaluate(
+        EvaluationTarget.at(run / "bundle"),
+        dataset,
+        tmp_path / "report",
+        roles=("test",),
+        show_images=False,
     )
     assert report["metrics"]["test"]["cells"] == 121
     with pytest.raises(UserError, match="neither a bundle nor a run"):
-        Judged.at(tmp_path)
+        EvaluationTarget.at(tmp_path)
 
 
 def test_a_run_judged_again_tells_the_same_and_decides_by_its_validation_cells(
     run: Path, dataset, tmp_path: Path
 ):
     first = json.loads((run / "report" / "report.json").read_text())
-    again = judge(Judged.at(run), dataset, tmp_path / "again", show_images=False)
+    again = evaluate(EvaluationTarget.at(run), dataset, tmp_path / "again", show_images=False)
     assert again["metrics"]["validation"] == first["metrics"]["validation"]
     assert again["metrics"]["test"]["confusion"] == first["metrics"]["test"]["confusion"]
     fixed = again["decided"]["fixed_on"]
@@ -284,7 +288,7 @@ def test_two_bundles_are_compared_on_test_cells_alone(run: Path, dataset, tmp_pa
     with pytest.raises(UserError, match="expects center crops stored at 96 px"):
         compare((run, tmp_path / "larger"), dataset)
     with pytest.raises(UserError, match="expects center crops stored at 96 px"):
-        judge(Judged.at(tmp_path / "larger"), dataset, tmp_path / "judged")
+        evaluate(EvaluationTarget.at(tmp_path / "larger"), dataset, tmp_path / "judged")
 
 
 def test_a_report_tells_no_path_of_first_weights(run: Path, dataset, tmp_path: Path):
@@ -295,7 +299,7 @@ def test_a_report_tells_no_path_of_first_weights(run: Path, dataset, tmp_path: P
     split = pq.read_table(run / "split.parquet")
     rows = rows_with_role(dataset.cells, split, ("validation", "test"))
     out = tmp_path / "report"
-    report_on(Judged.at(copy), dataset, rows, np.zeros(len(rows)), out, show_images=False)
+    report_on(EvaluationTarget.at(copy), dataset, rows, np.zeros(len(rows)), out, show_images=False)
     for name in ("report.json", "report.html"):
         assert "somebody" not in (out / name).read_text()
 
@@ -320,7 +324,7 @@ def test_copies_train_and_test_as_the_paper_literally_has_it(dataset, tmp_path: 
     """Every copy of validation and test is scored once, and the report says LEAKY."""
     out = tmp_path / "literal"
     literal = recipe(protocol="paper-literal", copies=90, epochs=1)
-    report = train_and_judge(literal, dataset, out, workers=2)
+    report = train_and_evaluate(literal, dataset, out, workers=2)
     split = pq.read_table(out / "split.parquet")
     wanted = [(r["uid"], r["copy"], r["role"]) for r in split.to_pylist() if r["role"] != "train"]
     scored = pq.read_table(out / "report" / "predictions.parquet").to_pylist()
@@ -329,4 +333,4 @@ def test_copies_train_and_test_as_the_paper_literally_has_it(dataset, tmp_path: 
     assert report["run"]["leaky"]
     assert history(out)[0]["train_images"] == 144
     with pytest.raises(UserError, match="paper-literal tests on augmented copies"):
-        judge(Judged.at(out), dataset, tmp_path / "again")
+        evaluate(EvaluationTarget.at(out), dataset, tmp_path / "again")

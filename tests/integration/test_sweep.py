@@ -21,7 +21,7 @@ from leuk_ray.runs.folder import RunFolder, read_history, read_steps
 from leuk_ray.runs.placement import Resources
 from leuk_ray.runs.spec import RunSpec, split_key
 from leuk_ray.runs.table import RunTable
-from leuk_ray.runs.trial import Shared, train_in_process
+from leuk_ray.runs.trial import TrialContext, train_in_process
 from leuk_ray.tuning.settings import load_sweep
 from leuk_ray.tuning.sweep import run_sweep
 from leuk_ray.utils.errors import UserError
@@ -215,13 +215,13 @@ def test_a_mistake_is_one_line_and_starts_nothing(
 
 def test_a_run_takes_over_anothers_weights_moments_and_place_in_time(dataset, tmp_path: Path):
     recipe = sweep(tmp_path, search={"lr": {"choice": [1e-3]}}, searcher="grid").base()
-    shared = Shared(
+    shared = TrialContext(
         root=tmp_path,
         dataset=dataset,
         splits={split_key(recipe): split_cells(dataset.cells, recipe.split)},
         resources=Resources(),
         side_by_side=1,
-        judged=True,
+        evaluated=True,
         checkpoints=True,
     )
     kept = tmp_path / "checkpoint"
@@ -243,7 +243,7 @@ def test_a_run_takes_over_anothers_weights_moments_and_place_in_time(dataset, tm
     for name, rate in (("same", 1e-3), ("changed", 5e-4)):
         loser = RunSpec(name, recipe, {"training.lr": rate})
         RunFolder(tmp_path / name, recipe, dataset).start(shared.split(recipe))
-        train_in_process(loser, replace(shared, judged=False), lambda metrics, save: None, kept)
+        train_in_process(loser, replace(shared, evaluated=False), lambda metrics, save: None, kept)
         assert history(name)[0] == history("winner")[0]
         step = {"epoch": 1, "from": "winner", "changed": {"training.lr": [1e-3, rate]}}
         assert read_steps(tmp_path / name) == [step]

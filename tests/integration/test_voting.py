@@ -17,8 +17,8 @@ from leuk_ray.inference.engines import score_images
 from leuk_ray.models.network import ImageClassifier
 from leuk_ray.models.settings import ModelSettings
 from leuk_ray.models.zoo import build
-from leuk_ray.runs.target import Judged
-from leuk_ray.workflows.evaluate import judge
+from leuk_ray.runs.target import EvaluationTarget
+from leuk_ray.workflows.evaluate import evaluate
 from leuk_ray.workflows.pool import Pool
 
 
@@ -69,7 +69,9 @@ def test_it_is_evaluated_and_predicts_as_its_members_vote(
     labels = np.asarray(dataset.cells["label"].to_pylist())
     assert 0 < (expected >= 0.5).sum() < len(labels), "both answers occur"
 
-    report = judge(Judged.at(voted), dataset, tmp_path / "report", pool=Pool(2), show_images=False)
+    report = evaluate(
+        EvaluationTarget.at(voted), dataset, tmp_path / "report", pool=Pool(2), show_images=False
+    )
     metrics = report["metrics"]["test"]
     counts = metrics["confusion"]
     assert metrics["cells"] == len(labels)

@@ -24,8 +24,8 @@ from leuk_ray.datasets.synthetic import SyntheticSpec, write_c_nmc
 from leuk_ray.recipes.recipe import load_recipe
 from leuk_ray.runs.placement import Resources
 from leuk_ray.runs.spec import RunSpec, make_splits
-from leuk_ray.runs.target import Judged
-from leuk_ray.runs.trial import Shared, train_in_process
+from leuk_ray.runs.target import EvaluationTarget
+from leuk_ray.runs.trial import TrialContext, train_in_process
 from leuk_ray.serving.drift import WINDOW
 from leuk_ray.workflows.calibrate import calibrate
 from tests.serving_bundles import encode, listening, turned
@@ -55,11 +55,11 @@ def service(cells: Path, tmp_path_factory) -> Iterator[tuple[str, list[Path]]]:
     dataset = PreparedDataset.open(str(folder / "dataset"))
     spec = RunSpec("lite", load_recipe("lite", SETTINGS), {})
     splits = make_splits(dataset, [spec.resolved])
-    shared = Shared(
-        folder, dataset, Resources(), splits, side_by_side=1, judged=False, checkpoints=False
+    shared = TrialContext(
+        folder, dataset, Resources(), splits, side_by_side=1, evaluated=False, checkpoints=False
     )
     train_in_process(spec, shared, lambda metrics, save: None)
-    calibrate(Judged.at(str(folder / "lite")), dataset, folder / "bundle")
+    calibrate(EvaluationTarget.at(str(folder / "lite")), dataset, folder / "bundle")
     (split,) = splits.values()
     uids = dataset.cells["uid"].take(rows_with_role(dataset.cells, split, ("test",)))
     files = {path.stem: path for path in cells.rglob("*.bmp")}

@@ -44,7 +44,7 @@ LEFT_OUT = {".git", ".venv", ".hypothesis", "tests", "demo", "runs", "sweeps"}
 
 
 @dataclass(frozen=True)
-class Place:
+class RunKey:
     """share: what all nodes see. checkout: a clean one, in which the commands are typed."""
 
     share: Path
@@ -65,7 +65,7 @@ def not_checked_out(folder: str, names: list[str]) -> set[str]:
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory) -> Place:
+def place(tmp_path_factory) -> RunKey:
     """SYNTHETIC images as they are downloaded, and some new ones."""
     folder = tmp_path_factory.mktemp("cluster")
     share, checkout = folder / "share", folder / "checkout"
@@ -75,7 +75,7 @@ def place(tmp_path_factory) -> Place:
         shutil.copy(cell, share / "new_cells")
     shutil.copytree(ROOT, checkout, ignore=not_checked_out)
     shutil.copy(next((share / "new_cells").iterdir()), checkout / "cell.bmp")
-    found = Place(share, checkout, free_port())
+    found = RunKey(share, checkout, free_port())
     config = checkout / "cluster" / "serve.yaml"
     config.write_text(found.here(config.read_text()))
     return found
@@ -90,7 +90,7 @@ def job_cluster(num_nodes: int, cpus: int) -> Iterator[JobCluster]:
         nodes.stop()
 
 
-def run(cluster: JobCluster, place: Place, texts: list[str]) -> str:
+def run(cluster: JobCluster, place: RunKey, texts: list[str]) -> str:
     """Type the blocks one after the other into one shell; what they print."""
     script = []
     for line in place.here("\n".join(texts)).splitlines():
@@ -109,7 +109,7 @@ def run(cluster: JobCluster, place: Place, texts: list[str]) -> str:
 
 
 @pytest.fixture(scope="module")
-def exported_by_training(place: Place) -> set[str]:
+def exported_by_training(place: RunKey) -> set[str]:
     """The first block: images become a model, on three nodes, since each has one CPU."""
     first, *_ = blocks(README, "bash")
     with job_cluster(num_nodes=4, cpus=1) as cluster, exported_names(cluster.metrics) as seen:
@@ -153,7 +153,7 @@ def metrics_named() -> set[str]:
 
 
 @pytest.mark.timeout(1000)
-def test_images_become_a_model_on_three_nodes(exported_by_training: set[str], place: Place):
+def test_images_become_a_model_on_three_nodes(exported_by_training: set[str], place: RunKey):
     trained = place.share / "runs" / "lite"
     assert (trained / "bundle" / "bundle.json").exists()
     assert (trained / "report" / "report.html").exists()
@@ -163,7 +163,7 @@ def test_images_become_a_model_on_three_nodes(exported_by_training: set[str], pl
 
 @pytest.mark.timeout(1000)
 def test_a_model_is_searched_asked_and_served_and_every_metric_named_is_exported(
-    exported_by_training: set[str], place: Place
+    exported_by_training: set[str], place: RunKey
 ):
     _, *others = blocks(README, "bash")
     absent = ("shadow", "broken")  # none is here

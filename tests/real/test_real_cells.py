@@ -11,8 +11,8 @@ from sklearn.metrics import roc_auc_score
 
 from leuk_ray.cluster import ray_cluster
 from leuk_ray.datasets.audit import audit_cells
-from leuk_ray.datasets.feeds import ReaderFeed
 from leuk_ray.datasets.images import StorageSettings
+from leuk_ray.datasets.loaders import ReaderLoader
 from leuk_ray.datasets.prepare import prepare
 from leuk_ray.datasets.prepared import PreparedDataset
 from leuk_ray.datasets.splits import assert_disjoint, rows_with_role, split_cells
@@ -62,7 +62,7 @@ def test_lite_beats_chance_on_unseen_subjects(dataset: PreparedDataset):
     0.60 lies two standard errors (0.045) above chance.
     """
     torch.set_num_threads(2)
-    feed = ReaderFeed(dataset.reader(), torch.device("cpu"))
+    loader = ReaderLoader(dataset.reader(), torch.device("cpu"))
     scored: list[np.ndarray] = []
     logits: list[np.ndarray] = []
     for fold in range(FOLDS):
@@ -80,11 +80,11 @@ def test_lite_beats_chance_on_unseen_subjects(dataset: PreparedDataset):
                 best.update(selection=metrics["selection"], weights=weights)
 
         learner = Learner(model, recipe.training, recipe.augment.fill)
-        train(learner, TrainingState(), cells, feed, feed, recipe.augment, recipe.seed, report)
+        train(learner, TrainingState(), cells, loader, loader, recipe.augment, recipe.seed, report)
         model.load_state_dict(best["weights"])
         rows = rows_with_role(dataset.cells, split, ("test",))
         scored.append(rows)
-        logits.append(score_rows(model, rows, feed, 16))
+        logits.append(score_rows(model, rows, loader, 16))
     rows = np.concatenate(scored)
     assert len(rows) == len(set(rows.tolist())) == 127
     labels = np.asarray(dataset.cells["label"].to_pylist())[rows]

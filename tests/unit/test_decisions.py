@@ -7,8 +7,8 @@ from leuk_ray.evaluation.decisions import (
     Decisions,
     apply_bands,
     apply_points,
+    classify_subjects,
     fix_decisions,
-    judge_subjects,
     operating_threshold,
     subject_threshold,
     worst_subjects,
@@ -120,7 +120,7 @@ def test_the_subject_threshold_parts_subjects_best_and_stays_near_the_middle() -
 def test_subjects_are_counted_with_exact_intervals() -> None:
     subjects = [subject(str(n), "ALL", 10, 9) for n in range(7)]
     subjects += [subject("7", "ALL", 10, 1), subject("H0", "healthy", 10, 0)]
-    judged = judge_subjects([*subjects, subject("m", "mixed", 10, 5)], 0.5)
+    judged = classify_subjects([*subjects, subject("m", "mixed", 10, 5)], 0.5)
     exact = binomtest(7, 8).proportion_ci(0.95, method="exact")
     found = judged["sensitivity"]
     assert (found["numerator"], found["denominator"]) == (7, 8)

@@ -10,11 +10,11 @@ import pytest
 from leuk_ray.evaluation.formats import json_ready
 from leuk_ray.evaluation.metrics import evaluate
 from leuk_ray.experiments import check
-from leuk_ray.experiments.cells import cell, reported
 from leuk_ray.experiments.check import check_networks
-from leuk_ray.experiments.plan import Place, make_plan
+from leuk_ray.experiments.plan import RunKey, make_plan
 from leuk_ray.experiments.results import Outcome
 from leuk_ray.experiments.settings import experiment_names, load_experiment
+from leuk_ray.experiments.table_cells import cell, reported
 from leuk_ray.experiments.tables import fill_table, leaks, summary
 from leuk_ray.utils.errors import UserError
 
@@ -95,7 +95,7 @@ def test_a_repeat_is_a_seed_and_a_resplit_shared_by_all_networks():
         own = {r.split.model_dump_json() for p, r in recipes.items()
                if (p.protocol, p.repeat) == ("subject-disjoint", repeat)}  # fmt: skip
         assert len(own) == 1, "the ablation is paired"
-        fold = Place("v2s", "all", "official-folds", repeat)
+        fold = RunKey("v2s", "all", "official-folds", repeat)
         assert recipes[fold].split.fold == repeat - 1
         assert recipes[fold].seed == repeat - 1
     assert len({r.split.model_dump_json() for r in recipes.values()}) == 12
@@ -103,7 +103,7 @@ def test_a_repeat_is_a_seed_and_a_resplit_shared_by_all_networks():
 
 def test_scales_change_size_and_nothing_else():
     tiny, paper = plan("saeed2022", "tiny"), plan("saeed2022", "paper")
-    place = Place("v2s-spatial", "all", "subject-disjoint", 1)
+    place = RunKey("v2s-spatial", "all", "subject-disjoint", 1)
     small, large = tiny.specs[place].resolved, paper.specs[place].resolved
     assert small.model.attention == large.model.attention == "channel_spatial"
     assert small.augment == large.augment
@@ -118,10 +118,10 @@ def test_scales_change_size_and_nothing_else():
 def test_a_part_of_the_data_counts_its_own_cells_and_splits_by_source():
     planned = plan("bukhari2022", "small")
     for data, source, uses in (("idb1", "all-idb1", 14), ("idb2", "all-idb2", 40)):
-        recipe = planned.specs[Place("se", data, "image-random", 2)].resolved
+        recipe = planned.specs[RunKey("se", data, "image-random", 2)].resolved
         assert recipe.split.source == source
         assert recipe.training.balance == uses
-    plain = planned.specs[Place("se-plain", "both", "image-random", 1)].resolved
+    plain = planned.specs[RunKey("se-plain", "both", "image-random", 1)].resolved
     assert plain.augment.policy == plain.training.balance == "none"
 
 
@@ -226,8 +226,8 @@ def test_the_leak_is_paired_by_repeat():
     experiment = load_experiment("bukhari2022")
     found = {}
     for repeat, (leaky, honest) in enumerate([(10, 8), (9, 8), (10, 6)], 1):
-        found[Place("cnn", "both", "image-random", repeat)] = outcome(leaky, 10 - leaky, 0, 10)
-        found[Place("cnn", "both", "slide-group-disjoint", repeat)] = outcome(
+        found[RunKey("cnn", "both", "image-random", repeat)] = outcome(leaky, 10 - leaky, 0, 10)
+        found[RunKey("cnn", "both", "slide-group-disjoint", repeat)] = outcome(
             honest, 10 - honest, 0, 10
         )
     by_metric = {item["metric"]: item for item in leaks(experiment, found)}

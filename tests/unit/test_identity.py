@@ -20,12 +20,12 @@ from leuk_ray.datasets.splits import SPLIT_SCHEMA
 from leuk_ray.io.storage import write_json
 from leuk_ray.recipes.recipe import load_recipe
 from leuk_ray.runs.root import RunsRoot
-from leuk_ray.runs.target import Judged, run_facts
+from leuk_ray.runs.target import EvaluationTarget, run_facts
 from leuk_ray.training.record import bundle_facts, check_same_run, start_record
 from leuk_ray.utils.errors import UserError
 from leuk_ray.workflows.calibrate import _larger, calibrate
 from leuk_ray.workflows.compare import compare
-from leuk_ray.workflows.evaluate import judge
+from leuk_ray.workflows.evaluate import evaluate
 from tests.serving_bundles import write_small_bundle
 
 STORED = StorageSettings(size=32, crop="center")
@@ -84,7 +84,7 @@ def run(tmp_path: Path) -> Path:
 
 
 def test_too_few_cells_to_calibrate_on_say_what_to_enlarge(run: Path, tmp_path: Path):
-    judged = Judged(run / "bundle", run)
+    judged = EvaluationTarget(run / "bundle", run)
     with pytest.raises(
         UserError, match=r"1 validation cell .* split has 6 cells, too few for that"
     ):
@@ -94,13 +94,16 @@ def test_too_few_cells_to_calibrate_on_say_what_to_enlarge(run: Path, tmp_path: 
     assert (
         advice == "train again with a larger validation share, as split.fractions=[0.66,0.25,0.09]"
     )
-    assert _larger(Judged(run / "bundle", None), pa.table(rows)) == "give a dataset with more"
+    assert (
+        _larger(EvaluationTarget(run / "bundle", None), pa.table(rows))
+        == "give a dataset with more"
+    )
 
 
 def test_cells_without_a_label_are_nothing_to_evaluate(run: Path, tmp_path: Path):
     unlabelled = dataset(label=[None] * 6)
     with pytest.raises(UserError, match=r"no labelled cell has the role test.*leuk-ray predict"):
-        judge(Judged(run / "bundle", None), unlabelled, tmp_path / "report")
+        evaluate(EvaluationTarget(run / "bundle", None), unlabelled, tmp_path / "report")
     assert not (tmp_path / "report").exists()
 
 
@@ -108,9 +111,9 @@ def test_cells_without_a_label_are_nothing_to_evaluate(run: Path, tmp_path: Path
 def test_a_run_meets_no_other_dataset(run: Path, tmp_path: Path, what: str):
     """The error names what differs, whichever command asks."""
     other, recipe = CHANGES[what](), load_recipe("lite")
-    judged = Judged(run / "bundle", run)
+    judged = EvaluationTarget(run / "bundle", run)
     asked: list[Callable[[], object]] = [
-        lambda: judge(judged, other, tmp_path / "report"),
+        lambda: evaluate(judged, other, tmp_path / "report"),
         lambda: calibrate(judged, other, tmp_path / "calibrated"),
         lambda: check_same_run(recipe, other, run),
     ]
@@ -142,7 +145,7 @@ def test_a_comparison_needs_the_labels_that_trained(run: Path):
 def test_a_bundle_alone_knows_the_images_that_trained_it_whatever_their_labels(run: Path):
     """Else turned labels would make a test on training cells an external one."""
     facts = BundleFacts(**json.loads((run / "bundle" / "bundle.json").read_text()))
-    judged = Judged(run / "bundle", None)
+    judged = EvaluationTarget(run / "bundle", None)
     split = SPLIT_SCHEMA.empty_table()
     counts = dict.fromkeys(
         ("files", "rejected", "rows", "ALL", "healthy", "unlabelled", "subjects", "groups", "roles")

@@ -12,7 +12,7 @@ from leuk_ray.datasets.identity import DatasetIdentity
 from leuk_ray.datasets.images import StorageSettings
 from leuk_ray.models.settings import ModelSettings
 from leuk_ray.runs.report import predictions_table
-from leuk_ray.runs.target import Judged, run_facts
+from leuk_ray.runs.target import EvaluationTarget, run_facts
 
 STORED = StorageSettings(size=64, crop="center")
 SPLITS = ["fold_0", "fold_1", "preliminary", "preliminary"]
@@ -76,16 +76,18 @@ def bundle(protocol: str = "official-folds") -> BundleFacts:
 def test_the_preliminary_set_is_named_where_nothing_else_is_tested(
     tmp_path, roles: str, synthetic: bool, expected: str
 ) -> None:
-    facts = run_facts(Judged(tmp_path, None), bundle(), dataset(synthetic), split(roles))
+    facts = run_facts(EvaluationTarget(tmp_path, None), bundle(), dataset(synthetic), split(roles))
     assert facts.test_set == expected
 
 
 def test_cells_that_trained_the_bundle_are_told_and_others_are_external(tmp_path) -> None:
-    own = run_facts(Judged(tmp_path, None), bundle("subject-disjoint"), dataset(), split("eeee"))
+    own = run_facts(
+        EvaluationTarget(tmp_path, None), bundle("subject-disjoint"), dataset(), split("eeee")
+    )
     assert own.leaky is True
     assert own.leakage.startswith("LEAKY: This dataset trained the bundle")
     other = run_facts(
-        Judged(tmp_path, None),
+        EvaluationTarget(tmp_path, None),
         bundle("subject-disjoint"),
         dataset(images="b" * 64),
         split("eeee"),

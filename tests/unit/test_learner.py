@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from torch.overrides import TorchFunctionMode
-from toy_training import SETTINGS, ArrayFeed, changed, make_cells, make_model, run
+from toy_training import SETTINGS, ArrayLoader, changed, make_cells, make_model, run
 
 from leuk_ray.augment.policies import parameters
 from leuk_ray.augment.settings import AugmentSettings
@@ -51,43 +51,43 @@ def test_a_resumed_run_with_everything_on_equals_the_unbroken_one(stop_after, tm
 def test_averaged_weights_follow_their_equation_and_both_sets_are_saved(tmp_path: Path):
     learner = Learner(make_model(), changed(ema_decay=0.75, lr=1e-2))
     learner.start_epoch(0)
-    name = "head.classifier.weight" if hasattr(learner.core.head, "classifier") else None
-    name = name or next(n for n, p in learner.core.named_parameters() if p.ndim == 2)
-    expected = learner.core.get_parameter(name).detach().double().numpy().copy()
+    name = "head.classifier.weight" if hasattr(learner.model.head, "classifier") else None
+    name = name or next(n for n, p in learner.model.named_parameters() if p.ndim == 2)
+    expected = learner.model.get_parameter(name).detach().double().numpy().copy()
     cells, pixels = make_cells()
-    images = next(ArrayFeed(pixels).deliver([np.arange(8)]))
+    images = next(ArrayLoader(pixels).iter_batches([np.arange(8)]))
     for _ in range(3):
         loss = classification_loss(
             learner.log_odds(images, None), torch.from_numpy(cells.labels[:8])
         )
         learner.backward(loss.mean())
         learner.step()
-        trained = learner.core.get_parameter(name).detach().double().numpy()
+        trained = learner.model.get_parameter(name).detach().double().numpy()
         expected = 0.75 * expected + 0.25 * trained
-    averaged = learner.scored.get_parameter(name).detach().numpy()
+    averaged = learner.eval_model.get_parameter(name).detach().numpy()
     # float32 holds seven digits; three steps of rounding.
     np.testing.assert_allclose(averaged, expected, rtol=1e-5, atol=1e-7)
     assert not np.allclose(averaged, trained, atol=1e-6)
     TrainingState().save(tmp_path, learner)
     again = Learner(make_model(), changed(ema_decay=0.75))
     TrainingState.load(tmp_path, again)
-    for a, b in ((learner.core, again.core), (learner.scored, again.scored)):
+    for a, b in ((learner.model, again.model), (learner.eval_model, again.eval_model)):
         torch.testing.assert_close(dict(a.state_dict()), dict(b.state_dict()), rtol=0, atol=0)
 
 
 def test_the_head_trains_alone_first_and_then_all():
     learner = Learner(make_model(), changed(frozen_epochs=1, frozen_norm="none"))
     cells, pixels = make_cells()
-    images = next(ArrayFeed(pixels).deliver([np.arange(8)]))
+    images = next(ArrayLoader(pixels).iter_batches([np.arange(8)]))
 
     def moved() -> dict[str, bool]:
-        before = {n: v.clone() for n, v in learner.core.state_dict().items()}
+        before = {n: v.clone() for n, v in learner.model.state_dict().items()}
         losses = classification_loss(
             learner.log_odds(images, None), torch.from_numpy(cells.labels[:8])
         )
         learner.backward(losses.mean())
         learner.step()
-        after = learner.core.state_dict()
+        after = learner.model.state_dict()
         return {n: not torch.equal(before[n], after[n]) for n in before}
 
     learner.start_epoch(0)
@@ -101,13 +101,13 @@ def test_the_head_trains_alone_first_and_then_all():
 def test_clipping_bounds_the_gradient():
     learner = Learner(make_model(), changed(clip_grad_norm=1e-3, optimizer="momentum", lr=1.0))
     learner.start_epoch(0)
-    before = [p.detach().clone() for p in learner.core.parameters()]
+    before = [p.detach().clone() for p in learner.model.parameters()]
     cells, pixels = make_cells()
-    images = next(ArrayFeed(pixels).deliver([np.arange(8)]))
+    images = next(ArrayLoader(pixels).iter_batches([np.arange(8)]))
     losses = classification_loss(learner.log_odds(images, None), torch.from_numpy(cells.labels[:8]))
     learner.backward(1000 * losses.mean())
     learner.step()
-    after = list(learner.core.parameters())
+    after = list(learner.model.parameters())
     # Momentum starts at zero: the first step is lr times the gradient, so the step's norm is 1e-3.
     moved = torch.cat([(a - b).detach().flatten() for a, b in zip(after, before, strict=True)])
     assert moved.double().norm().item() == pytest.approx(1e-3, rel=1e-2)
@@ -121,10 +121,10 @@ def test_bf16_trains_close_to_fp32_and_keeps_fp32_weights(plain):
     assert history != plain
     learner = Learner(make_model(), changed(precision="bf16"))
     learner.start_epoch(0)
-    assert {p.dtype for p in learner.core.parameters()} == {torch.float32}
+    assert {p.dtype for p in learner.model.parameters()} == {torch.float32}
     _, pixels = make_cells()
     assert (
-        learner.log_odds(next(ArrayFeed(pixels).deliver([np.arange(4)])), None).dtype
+        learner.log_odds(next(ArrayLoader(pixels).iter_batches([np.arange(4)])), None).dtype
         == torch.float32
     )
 
@@ -135,7 +135,7 @@ def test_augmentation_stays_exact_under_bf16():
     core = make_model()
     core.preprocess.register_forward_pre_hook(lambda module, args: seen.append(args[0].clone()))
     _, pixels = make_cells()
-    images = next(ArrayFeed(pixels).deliver([np.arange(4)]))
+    images = next(ArrayLoader(pixels).iter_batches([np.arange(4)]))
     settings = AugmentSettings()
     keys, draws = uid_keys(list("abcd")), np.arange(4, dtype=np.uint64)
     how = parameters(settings, seed=0, keys=keys, draws=draws, side=images.shape[-1])
@@ -227,7 +227,7 @@ def test_augmentation_and_network_compile_to_one_graph(policy: str):
     augmented = Augmented(make_model().eval(), "black")
     compiled = torch.compile(augmented, backend="eager", fullgraph=True)
     _, pixels = make_cells()
-    images = next(ArrayFeed(pixels).deliver([np.arange(4)]))
+    images = next(ArrayLoader(pixels).iter_batches([np.arange(4)]))
     keys, draws = uid_keys(list("abcd")), np.arange(4, dtype=np.uint64)
     how = parameters(
         AugmentSettings(policy=policy), seed=0, keys=keys, draws=draws, side=images.shape[-1]
@@ -293,7 +293,7 @@ def test_a_look_would_be_seen():
 def test_no_step_of_the_loop_waits_for_a_gpu(changes: dict):
     """CUDA raises where the host would wait, from the first to the last step of epoch 2.
 
-    The first epoch fills the resident feed.
+    The first epoch fills the resident loader.
     """
     steps = 0
 

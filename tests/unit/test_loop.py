@@ -1,4 +1,4 @@
-"""The loop without Ray: exact at any number of workers, after any stop, from any feed."""
+"""The loop without Ray: exact at any number of workers, after any stop, from any loader."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
-from toy_training import SETTINGS, ArrayFeed, changed, make_cells, make_model, run
+from toy_training import SETTINGS, ArrayLoader, changed, make_cells, make_model, run
 
 from leuk_ray.augment.settings import AugmentSettings
-from leuk_ray.datasets.feeds import ReaderFeed
 from leuk_ray.datasets.host_cache import open_host_cache
+from leuk_ray.datasets.loaders import ReaderLoader
 from leuk_ray.datasets.plan import plan_epoch
 from leuk_ray.training import loop
 from leuk_ray.training.learner import Learner
@@ -71,8 +71,8 @@ def test_a_resident_feed_changes_nothing(one_worker):
 
 def test_a_host_cache_changes_nothing(one_worker, store_pixels, tmp_path: Path):
     dataset = store_pixels(tmp_path / "dataset", make_cells()[1])
-    feed = ReaderFeed(open_host_cache(dataset, tmp_path / "cache"), torch.device("cpu"))
-    assert run(feed=feed) == one_worker
+    loader = ReaderLoader(open_host_cache(dataset, tmp_path / "cache"), torch.device("cpu"))
+    assert run(loader=loader) == one_worker
 
 
 @pytest.mark.parametrize("stop_after", [1, 2])
@@ -89,9 +89,9 @@ def test_a_finished_run_stays_finished(one_worker, tmp_path: Path):
 @pytest.mark.parametrize("resident", [False, True])
 def test_every_row_is_used_as_often_as_the_plan_says(resident: bool):
     cells, pixels = make_cells()
-    feed = ArrayFeed(pixels)
-    run(resident=resident, feed=feed)
-    used = Counter(np.concatenate(feed.delivered).tolist())
+    loader = ArrayLoader(pixels)
+    run(resident=resident, loader=loader)
+    used = Counter(np.concatenate(loader.delivered).tolist())
     if resident:
         plan = plan_epoch(
             cells.train, cells.labels[cells.train], seed=0, epoch=0, balance="equal", batch_size=16
@@ -161,7 +161,7 @@ def test_a_tie_is_positive_in_training_and_validation():
     images = torch.from_numpy(pixels).permute(0, 3, 1, 2)
     counts = learner.learn(images, None, labels, torch.ones(len(labels)), 1.0)
     assert counts[1] == labels.sum()
-    metrics = loop.validate(model.eval(), cells, ArrayFeed(pixels), 16, AugmentSettings(), 0)
+    metrics = loop.validate(model.eval(), cells, ArrayLoader(pixels), 16, AugmentSettings(), 0)
     assert metrics["validation_accuracy"] == cells.labels[cells.validation].mean()
 
 
@@ -192,10 +192,10 @@ def test_copies_keep_their_pixels_in_every_epoch_and_are_scored_as_copies():
     draws = np.tile(np.arange(2, dtype=np.uint64), len(cells.validation))
     core = make_model().eval()
     redraw = Redraw.of(AugmentSettings(), 0, cells, scored, draws)
-    logits = score_rows(core, scored, ArrayFeed(pixels), 4, redraw)
-    again = score_rows(core, scored, ArrayFeed(pixels), 7, redraw)
+    logits = score_rows(core, scored, ArrayLoader(pixels), 4, redraw)
+    again = score_rows(core, scored, ArrayLoader(pixels), 7, redraw)
     # Other batches, other kernels: the last digits of float32.
     np.testing.assert_allclose(logits, again, atol=1e-5)
     assert not np.allclose(logits[::2], logits[1::2], atol=1e-5)
-    plain = score_rows(core, cells.validation, ArrayFeed(pixels), 4)
+    plain = score_rows(core, cells.validation, ArrayLoader(pixels), 4)
     assert plain.shape == (len(cells.validation),)

@@ -100,7 +100,9 @@ def test_report_tells_the_result_in_counts(full: tuple[dict[str, Any], str]) -> 
     content, page = full
     counts = content["metrics"]["test"]["confusion"]
     right, missed = counts["tp"] + counts["tn"], counts["fn"]
-    assert f"{right} of 252 test cells from 21 subjects in 21 groups are called right" in page
+    assert (
+        f"{right} of 252 test cells from 21 subjects in 21 groups are classified correctly" in page
+    )
     assert f"{missed} of 120 ALL cells missed" in page
     interval = content["intervals"]["auc"]
     assert interval["low"] < content["metrics"]["test"]["auc"]["value"] < interval["high"]
@@ -187,7 +189,7 @@ def test_without_validation_cells_nothing_is_decided_unless_the_bundle_has(tmp_p
     content, page = report(tmp_path / "none", predictions())
     assert content["decided"] is None
     assert content["refitted"] is None
-    assert page.count("Not available: no cells that neither trained nor are tested") == 2
+    assert page.count("Not available: no held-out validation cells") == 2
     point = {"held": "specificity", "target": 0.9, "log_odds": 0.25}
     counts = {"cells": 40, "num_all": 20, "num_healthy": 20, "num_subjects": 4}
     fixed = Decisions.model_validate(
@@ -259,7 +261,7 @@ def test_images_of_unknown_patients_get_no_interval(tmp_path: Path) -> None:
     content, page = report(tmp_path / "unknown", table, run=run)
     assert all(interval["low"] is None for interval in content["intervals"].values())
     assert content["metrics"]["test"]["confusion"]["tp"] > 0
-    assert "test cells from unknown patients are called right" in page
+    assert "test cells from unknown patients are classified correctly" in page
     assert why in content["sentence"]
     assert "bootstrap" not in page
     values = {item["about"]: item["value"] for item in content["checklist"]}
@@ -323,7 +325,7 @@ def test_unknown_subjects_are_counted(tmp_path: Path) -> None:
     assert len(content["subjects"]) == 12
     unknown = table.set_column(1, "subject", pa.nulls(table.num_rows, pa.string()))
     _, page = report(tmp_path / "none", unknown)
-    assert "from 13 groups are called right" in page
+    assert "from 13 groups are classified correctly" in page
     assert "No test cell carries a subject." in page
 
 

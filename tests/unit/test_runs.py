@@ -193,18 +193,18 @@ def test_a_record_is_made_whatever_a_killed_run_left(run):
     assert _best(path, history[:1]) == {}, "the bundle's epoch is not in the history"
 
 
-def test_another_winner_is_judged_anew_and_the_same_one_is_not(monkeypatch, tmp_path: Path):
+def test_another_winner_is_evaluated_anew_and_the_same_one_is_not(monkeypatch, tmp_path: Path):
     """Scoring needs Ray; which run is scored does not."""
     met = []
 
-    def judge(judged, dataset, out: Path, **options):
+    def evaluate(target, dataset, out: Path, **options):
         out.mkdir()
-        met.append((judged.run.name, list(out.iterdir())))
+        met.append((target.run.name, list(out.iterdir())))
 
-    monkeypatch.setattr(sweep, "judge", judge)
+    monkeypatch.setattr(sweep, "evaluate", evaluate)
     for name in ("000", "000", "003", "003"):
-        sweep._judge_winner(name, None, tmp_path)  # pyright: ignore[reportArgumentType]
+        sweep._evaluate_winner(name, None, tmp_path)  # pyright: ignore[reportArgumentType]
     assert met == [("000", []), ("003", [])]
-    (tmp_path / "winner" / "run.txt").unlink()  # killed while it was judged
-    sweep._judge_winner("003", None, tmp_path)  # pyright: ignore[reportArgumentType]
+    (tmp_path / "winner" / "run.txt").unlink()  # killed while it was evaluated
+    sweep._evaluate_winner("003", None, tmp_path)  # pyright: ignore[reportArgumentType]
     assert len(met) == 3

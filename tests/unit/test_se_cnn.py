@@ -127,7 +127,7 @@ def test_the_training_loop_takes_a_network_with_one_logit():
     cells = TrainingCells(uids, labels, uid_keys(uids), rows[:16], rows[16:])
 
     class Memory:
-        def deliver(self, batches):
+        def iter_batches(self, batches):
             yield from (torch.from_numpy(pixels[batch]) for batch in batches)
 
     torch.manual_seed(0)

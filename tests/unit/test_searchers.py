@@ -13,10 +13,10 @@ from test_runs import RECORD
 
 from leuk_ray.evaluation.repeats import mean_interval
 from leuk_ray.tuning.importance import importance
+from leuk_ray.tuning.leaderboard import rank, verdict
 from leuk_ray.tuning.schedulers import make_scheduler
 from leuk_ray.tuning.searchers import Tpe, draws, grid, listed
 from leuk_ray.tuning.settings import Dimension, SweepSettings, load_sweep
-from leuk_ray.tuning.standings import rank, verdict
 
 SEARCH = {
     "training.lr": {"log_uniform": [1e-5, 1e-1]},

@@ -10,7 +10,7 @@ import torch.distributed as dist
 from torch.nn.parallel import DistributedDataParallel
 
 from leuk_ray.augment.settings import AugmentSettings
-from leuk_ray.datasets.feeds import Feed, ResidentFeed
+from leuk_ray.datasets.loaders import Loader, ResidentLoader
 from leuk_ray.datasets.plan import uid_keys
 from leuk_ray.models.network import ImageClassifier
 from leuk_ray.models.settings import ModelSettings
@@ -33,14 +33,14 @@ def changed(**changes) -> TrainingSettings:
     return TrainingSettings(**{**SETTINGS.model_dump(), **changes})
 
 
-class ArrayFeed:
+class ArrayLoader:
     """Pixels in memory; remembers what it delivered."""
 
     def __init__(self, pixels: np.ndarray, device: torch.device = CPU) -> None:
         self.pixels = torch.from_numpy(pixels).to(device)
         self.delivered: list[np.ndarray] = []
 
-    def deliver(self, batches):
+    def iter_batches(self, batches):
         for rows in batches:
             self.delivered.append(rows)
             yield self.pixels[torch.from_numpy(rows)].permute(0, 3, 1, 2)
@@ -69,7 +69,7 @@ def run(
     resident: bool = False,
     resume_from: Path | None = None,
     save_to: Path | None = None,
-    feed: Feed | None = None,
+    loader: Loader | None = None,
     dtype: torch.dtype = torch.float32,
     device: torch.device = CPU,
     progress=lambda update: None,
@@ -81,8 +81,8 @@ def run(
     learner, state = Learner(make_model().to(device, dtype), settings, wrap=wrap), TrainingState()
     if resume_from is not None:
         state = TrainingState.load(resume_from, learner)
-    source = feed or ArrayFeed(pixels, device)
-    source = ResidentFeed(source, cells.train, SIZE, device) if resident else source
+    source = loader or ArrayLoader(pixels, device)
+    source = ResidentLoader(source, cells.train, SIZE, device) if resident else source
 
     def report(metrics, save):
         if save_to is not None:
@@ -90,9 +90,9 @@ def run(
             target.mkdir()
             save(target)
 
-    validation_feed = ArrayFeed(pixels, device)
+    validation_loader = ArrayLoader(pixels, device)
     state = train(
-        learner, state, cells, source, validation_feed, AugmentSettings(), 0, report, progress
+        learner, state, cells, source, validation_loader, AugmentSettings(), 0, report, progress
     )
     unlike = ("seconds", "data_wait_seconds", "images_per_second", "workers")
     return [{k: v for k, v in line.items() if k not in unlike} for line in state.history]

@@ -13,15 +13,15 @@ import torch
 from torch import Tensor, nn
 
 from leuk_ray.augment.settings import AugmentSettings
-from leuk_ray.datasets import feeds, host_cache
-from leuk_ray.datasets.feeds import (
-    ReaderFeed,
-    ResidentFeed,
-    StreamFeed,
-    device_shortage,
-    make_feeds,
-)
+from leuk_ray.datasets import host_cache, loaders
 from leuk_ray.datasets.host_cache import HostCache, open_host_cache
+from leuk_ray.datasets.loaders import (
+    ReaderLoader,
+    ResidentLoader,
+    StreamLoader,
+    device_shortage,
+    make_loaders,
+)
 from leuk_ray.datasets.plan import plan_epoch, uid_keys
 from leuk_ray.datasets.prepared import PreparedDataset
 from leuk_ray.datasets.staging import PinnedStaging
@@ -55,12 +55,12 @@ class Counting(nn.Module):
         return self.backbone(features), features
 
 
-def some_feeds(dataset: PreparedDataset) -> dict[str, feeds.Feed]:
-    reader = ReaderFeed(dataset.reader(), CPU)
+def some_feeds(dataset: PreparedDataset) -> dict[str, loaders.Loader]:
+    reader = ReaderLoader(dataset.reader(), CPU)
     return {
         "none": reader,
-        "host": ReaderFeed(open_host_cache(dataset), CPU),
-        "device": ResidentFeed(reader, np.arange(len(dataset.reader())), 16, CPU),
+        "host": ReaderLoader(open_host_cache(dataset), CPU),
+        "device": ResidentLoader(reader, np.arange(len(dataset.reader())), 16, CPU),
     }
 
 
@@ -68,9 +68,9 @@ def test_feeds_deliver_the_same_pixels_in_the_same_order(numbered_dataset):
     generator = np.random.default_rng(0)
     batches = [generator.integers(0, 123, n) for n in (16, 16, 1, 0, 15, 123, 7)]
     everything = numbered_dataset.reader().read(np.arange(123))
-    for name, feed in some_feeds(numbered_dataset).items():
+    for name, loader in some_feeds(numbered_dataset).items():
         for epoch in range(3):
-            for rows, images in zip(batches, list(feed.deliver(batches)), strict=True):
+            for rows, images in zip(batches, list(loader.iter_batches(batches)), strict=True):
                 assert images.shape == (len(rows), 3, 16, 16)
                 assert images.dtype == torch.uint8
                 assert images.permute(0, 2, 3, 1).is_contiguous(), "channels last"
@@ -85,11 +85,11 @@ def test_the_network_sees_each_cell_as_often_as_the_plan_says(numbered_dataset, 
     uids = [f"c{row}" for row in range(123)]
     cells = TrainingCells(uids, labels, uid_keys(uids), rows, rows[:0])
     settings = TrainingSettings(batch_size=16, balance="equal", window=window)
-    for name, feed in some_feeds(numbered_dataset).items():
+    for name, loader in some_feeds(numbered_dataset).items():
         for epoch in range(3):
             model = Counting()
             train_epoch(
-                Learner(model, settings), TrainingState(epoch=epoch), cells, feed,
+                Learner(model, settings), TrainingState(epoch=epoch), cells, loader,
                 AugmentSettings(policy="none"), 0, lambda update: None,
             )  # fmt: skip
             plan = plan_epoch(
@@ -101,7 +101,7 @@ def test_the_network_sees_each_cell_as_often_as_the_plan_says(numbered_dataset, 
 
 
 def made(dataset: PreparedDataset, cache, window="all", world_size=1, on_node=1):
-    return make_feeds(
+    return make_loaders(
         dataset, np.arange(100), np.arange(100, 123), CPU, cache=cache, window=window,
         world_size=world_size, workers_on_node=on_node,
     )  # fmt: skip
@@ -109,23 +109,23 @@ def made(dataset: PreparedDataset, cache, window="all", world_size=1, on_node=1)
 
 def memory_of(num_bytes: int, monkeypatch) -> None:
     free = SimpleNamespace(available=num_bytes)
-    monkeypatch.setattr(feeds.psutil, "virtual_memory", lambda: free)
+    monkeypatch.setattr(loaders.psutil, "virtual_memory", lambda: free)
 
 
 def test_auto_takes_device_then_host_then_none(numbered_dataset, monkeypatch):
     needed = 123 * 16 * 16 * 3
     memory_of(2 * needed + 2, monkeypatch)
-    assert all(isinstance(feed, ResidentFeed) for feed in made(numbered_dataset, "auto"))
+    assert all(isinstance(loader, ResidentLoader) for loader in made(numbered_dataset, "auto"))
     memory_of(2 * needed, monkeypatch)
     training, validation = made(numbered_dataset, "auto")
     assert training is validation
-    assert isinstance(training, ReaderFeed)
+    assert isinstance(training, ReaderLoader)
     assert isinstance(training.reader, HostCache)
     no_disk = SimpleNamespace(free=needed)
     monkeypatch.setattr(host_cache.shutil, "disk_usage", lambda path: no_disk)
     for file in Path(tempfile.gettempdir()).glob("leuk_ray-*/*.arrow"):
         file.unlink()
-    assert all(isinstance(feed, StreamFeed) for feed in made(numbered_dataset, "auto"))
+    assert all(isinstance(loader, StreamLoader) for loader in made(numbered_dataset, "auto"))
     with pytest.raises(UserError, match="of disk"):
         made(numbered_dataset, "host")
 
@@ -153,9 +153,9 @@ def test_the_stream_reads_as_far_ahead_as_the_window(numbered_dataset):
         (4096, 1, 4096),
         (2700, 3, 900),
     ):
-        feed, _ = made(numbered_dataset, "none", window, world_size)
-        assert isinstance(feed, StreamFeed)
-        assert feed.ahead == ahead
+        loader, _ = made(numbered_dataset, "none", window, world_size)
+        assert isinstance(loader, StreamLoader)
+        assert loader.ahead == ahead
 
 
 def test_a_windowed_stretch_reads_each_row_group_about_once():
@@ -166,12 +166,12 @@ def test_a_windowed_stretch_reads_each_row_group_about_once():
     for window in ("all", 640):
         plan = plan_epoch(rows, rows % 2, **arguments, window=window)
         batches = [plan.rows[plan.share(batch, 0, 1)] for batch in range(len(plan))]
-        stretches = feeds._stretches(batches, 640)
+        stretches = loaders._stretches(batches, 640)
         assert np.array_equal(np.concatenate([b for s in stretches for b in s]), plan.rows)
         read[window] = sum(
             len(np.unique(part // 8))
             for stretch in stretches
-            for part in feeds._parts(stretch, 512)
+            for part in loaders._parts(stretch, 512)
         )
     assert read[640] < 1.1 * 6400 / 8
     assert read["all"] > 4 * read[640]
@@ -179,7 +179,7 @@ def test_a_windowed_stretch_reads_each_row_group_about_once():
 
 def test_a_task_reads_less_than_ray_data_cuts():
     for size, rows in ((32, 512), (160, 512), (300, 372), (600, 93), (10_000, 1)):
-        assert feeds._rows_per_task(size) == rows
+        assert loaders._rows_per_task(size) == rows
         assert rows == 1 or rows * size * size * 3 < 128 * 2**20
 
 

@@ -34,7 +34,7 @@ def cell(column: str, role: str | None, outcomes: Mapping[int, Outcome]) -> dict
 
     Args:
         column: of the table.
-        role: the class judged as positive, `both` for the mean of the two, None for ALL.
+        role: the class taken as positive, `both` for the mean of the two, None for ALL.
         outcomes: repeat -> outcome; at least one.
 
     Returns:

@@ -1,8 +1,8 @@
 """Feeds deliver the pixels of planned batches to a worker's device. They decide nothing.
 
-`StreamFeed` runs a Ray Data pipeline over the plan itself, `ReaderFeed` reads in the calling
+`StreamLoader` runs a Ray Data pipeline over the plan itself, `ReaderLoader` reads in the calling
 thread (from the host cache, which is fast; from the dataset, the reference that the others are
-tested against), `ResidentFeed` keeps what another feed delivered in device memory.
+tested against), `ResidentLoader` keeps what another loader delivered in device memory.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ _TASK_BYTES, _MOST_ROWS_PER_TASK = 96 * 2**20, 512
 _ROWS_PER_COPY = 128
 
 
-class Feed(Protocol):
+class Loader(Protocol):
     """Delivers batches of rows."""
 
-    def deliver(self, batches: Sequence[np.ndarray]) -> Iterator[Tensor]:
+    def iter_batches(self, batches: Sequence[np.ndarray]) -> Iterator[Tensor]:
         """For each array of rows, in order: (n, 3, size, size) uint8 on the worker's device."""
         ...
 
@@ -45,21 +45,21 @@ class Reader(Protocol):
         ...
 
 
-class ReaderFeed:
+class ReaderLoader:
     """Reads in the calling thread."""
 
     def __init__(self, reader: Reader, device: torch.device) -> None:
         self.reader = reader
         self.staging = staging_for(device)
 
-    def deliver(self, batches: Sequence[np.ndarray]) -> Iterator[Tensor]:
-        """See Feed."""
+    def iter_batches(self, batches: Sequence[np.ndarray]) -> Iterator[Tensor]:
+        """See Loader."""
         for rows in batches:
             images = self.staging.empty(len(rows), self.reader.size)
             yield self.staging.send(self.reader.read(rows, images))
 
 
-class StreamFeed:
+class StreamLoader:
     """Streams batches through Ray Data; the driver's cluster reads ahead of the worker.
 
     Batches go in stretches of about `ahead` uses, of one task's rows at least. Every row of a
@@ -73,8 +73,8 @@ class StreamFeed:
         self.ahead = max(ahead, self.rows_per_task)
         self.staging = staging_for(device)
 
-    def deliver(self, batches: Sequence[np.ndarray]) -> Iterator[Tensor]:
-        """See Feed."""
+    def iter_batches(self, batches: Sequence[np.ndarray]) -> Iterator[Tensor]:
+        """See Loader."""
         stretches = _stretches(batches, self.ahead)
         parts = [_parts(stretch, self.rows_per_task) for stretch in stretches]
         stream = self._stream([part for of_stretch in parts for part in of_stretch])
@@ -113,7 +113,7 @@ class StreamFeed:
             yield as_pixels(table["image"], self.reader.size)
 
 
-class ResidentFeed:
+class ResidentLoader:
     """Streams each row once, then serves it from one tensor on the device.
 
     The first delivery comes from `source` and is kept. At its end it also brings the rows that
@@ -121,14 +121,14 @@ class ResidentFeed:
     which has read ahead by then.
     """
 
-    def __init__(self, source: Feed, rows: np.ndarray, size: int, device: torch.device) -> None:
+    def __init__(self, source: Loader, rows: np.ndarray, size: int, device: torch.device) -> None:
         self.source = source
         self.rows = np.unique(rows)
         self.pixels = _empty((len(self.rows), size, size, 3), device)
         self.complete = False
 
-    def deliver(self, batches: Sequence[np.ndarray]) -> Iterator[Tensor]:
-        """See Feed."""
+    def iter_batches(self, batches: Sequence[np.ndarray]) -> Iterator[Tensor]:
+        """See Loader."""
         if not self.complete:
             yield from self._keep(batches)
             return
@@ -138,7 +138,7 @@ class ResidentFeed:
     def _keep(self, batches: Sequence[np.ndarray]) -> Iterator[Tensor]:
         asked = np.concatenate([np.empty(0, np.int64), *batches])
         everything = [*batches, *_parts([np.setdiff1d(self.rows, asked)], _ROWS_PER_COPY)]
-        delivered = zip(self._slots(everything), self.source.deliver(everything), strict=True)
+        delivered = zip(self._slots(everything), self.source.iter_batches(everything), strict=True)
         for number, (slots, images) in enumerate(delivered):
             self.pixels[slots] = images.permute(0, 2, 3, 1)
             if number < len(batches):
@@ -160,7 +160,7 @@ def _empty(shape: tuple[int, ...], device: torch.device) -> Tensor:
     return torch.empty(shape, dtype=torch.uint8, device=device)
 
 
-def make_feeds(
+def make_loaders(
     dataset: PreparedDataset,
     train: np.ndarray,
     validation: np.ndarray,
@@ -171,8 +171,8 @@ def make_feeds(
     world_size: int,
     workers_on_node: int,
     stream: bool = True,
-) -> tuple[Feed, Feed]:
-    """The feeds of a worker, for training and for validation. They differ in speed alone.
+) -> tuple[Loader, Loader]:
+    """The loaders of a worker, for training and for validation. They differ in speed alone.
 
     Args:
         dataset: where the pixels are.
@@ -191,20 +191,20 @@ def make_feeds(
     """
     reader, size = dataset.reader(), dataset.storage.size
     ahead = 1 if window == "all" else window // world_size
-    source = StreamFeed(reader, device, ahead) if stream else ReaderFeed(reader, device)
+    source = StreamLoader(reader, device, ahead) if stream else ReaderLoader(reader, device)
     if cache in ("auto", "device"):
         sharing = 1 if device.type == "cuda" else workers_on_node  # a GPU each, but one memory
         shortage = device_shortage(len(train) + len(validation), size, device, sharing)
         if not shortage:
             return (
-                ResidentFeed(source, train, size, device),
-                ResidentFeed(source, validation, size, device),
+                ResidentLoader(source, train, size, device),
+                ResidentLoader(source, validation, size, device),
             )
         if cache == "device":
             raise UserError(shortage)
     if cache in ("auto", "host"):
         try:
-            host = ReaderFeed(open_host_cache(dataset), device)
+            host = ReaderLoader(open_host_cache(dataset), device)
         except CacheError:
             if cache == "host":
                 raise

@@ -1,6 +1,6 @@
-"""Images/s of the feeds into shuffled uint8 batches whose every byte is summed.
+"""Images/s of the loaders into shuffled uint8 batches whose every byte is summed.
 
-    python benchmarks/feeds.py [--cells 1024] [--repeats 5] [--device cuda] [--results F.json]
+    python benchmarks/loaders.py [--cells 1024] [--repeats 5] [--device cuda] [--results F.json]
 
 All contestants must deliver the same batches, image by image. On a GPU the bytes are summed there.
 Against a NumPy gather from an array in memory, and a DataLoader that decodes the BMP files with
@@ -27,9 +27,9 @@ from torch.utils.data import DataLoader, Dataset
 
 from leuk_ray.cluster import ray_cluster
 from leuk_ray.datasets import images
-from leuk_ray.datasets.feeds import ReaderFeed, ResidentFeed, StreamFeed
 from leuk_ray.datasets.host_cache import open_host_cache
 from leuk_ray.datasets.images import StorageSettings
+from leuk_ray.datasets.loaders import ReaderLoader, ResidentLoader, StreamLoader
 from leuk_ray.datasets.plan import Window, plan_epoch
 from leuk_ray.datasets.prepare import prepare
 from leuk_ray.datasets.prepared import PreparedDataset
@@ -84,8 +84,8 @@ def consume(batches: Iterator[torch.Tensor], images: int) -> tuple[float, list[i
     return (count - clocked) / (time.perf_counter() - started), found
 
 
-def of_feed(feed, batches: list[np.ndarray]) -> Iterator[torch.Tensor]:
-    for delivered in feed.deliver(batches):
+def of_loader(loader, batches: list[np.ndarray]) -> Iterator[torch.Tensor]:
+    for delivered in loader.iter_batches(batches):
         yield delivered.permute(0, 2, 3, 1)
 
 
@@ -96,9 +96,9 @@ def contestants(
     batches = plan(num_cells, USES * num_cells)
     windowed = plan(num_cells, USES * num_cells, WINDOW)
     resident = reader.read(np.arange(num_cells))
-    kept = ResidentFeed(ReaderFeed(reader, device), np.arange(num_cells), size, device)
-    list(kept.deliver([np.arange(num_cells)]))
-    host = ReaderFeed(open_host_cache(dataset, folder / "cache"), device)
+    kept = ResidentLoader(ReaderLoader(reader, device), np.arange(num_cells), size, device)
+    list(kept.iter_batches([np.arange(num_cells)]))
+    host = ReaderLoader(open_host_cache(dataset, folder / "cache"), device)
     loader = DataLoader(
         Files(paths, dataset.storage), batch_sampler=[rows.tolist() for rows in batches],
         num_workers=CORES, prefetch_factor=4, persistent_workers=True,
@@ -106,10 +106,12 @@ def contestants(
     )  # fmt: skip
     return {
         "NumPy gather": lambda: (torch.from_numpy(resident[rows]).to(device) for rows in batches),
-        "device": lambda: of_feed(kept, batches),
-        "host": lambda: of_feed(host, batches),
-        "stream": lambda: of_feed(StreamFeed(reader, device), batches),
-        f"stream, window {WINDOW}": lambda: of_feed(StreamFeed(reader, device, WINDOW), windowed),
+        "device": lambda: of_loader(kept, batches),
+        "host": lambda: of_loader(host, batches),
+        "stream": lambda: of_loader(StreamLoader(reader, device), batches),
+        f"stream, window {WINDOW}": lambda: of_loader(
+            StreamLoader(reader, device, WINDOW), windowed
+        ),
         "DataLoader, Pillow, BMP": lambda: (
             pixels.to(device, non_blocking=True) for pixels in loader
         ),
@@ -137,7 +139,7 @@ def measure(
 
 
 def table(rates: dict[str, list[float]]) -> str:
-    lines = ["| feed | of the NumPy gather | of DataLoader + Pillow |", "|---|---|---|"]
+    lines = ["| loader | of the NumPy gather | of DataLoader + Pillow |", "|---|---|---|"]
     for name, own in rates.items():
         cells = []
         for against in ("NumPy gather", "DataLoader, Pillow, BMP"):
@@ -154,7 +156,7 @@ def main() -> None:
     parser.add_argument("--device", type=torch.device, default=torch.device("cpu"))
     parser.add_argument("--results", type=Path)
     options = parser.parse_args()
-    torch.set_num_threads(1)  # each feed gathers in one thread, as NumPy does
+    torch.set_num_threads(1)  # each loader gathers in one thread, as NumPy does
     ray_cluster.connect(num_workers=1)
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
@@ -169,11 +171,13 @@ def main() -> None:
     gather, loader, windowed = "NumPy gather", "DataLoader, Pillow, BMP", f"stream, window {WINDOW}"
     finish(
         [
-            ratios("feed from the device, of a NumPy gather", rates["device"], rates[gather], 0.8),
-            ratios("feed from the host, of a NumPy gather", rates["host"], rates[gather], 0.8),
+            ratios(
+                "loader from the device, of a NumPy gather", rates["device"], rates[gather], 0.8
+            ),
+            ratios("loader from the host, of a NumPy gather", rates["host"], rates[gather], 0.8),
             ratios("stream, of DataLoader + Pillow", rates["stream"], rates[loader], 2),
             ratios(f"{windowed}, of DataLoader + Pillow", rates[windowed], rates[loader], 2),
-            *[Result(f"feed: {name}", own, unit="images/s") for name, own in rates.items()],
+            *[Result(f"loader: {name}", own, unit="images/s") for name, own in rates.items()],
         ],
         options.results,
     )
