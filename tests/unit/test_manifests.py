@@ -12,6 +12,7 @@ import subprocess
 import sys
 import tomllib
 from collections.abc import Iterator
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -461,7 +462,9 @@ def test_every_package_of_an_image_is_locked_with_its_hashes():
         packages = locked(name)
         differing = {p for p, v in packages.items() if pinned.get(p, v) != v}
         assert not differing, f"{name}: make lock"
-    wanted = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"]
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    extras = [project["optional-dependencies"][name] for name in ("serve", "tune", "onnx")]
+    wanted = [*project["dependencies"], *chain.from_iterable(extras)]
     names = {re.split(r"[\[=<>!~ ;]", each)[0].lower().replace("_", "-") for each in wanted}
     assert names <= locked("requirements.txt").keys(), "make lock"
     for name in DOCKERFILES:
