@@ -29,7 +29,7 @@ EVERYTHING = ["ema_decay=0.9", "clip_grad_norm=1.0", "accumulate=2"]
 def tests(bench: Bench) -> None:
     """The unit tests that are marked `gpu`."""
     files = [
-        str(f) for f in sorted(ROOT.glob("tests/unit/test_*.py")) if "mark.gpu" in f.read_text()
+        str(f) for f in sorted(ROOT.glob("tests/unit/**/test_*.py")) if "mark.gpu" in f.read_text()
     ]
     command = [sys.executable, "-m", "pytest", "-v", "-m", "gpu", *files]
     environment = os.environ | {"PYTHONUNBUFFERED": "1"}

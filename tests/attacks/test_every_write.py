@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.killing import WRITERS, count_writes, kill_at
+from tests.support.killing import WRITERS, count_writes, kill_at
 
 
 @pytest.mark.timeout(3600)

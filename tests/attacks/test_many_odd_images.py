@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.odd_images import CPU_SECONDS, MEMORY, read_all
+from tests.support.odd_images import CPU_SECONDS, MEMORY, read_all
 
 
 @pytest.mark.filterwarnings("ignore")  # of Pillow, about what is odd

@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 
 from leuk_ray.datasets.synthetic import SyntheticSpec, write_c_nmc
-from tests.job_cluster import ROOT, JobCluster, free_port
+from tests.support.job_cluster import ROOT, JobCluster, free_port
 
 
 @pytest.fixture(scope="module")
@@ -180,7 +180,7 @@ def test_ray_exports_the_metrics_that_alerts_and_dashboard_name(
     cluster: JobCluster, tmp_path: Path
 ):
     (tmp_path / "answer.py").write_text(SERVING)
-    wanted = set(json.loads((ROOT / "tests" / "metrics_of_ray.json").read_text()))
+    wanted = set(json.loads((ROOT / "tests" / "support" / "metrics_of_ray.json").read_text()))
     client = cluster.client()
     command = shlex.join(["python", str(tmp_path / "answer.py"), str(free_port())])
     job = client.submit_job(entrypoint=command)

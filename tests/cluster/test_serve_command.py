@@ -15,7 +15,7 @@ import requests
 
 from leuk_ray.bundles.registry import Registry
 from leuk_ray.inference.check import check_answers
-from tests.serving_bundles import cells, encode, write_small_bundle
+from tests.support.serving_bundles import cells, encode, write_small_bundle
 
 
 def leuk_ray(*arguments: object, **options) -> subprocess.Popen[str]:

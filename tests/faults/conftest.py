@@ -9,19 +9,19 @@ from pathlib import Path
 
 import pytest
 import ray
-from hurting import make_dataset, recipe, results
 
 from leuk_ray.cluster import ray_cluster
 from leuk_ray.datasets.prepared import PreparedDataset
 from leuk_ray.training.attempts import interruptions
 from leuk_ray.training.trainer import run_training
+from tests.support.hurting import make_dataset, recipe, results
 
 
 @pytest.fixture(scope="session", autouse=True)
 def importable() -> Iterator[None]:
     """What tests hand to workers, workers can import: they have the environment of their Ray."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PYTHONPATH", str(Path(__file__).parent), prepend=os.pathsep)
+        patch.setenv("PYTHONPATH", str(Path(__file__).parents[2]), prepend=os.pathsep)
         yield
 
 

@@ -9,7 +9,6 @@ from pathlib import Path
 import psutil
 import pytest
 import ray
-from hurting import history, recipe
 from ray.autoscaler._private.fake_multi_node.node_provider import (
     FAKE_HEAD_NODE_ID,
     FakeMultiNodeProvider,
@@ -18,7 +17,8 @@ from ray.cluster_utils import Cluster
 
 from leuk_ray.cluster import ray_cluster
 from leuk_ray.training.trainer import run_training
-from tests.job_cluster import free_port
+from tests.support.hurting import history, recipe
+from tests.support.job_cluster import free_port
 
 LISTS = (
     "setup_commands", "head_setup_commands", "worker_setup_commands", "initialization_commands",

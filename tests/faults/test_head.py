@@ -10,7 +10,11 @@ from pathlib import Path
 
 import pytest
 import ray
-from hurting import (
+from ray.cluster_utils import Cluster
+
+from leuk_ray.training.attempts import interruptions
+from leuk_ray.training.trainer import run_training
+from tests.support.hurting import (
     EPOCHS,
     SETTINGS,
     after_epoch,
@@ -19,11 +23,7 @@ from hurting import (
     recipe,
     results,
 )
-from ray.cluster_utils import Cluster
-
-from leuk_ray.training.attempts import interruptions
-from leuk_ray.training.trainer import run_training
-from tests.job_cluster import ROOT, JobCluster, free_port
+from tests.support.job_cluster import ROOT, JobCluster, free_port
 
 
 @pytest.fixture

@@ -15,16 +15,6 @@ from typing import Any
 import numpy as np
 import pytest
 import ray
-from hurting import (
-    EPOCHS,
-    after_epoch,
-    checkpoints_that_count,
-    history,
-    recipe,
-    results,
-    train_workers,
-    when,
-)
 from ray._private.node import Node
 from ray.cluster_utils import Cluster
 from ray.train import ScalingConfig
@@ -37,7 +27,7 @@ from leuk_ray.training.attempts import attempts, interruptions
 from leuk_ray.training.cells import TrainingCells
 from leuk_ray.training.trainer import run_training
 from leuk_ray.workflows.train import train_and_evaluate
-from tests.job_cluster import free_port
+from tests.support.job_cluster import free_port
 
 
 @pytest.fixture

@@ -11,7 +11,6 @@ from pathlib import Path
 import pytest
 import ray
 from fsspec.implementations.local import LocalFileSystem
-from hurting import history, recipe, results
 from pyarrow.fs import FSSpecHandler, PyFileSystem
 
 from leuk_ray.cluster import ray_cluster
@@ -19,6 +18,7 @@ from leuk_ray.datasets.prepared import PreparedDataset
 from leuk_ray.training import trainer
 from leuk_ray.training.attempts import interruptions
 from leuk_ray.utils.errors import UserError
+from tests.support.hurting import history, recipe, results
 
 SECONDS = 2.0
 

@@ -14,7 +14,15 @@ import pytest
 import ray
 import torch
 from fsspec.implementations.local import LocalFileSystem
-from hurting import (
+from pyarrow.fs import FSSpecHandler, PyFileSystem
+
+from leuk_ray.cluster import ray_cluster
+from leuk_ray.datasets.prepared import PreparedDataset
+from leuk_ray.training import trainer
+from leuk_ray.training.attempts import interruptions
+from leuk_ray.training.trainer import run_training
+from leuk_ray.workflows.train import train_and_evaluate
+from tests.support.hurting import (
     EPOCHS,
     SETTINGS,
     after_epoch,
@@ -26,14 +34,6 @@ from hurting import (
     train_workers,
     when,
 )
-from pyarrow.fs import FSSpecHandler, PyFileSystem
-
-from leuk_ray.cluster import ray_cluster
-from leuk_ray.datasets.prepared import PreparedDataset
-from leuk_ray.training import trainer
-from leuk_ray.training.attempts import interruptions
-from leuk_ray.training.trainer import run_training
-from leuk_ray.workflows.train import train_and_evaluate
 
 
 @pytest.fixture(scope="module")

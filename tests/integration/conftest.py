@@ -33,8 +33,8 @@ def local_ray(s3_port: int):
         patch.setenv("AWS_SECRET_ACCESS_KEY", "nothing")
         patch.setenv("AWS_DEFAULT_REGION", "us-east-1")
         patch.setenv("AWS_EC2_METADATA_DISABLED", "true")
-        here = Path(__file__).parent  # what tests hand to workers, workers can import
-        patch.setenv("PYTHONPATH", str(here), prepend=os.pathsep)
+        root = Path(__file__).parents[2]  # what tests hand to workers, workers can import
+        patch.setenv("PYTHONPATH", str(root), prepend=os.pathsep)
         ray_cluster.connect(num_workers=3)
         yield
         ray.shutdown()

@@ -9,7 +9,7 @@ from leuk_ray.datasets.images import StorageSettings
 from leuk_ray.inference.classifier import Classifier, Prediction
 from leuk_ray.runs.target import EvaluationTarget
 from leuk_ray.workflows.calibrate import calibrate
-from tests.serving_bundles import cells, encode, write_small_bundle
+from tests.support.serving_bundles import cells, encode, write_small_bundle
 
 
 def test_cells_alike_are_answered_and_others_are_not(dataset, tmp_path: Path):

@@ -8,7 +8,7 @@ import ray
 
 from leuk_ray.workflows.pool import answer_on_pool
 from leuk_ray.workflows.predict import predict_to_table
-from tests.serving_bundles import cells, encode, write_small_bundle
+from tests.support.serving_bundles import cells, encode, write_small_bundle
 
 
 def test_a_pool_answers_as_one_process_does(tmp_path: Path):

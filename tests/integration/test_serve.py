@@ -24,7 +24,7 @@ from leuk_ray.inference.classifier import Classifier, Prediction
 from leuk_ray.inference.onnx_export import export_bundle
 from leuk_ray.serving.app import build
 from leuk_ray.utils.errors import UserError
-from tests.serving_bundles import cells, encode, write_small_bundle
+from tests.support.serving_bundles import cells, encode, write_small_bundle
 
 # The client of the protocol writes into the headers it is given: it gets copies.
 KEY = {"X-API-Key": "secret"}
@@ -255,7 +255,9 @@ def test_settings_and_bundles_that_cannot_work_are_refused_by_the_driver(bundle:
 @pytest.mark.timeout(150)
 def test_what_it_counts_is_exported(url: str):
     """All but what takes a calibrated bundle, which tests/newcomer has, a shadow, or a failure."""
-    listed = json.loads(Path(__file__).parents[1].joinpath("metrics_of_service.json").read_text())
+    listed = json.loads(
+        Path(__file__).parents[1].joinpath("support", "metrics_of_service.json").read_text()
+    )
     wanted = {name for name in listed if not re.search("drift|abstained|shadow|broken", name)}
     assert predict(url, encode(cells(1)[0])).status_code == 200
     assert predict(url, b"no image").status_code == 415

@@ -25,7 +25,7 @@ from leuk_ray.runs.trial import TrialContext, train_in_process
 from leuk_ray.tuning.settings import load_sweep
 from leuk_ray.tuning.sweep import run_sweep
 from leuk_ray.utils.errors import UserError
-from tests.serving_bundles import client_of
+from tests.support.serving_bundles import client_of
 
 SMALL = {
     "recipe": "bukhari2022-se",

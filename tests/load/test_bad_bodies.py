@@ -16,8 +16,8 @@ import pytest
 import requests
 
 from leuk_ray.serving.settings import Limits
-from tests.bad_bodies import Bad, crafted, from_openapi, mutated, send
-from tests.service_process import GOOD, KEY, Service, serving
+from tests.support.bad_bodies import Bad, crafted, from_openapi, mutated, send
+from tests.support.service_process import GOOD, KEY, Service, serving
 
 BODIES = int(os.environ.get("LEUK_RAY_LOAD_BODIES", "5000"))
 CLIENTS = 4

@@ -28,7 +28,7 @@ from leuk_ray.runs.target import EvaluationTarget
 from leuk_ray.runs.trial import TrialContext, train_in_process
 from leuk_ray.serving.drift import WINDOW
 from leuk_ray.workflows.calibrate import calibrate
-from tests.serving_bundles import encode, listening, turned
+from tests.support.serving_bundles import encode, listening, turned
 
 ORDINARY, SOON, DEGREES = 5000, 500, 20
 SETTINGS = ["input_size=96", "epochs=2", "fractions=[0.4,0.2,0.4]"]

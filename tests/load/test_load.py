@@ -27,7 +27,7 @@ from leuk_ray.inference.check import check_answers
 from leuk_ray.inference.classifier import Classifier, Prediction
 from leuk_ray.inference.onnx_export import export_bundle
 from leuk_ray.serving.switches import switched_on
-from tests.serving_bundles import cells, encode, write_small_bundle
+from tests.support.serving_bundles import cells, encode, write_small_bundle
 
 REQUESTS = int(os.environ.get("LEUK_RAY_LOAD_REQUESTS", "10000"))
 KILL_SECONDS = 20

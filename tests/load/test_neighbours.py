@@ -21,7 +21,7 @@ import pytest
 import requests
 from PIL import Image
 
-from tests.service_process import GOOD, KEY, OTHER_KEY, Service, serving
+from tests.support.service_process import GOOD, KEY, OTHER_KEY, Service, serving
 
 SECONDS = float(os.environ.get("LEUK_RAY_LOAD_SECONDS", "20"))
 CLIENTS = 8

@@ -28,8 +28,8 @@ import yaml
 from leuk_ray.datasets.synthetic import SyntheticSpec, write_c_nmc
 from leuk_ray.training.attempts import attempts
 from leuk_ray.training.monitoring import GAUGES, PREFIX
-from tests.job_cluster import ROOT, JobCluster, free_port
-from tests.readme_blocks import blocks
+from tests.support.job_cluster import ROOT, JobCluster, free_port
+from tests.support.readme_blocks import blocks
 
 # What the text leaves to the defaults is made small: added to the lines that hold these words.
 # Epochs take half a second; the metrics are exported every ten.

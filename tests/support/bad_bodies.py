@@ -20,7 +20,7 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis.errors import Unsatisfiable
 from PIL import Image
 
-from tests.serving_bundles import cells, encode
+from tests.support.serving_bundles import cells, encode
 
 FORMATS = ("BMP", "PNG", "JPEG", "TIFF", "WEBP")
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import psutil
 from ray.job_submission import JobSubmissionClient
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 NODES = Path(__file__).with_name("nodes.py")
 
 

@@ -39,7 +39,7 @@ from leuk_ray.runs.trial import TrialContext, train_in_process
 from leuk_ray.tuning import sweep as sweep_module
 from leuk_ray.tuning.settings import SweepSettings
 from leuk_ray.workflows.calibrate import calibrate
-from tests.serving_bundles import write_small_bundle
+from tests.support.serving_bundles import write_small_bundle
 
 KILLED = 137
 _TORN = b'{"torn": '

@@ -14,7 +14,7 @@ from pathlib import Path
 import psutil
 import requests
 
-from tests.serving_bundles import cells, encode, write_small_bundle
+from tests.support.serving_bundles import cells, encode, write_small_bundle
 
 KEY, OTHER_KEY = {"X-API-Key": "secret"}, {"X-API-Key": "other"}
 GOOD = encode(cells(1)[0])

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-FILE = Path(__file__).parents[2] / "benchmarks" / "results.py"
+FILE = Path(__file__).parents[3] / "benchmarks" / "results.py"
 
 
 @pytest.fixture

@@ -38,7 +38,7 @@ from leuk_ray.inference.classifier import Classifier
 from leuk_ray.inference.onnx_export import export_bundle
 from leuk_ray.inference.scope import Neighbourhood
 from leuk_ray.utils.errors import UserError
-from tests.serving_bundles import write_small_bundle
+from tests.support.serving_bundles import write_small_bundle
 
 
 @pytest.fixture(scope="module")

@@ -18,7 +18,7 @@ from leuk_ray.inference.classifier import Classifier
 from leuk_ray.inference.onnx_export import export_bundle
 from leuk_ray.serving.sources import open_source
 from leuk_ray.utils.errors import UserError
-from tests.serving_bundles import models_from, write_small_bundle
+from tests.support.serving_bundles import models_from, write_small_bundle
 
 pytestmark = pytest.mark.skipif(
     shutil.which("ssh-keygen") is None, reason="ssh-keygen is not installed"

@@ -24,7 +24,7 @@ import yaml
 from leuk_ray.serving.haproxy import PREFIX, PROGRAM, Front
 from leuk_ray.serving.switches import SWITCHES
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 CLUSTER = ROOT / "cluster"
 KUBERNETES = "1.34"
 OVERLAYS = ["cpu", "gpu"]

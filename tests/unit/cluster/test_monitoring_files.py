@@ -18,10 +18,10 @@ import yaml
 
 from leuk_ray.training.monitoring import GAUGES, PREFIX
 
-MONITORING = Path(__file__).parents[2] / "cluster" / "monitoring"
-TESTS = Path(__file__).parents[1]
-OF_RAY = set(json.loads((TESTS / "metrics_of_ray.json").read_text()))
-OF_SERVICE = set(json.loads((TESTS / "metrics_of_service.json").read_text()))
+MONITORING = Path(__file__).parents[3] / "cluster" / "monitoring"
+TESTS = Path(__file__).parents[2]
+OF_RAY = set(json.loads((TESTS / "support" / "metrics_of_ray.json").read_text()))
+OF_SERVICE = set(json.loads((TESTS / "support" / "metrics_of_service.json").read_text()))
 
 
 def alerts() -> list[dict]:

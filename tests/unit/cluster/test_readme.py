@@ -11,9 +11,9 @@ import yaml
 from ray.scripts.scripts import cli as ray_cli
 
 from leuk_ray.cli.main import cli
-from tests.readme_blocks import FENCE, blocks, commands
+from tests.support.readme_blocks import FENCE, blocks, commands
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 README = ROOT / "cluster" / "README.md"
 # bash: run by a test. console: needs a cluster, a cloud, a registry or Docker.
 RUN_BY_A_TEST = {

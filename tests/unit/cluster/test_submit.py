@@ -17,7 +17,7 @@ from leuk_ray.cluster import submit as jobs
 from leuk_ray.cluster.submit import asked_for
 from leuk_ray.utils.errors import UserError
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 TRAIN = ("train", "lite", "--data", "/shared/d", "--out", "/shared/runs/r", "--workers", "3")
 
 

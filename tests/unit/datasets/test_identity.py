@@ -26,7 +26,7 @@ from leuk_ray.utils.errors import UserError
 from leuk_ray.workflows.calibrate import _larger, calibrate
 from leuk_ray.workflows.compare import compare
 from leuk_ray.workflows.evaluate import evaluate
-from tests.serving_bundles import write_small_bundle
+from tests.support.serving_bundles import write_small_bundle
 
 STORED = StorageSettings(size=32, crop="center")
 

@@ -15,7 +15,7 @@ from PIL import Image
 
 from leuk_ray.datasets import images
 from leuk_ray.datasets.images import BadImageError, StorageSettings, plain_pixels
-from tests.image_files import ADOBE, profile, run_length_bmp, tiff
+from tests.support.image_files import ADOBE, profile, run_length_bmp, tiff
 
 COLOUR, GREY = profile(b"RGB ", 2.2, ADOBE), profile(b"GRAY", 2.2)
 NOISE = np.random.default_rng(0).integers(0, 256, (90, 120, 3), np.uint8)

@@ -9,7 +9,7 @@ from PIL import Image, ImageCms
 
 from leuk_ray.datasets import images
 from leuk_ray.datasets.images import BadImageError, StorageSettings
-from tests.image_files import ADOBE, SRGB, bmp32, png16, profile, run_length_bmp, tiff
+from tests.support.image_files import ADOBE, SRGB, bmp32, png16, profile, run_length_bmp, tiff
 
 
 def encode(image: Image.Image, kind: str = "PNG", **options) -> bytes:

@@ -17,9 +17,9 @@ from leuk_ray.datasets.decoding import prepare_cell
 from leuk_ray.inference.classifier import Classifier, Prediction
 from leuk_ray.inference.files import answer_files
 from leuk_ray.inference.onnx_export import export_bundle
-from tests.chromium import find_chromium, open_page
-from tests.image_files import ADOBE, profile
-from tests.serving_bundles import cells, encode, listening, write_small_bundle
+from tests.support.chromium import find_chromium, open_page
+from tests.support.image_files import ADOBE, profile
+from tests.support.serving_bundles import cells, encode, listening, write_small_bundle
 
 FORMATS = ("BMP", "PNG", "JPEG", "TIFF")
 

@@ -25,7 +25,7 @@ from leuk_ray.io.storage import (
     write_bytes,
 )
 from leuk_ray.utils.errors import UserError
-from tests.serving_bundles import write_small_bundle
+from tests.support.serving_bundles import write_small_bundle
 
 BUCKET = "s3://lab"
 

@@ -9,7 +9,6 @@ import pyarrow as pa
 import pytest
 import torch
 from pydantic import ValidationError
-from toy_training import make_cells, make_model
 
 from leuk_ray.datasets.prepared import PreparedDataset
 from leuk_ray.recipes.recipe import Recipe, load_recipe, with_values
@@ -21,6 +20,7 @@ from leuk_ray.runs.trial import _remove_unless_same, reason
 from leuk_ray.training.record import check_same_run
 from leuk_ray.tuning import sweep
 from leuk_ray.utils.errors import UserError
+from tests.support.toy_training import make_cells, make_model
 
 RECORD = RunRecord(
     name="000",

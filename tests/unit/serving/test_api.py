@@ -23,7 +23,7 @@ from leuk_ray.inference.classifier import Cell, Classifier, Prediction
 from leuk_ray.serving.schemas import ModelsOut, PredictionOut, PredictOut
 from leuk_ray.serving.settings import Limits
 from leuk_ray.workflows.predict import predict_to_table
-from tests.serving_bundles import (
+from tests.support.serving_bundles import (
     SIZE,
     cells,
     client_of,

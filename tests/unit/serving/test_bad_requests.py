@@ -7,8 +7,8 @@ from collections import Counter
 import pytest
 import requests
 
-from tests.bad_bodies import crafted, from_openapi, mutated, send
-from tests.serving_bundles import cells, encode, listening, write_small_bundle
+from tests.support.bad_bodies import crafted, from_openapi, mutated, send
+from tests.support.serving_bundles import cells, encode, listening, write_small_bundle
 
 
 @pytest.fixture(scope="module")

@@ -21,7 +21,7 @@ from leuk_ray.serving.routing import Canaries, check_beside, parse_canary
 from leuk_ray.serving.settings import ServeSettings
 from leuk_ray.serving.sources import open_source
 from leuk_ray.utils.errors import UserError
-from tests.serving_bundles import cells, client_of, encode, write_small_bundle
+from tests.support.serving_bundles import cells, client_of, encode, write_small_bundle
 
 
 @pytest.fixture(scope="module")

@@ -22,7 +22,7 @@ from leuk_ray.inference.classifier import Cell, Reader
 from leuk_ray.serving import decoding, models
 from leuk_ray.serving.decoding import Decoding
 from leuk_ray.serving.problems import Problem
-from tests.serving_bundles import cells, client_of, encode, listening, write_small_bundle
+from tests.support.serving_bundles import cells, client_of, encode, listening, write_small_bundle
 
 JPEG = encode(cells(1)[0], "JPEG")
 # Pillow reads markers one by one, in Python: 1 s for 6 MB.

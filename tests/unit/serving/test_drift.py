@@ -7,7 +7,7 @@ from leuk_ray.datasets.images import StorageSettings, to_storage
 from leuk_ray.datasets.synthetic import SyntheticSpec, draw_cells, render
 from leuk_ray.inference.scope import fit_scope, measure
 from leuk_ray.serving.drift import WINDOW, Drift
-from tests.serving_bundles import turned
+from tests.support.serving_bundles import turned
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,7 @@ from leuk_ray.bundles.registry import Registry
 from leuk_ray.inference.check import check_answers
 from leuk_ray.inference.classifier import Classifier, Scores
 from leuk_ray.serving.keys import ApiKeys
-from tests.serving_bundles import cells, client_of, encode, write_small_bundle
+from tests.support.serving_bundles import cells, client_of, encode, write_small_bundle
 
 CELLS = [encode(pixels) for pixels in cells(3)]
 

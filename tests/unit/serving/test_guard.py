@@ -20,7 +20,7 @@ from leuk_ray.serving.keys import ApiKeys
 from leuk_ray.serving.problems import Problem
 from leuk_ray.serving.settings import Limits
 from leuk_ray.serving.traffic import Traffic
-from tests.serving_bundles import LOOPBACK
+from tests.support.serving_bundles import LOOPBACK
 
 SCOPE = {
     "type": "http", "method": "POST", "path": "/v1/predict", "headers": [(b"host", b"localhost")],

@@ -20,7 +20,7 @@ from leuk_ray.serving import guard
 from leuk_ray.serving.api import create_api
 from leuk_ray.serving.monitoring import Metrics
 from leuk_ray.serving.settings import Limits
-from tests.serving_bundles import cells, client_of, encode, models_from, write_small_bundle
+from tests.support.serving_bundles import cells, client_of, encode, models_from, write_small_bundle
 
 MIB = 2**20
 

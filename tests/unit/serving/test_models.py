@@ -19,7 +19,7 @@ from leuk_ray.serving.runner import LocalNetwork
 from leuk_ray.serving.schemas import ModelsOut
 from leuk_ray.serving.sources import Found
 from leuk_ray.utils.errors import UserError
-from tests.serving_bundles import (
+from tests.support.serving_bundles import (
     cells,
     client_of,
     encode,

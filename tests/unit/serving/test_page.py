@@ -8,8 +8,8 @@ import pytest
 
 from leuk_ray.inference.classifier import Classifier, Prediction
 from leuk_ray.inference.explain import explain_files
-from tests.chromium import Page, find_chromium, open_page
-from tests.serving_bundles import cells, encode, listening, write_small_bundle
+from tests.support.chromium import Page, find_chromium, open_page
+from tests.support.serving_bundles import cells, encode, listening, write_small_bundle
 
 
 @pytest.fixture(scope="module")

@@ -21,7 +21,7 @@ from leuk_ray.serving.models import Models
 from leuk_ray.serving.monitoring import Metrics
 from leuk_ray.serving.replica import RemoteNetwork, remote_runners
 from leuk_ray.serving.settings import Limits, ServeSettings
-from tests.serving_bundles import LOOPBACK, alone, cells, encode, write_small_bundle
+from tests.support.serving_bundles import LOOPBACK, alone, cells, encode, write_small_bundle
 
 FILES = [(f"{i}.png", encode(pixels)) for i, pixels in enumerate(cells(3))]
 

@@ -7,7 +7,7 @@ from leuk_ray.datasets.splits import split_cells
 from leuk_ray.recipes.recipe import load_recipe
 from leuk_ray.training.cells import TrainingCells
 from leuk_ray.training.dry_run import dry_run
-from tests.small_dataset import small_dataset
+from tests.support.small_dataset import small_dataset
 
 
 def test_it_counts_the_samples_and_steps_of_training():

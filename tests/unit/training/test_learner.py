@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 import torch
 from torch.overrides import TorchFunctionMode
-from toy_training import SETTINGS, ArrayLoader, changed, make_cells, make_model, run
 
 from leuk_ray.augment.policies import parameters
 from leuk_ray.augment.settings import AugmentSettings
@@ -23,6 +22,14 @@ from leuk_ray.training.recorded import Recorded
 from leuk_ray.training.schedule import lr_factor
 from leuk_ray.training.state import TrainingState
 from leuk_ray.utils.errors import UserError
+from tests.support.toy_training import (
+    SETTINGS,
+    ArrayLoader,
+    changed,
+    make_cells,
+    make_model,
+    run,
+)
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,6 @@ import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
-from toy_training import SETTINGS, ArrayLoader, changed, make_cells, make_model, run
 
 from leuk_ray.augment.settings import AugmentSettings
 from leuk_ray.datasets.host_cache import open_host_cache
@@ -23,6 +22,14 @@ from leuk_ray.training import loop
 from leuk_ray.training.learner import Learner
 from leuk_ray.training.validation import Redraw, score_rows
 from leuk_ray.utils.errors import UserError
+from tests.support.toy_training import (
+    SETTINGS,
+    ArrayLoader,
+    changed,
+    make_cells,
+    make_model,
+    run,
+)
 
 
 def worker(rank: int, world_size: int, port: int, out: Path) -> None:

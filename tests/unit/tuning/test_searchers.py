@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 import yaml
 from ray.tune.schedulers import PopulationBasedTraining, TrialScheduler
-from test_runs import RECORD
 
 from leuk_ray.evaluation.repeats import mean_interval
 from leuk_ray.tuning.importance import importance

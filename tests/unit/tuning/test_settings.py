@@ -9,7 +9,7 @@ from leuk_ray.tuning.settings import load_sweep
 from leuk_ray.tuning.sweep import same_results
 from leuk_ray.utils.errors import UserError
 
-CONFIGS = sorted((Path(__file__).parents[2] / "tune_configs").glob("*.yaml"))
+CONFIGS = sorted((Path(__file__).parents[3] / "tune_configs").glob("*.yaml"))
 BASE = {
     "recipe": "lite",
     "search": {"lr": {"log_uniform": [1e-4, 1e-2]}},

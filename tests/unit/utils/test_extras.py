@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
-from serving_bundles import write_small_bundle
 
 from leuk_ray.bundles.bundle import load_bundle
 from leuk_ray.cli.main import cli
@@ -18,6 +17,7 @@ from leuk_ray.inference.engines import PyTorchEngine, make_engine
 from leuk_ray.inference.onnx_export import export_bundle
 from leuk_ray.utils.errors import UserError
 from leuk_ray.utils.extras import MODULES, installed
+from tests.support.serving_bundles import write_small_bundle
 
 
 @pytest.mark.parametrize(
@@ -42,7 +42,7 @@ def test_a_missing_extra_is_named_before_any_work(
 
 def test_extras_are_those_of_pyproject():
     """Every extra but `dev` is one whose absence is explained; `dev` holds them all."""
-    path = Path(__file__).parents[2] / "pyproject.toml"
+    path = Path(__file__).parents[3] / "pyproject.toml"
     declared = tomllib.loads(path.read_text())["project"]["optional-dependencies"]
     assert declared.keys() - {"dev"} == MODULES.keys()
     assert f"leuk_ray[{','.join(MODULES)}]" in declared["dev"]

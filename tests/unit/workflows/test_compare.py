@@ -14,8 +14,8 @@ from leuk_ray.recipes.recipe import load_recipe
 from leuk_ray.training.record import bundle_facts, start_record
 from leuk_ray.utils.errors import UserError
 from leuk_ray.workflows.compare import Trained, comparable_rows, compare
-from tests.serving_bundles import write_small_bundle
-from tests.small_dataset import small_dataset
+from tests.support.serving_bundles import write_small_bundle
+from tests.support.small_dataset import small_dataset
 
 
 def dataset(groups: str, labelled: bool = True) -> Any:

@@ -16,7 +16,7 @@ from leuk_ray.inference.files import answer_files, find_images
 from leuk_ray.utils.errors import UserError
 from leuk_ray.workflows import predict as prediction
 from leuk_ray.workflows.predict import predict_files, predict_to_table
-from tests.serving_bundles import cells, encode, write_small_bundle
+from tests.support.serving_bundles import cells, encode, write_small_bundle
 
 
 @pytest.fixture(scope="module")
