@@ -27,6 +27,16 @@ from leuk_ray.training.attempts import attempts, interruptions
 from leuk_ray.training.cells import TrainingCells
 from leuk_ray.training.trainer import run_training
 from leuk_ray.workflows.train import train_and_evaluate
+from tests.support.hurting import (
+    EPOCHS,
+    after_epoch,
+    checkpoints_that_count,
+    history,
+    recipe,
+    results,
+    train_workers,
+    when,
+)
 from tests.support.job_cluster import free_port
 
 

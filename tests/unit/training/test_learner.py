@@ -22,14 +22,7 @@ from leuk_ray.training.recorded import Recorded
 from leuk_ray.training.schedule import lr_factor
 from leuk_ray.training.state import TrainingState
 from leuk_ray.utils.errors import UserError
-from tests.support.toy_training import (
-    SETTINGS,
-    ArrayLoader,
-    changed,
-    make_cells,
-    make_model,
-    run,
-)
+from tests.support.toy_training import SETTINGS, ArrayLoader, changed, make_cells, make_model, run
 
 
 @pytest.fixture(scope="module")

@@ -22,14 +22,7 @@ from leuk_ray.training import loop
 from leuk_ray.training.learner import Learner
 from leuk_ray.training.validation import Redraw, score_rows
 from leuk_ray.utils.errors import UserError
-from tests.support.toy_training import (
-    SETTINGS,
-    ArrayLoader,
-    changed,
-    make_cells,
-    make_model,
-    run,
-)
+from tests.support.toy_training import SETTINGS, ArrayLoader, changed, make_cells, make_model, run
 
 
 def worker(rank: int, world_size: int, port: int, out: Path) -> None:

@@ -16,6 +16,7 @@ from leuk_ray.tuning.leaderboard import rank, verdict
 from leuk_ray.tuning.schedulers import make_scheduler
 from leuk_ray.tuning.searchers import Tpe, draws, grid, listed
 from leuk_ray.tuning.settings import Dimension, SweepSettings, load_sweep
+from tests.unit.runs.test_runs import RECORD
 
 SEARCH = {
     "training.lr": {"log_uniform": [1e-5, 1e-1]},
