@@ -28,7 +28,7 @@ CLIENTS = 8
 EVERY = 100  # good requests for one bomb
 SOURCE = "127.0.0.7"  # of the neighbours
 MIB = 2**20
-STALLED = Path(__file__).parents[1] / "stalled.py"
+STALLED = Path(__file__).parents[1] / "support" / "stalled.py"
 
 
 def encode(pixels: np.ndarray, kind: str, **options) -> bytes:
@@ -131,7 +131,7 @@ def test_one_bomb_in_a_hundred_requests(service: Service):
 
 @contextmanager
 def attack(service: Service, count: int, data: bytes) -> Iterator[None]:
-    """Connections from one address that send this and no more; see `tests/stalled.py`."""
+    """Connections from one address that send this and no more; see `tests/support/stalled.py`."""
     command = [sys.executable, str(STALLED), str(service.port), SOURCE, str(count)]
     process = subprocess.Popen(command, stdin=subprocess.PIPE)
     assert process.stdin is not None

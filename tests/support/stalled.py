@@ -1,4 +1,4 @@
-"""Connections that send something and no more: `python tests/stalled.py PORT SOURCE COUNT`.
+"""Connections that send something and no more: `python tests/support/stalled.py PORT SOURCE COUNT`.
 
 What each sends is read from standard input. What is closed is opened anew, all once in 2 seconds.
 """
