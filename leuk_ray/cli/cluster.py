@@ -19,7 +19,7 @@ from leuk_ray.utils.errors import UserError
     "--address",
     help="The cluster's dashboard; RAY_API_SERVER_ADDRESS by default, or port 8265.",
 )
-@click.option("--name", help="Of the job; one is made up by default.")
+@click.option("--name", help="Job ID (default: generated).")
 @click.option("--working-dir", help="A checkout to upload and run, not what the nodes have.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout.")
 @click.argument("words", nargs=-1, required=True, metavar="COMMAND ...")

@@ -41,7 +41,8 @@ def fetch(names: tuple[str, ...], folder: Path) -> tuple[dict, str]:
 @click.option(
     "--subject",
     metavar="REGEX|c-nmc",
-    help="Also a table of subjects: the expression's group in a path, or C-NMC 2019's names.",
+    help="Regular expression whose first group is the subject ID, or c-nmc: also writes a table "
+    "of subjects.",
 )
 @click.option("--workers", type=click.IntRange(min=0), help="Score on Ray with as many actors.")
 @click.option("--gpus", is_flag=True, help="A GPU for each of the workers.")

@@ -104,7 +104,7 @@ def recipes(
     default=1,
     show_default=True,
     type=WORKERS,
-    help="A number, or MIN:MAX for as many as the cluster has room for, at every time.",
+    help="Number of workers, or MIN:MAX for elastic training.",
 )
 @click.option("--gpus", is_flag=True, help="One GPU a worker.")
 @click.option("--resume", is_flag=True, help="Go on with the run in --out.")

@@ -29,14 +29,15 @@ def check_answers(bundle: Bundle) -> None:
     """Run a bundle as it would be served.
 
     Raises:
-        UserError: its network cannot be loaded or gives no number, what it knows of its training
+        UserError: its network cannot be loaded, its output is not finite, what it knows of its
+            training
             cells does not fit it, or its graph contradicts its weights.
     """
     classifier = Classifier(bundle, engine="pytorch")
     scores = classifier.score(_batches(bundle.facts.storage)[-1])
     distance = () if scores.distance is None else scores.distance
     if not all(np.isfinite(each).all() for each in (scores.logit, scores.embedding, distance)):
-        raise UserError(f"{bundle.path}: the network gives no number; train it again")
+        raise UserError(f"{bundle.path}: the model output is not finite; train it again")
     if ONNX_FILE in bundle.facts.files:
         graph_difference(bundle, bundle.folder / ONNX_FILE)
 

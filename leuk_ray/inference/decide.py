@@ -33,7 +33,7 @@ def decide(probability: float, out_of_scope: Sequence[str], facts: Facts) -> Dec
         RuntimeError: the probability is no number.
     """
     if not math.isfinite(probability):
-        raise RuntimeError("the network gives no number")
+        raise RuntimeError("the model output is not finite")
     reasons = list(out_of_scope)
     if in_band(probability, facts.abstain_band):
         reasons.append(NEAR_THRESHOLD)

@@ -28,7 +28,7 @@ class RunRecord:
     seed: of the training.
     reason: why the run ended, in words.
     metrics: of the epoch whose weights the bundle holds.
-    curve: an epoch each, what the best checkpoint is largest in (`loop.selection`).
+    curve: the selection score of each epoch.
     seconds: from the start of the training to its end.
     bundle: whether the run left a bundle; it may have been removed to save space since.
     lineage: what the run came from: dataset and split fingerprints; for a population's member

@@ -106,7 +106,7 @@ def create_api(models: Models, limits: Limits, keys: ApiKeys | None, metrics: Me
         answers = await runner.answer(cells)
         given = [answer for answer in answers if isinstance(answer, Prediction)]
         if not given:
-            raise Problem(500, "no_number", f"this is our fault: {answers[0].as_dict()['error']}")
+            raise Problem(500, "no_number", f"internal error: {answers[0].as_dict()['error']}")
         explained = await _explain(runner, cells) if explain else [None] * len(cells)
         items, judged = _items(files, read, answers, explained)
         models.answered(model, runner, judged, given)

@@ -132,7 +132,7 @@ class _Request:
             logger.error("request %s failed:\n%s", self.id, without_texts(error))
             guard.rejected("internal")
             if self.status == 0:
-                problem = Problem(500, "internal", f"this is our fault; tell us {self.id}")
+                problem = Problem(500, "internal", f"internal error; quote request ID {self.id}")
                 await problem.response()(self.scope, self._receive, self.send)
         finally:
             if admitted:

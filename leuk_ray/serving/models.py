@@ -94,7 +94,7 @@ class Models:
         """Decode and score with every loaded model; callers share a run, for a second its success.
 
         Raises:
-            RuntimeError: a network gives no number.
+            RuntimeError: the model output is not finite.
         """
         if time.monotonic() - self._checked < _CHECK_SECONDS:
             return

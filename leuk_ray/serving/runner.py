@@ -52,7 +52,7 @@ class Network(Protocol):
         ...
 
     async def check(self) -> None:
-        """Run once; raises RuntimeError if it gives no number."""
+        """Run once; raises RuntimeError if the model output is not finite."""
         ...
 
 
@@ -78,7 +78,7 @@ class LocalNetwork:
         for num in range(1, self.max_batch_size + 1):
             scores = self.classifier.score(self._black(num))
             if not np.isfinite(scores.probability).all():
-                raise UserError("the network gives no number")
+                raise UserError("the model output is not finite")
 
     async def explain(self, pixels: np.ndarray) -> list[Explanation]:
         """Explain answers for cells, a batch at a time."""
@@ -89,10 +89,10 @@ class LocalNetwork:
         return explained
 
     async def check(self) -> None:
-        """Run the network once; raises RuntimeError if it gives no number."""
+        """Run the network once; raises RuntimeError if the model output is not finite."""
         scores = await self._forward.run(self.classifier.score, self._black(1))
         if not np.isfinite(scores.probability).all():
-            raise RuntimeError(f"{self.name}: the network gives no number")
+            raise RuntimeError(f"{self.name}: the model output is not finite")
 
     def _black(self, num: int) -> np.ndarray:
         size = self.classifier.facts.storage.size
@@ -138,7 +138,7 @@ class Runner:
         return read
 
     async def check(self) -> None:
-        """Decode an image and run the network; raises RuntimeError if it gives no number."""
+        """Decode an image and run the network; raises RuntimeError if its output is not finite."""
         await self._decoding.read(self.reader, [("check", _PICTURE)], "check")
         await self.network.check()
 

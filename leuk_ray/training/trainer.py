@@ -235,7 +235,7 @@ def _cause(error: BaseException, out: Location) -> BaseException:
             if isinstance(seen, OSError) and seen.errno:
                 return UserError(
                     f"{out}: a worker could not read or write ({seen.strerror}: {seen.filename}); "
-                    "the checkpoints so far are whole: mend the storage, then --resume"
+                    "existing checkpoints are intact. Fix the storage, then rerun with --resume"
                 )
             seen = getattr(seen, "cause", None) or seen.__cause__
     return error

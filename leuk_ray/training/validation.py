@@ -101,7 +101,7 @@ def score_rows(
 
 
 def selection(metrics: dict, select: Selection) -> float:
-    """What the best checkpoint is largest in; of equals, the earlier epoch."""
+    """Selection score: higher is better; ties favour the earlier epoch."""
     value = metrics.get(select, metrics["validation_accuracy"])  # one class: no AUC
     if select == "validation_loss":
         value = -value

@@ -1,4 +1,4 @@
-"""Who stands where: configurations by their mean over seeds, and what is told apart by noise."""
+"""Rank configurations by mean score over seeds, with intervals."""
 
 from __future__ import annotations
 

@@ -260,7 +260,7 @@ def test_weights_without_a_number_are_not_added(plain: Path, tmp_path: Path):
                for name, each in load_tensors(copy / WEIGHTS).items()}  # fmt: skip
     save_tensors(tensors, copy / WEIGHTS)
     changed(plain, copy)
-    with pytest.raises(UserError, match="the network gives no number"):
+    with pytest.raises(UserError, match="the model output is not finite"):
         Registry(tmp_path / "models", check_answers).add(copy, "cells")
 
 

@@ -45,5 +45,5 @@ def test_a_band_that_does_not_hold_the_threshold_is_refused(band):
 @pytest.mark.parametrize("probability", [float("nan"), float("inf")])
 def test_what_is_no_number_is_no_answer(probability: float):
     for reasons in ([], ["blurred"]):
-        with pytest.raises(RuntimeError, match="gives no number"):
+        with pytest.raises(RuntimeError, match="not finite"):
             decide(probability, reasons, facts())

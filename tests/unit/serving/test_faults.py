@@ -33,7 +33,7 @@ def test_a_cell_without_a_number_is_an_item(tmp_path: Path, monkeypatch):
         answer = client.post("/v1/predict?explain=true", files=upload, data={"subject": "S1"})
         assert answer.status_code == 200, answer.text
         first, second, third = answer.json()["predictions"]
-        assert second == {"name": "b.png", "error": "the network gives no number"}
+        assert second == {"name": "b.png", "error": "the model output is not finite"}
         assert all("explanation" in item for item in (first, third))
         assert answer.json()["subject"]["cells"] == 3
         alone_in_it = client.post("/v1/predict", content=files[1][1])

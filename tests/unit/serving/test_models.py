@@ -41,7 +41,7 @@ def test_callers_of_a_check_share_one_run(bundle: Path, monkeypatch):
         runs.append(works)
         await asyncio.sleep(0.05)
         if not works:
-            raise RuntimeError("the network gives no number")
+            raise RuntimeError("the model output is not finite")
 
     monkeypatch.setattr(LocalNetwork, "check", check)
 
@@ -56,7 +56,7 @@ def test_callers_of_a_check_share_one_run(bundle: Path, monkeypatch):
         works = False
         failed = await asyncio.gather(*(models.check() for _ in range(3)), return_exceptions=True)
         assert runs == [True, False]
-        assert [str(error) for error in failed] == ["the network gives no number"] * 3
+        assert [str(error) for error in failed] == ["the model output is not finite"] * 3
         works = True
         await models.check()
         assert runs == [True, False, True], "a failure is not kept"
@@ -73,7 +73,7 @@ def test_a_network_without_a_number_answers_nobody(tmp_path: Path):
         answer = client.post("/v1/predict", content=encode(cells(1)[0]))
         assert (answer.status_code, answer.json()["reason"]) == (500, "no_number")
         (item,) = runner.network.classifier.predict([("cell.png", encode(cells(1)[0]))])
-    assert item.as_dict() == {"name": "cell.png", "error": "the network gives no number"}
+    assert item.as_dict() == {"name": "cell.png", "error": "the model output is not finite"}
 
 
 def test_a_registry_answers_by_name_version_and_alias_and_follows_its_champion(tmp_path: Path):
