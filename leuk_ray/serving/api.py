@@ -21,20 +21,20 @@ from leuk_ray.inference.classifier import Cell, Failure, Prediction
 from leuk_ray.serving import openinference
 from leuk_ray.serving.decoding import Named
 from leuk_ray.serving.docs import DESCRIPTION, PREDICT_BODY, add_docs, page_headers
+from leuk_ray.serving.errors import Problem
 from leuk_ray.serving.forms import check_query, read_body
-from leuk_ray.serving.guard import Guard
 from leuk_ray.serving.keys import ApiKeys
 from leuk_ray.serving.listing import describe_all
+from leuk_ray.serving.middleware import Guard
 from leuk_ray.serving.models import Models
 from leuk_ray.serving.monitoring import Metrics
-from leuk_ray.serving.problems import Problem
-from leuk_ray.serving.runner import Runner
 from leuk_ray.serving.schemas import (
     PROBLEMS,
     ModelsOut,
     PredictOut,
     SubjectOut,
 )
+from leuk_ray.serving.served_model import ServedModel
 from leuk_ray.serving.settings import Limits
 from leuk_ray.utils.errors import UserError
 
@@ -184,7 +184,7 @@ def _no_image(files: list[Named], read: list[Cell | BadImageError]) -> Problem:
     return Problem(status, "no_good_image", detail, errors=errors)
 
 
-async def _explain(runner: Runner, cells: list[Cell]) -> list[dict[str, Any]]:
+async def _explain(runner: ServedModel, cells: list[Cell]) -> list[dict[str, Any]]:
     try:
         return await runner.explain(cells)
     except UserError as error:

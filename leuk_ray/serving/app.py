@@ -25,14 +25,14 @@ from ray.serve.handle import DeploymentHandle
 from leuk_ray.inference.explain import Explanation
 from leuk_ray.io.locations import parse
 from leuk_ray.serving.api import create_api
-from leuk_ray.serving.guard import access_log
+from leuk_ray.serving.errors import Problem
 from leuk_ray.serving.keys import ApiKeys, read_keys
+from leuk_ray.serving.middleware import access_log
 from leuk_ray.serving.models import Models
 from leuk_ray.serving.monitoring import Metrics
-from leuk_ray.serving.problems import Problem
 from leuk_ray.serving.replica import local_runners, remote_runners
 from leuk_ray.serving.routing import check_beside
-from leuk_ray.serving.runner import Network, Scored
+from leuk_ray.serving.served_model import ModelBackend, Scored
 from leuk_ray.serving.settings import ServeSettings
 from leuk_ray.serving.shadow import shadow_log
 from leuk_ray.serving.sources import open_source
@@ -122,7 +122,7 @@ class Predict:
         """Run every loaded network."""
         await self.models.check()
 
-    async def _network(self, reference: str) -> Network:
+    async def _network(self, reference: str) -> ModelBackend:
         try:
             return (await self.models.get(reference)).network
         except Problem as problem:  # has more than a message, and would not travel

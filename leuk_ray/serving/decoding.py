@@ -26,7 +26,7 @@ import numpy as np
 from leuk_ray.datasets.images import BadImageError, StorageSettings, plain_pixels
 from leuk_ray.inference.classifier import Cell, Reader
 from leuk_ray.serving.decoder import Done, Job
-from leuk_ray.serving.problems import Problem
+from leuk_ray.serving.errors import Problem
 from leuk_ray.serving.traffic import Shares
 
 _FILE_PIXELS = 2**23  # of a file for a thread; a camera's field of view has 5 million

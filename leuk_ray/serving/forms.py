@@ -10,7 +10,7 @@ from python_multipart.multipart import parse_options_header
 from starlette.datastructures import UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 
-from leuk_ray.serving.problems import Problem
+from leuk_ray.serving.errors import Problem
 from leuk_ray.serving.settings import Limits
 
 FILE, SUBJECT = "file", "subject"

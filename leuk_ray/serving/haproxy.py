@@ -6,7 +6,7 @@ with an error, so that another version of Ray does not open the service unnotice
 
 - Statistics, metrics and the admin socket are for this machine and this user, and no request is
   sent to syslog. HAProxy listens where `Front.host` says, so that Ray Serve and its replicas can
-  stay on the loopback address (`serving/switches.py`).
+  stay on the loopback address (`serving/ray_env.py`).
 - A source, which is an IP address, has limited connections and requests (`Front`).
 - A request is passed on when all of it is there, up to the size of a buffer. HAProxy asks another
   replica only for requests that it holds whole. One that came in two pieces is passed on with its

@@ -10,7 +10,7 @@ import re
 import time
 from pathlib import Path
 
-from leuk_ray.serving.problems import Problem
+from leuk_ray.serving.errors import Problem
 from leuk_ray.utils.errors import UserError
 
 _CHECK_SECONDS = 1.0

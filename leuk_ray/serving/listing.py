@@ -5,8 +5,8 @@ from __future__ import annotations
 import logging
 
 from leuk_ray.bundles.manifest import read_facts
+from leuk_ray.serving.errors import Problem
 from leuk_ray.serving.models import Models
-from leuk_ray.serving.problems import Problem
 from leuk_ray.serving.schemas import DriftOut, ModelInfo, ModelOut, ModelsOut
 from leuk_ray.serving.sources import fingerprint
 from leuk_ray.utils.errors import UserError

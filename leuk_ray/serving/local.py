@@ -17,7 +17,7 @@ import ray
 from leuk_ray.cluster import ray_cluster
 from leuk_ray.io.locations import Location
 from leuk_ray.serving.loopback import is_loopback
-from leuk_ray.serving.switches import switched_on
+from leuk_ray.serving.ray_env import switched_on
 from leuk_ray.utils.errors import UserError
 from leuk_ray.utils.progress import note
 

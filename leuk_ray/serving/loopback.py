@@ -7,7 +7,7 @@ from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers
 
-from leuk_ray.serving.problems import Problem
+from leuk_ray.serving.errors import Problem
 
 
 def is_loopback(host: str | None) -> bool:

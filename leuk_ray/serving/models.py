@@ -13,10 +13,10 @@ from leuk_ray.bundles.registry import BrokenError
 from leuk_ray.inference.classifier import Prediction
 from leuk_ray.io.locations import Location, parse
 from leuk_ray.serving.decoding import Named
+from leuk_ray.serving.errors import Problem
 from leuk_ray.serving.monitoring import Metrics
-from leuk_ray.serving.problems import Problem
 from leuk_ray.serving.routing import Canaries
-from leuk_ray.serving.runner import Runner
+from leuk_ray.serving.served_model import ServedModel
 from leuk_ray.serving.settings import ServeSettings
 from leuk_ray.serving.shadow import Shadows
 from leuk_ray.serving.sources import Found, open_source
@@ -41,7 +41,10 @@ class Models:
     """
 
     def __init__(
-        self, settings: ServeSettings, metrics: Metrics, make: Callable[[Found], Awaitable[Runner]]
+        self,
+        settings: ServeSettings,
+        metrics: Metrics,
+        make: Callable[[Found], Awaitable[ServedModel]],
     ) -> None:
         """Begin without any loaded.
 
@@ -57,8 +60,8 @@ class Models:
         self._make = make
         self._most = settings.max_models + len(settings.canaries)
         self._named = self.source.names()[: settings.max_models]
-        self._loaded: OrderedDict[Location, Runner] = OrderedDict()
-        self._loading: dict[Location, asyncio.Task[Runner]] = {}
+        self._loaded: OrderedDict[Location, ServedModel] = OrderedDict()
+        self._loading: dict[Location, asyncio.Task[ServedModel]] = {}
         self._one_load = asyncio.Lock()
         self._checking: asyncio.Task[None] | None = None
         self._checked = -_CHECK_SECONDS
@@ -102,11 +105,11 @@ class Models:
             self._checking = asyncio.create_task(self._check())
         await asyncio.shield(self._checking)
 
-    def loaded(self, found: Found) -> Runner | None:
+    def loaded(self, found: Found) -> ServedModel | None:
         """The runner of a bundle, if it is in memory."""
         return self._loaded.get(found.path)
 
-    async def get(self, reference: str | None, request_id: str = "") -> Runner:
+    async def get(self, reference: str | None, request_id: str = "") -> ServedModel:
         """The runner of NAME, NAME@VERSION or NAME@ALIAS.
 
         Args:
@@ -125,13 +128,17 @@ class Models:
         return runner or await self._get(wanted)
 
     def answered(
-        self, reference: str | None, runner: Runner, files: list[Named], answers: list[Prediction]
+        self,
+        reference: str | None,
+        runner: ServedModel,
+        files: list[Named],
+        answers: list[Prediction],
     ) -> None:
         """Offer what a champion or its canary answered to the shadows."""
         if (reference or self.source.default()) == runner.info.name:
             self.shadows.offer(runner, files, answers)
 
-    async def _get_or_none(self, reference: str) -> Runner | None:
+    async def _get_or_none(self, reference: str) -> ServedModel | None:
         """A canary; its failure costs nobody an answer."""
         try:
             return await self._get(reference)
@@ -139,7 +146,7 @@ class Models:
             logger.error("canary %s does not answer: %s", reference, problem)
             return None
 
-    async def _get(self, wanted: str) -> Runner:
+    async def _get(self, wanted: str) -> ServedModel:
         if self._watching is None or self._watching.done():
             self._watching = asyncio.create_task(self._watch())
         found = self._resolve(wanted)
@@ -157,7 +164,7 @@ class Models:
         self._answering[wanted] = found.path
         return runner
 
-    def _begin(self, found: Found) -> asyncio.Task[Runner] | None:
+    def _begin(self, found: Found) -> asyncio.Task[ServedModel] | None:
         """The task that loads a bundle; None where that has failed a while ago."""
         if found.path not in self._loading:
             if time.monotonic() < self._broken.get(found.path, (0.0, 0.0))[0]:
@@ -199,21 +206,21 @@ class Models:
         self._resolved[reference] = (now, found)
         return found
 
-    async def _load(self, found: Found) -> Runner:
+    async def _load(self, found: Found) -> ServedModel:
         runner = await self._made(found)
         self._loaded[found.path] = runner
         while len(self._loaded) > self._most:
             self._loaded.popitem(last=False)
         return runner
 
-    async def _load_shadow(self, reference: str, before: Runner | None) -> Runner:
+    async def _load_shadow(self, reference: str, before: ServedModel | None) -> ServedModel:
         """Apart from the others: its checks and its place in memory are no concern of theirs."""
         found = await asyncio.to_thread(self.source.resolve, reference)
         if before is not None and before.info.version == found.version:
             return before
         return await self._made(found)
 
-    async def _made(self, found: Found) -> Runner:
+    async def _made(self, found: Found) -> ServedModel:
         async with self._one_load:
             until, waited = self._broken.get(found.path, (0.0, 0.0))
             if time.monotonic() < until:

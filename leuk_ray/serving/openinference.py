@@ -21,9 +21,9 @@ from pydantic_core import from_json
 from leuk_ray import __version__
 from leuk_ray.datasets.images import BadImageError
 from leuk_ray.inference.classifier import Cell, Failure, Prediction
+from leuk_ray.serving.errors import Problem
 from leuk_ray.serving.models import Models
-from leuk_ray.serving.problems import Problem
-from leuk_ray.serving.runner import Runner
+from leuk_ray.serving.served_model import ServedModel
 from leuk_ray.serving.settings import Limits
 
 _LENGTH_HEADER = "Inference-Header-Content-Length"
@@ -215,7 +215,7 @@ def _not_so_many(most: int) -> Problem:
     return Problem(400, "inputs", f"`image` must hold 1 to {most} files")
 
 
-def _respond(runner: Runner, document: dict[str, Any], values: dict[str, Any]) -> Response:
+def _respond(runner: ServedModel, document: dict[str, Any], values: dict[str, Any]) -> Response:
     """The wanted outputs, as JSON or as binary tensors after it."""
     wanted = document.get("outputs") or [{"name": output["name"]} for output in _OUTPUTS]
     if not isinstance(wanted, list) or not all(isinstance(item, dict) for item in wanted):

@@ -19,9 +19,9 @@ from leuk_ray.bundles.manifest import read_facts
 from leuk_ray.inference.classifier import Reader
 from leuk_ray.inference.explain import Explanation
 from leuk_ray.serving.decoding import Decoding
+from leuk_ray.serving.errors import Problem
 from leuk_ray.serving.monitoring import Metrics
-from leuk_ray.serving.problems import Problem
-from leuk_ray.serving.runner import Batched, LocalNetwork, Runner, Scored
+from leuk_ray.serving.served_model import Batched, LocalBackend, Scored, ServedModel
 from leuk_ray.serving.settings import ServeSettings
 from leuk_ray.serving.sources import Found
 from leuk_ray.utils.errors import UserError
@@ -31,32 +31,32 @@ _GONE = (RayActorError, ReplicaUnavailableError, DeploymentUnavailableError)
 
 def local_runners(
     settings: ServeSettings, metrics: Metrics, batched: Batched
-) -> Callable[[Found], Awaitable[Runner]]:
+) -> Callable[[Found], Awaitable[ServedModel]]:
     """Makes runners whose networks run in this process."""
     decoding = Decoding()
 
-    def make(found: Found) -> Runner:
-        network = LocalNetwork(found, settings, metrics, batched)
-        return Runner(found, network.classifier, network, metrics, decoding)
+    def make(found: Found) -> ServedModel:
+        network = LocalBackend(found, settings, metrics, batched)
+        return ServedModel(found, network.classifier, network, metrics, decoding)
 
     return lambda found: asyncio.to_thread(make, found)
 
 
 def remote_runners(
     predictor: DeploymentHandle[Any], metrics: Metrics
-) -> Callable[[Found], Awaitable[Runner]]:
+) -> Callable[[Found], Awaitable[ServedModel]]:
     """Makes runners whose networks run in another deployment."""
     decoding = Decoding()
 
-    async def make(found: Found) -> Runner:
+    async def make(found: Found) -> ServedModel:
         reader = Reader(await asyncio.to_thread(read_facts, found.path))
-        network = await RemoteNetwork.of(predictor, found)
-        return Runner(found, reader, network, metrics, decoding)
+        network = await RemoteBackend.of(predictor, found)
+        return ServedModel(found, reader, network, metrics, decoding)
 
     return make
 
 
-class RemoteNetwork:
+class RemoteBackend:
     """A network that replicas of `app.Predict` run; each image travels as its pixels."""
 
     def __init__(self, predictor: DeploymentHandle[Any], reference: str, engine: str) -> None:
@@ -65,7 +65,7 @@ class RemoteNetwork:
         self.engine = engine
 
     @classmethod
-    async def of(cls, predictor: DeploymentHandle[Any], found: Found) -> RemoteNetwork:
+    async def of(cls, predictor: DeploymentHandle[Any], found: Found) -> RemoteBackend:
         """Have a replica load the network; raises UserError if it cannot."""
         reference = f"{found.name}@{found.version}"
         return cls(predictor, reference, await _told(predictor.engine.remote(reference)))

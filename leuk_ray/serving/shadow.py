@@ -16,9 +16,9 @@ from dataclasses import asdict, dataclass, field
 
 from leuk_ray.inference.classifier import Cell, Prediction
 from leuk_ray.serving.decoding import Named
+from leuk_ray.serving.errors import without_texts
 from leuk_ray.serving.monitoring import Metrics
-from leuk_ray.serving.problems import without_texts
-from leuk_ray.serving.runner import Runner
+from leuk_ray.serving.served_model import ServedModel
 from leuk_ray.serving.traffic import QUIET_SECONDS, Traffic
 
 _WAITING = 256  # requests
@@ -61,7 +61,7 @@ class Shadows:
     def __init__(
         self,
         references: Sequence[str],
-        load: Callable[[str, Runner | None], Awaitable[Runner]],
+        load: Callable[[str, ServedModel | None], Awaitable[ServedModel]],
         traffic: Traffic,
         metrics: Metrics,
     ) -> None:
@@ -76,7 +76,7 @@ class Shadows:
         self._references = references
         self._load = load
         self._traffic, self._metrics = traffic, metrics
-        self._runners: dict[str, Runner] = {}
+        self._runners: dict[str, ServedModel] = {}
         self._waiting: deque[_Offer] = deque()
         self._bytes = 0
         self._working: asyncio.Task[None] | None = None
@@ -96,7 +96,7 @@ class Shadows:
             except Exception as error:
                 logger.error("shadow %s is not compared:\n%s", reference, without_texts(error))
 
-    def offer(self, runner: Runner, files: list[Named], answers: list[Prediction]) -> None:
+    def offer(self, runner: ServedModel, files: list[Named], answers: list[Prediction]) -> None:
         """Files that `runner` answered, for each shadow of its model; returns at once."""
         for reference in self._references:
             name, _, version = reference.partition("@")
@@ -149,7 +149,7 @@ class Shadows:
             compared.max_difference = max(compared.max_difference, difference)
             self._metrics.shadow(runner.info.name, difference, changed)
 
-    async def _runner(self, reference: str) -> Runner:
+    async def _runner(self, reference: str) -> ServedModel:
         self._runners[reference] = await self._load(reference, self._runners.get(reference))
         return self._runners[reference]
 

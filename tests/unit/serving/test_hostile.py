@@ -16,7 +16,7 @@ import pytest
 from fastapi import FastAPI
 
 from leuk_ray.inference.classifier import Reader
-from leuk_ray.serving import guard
+from leuk_ray.serving import middleware
 from leuk_ray.serving.api import create_api
 from leuk_ray.serving.monitoring import Metrics
 from leuk_ray.serving.settings import Limits
@@ -138,7 +138,7 @@ def test_an_upload_stays_in_memory(client, tmp_path: Path, monkeypatch):
 
 
 def test_nothing_that_is_sent_reaches_the_logs(client, caplog, monkeypatch):
-    monkeypatch.setattr(guard.access_log, "propagate", True)
+    monkeypatch.setattr(middleware.access_log, "propagate", True)
     caplog.set_level(logging.DEBUG)
     image = encode(cells(1)[0])
     for path in (

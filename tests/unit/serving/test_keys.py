@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from leuk_ray.serving import keys as keys_module
+from leuk_ray.serving.errors import Problem
 from leuk_ray.serving.keys import ApiKeys, read_keys
-from leuk_ray.serving.problems import Problem
 from leuk_ray.utils.errors import UserError
 
 

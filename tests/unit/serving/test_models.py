@@ -15,8 +15,8 @@ from leuk_ray.inference.check import check_answers
 from leuk_ray.inference.classifier import Classifier, Scores
 from leuk_ray.serving import models as models_module
 from leuk_ray.serving.models import Models
-from leuk_ray.serving.runner import LocalNetwork
 from leuk_ray.serving.schemas import ModelsOut
+from leuk_ray.serving.served_model import LocalBackend
 from leuk_ray.serving.sources import Found
 from leuk_ray.utils.errors import UserError
 from tests.support.serving_bundles import (
@@ -37,13 +37,13 @@ def test_callers_of_a_check_share_one_run(bundle: Path, monkeypatch):
     runs: list[bool] = []
     works = True
 
-    async def check(self: LocalNetwork) -> None:
+    async def check(self: LocalBackend) -> None:
         runs.append(works)
         await asyncio.sleep(0.05)
         if not works:
             raise RuntimeError("the model output is not finite")
 
-    monkeypatch.setattr(LocalNetwork, "check", check)
+    monkeypatch.setattr(LocalBackend, "check", check)
 
     async def ask() -> None:
         nonlocal works
@@ -133,15 +133,15 @@ def test_a_champion_that_cannot_be_loaded_leaves_the_old_one_answering(
 ):
     registry, cell = champions(tmp_path)
     loads: list[str] = []
-    load = LocalNetwork.__init__
+    load = LocalBackend.__init__
 
-    def fails(self: LocalNetwork, found: Found, *args) -> None:
+    def fails(self: LocalBackend, found: Found, *args) -> None:
         loads.append(found.version)
         if found.version == "2" and broken:
             raise kind("weights of another network")
         load(self, found, *args)
 
-    monkeypatch.setattr(LocalNetwork, "__init__", fails)
+    monkeypatch.setattr(LocalBackend, "__init__", fails)
     monkeypatch.setattr(models_module, "_RESOLVE_SECONDS", 0.05)
     monkeypatch.setattr(models_module, "_BROKEN_SECONDS", (1.0, 1.0))
     broken, told = True, []
@@ -216,15 +216,15 @@ def test_listing_loads_nothing_and_leaves_a_broken_model_out(tmp_path: Path):
 def test_models_load_one_at_a_time(tmp_path: Path, monkeypatch):
     registry = registry_of(tmp_path, "a", "b", "c")
     busy = threading.Lock()
-    load = LocalNetwork.__init__
+    load = LocalBackend.__init__
 
-    def alone_or_fail(self: LocalNetwork, *args) -> None:
+    def alone_or_fail(self: LocalBackend, *args) -> None:
         assert busy.acquire(blocking=False), "two loads at once"
         time.sleep(0.05)  # time for the others to begin
         load(self, *args)
         busy.release()
 
-    monkeypatch.setattr(LocalNetwork, "__init__", alone_or_fail)
+    monkeypatch.setattr(LocalBackend, "__init__", alone_or_fail)
 
     async def ask() -> None:
         models = models_from(registry.path, max_models=2)

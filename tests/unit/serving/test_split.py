@@ -19,7 +19,7 @@ from leuk_ray.serving.api import create_api
 from leuk_ray.serving.app import Predict
 from leuk_ray.serving.models import Models
 from leuk_ray.serving.monitoring import Metrics
-from leuk_ray.serving.replica import RemoteNetwork, remote_runners
+from leuk_ray.serving.replica import RemoteBackend, remote_runners
 from leuk_ray.serving.settings import Limits, ServeSettings
 from tests.support.serving_bundles import LOOPBACK, alone, cells, encode, write_small_bundle
 
@@ -104,13 +104,13 @@ def test_a_predictor_that_is_full_or_gone_is_another_try(client, monkeypatch, er
             async def remote(*_):
                 raise error
 
-    real = RemoteNetwork.score
+    real = RemoteBackend.score
 
     async def through_broken(self, pixels):
         monkeypatch.setattr(self, "_predictor", Broken)
         return await real(self, pixels)
 
-    monkeypatch.setattr(RemoteNetwork, "score", through_broken)
+    monkeypatch.setattr(RemoteBackend, "score", through_broken)
     answer = client.post("/v1/predict", content=FILES[0][1])
     assert answer.status_code == 503, answer.text
     assert (answer.headers["retry-after"], answer.json()["reason"]) == ("1", reason)

@@ -38,7 +38,7 @@ _PICTURE = b"BM" + _HEAD + bytes(4)  # of one black pixel
 logger = logging.getLogger(__name__)
 
 
-class Network(Protocol):
+class ModelBackend(Protocol):
     """What scores storage pixels, wherever it runs."""
 
     engine: str
@@ -56,7 +56,7 @@ class Network(Protocol):
         ...
 
 
-class LocalNetwork:
+class LocalBackend:
     """A network of this process, scoring in threads of its own."""
 
     def __init__(
@@ -104,11 +104,16 @@ class LocalNetwork:
         return [(scores, index) for index in range(len(pixels))]
 
 
-class Runner:
+class ServedModel:
     """A model that answers: what reads and decides, in threads, and its network."""
 
     def __init__(
-        self, found: Found, reader: Reader, network: Network, metrics: Metrics, decoding: Decoding
+        self,
+        found: Found,
+        reader: Reader,
+        network: ModelBackend,
+        metrics: Metrics,
+        decoding: Decoding,
     ) -> None:
         self.reader = reader
         self.network = network

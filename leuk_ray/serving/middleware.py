@@ -18,9 +18,9 @@ from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from leuk_ray.serving.errors import Problem, without_texts
 from leuk_ray.serving.keys import ApiKeys
 from leuk_ray.serving.loopback import check_local
-from leuk_ray.serving.problems import Problem, without_texts
 from leuk_ray.serving.settings import Limits
 from leuk_ray.serving.traffic import Shares, Traffic
 

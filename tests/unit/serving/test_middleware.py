@@ -14,10 +14,10 @@ from starlette.responses import PlainTextResponse
 from starlette.routing import Route
 from starlette.testclient import TestClient
 
-from leuk_ray.serving import guard as guard_module
-from leuk_ray.serving.guard import Guard
+from leuk_ray.serving import middleware as guard_module
+from leuk_ray.serving.errors import Problem
 from leuk_ray.serving.keys import ApiKeys
-from leuk_ray.serving.problems import Problem
+from leuk_ray.serving.middleware import Guard
 from leuk_ray.serving.settings import Limits
 from leuk_ray.serving.traffic import Traffic
 from tests.support.serving_bundles import LOOPBACK
