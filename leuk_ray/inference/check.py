@@ -30,8 +30,7 @@ def check_answers(bundle: Bundle) -> None:
 
     Raises:
         UserError: its network cannot be loaded, its output is not finite, what it knows of its
-            training
-            cells does not fit it, or its graph contradicts its weights.
+            training cells does not fit it, or its graph contradicts its weights.
     """
     classifier = Classifier(bundle, engine="pytorch")
     scores = classifier.score(_batches(bundle.facts.storage)[-1])
