@@ -106,6 +106,7 @@ def test_a_folder_with_everything_wrong(tmp_path: Path):
         "broken.png": "unreadable",
         "loop.png": "unreadable",
         "good.png": "uid_twice",
+        "round": "link",
     }
     assert all(row["detail"] for row in rejected)
     rows = {row["uid"]: row for row in dataset.cells.to_pylist()}
@@ -233,8 +234,8 @@ def test_what_another_user_owns_is_named(others_files: tuple[Path, Path], as_nob
 @pytest.mark.parametrize(
     ("wanted", "warning", "refusal"),
     [
-        ("training_data/fold_*/all/*.bmp", "no cell is labelled healthy", "0 groups with healthy"),
-        ("training_data/fold_*/hem/UID_H1_*.bmp", "no cell is labelled ALL", "0 groups with ALL"),
+        ("training_data/fold_*/all/*.bmp", "no cell is labelled healthy", "to split is healthy"),
+        ("training_data/fold_*/hem/UID_H1_*.bmp", "no cell is labelled ALL", "to split is ALL"),
     ],
     ids=["one class", "one subject"],
 )
