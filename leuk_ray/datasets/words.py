@@ -8,7 +8,7 @@ from __future__ import annotations
 import difflib
 import re
 import unicodedata
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from leuk_ray.utils.errors import UserError
 
@@ -54,7 +54,7 @@ def read_labels(
             that no image has, or that contradicts what it is known to mean.
     """
     words = [word for word in counts if not is_unknown(word)]
-    _refuse_near_words(words, counts, where)
+    _refuse_near_words(words, counts, where, str.casefold, "differ by case alone")
     if not positive:
         if strange := [word for word in words if word.casefold() not in _KNOWN]:
             raise UserError(
@@ -62,6 +62,7 @@ def read_labels(
                 f"say it with --positive NAME[,NAME], or use {ALL_WORDS[0]} and {HEALTHY_WORDS[0]}"
             )
         return {word: _KNOWN.get(word.casefold()) for word in counts}
+    _refuse_near_words(words, counts, where, subject_key, "are spellings of one word")
     for word in positive:
         if is_unknown(word):
             raise UserError(f"--positive {word}: this word means that the label is unknown")
@@ -83,15 +84,21 @@ def read_labels(
     return {word: None if is_unknown(word) else int(word in positive) for word in counts}
 
 
-def _refuse_near_words(words: list[str], counts: Mapping[str, int], where: object) -> None:
-    alike: dict[str, list[str]] = {}
+def _refuse_near_words(
+    words: list[str],
+    counts: Mapping[str, int],
+    where: object,
+    key: Callable[[str], str | None],
+    trouble: str,
+) -> None:
+    """Raise UserError where words have one key; `trouble` says what they have in common."""
+    alike: dict[str | None, list[str]] = {}
     for word in words:
-        alike.setdefault(word.casefold(), []).append(word)
+        alike.setdefault(key(word), []).append(word)
     for same in alike.values():
         if len(same) > 1:
             raise UserError(
-                f"{where}: the labels {_listed(same, counts)} differ by case alone; write them "
-                "alike"
+                f"{where}: the labels {_listed(same, counts)} {trouble}; write them alike"
             )
 
 

@@ -30,10 +30,12 @@ def manifest(table: Path, options: LayoutOptions) -> Catalogue:
     places = _places(table, header[1], options.columns)
     items = []
     for line, row in lines:
-        if any(value.strip() for value in row[len(header[1]) :]):
+        # Spreadsheets leave out empty values at the end; a row that ends before its label is cut.
+        cut = len(row) <= places.get("label", -1)
+        if cut or any(value.strip() for value in row[len(header[1]) :]):
             raise UserError(
                 f"{table}, line {line}: has {len(row)} values for {len(header[1])} columns; put "
-                "values that hold the delimiter in double quotes"
+                "values that hold the delimiter in double quotes, and leave no label out"
             )
         values = {ours: row[at] if at < len(row) else "" for ours, at in places.items()}
         items.append(_row(table, line, values))
@@ -48,7 +50,7 @@ def _read(table: Path) -> list[tuple[int, list[str]]]:
             first = stream.readline()
             stream.seek(0)
             delimiter = max(_DELIMITERS, key=first.count)
-            reader = csv.reader(stream, delimiter=delimiter)
+            reader = csv.reader(stream, delimiter=delimiter, strict=True)  # no quote left open
             return [(reader.line_num, row) for row in reader if row]
     except UnicodeDecodeError as error:
         raise UserError(f"{table}: is not UTF-8; save it as CSV UTF-8") from error
@@ -64,8 +66,9 @@ def _places(table: Path, header: Sequence[str], wanted: Mapping[str, str]) -> di
     places = {}
     for ours in COLUMNS:
         its = wanted.get(ours, ours)
-        exact = [at for at, name in enumerate(have) if name == its]
-        found = exact or [at for at, name in enumerate(have) if name.lower() == its.lower()]
+        found = [at for at, name in enumerate(have) if name.lower() == its.lower()]
+        exact = [at for at in found if have[at] == its]
+        found = exact if exact and ours in wanted else found
         if len(found) > 1:
             named = ", ".join(f"{have[at]!r} (column {at + 1})" for at in found)
             raise UserError(f"{table}: has several columns for {ours}: {named}; rename all but one")

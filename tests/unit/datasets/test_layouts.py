@@ -297,6 +297,9 @@ def test_a_manifest_of_another_encoding_is_refused(tmp_path: Path, encoding: str
     ("text", "columns", "message"),
     [
         ("image,label\n1.png,1\n", None, "no column path"),
+        ("path,label,subject\n1.png\n", None, "line 2: has 1 values for 3 columns"),
+        ('path,label\n"1.png,ALL\n2.png,hem\n', None, "cannot be read as CSV"),
+        ("path,label,Label\n1.png,ALL,hem\n", None, "several columns for label: 'label'"),
         ("path\n1.png\n", "label=diagnosis", "no such column"),
         ("path\n1.png\n", "lable=path", "choose from path, label"),
         ("path\n1.png\n", "label", "write OURS=ITS"),

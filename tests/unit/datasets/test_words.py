@@ -44,6 +44,12 @@ def test_words_have_the_class_that_they_mean(tmp_path: Path, labels, positive, e
     ("labels", "positive", "words"),
     [
         (["ALL", "all", "hem"], "ALL", r"ALL \(1\), all \(1\) differ by case alone"),
+        (["1", "1.0", "0"], "1", r"1 \(1\), 1.0 \(1\) are spellings of one word; write them alike"),
+        (
+            ["early pre", "early  pre", "hem"],
+            "early pre",
+            r"early  pre \(1\), early pre \(1\) are sp",
+        ),
         (["ALL", "hem", "hem"], "Al", r"--positive Al: .*there are ALL \(1\), hem \(2\); did you"),
         (["ALL", "hem"], "blast", "no image of .* has this label"),
         (["blst", "hem"], "hem", "'hem' in .* means healthy"),
