@@ -73,6 +73,18 @@ class _WorkersType(click.ParamType):
 WORKERS = _WorkersType()
 
 
+def _given_once(ctx: Any, param: Any, overrides: tuple[str, ...]) -> tuple[str, ...]:
+    keys = [text.partition("=")[0] for text in overrides]
+    for number, key in enumerate(keys):
+        for other in keys[:number]:
+            if f".{key}".endswith(f".{other}") or f".{other}".endswith(f".{key}"):
+                raise click.BadParameter(f"{key} is given twice", ctx, param)
+    return overrides
+
+
+OVERRIDES = click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...", callback=_given_once)
+
+
 def command(function: Callable[..., tuple[dict, str]]) -> Callable[..., Any]:
     """Give a command --json; it returns (plain values, text for people).
 

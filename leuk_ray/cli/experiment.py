@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from leuk_ray.cli.base import ADDRESS, LOCATION, PATH, Choice, command
+from leuk_ray.cli.base import ADDRESS, LOCATION, OVERRIDES, PATH, Choice, command
 from leuk_ray.utils.errors import UserError
 
 if TYPE_CHECKING:
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     epilog="Example: leuk-ray experiment saeed2022 --data cnmc.dataset --out tiny --scale tiny"
 )
 @click.argument("name", metavar="EXPERIMENT")
-@click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
+@OVERRIDES
 @click.option("--data", required=True, help="A prepared dataset.")
 @click.option("--out", type=LOCATION, required=True, help="Folder of the experiment.")
 @click.option(

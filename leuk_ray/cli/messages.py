@@ -48,10 +48,7 @@ def prepare_text(dataset: Location, facts: dict) -> str:
             f"{', and a bundle evaluated on it,' * (len(missing) == 1)} but not split or trained "
             "on; to train, prepare images of both classes together"
         )
-    if facts["subject_spellings"]:
-        ways = [" = ".join([name, *more]) for name, more in facts["subject_spellings"].items()]
-        shown = ", ".join(ways[:5]) + (f" and {len(ways) - 5} more" if len(ways) > 5 else "")
-        lines.append(f"  taken as one subject: {shown}")
+    lines += _spellings(facts["subject_spellings"])
     if converted := counts.get("converted_to_srgb"):
         lines.append(
             f"  {converted} images had a colour profile other than sRGB: converted to sRGB"
@@ -94,8 +91,8 @@ def split_text(values: dict) -> str:
             f"healthy; {subjects}, {counted(counts['groups'], 'group')}"
         )
     lines.append(
-        f"  left out   {values['left_out']:6} cells: duplicates, conflicts, unlabelled, and those "
-        "of official test sets"
+        f"  left out   {values['left_out']:6} cells: duplicates, conflicts, unlabelled, those "
+        "of official test sets, and near duplicates across official folds"
     )
     nameless = not any(counts["subjects"] for counts in values["roles"].values())
     for unit, counts in values["crossings"].items():
@@ -290,6 +287,7 @@ def predict_table_text(values: dict) -> str:
     if "subjects" in values:
         without = values["without_subject"]
         lines.append(f"{values['subjects_out']}: {counted(values['subjects'], 'subject')}")
+        lines += _spellings(values["subject_spellings"])
         if without["images"]:
             more = ", ..." if without["images"] > len(without["first"]) else ""
             lines.append(
@@ -297,6 +295,13 @@ def predict_table_text(values: dict) -> str:
                 f"{', '.join(without['first'])}{more}"
             )
     return "\n".join([*lines, *_failed(values["labels"].get("failed", 0), values["images"])])
+
+
+def _spellings(subjects: dict[str, list[str]]) -> list[str]:
+    """Which names were taken as one subject, in one line if there are any."""
+    ways = [" = ".join([name, *more]) for name, more in subjects.items()]
+    shown = ", ".join(ways[:5]) + (f" and {len(ways) - 5} more" if len(ways) > 5 else "")
+    return [f"  taken as one subject: {shown}"] if ways else []
 
 
 def _failed(failed: int, images: int) -> list[str]:

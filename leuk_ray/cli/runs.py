@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from leuk_ray.cli.base import ADDRESS, LOCATION, PATH, WORKERS, Choice, command
+from leuk_ray.cli.base import ADDRESS, LOCATION, OVERRIDES, PATH, WORKERS, Choice, command
 from leuk_ray.utils.errors import UserError
 
 if TYPE_CHECKING:
@@ -93,7 +93,7 @@ def recipes(
     epilog="Example: leuk-ray train lite --data cnmc.dataset --out runs/lite epochs=5 lr=5e-4"
 )
 @click.argument("recipe")
-@click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
+@OVERRIDES
 @click.option("--data", type=LOCATION, required=True, help="A prepared dataset.")
 @click.option("--out", type=LOCATION, required=True, help="Folder of the run.")
 @click.option(

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from leuk_ray.cli.base import ADDRESS, LOCATION, command
+from leuk_ray.cli.base import ADDRESS, LOCATION, OVERRIDES, command
 from leuk_ray.utils.errors import UserError
 from leuk_ray.utils.extras import require
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 @click.command(epilog="Example: leuk-ray tune quick --data cnmc.dataset --out sweeps/quick")
 @click.argument("sweep", metavar="SWEEP")
-@click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
+@OVERRIDES
 @click.option("--data", required=True, help="A prepared dataset.")
 @click.option("--out", type=LOCATION, required=True, help="Folder of the sweep, local or shared.")
 @click.option("--resume", is_flag=True, help="Go on with the sweep in --out.")

@@ -331,8 +331,10 @@ def write_split(split: pa.Table, path: Location) -> None:
     """Write a split as Parquet, whole or not at all.
 
     Raises:
-        UserError: the file exists, or cannot be written.
+        UserError: the file exists, cannot be written, or has another suffix.
     """
+    if not str(path).endswith(".parquet"):
+        raise UserError(f"{path}: a split is a Parquet table; name it .parquet")
     refuse_existing(path, "split")
     write_table(path, split)
 

@@ -12,26 +12,29 @@ from leuk_ray.utils.errors import UserError
 GRAMMARS: dict[str, Callable[[str], str | None]] = {"c-nmc": subject_of}
 
 
-def name_subjects(paths: Sequence[str], how: str) -> list[str | None]:
-    """The subject of each image, in one spelling; None where its path names none.
+def name_subjects(paths: Sequence[str], how: str) -> tuple[list[str | None], dict[str, list[str]]]:
+    """Name the subject of each image; None where its path names none.
 
     Args:
         paths: of the images, with `/`.
         how: a layout of GRAMMARS, which reads names as `prepare` does; or a regular expression
             whose one group, found in a path, is the subject.
 
+    Returns:
+        A subject an image, in one spelling; and the other spellings of subjects that have some.
+
     Raises:
         UserError: no such expression, or one that fits no path.
     """
     find = GRAMMARS.get(how) or _finder(how)
-    subjects, _ = unify_subjects([find(path) for path in paths])
+    subjects, spellings = unify_subjects([find(path) for path in paths])
     if not any(subjects):
         raise UserError(
             f"--subject {how}: names a subject in none of {len(paths)} images, whose paths are as "
             f"{paths[0]}; give an expression with a group that fits them, or "
             f"{', '.join(GRAMMARS)}"
         )
-    return subjects
+    return subjects, spellings
 
 
 def _finder(pattern: str) -> Callable[[str], str | None]:

@@ -62,9 +62,9 @@ def predict_to_table(
         UserError: no image, no subject, or a table or parts of another job are there.
     """
     found = find_images(images)
-    subjects = None
+    subjects, spellings = None, {}
     if subject is not None:
-        subjects = name_subjects([file.path for file in found.files], subject)
+        subjects, spellings = name_subjects([file.path for file in found.files], subject)
         refuse_existing(subjects_table(out), "table of subjects")
     if challenge is not None:
         refuse_existing(challenge, "archive of answers")
@@ -95,6 +95,7 @@ def predict_to_table(
         values |= {
             "subjects_out": str(subjects_table(out)),
             "subjects": write_subjects(out, table, subjects),
+            "subject_spellings": spellings,
             "without_subject": {"images": len(nameless), "first": nameless[:_SHOWN]},
         }
     return values

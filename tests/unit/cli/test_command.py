@@ -58,3 +58,10 @@ def test_a_misspelt_choice_is_one_line():
     done = CliRunner().invoke(cli, ["split", "x", "--protocol", "slide-disjoint", "--out", "y"])
     assert done.exit_code == 2
     assert "'slide-disjoint' is not known; did you mean slide-group-disjoint?" in done.output
+
+
+@pytest.mark.parametrize("twice", [("lr=1", "lr=2"), ("training.lr=1", "lr=2")])
+def test_a_setting_given_twice_is_refused(twice: tuple[str, str]):
+    done = CliRunner().invoke(cli, ["train", "lite", *twice, "--data", "x", "--out", "y"])
+    assert done.exit_code == 2
+    assert "lr is given twice" in done.output

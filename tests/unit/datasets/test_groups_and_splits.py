@@ -22,6 +22,7 @@ from leuk_ray.datasets.splits import (
     describe,
     eligible,
     split_cells,
+    write_split,
 )
 from leuk_ray.utils.errors import UserError
 
@@ -413,3 +414,11 @@ def test_folds_that_are_none_are_refused(folds: int, fold: int, words: str):
     cells = table([("a", "1", 1, "p"), ("b", "H1", 0, "q")])
     with pytest.raises(UserError, match=words):
         split_cells(cells, SplitSettings(folds=folds, fold=fold))
+
+
+def test_a_split_is_written_as_parquet_alone(tmp_path: Path):
+    with pytest.raises(
+        UserError, match=r"split\.csv: a split is a Parquet table; name it .parquet"
+    ):
+        write_split(pa.table({"uid": ["a"]}), tmp_path / "split.csv")
+    assert not list(tmp_path.iterdir())

@@ -13,6 +13,7 @@ from leuk_ray.cli.messages import predict_table_text, predict_text
 from leuk_ray.inference.answers import Answers, part_of, summarise
 from leuk_ray.inference.classifier import Classifier, Prediction
 from leuk_ray.inference.files import answer_files, find_images
+from leuk_ray.inference.naming import name_subjects
 from leuk_ray.utils.errors import UserError
 from leuk_ray.workflows import predict as prediction
 from leuk_ray.workflows.predict import predict_files, predict_to_table
@@ -89,6 +90,12 @@ def test_a_table_has_a_row_an_image_and_a_table_of_subjects(
         labels = [r["label"] for r in table.to_pylist() if r["name"].startswith(row["subject"])]
         assert row["called_all"] == labels.count("ALL")
     assert not list(tmp_path.glob("*.parts"))
+
+
+def test_spellings_of_one_subject_are_counted_once_and_said():
+    subjects, spellings = name_subjects(["001/a.png", "1/b.png", "2/c.png"], "^([^/]+)/")
+    assert subjects == ["1", "1", "2"]
+    assert spellings == {"1": ["001"]}
 
 
 def test_a_stopped_job_goes_on_and_scores_nothing_twice(
