@@ -78,7 +78,7 @@ class Learner:
         self.wrapped: nn.Module | None = None
         self.frozen = False
         self.grad_norm: Tensor | None = None  # of the last step, before it was clipped
-        self.learn: Callable[..., Tensor] = self._learn
+        self.recorded: Recorded | None = None
 
     @property
     def eval_model(self) -> nn.Module:
@@ -92,9 +92,9 @@ class Learner:
             self.frozen, self.wrapped = frozen, None  # the old wrapper lets go of its hooks first
             backbone.requires_grad_(not frozen)
             self.wrapped = self.wrap(self.augmented)
-            self.learn = self._learn
+            self.recorded = None
             if self._can_be_recorded(self.wrapped):
-                self.learn = Recorded(self._learn, self.model.parameters())
+                self.recorded = Recorded(self.model.parameters())
         self.wrapped.train()
         if frozen:
             backbone.eval()
@@ -134,7 +134,7 @@ class Learner:
             and not self.settings.compile
         )
 
-    def _learn(
+    def learn(
         self,
         images: Tensor,
         parameters: Parameters | None,
@@ -142,7 +142,7 @@ class Learner:
         weights: Tensor,
         scale: float,
     ) -> Tensor:
-        """`learn`: forward and backward over a part of a batch.
+        """Run forward and backward over a part of a batch.
 
         Args:
             images: (N, 3, H, W) in 0..255.
@@ -154,6 +154,17 @@ class Learner:
         Returns:
             (2,) float64: sum of losses, number of correct answers.
         """
+        inputs = (images, parameters, labels, weights, scale)
+        return self.recorded(self._learn, *inputs) if self.recorded else self._learn(*inputs)
+
+    def _learn(
+        self,
+        images: Tensor,
+        parameters: Parameters | None,
+        labels: Tensor,
+        weights: Tensor,
+        scale: float,
+    ) -> Tensor:
         log_odds = self.log_odds(images, parameters)
         losses = weights * classification_loss(log_odds, labels, self.settings.loss)
         self.backward(losses.sum() * scale)

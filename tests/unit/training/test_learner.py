@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import sys
+import weakref
 from pathlib import Path
 
 import numpy as np
@@ -350,3 +352,16 @@ def test_a_recorded_pass_trains_bit_for_bit(changes: dict, monkeypatch):
     ours, launched = (run(changed(cuda_graph=on, **changes), device=device) for on in (True, False))
     assert len(recorded) == 2  # the head alone, all layers
     assert ours == launched
+
+
+def test_a_learner_is_freed_when_its_run_ends():
+    """A DDP wrapper, or memory of a GPU, must not wait for the garbage collector."""
+    gc.disable()
+    try:
+        learner = Learner(make_model(), SETTINGS)
+        learner.start_epoch(0)
+        seen = weakref.ref(learner)
+        del learner
+        assert seen() is None
+    finally:
+        gc.enable()
