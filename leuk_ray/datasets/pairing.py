@@ -46,7 +46,7 @@ def check_same_dataset(
 
 
 def _counted(what: str, dataset: PreparedDataset, place: Location | None) -> str:
-    """Add of how many cells a label or subject differs, where the split tells."""
+    """Add the number of cells whose label or subject differs, if the split is known."""
     column = {"other labels": "label", "other subjects": "subject"}.get(what)
     if place is None or column is None or not exists(place):
         return what

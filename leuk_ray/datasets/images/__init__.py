@@ -3,7 +3,8 @@
 `headers` refuses what a header shows to be unusable before a pixel is decoded, `decoding` turns
 a file into RGB, `colour` converts ICC profiles to sRGB, `storage` crops and resizes to the
 pixels that a dataset stores and a network is served. `read` is all of them, for training,
-batches and HTTP alike. `cost` tells which files decode fast.
+batches and HTTP alike. `cost` finds the files that are known to
+decode fast.
 """
 
 from leuk_ray.datasets.images.cost import plain_pixels
