@@ -37,7 +37,7 @@ TRUSTED = click.option(
     "--trusted",
     type=PATH,
     metavar="KEYS",
-    help="Only bundles signed by a key of this file: lines of NAME and an OpenSSH public key.",
+    help="Accept only bundles signed by a key in this file of NAME PUBLIC_KEY lines (OpenSSH).",
 )
 SIGN = click.option(
     "--sign", "key", type=PATH, metavar="KEY", help="Sign the copy with an OpenSSH private key."

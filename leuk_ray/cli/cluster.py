@@ -20,7 +20,10 @@ from leuk_ray.utils.errors import UserError
     help="The cluster's dashboard; RAY_API_SERVER_ADDRESS by default, or port 8265.",
 )
 @click.option("--name", help="Job ID (default: generated).")
-@click.option("--working-dir", help="A checkout to upload and run, not what the nodes have.")
+@click.option(
+    "--working-dir",
+    help="Upload and run this checkout instead of the version installed on the nodes.",
+)
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout.")
 @click.argument("words", nargs=-1, required=True, metavar="COMMAND ...")
 @click.pass_context
@@ -32,7 +35,7 @@ def submit(
     as_json: bool,
     words: tuple[str, ...],
 ) -> None:
-    """Run COMMAND as a job on a cluster, show its log, and end with its exit code.
+    """Run COMMAND as a job on a cluster, stream its log, and exit with its exit code.
 
     Versions, CPUs, GPUs and shared folders are checked on the cluster first. Paths are those of
     the cluster's nodes.

@@ -26,20 +26,20 @@ if TYPE_CHECKING:
     type=Choice(["everywhere", "nucleoli"]),
     default="everywhere",
     show_default=True,
-    help="Where in a cell its class shows.",
+    help="Feature of a cell that carries the class.",
 )
 @click.option(
     "--subject-share",
     default=0.1,
     show_default=True,
-    help="Share of the variance of stain and size that lies between subjects, 0 to 0.9.",
+    help="Share of the variance of stain and size that is between subjects, 0 to 0.9.",
 )
 @click.option(
     "--layout",
     type=Choice(["c-nmc", "all-idb"]),
     default="c-nmc",
     show_default=True,
-    help="Cells on black, or fields of view with cells cut from them.",
+    help="Cells on black, or fields of view with cells cropped from them.",
 )
 @command
 def synth(
@@ -80,7 +80,7 @@ def synth(
     default=300,
     show_default=True,
     type=click.IntRange(16, 4096),
-    help="Side of the stored square, pixels.",
+    help="Side of the stored square images, in pixels.",
 )
 @click.option(
     "--crop",
@@ -108,7 +108,7 @@ def prepare(
     columns: str | None,
     address: str | None,
 ) -> tuple[dict, str]:
-    """Decode image files into a dataset that trains fast: files = rows + rejected + skipped.
+    """Decode image files into a prepared dataset: files = rows + rejected + skipped.
 
     Labels: ALL, blast, leukemia, positive and 1 mean ALL; healthy, hem, normal, benign, negative
     and 0 healthy, in any case; empty, NaN, NA, unknown and the like are unlabelled. Other words
@@ -144,12 +144,18 @@ def prepare(
 
 @click.command(epilog="Example: leuk-ray crop Im001_1.jpg --centroids Im001_1.xyc --out cells")
 @click.argument("field", type=PATH)
-@click.option("--centroids", type=PATH, required=True, help="A .xyc file, one `x y` a line.")
-@click.option("--side", default=257, show_default=True, type=click.IntRange(1), help="Pixels.")
-@click.option("--out", type=PATH, required=True, help="Folder of the cells.")
+@click.option("--centroids", type=PATH, required=True, help="An .xyc file, one `x y` per line.")
+@click.option(
+    "--side",
+    default=257,
+    show_default=True,
+    type=click.IntRange(1),
+    help="Side of a crop, in pixels.",
+)
+@click.option("--out", type=PATH, required=True, help="Folder for the crops.")
 @command
 def crop(field: Path, centroids: Path, side: int, out: Path) -> tuple[dict, str]:
-    """Cut the cells out of a field of view."""
+    """Crop cells from a field of view."""
     from leuk_ray.datasets.cropping import crop_field
 
     written = crop_field(field, centroids, out, side)
@@ -161,12 +167,12 @@ def crop(field: Path, centroids: Path, side: int, out: Path) -> tuple[dict, str]
 @click.option(
     "--out",
     type=LOCATION,
-    help="Folder for a page with pictures; else audit.json and DATASHEET.md in DATASET.",
+    help="Folder for a page with images; else audit.json and DATASHEET.md in DATASET.",
 )
-@click.option("--no-images", is_flag=True, help="No picture of a cell on the page.")
+@click.option("--no-images", is_flag=True, help="Omit images of cells from the page.")
 @command
 def audit(dataset: Location, out: Location | None, no_images: bool) -> tuple[dict, str]:
-    """Name copies, conflicts, imbalance and shortcuts, and what each protocol would leak."""
+    """Find duplicates, conflicts, imbalance, shortcuts, and the leak of each protocol."""
     from leuk_ray.datasets.prepared import PreparedDataset
     from leuk_ray.io.locations import join
     from leuk_ray.io.storage import refuse_existing, write_bytes, write_json
@@ -193,14 +199,14 @@ def audit(dataset: Location, out: Location | None, no_images: bool) -> tuple[dic
 
 @click.command(
     epilog="Example: leuk-ray split cnmc.dataset --out split.parquet",
-    help="Give every cell a role, and count what crosses from training to test.\n\n\b\nProtocols:\n"
+    help="Assign every cell a role, and count the overlap of training and test.\n\n\b\nProtocols:\n"
     + "\n".join(f"  {name:21} {protocol.about}" for name, protocol in PROTOCOLS.items()),
 )
 @click.argument("dataset", type=LOCATION)
 @click.option(
     "--protocol", type=Choice(list(PROTOCOLS)), default="subject-disjoint", show_default=True
 )
-@click.option("--folds", default=0, help="Cross-validation: test is fold --fold of this many.")
+@click.option("--folds", default=0, help="Number of cross-validation folds; --fold is tested.")
 @click.option("--fold", default=0, show_default=True)
 @click.option("--seed", default=0, show_default=True, type=click.IntRange(0))
 @click.option("--out", type=LOCATION, required=True)
@@ -208,7 +214,7 @@ def audit(dataset: Location, out: Location | None, no_images: bool) -> tuple[dic
 def split(
     dataset: Location, protocol: Any, folds: int, fold: int, seed: int, out: Location
 ) -> tuple[dict, str]:
-    """Give every cell a role; the help lists the protocols."""
+    """Assign every cell a role; the help lists the protocols."""
     from leuk_ray.cli.messages import split_text
     from leuk_ray.datasets.leakage import crossings, find_leakage
     from leuk_ray.datasets.prepared import PreparedDataset

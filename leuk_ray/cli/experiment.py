@@ -26,14 +26,16 @@ if TYPE_CHECKING:
     type=Choice(["tiny", "small", "paper"]),
     default="paper",
     show_default=True,
-    help="The paper's sizes, a shorter training, or the wiring alone.",
+    help="The paper's sizes; a shorter training; or a quick check that everything runs.",
 )
-@click.option("--models", help="Train these of its networks alone, as a,b,c.")
+@click.option("--models", help="Train only these of its networks, as a,b,c.")
 @click.option("--weights", type=PATH, help="Folder of `leuk-ray weights fetch`.")
-@click.option("--workers", default=1, show_default=True, type=click.IntRange(1), help="Per run.")
-@click.option("--gpus", is_flag=True, help="One GPU a worker.")
-@click.option("--resume", is_flag=True, help="Go on with the experiment in --out.")
-@click.option("--no-images", is_flag=True, help="No picture of a cell in the report.")
+@click.option(
+    "--workers", default=1, show_default=True, type=click.IntRange(1), help="Workers per run."
+)
+@click.option("--gpus", is_flag=True, help="Use one GPU per worker.")
+@click.option("--resume", is_flag=True, help="Continue the experiment in --out.")
+@click.option("--no-images", is_flag=True, help="Omit images of cells from the report.")
 @ADDRESS
 @command
 def experiment(

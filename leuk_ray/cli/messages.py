@@ -1,4 +1,4 @@
-"""What the commands say to people, from the values that --json prints."""
+"""Format the results of commands as text, from the values that --json prints."""
 
 from __future__ import annotations
 
@@ -10,24 +10,24 @@ from leuk_ray.utils.wording import counted, counted_subjects
 
 
 def synth_text(directory: Path, values: dict) -> str:
-    """After `synth`."""
-    text = f"{directory}: SYNTHETIC; the best AUC there is to reach is {values['best_auc']:.2f}"
+    """Format the result of `synth`."""
+    text = f"{directory}: SYNTHETIC; best achievable AUC {values['best_auc']:.2f}"
     if "oracle_auc" not in values:
         counts = values["counts"]
         crops = counted(counts["crops"], "cell")
-        return f"{text}; {counted(counts['fields'], 'field')}, {crops} cut from them"
+        return f"{text}; {counted(counts['fields'], 'field')}, {crops} cropped from them"
     oracle = f"{values['oracle_auc']:.3f}"
     return f"{text} (an oracle that sees the latent variable reaches {oracle} on these cells)"
 
 
 _SQUARED = {
     "pad": "mirrored at their borders to squares (--crop pad)",
-    "full": "squeezed to squares (--crop full); --crop pad keeps shapes",
+    "full": "resized to squares (--crop full); --crop pad keeps the aspect ratio",
 }
 
 
 def prepare_text(dataset: Location, facts: dict) -> str:
-    """After `prepare`."""
+    """Format the result of `prepare`."""
     counts = facts["counts"]
     subjects = counted_subjects(counts["subjects"], counts["rows_without_subject"])
     lines = [
@@ -65,7 +65,7 @@ def prepare_text(dataset: Location, facts: dict) -> str:
 
 
 def audit_text(audit: dict) -> str:
-    """After `audit`."""
+    """Format the result of `audit`."""
     lines = [
         f"{counted(audit['cells'], 'cell')} in {counted(audit['groups'], 'group')}; "
         f"{counted(audit['identical_images'], 'image')} stored more than once, "
@@ -80,7 +80,7 @@ def audit_text(audit: dict) -> str:
 
 
 def split_text(values: dict) -> str:
-    """After `split`."""
+    """Format the result of `split`."""
     lines = [f"{values['out']}: {values['protocol']}", f"  {values['leakage']}"]
     copies = values["protocol"] == "paper-literal"
     for role, counts in values["roles"].items():
@@ -108,7 +108,7 @@ def split_text(values: dict) -> str:
 
 
 def settings_text(settings: list[dict]) -> str:
-    """After `recipes --settings`."""
+    """Format the result of `recipes --settings`."""
     lines = []
     for setting in settings:
         default = setting["default"]
@@ -121,7 +121,7 @@ def settings_text(settings: list[dict]) -> str:
 
 
 def summary_text(values: dict) -> str:
-    """After `recipes NAME --summary`."""
+    """Format the result of `recipes NAME --summary`."""
     header = ("layer", "kind", "output", "parameters", "MFLOPs")
     rows: list[tuple[str, ...]] = [header]
     for layer in values["layers"]:
@@ -148,17 +148,17 @@ def summary_text(values: dict) -> str:
 
 
 def fetch_text(values: dict) -> str:
-    """After `weights fetch`."""
+    """Format the result of `weights fetch`."""
     files = values["files"]
     return "\n".join([*files, f"Use one: leuk-ray train RECIPE weights={files[-1]} ..."])
 
 
 def dry_run_text(values: dict) -> str:
-    """After `train --dry-run`."""
+    """Format the result of `train --dry-run`."""
     cells, size, seconds = values["cells"], values["bytes"], values.get("seconds")
     workers = counted(values["workers"], "worker")
     lines = [
-        f"Nothing was trained. A run like this with {workers} would take:",
+        f"Nothing was trained. This run with {workers} would need:",
         f"  cells    {cells['train']:,} training, {cells['validation']:,} validation, "
         f"{cells['test']:,} test",
         f"  steps    {values['steps_per_epoch']:,} an epoch ({values['uses_per_epoch']:,} "
@@ -171,8 +171,8 @@ def dry_run_text(values: dict) -> str:
     lines[-1] += f", {_size(size['worker'])} a worker for network and step"
     lines.append(
         f"  time     {seconds['step']:.2f} s a step, {_duration(seconds['epoch'])} an epoch, "
-        f"at most {_duration(seconds['run'])} in all on {values['device']}, start and first "
-        "reading not counted"
+        f"at most {_duration(seconds['run'])} in all on {values['device']}, excluding start-up and "
+        "the first read"
     )
     return "\n".join(lines)
 
@@ -188,7 +188,7 @@ def _duration(seconds: float) -> str:
 
 
 def report_text(report: dict, directory: Location) -> str:
-    """After `train` and `evaluate`."""
+    """Format the result of `train` and `evaluate`."""
     lines = [report["sentence"]]
     if report["audit"] and report["audit"]["warnings"]:
         lines += [f"Audit of the dataset: {warning}" for warning in report["audit"]["warnings"]]
@@ -201,7 +201,7 @@ def report_text(report: dict, directory: Location) -> str:
 
 
 def compare_text(values: dict) -> str:
-    """After `compare`: first on how many cells, and why so few."""
+    """Format the result of `compare`: first on how many cells, and why so few."""
     first, second = values["first"], values["second"]
     lines = [
         f"Compared on {counted(values['cells'], 'cell')}{' (SYNTHETIC)' * values['synthetic']} of "
@@ -219,7 +219,7 @@ def compare_text(values: dict) -> str:
     lines += [f"warning: {warning}" for warning in values["warnings"]]
     lines += [
         f"{first} (first) and {second} (second):",
-        f"  right by the first alone: {values['only_first']:,}; by the second alone: "
+        f"  correct only by the first: {values['only_first']:,}; only by the second: "
         f"{values['only_second']:,}",
     ]
     notes = {}
@@ -240,7 +240,7 @@ def compare_text(values: dict) -> str:
 
 
 def tune_text(report: dict, out: Path) -> str:
-    """After `tune`."""
+    """Format the result of `tune`."""
     bundles = min(report["sweep"]["top"], len(report["standings"]))
     return "\n".join(
         [
@@ -249,13 +249,13 @@ def tune_text(report: dict, out: Path) -> str:
             f"Report: {out / 'report' / 'report.html'}",
             f"Best bundles: {out / 'top'}/1 to {bundles}",
             f"Keep one:     leuk-ray models add {out / 'top' / '1'} NAME --registry DIR",
-            *([f"Let all vote: leuk-ray ensemble VOTED {out / 'top'}/*"] if bundles > 1 else []),
+            *([f"Combine all:  leuk-ray ensemble COMBINED {out / 'top'}/*"] if bundles > 1 else []),
         ]
     )
 
 
 def experiment_text(report: dict, out: Path) -> str:
-    """After `experiment`."""
+    """Format the result of `experiment`."""
     lines = [report["sentence"]]
     if report["scale"]["name"] != "paper":
         lines.append(f"Scale {report['scale']['name']}: {report['scale']['note']}")
@@ -263,7 +263,7 @@ def experiment_text(report: dict, out: Path) -> str:
 
 
 def predict_text(values: dict) -> str:
-    """After `predict`."""
+    """Format the result of `predict`."""
     lines = []
     for item in values["predictions"]:
         name = item.get("path", item["name"])
@@ -280,7 +280,7 @@ def predict_text(values: dict) -> str:
 
 
 def predict_table_text(values: dict) -> str:
-    """After `predict --out`: how many images in, and what became of them."""
+    """Format the result of `predict --out`: how many images in, and what became of them."""
     labels = ", ".join(f"{count} {label}" for label, count in sorted(values["labels"].items()))
     lines = [f"{values['out']}: {counted(values['images'], 'image')}: {labels}"]
     lines += _left_out(values["left_out"])
@@ -318,28 +318,28 @@ def _left_out(reasons: dict[str, int] | None) -> list[str]:
 
 
 def explain_text(items: list[dict], out: Location) -> str:
-    """After `explain`."""
+    """Format the result of `explain`."""
     lines = predict_text({"predictions": items}).split("\n")
     for number, item in enumerate(items):
         if "error" not in item:
-            told = item["explanation"]
-            share = f"{told['evidence_share']:.0%} of the evidence is for {told['toward']}"
-            lines[number] += f"; {join(out, told['picture'])}, {told['method']}: {share}"
-            if told["heat_inside_cell"] is not None:
+            found = item["explanation"]
+            share = f"{found['evidence_share']:.0%} of the evidence is for {found['toward']}"
+            lines[number] += f"; {join(out, found['picture'])}, {found['method']}: {share}"
+            if found["heat_inside_cell"] is not None:
                 lines[number] += (
-                    f", {told['heat_inside_cell']:.0%} of the heat in the cell, which covers "
-                    f"{told['cell_area']:.0%} of the picture"
+                    f", {found['heat_inside_cell']:.0%} of the heat in the cell, which covers "
+                    f"{found['cell_area']:.0%} of the picture"
                 )
     return "\n".join(lines)
 
 
 def ensemble_text(values: dict) -> str:
-    """After `ensemble`."""
+    """Format the result of `ensemble`."""
     return f"{values['bundle']}: {values['rule']} vote of {', '.join(values['members'])}"
 
 
 def models_text(values: dict) -> str:
-    """After `models list`."""
+    """Format the result of `models list`."""
     lines = []
     for model in values["models"]:
         aliases = ", ".join(f"{alias} is {n}" for alias, n in model["aliases"].items())
@@ -350,7 +350,7 @@ def models_text(values: dict) -> str:
 
 
 def model_text(values: dict) -> str:
-    """After `models show`."""
+    """Format the result of `models show`."""
     lines = [models_text({"models": [values]})]
     for version in values["versions"]:
         came = [f"{what} {place}" for what, place in version["lineage"].items() if place]
@@ -368,18 +368,18 @@ def model_text(values: dict) -> str:
 
 
 def calibrate_text(values: dict) -> str:
-    """After `calibrate`."""
+    """Format the result of `calibrate`."""
     band = values["abstain_band"]
-    told = f"no answer between {band[0]:.3f} and {band[1]:.3f}" if band else "no abstain band"
+    abstains = f"abstains between {band[0]:.3f} and {band[1]:.3f}" if band else "no abstain band"
     return (
-        f"{values['bundle']}: temperature {values['temperature']:.3f} and {told}, from "
+        f"{values['bundle']}: temperature {values['temperature']:.3f} and {abstains}, from "
         f"{values['fixed_on']}; scope from {counted(values['scope_cells'], 'cell')}"
         f"{'. ' + values['caution'] if values['caution'] else ''}"
     )
 
 
 def export_text(values: dict) -> str:
-    """After `export`."""
+    """Format the result of `export`."""
     if not values["onnx"]:
         return f"{values['bundle']}"
     return (
@@ -389,14 +389,14 @@ def export_text(values: dict) -> str:
 
 
 def demo_text(values: dict) -> str:
-    """After `demo`."""
+    """Format the result of `demo`."""
     paths, audit = values["paths"], values["audit"]
     return f"""
 SYNTHETIC cells: this shows that the system works, and nothing about patients.
 
   audit    {audit_text(audit)}
   test     {values["report"]["sentence"]}
-  ideal    the best AUC there is is {values["best_auc"]:.2f}; a small test scatters around it
+  ideal    the best achievable AUC is {values["best_auc"]:.2f}; a small test set scatters around it
   answer   {predict_text({"predictions": [values["answer"]]})}
 
   report   {paths["report"]}

@@ -16,15 +16,15 @@ if TYPE_CHECKING:
 
 @click.group()
 def weights() -> None:
-    """Weights to start training from."""
+    """Manage pretrained weights."""
 
 
 @weights.command(epilog="Example: leuk-ray weights fetch saeed2022-v2s lite --to weights")
 @click.argument("names", nargs=-1, required=True, metavar="RECIPE_OR_BACKBONE...")
-@click.option("--to", "folder", type=PATH, required=True, help="Folder of the files.")
+@click.option("--to", "folder", type=PATH, required=True, help="Folder to save to.")
 @command
 def fetch(names: tuple[str, ...], folder: Path) -> tuple[dict, str]:
-    """Save ImageNet weights as files, to carry to machines without internet."""
+    """Save ImageNet weights as files, for machines without internet."""
     from leuk_ray.cli.messages import fetch_text
     from leuk_ray.models.weights import fetch as run
     from leuk_ray.recipes.recipe import backbone_name
@@ -44,14 +44,18 @@ def fetch(names: tuple[str, ...], folder: Path) -> tuple[dict, str]:
     help="Regular expression whose first group is the subject ID, or c-nmc: also writes a table "
     "of subjects.",
 )
-@click.option("--workers", type=click.IntRange(min=0), help="Score on Ray with as many actors.")
-@click.option("--gpus", is_flag=True, help="A GPU for each of the workers.")
-@click.option("--resume", is_flag=True, help="Go on with a job that was stopped.")
+@click.option(
+    "--workers",
+    type=click.IntRange(min=0),
+    help="Score on Ray with this many actors; 0: in this process.",
+)
+@click.option("--gpus", is_flag=True, help="Use one GPU per worker.")
+@click.option("--resume", is_flag=True, help="Continue an interrupted job.")
 @click.option(
     "--challenge",
     type=LOCATION,
     metavar="OUT.zip",
-    help="Also as the C-NMC 2019 challenge takes them; images are 1.bmp to N.bmp.",
+    help="Also write a C-NMC 2019 challenge submission; images must be 1.bmp to N.bmp.",
 )
 @TRUSTED
 @ADDRESS
@@ -63,7 +67,7 @@ def predict(
     trusted: Path | None,
     **options: Any,
 ) -> tuple[dict, str]:
-    """Answer for image files: files, folders, patterns, s3://.
+    """Classify images: files, folders, patterns, s3://.
 
     An image that cannot be scored is a row with the reason, and counted in the last line: exit
     status 0 where one image at least was scored, else 2. Without --workers, up to 500 images are
@@ -91,7 +95,7 @@ def predict(
 @click.option("--rule", type=Choice(["soft", "majority"]), default="soft", show_default=True)
 @command
 def ensemble(bundle: Location, members: tuple[Location, ...], rule: Any) -> tuple[dict, str]:
-    """Make one bundle that lets several vote."""
+    """Combine bundles into one that averages or votes."""
     from leuk_ray.bundles.bundle import find_bundle, write_ensemble
     from leuk_ray.cli.messages import ensemble_text
     from leuk_ray.io.storage import refuse_existing
@@ -105,19 +109,19 @@ def ensemble(bundle: Location, members: tuple[Location, ...], rule: Any) -> tupl
 @click.command(epilog="Example: leuk-ray explain runs/lite cell.bmp --out why")
 @click.argument("explained", metavar="RUN_OR_BUNDLE", type=LOCATION)
 @click.argument("images", nargs=-1, required=True, type=LOCATION)
-@click.option("--out", type=LOCATION, required=True, help="Folder of the pictures.")
+@click.option("--out", type=LOCATION, required=True, help="Folder for the heat maps.")
 @click.option(
     "--method",
     type=Choice(["hirescam", "gradcam"]),
     default="hirescam",
     show_default=True,
-    help="How evidence is measured; HTTP and its page use hirescam.",
+    help="Attribution method; the service uses hirescam.",
 )
 @command
 def explain(
     explained: Location, images: tuple[Location, ...], out: Location, method: Any
 ) -> tuple[dict, str]:
-    """Picture where the network looks, and how much of that lies in the cell."""
+    """Write heat maps of what predictions are based on, and their share inside the cell."""
     from leuk_ray.bundles.bundle import find_bundle
     from leuk_ray.cli.messages import explain_text
     from leuk_ray.io.storage import directory_by_rename, refuse_existing
@@ -140,14 +144,14 @@ _ALIAS = click.option("--alias", default="champion", show_default=True)
 
 @click.group("models")
 def registry() -> None:
-    """Bundles under a name, in versions, with a champion."""
+    """Manage a registry: bundles under a name, in versions, with a champion."""
 
 
 @registry.command("list", epilog="Example: leuk-ray models list --registry models")
 @_REGISTRY
 @command
 def list_models(registry: Path) -> tuple[dict, str]:
-    """Names, versions and aliases."""
+    """List names, versions and aliases."""
     from leuk_ray.bundles.registry import Registry
     from leuk_ray.cli.messages import models_text
     from leuk_ray.inference.check import check_answers
@@ -161,7 +165,7 @@ def list_models(registry: Path) -> tuple[dict, str]:
 @_REGISTRY
 @command
 def show(name: str, registry: Path) -> tuple[dict, str]:
-    """Versions of NAME, what they came from, and what was done with them."""
+    """Show the versions of NAME, their origin and history."""
     from leuk_ray.bundles.registry import Registry
     from leuk_ray.cli.messages import model_text
     from leuk_ray.inference.check import check_answers
@@ -173,7 +177,9 @@ def show(name: str, registry: Path) -> tuple[dict, str]:
 @registry.command(epilog="Example: leuk-ray models add runs/lite cells --registry models")
 @click.argument("added", metavar="RUN_OR_BUNDLE", type=LOCATION)
 @click.argument("name")
-@click.option("--origin", type=LOCATION, help="The run it came from, where it does not lie there.")
+@click.option(
+    "--origin", type=LOCATION, help="The run that trained it, if the bundle is not in its folder."
+)
 @_REGISTRY
 @TRUSTED
 @SIGN
@@ -223,7 +229,7 @@ def promote(name: str, version: int, alias: str, registry: Path) -> tuple[dict, 
 @_REGISTRY
 @command
 def rollback(name: str, alias: str, registry: Path) -> tuple[dict, str]:
-    """Make the version before the last promotion the champion again."""
+    """Restore the champion from before the last promotion."""
     from leuk_ray.bundles.registry import Registry
     from leuk_ray.inference.check import check_answers
 

@@ -27,7 +27,7 @@ WORKERS_OF_POOL = click.option(
 @click.option("--out", type=PATH, default=Path("demo"), show_default=True)
 @command
 def demo(out: Path) -> tuple[dict, str]:
-    """The whole path on 600 SYNTHETIC cells, in a few minutes without a GPU."""
+    """Run the whole pipeline on 600 SYNTHETIC cells, in a few minutes without a GPU."""
     from leuk_ray.cli.messages import demo_text
     from leuk_ray.workflows.demo import run_demo
 
@@ -38,7 +38,7 @@ def demo(out: Path) -> tuple[dict, str]:
 @click.command(epilog="Example: leuk-ray recipes lite --summary")
 @click.argument("name", required=False)
 @click.option("--summary", is_flag=True, help="Layers, output shapes, parameters and FLOPs.")
-@click.option("--gallery", type=PATH, metavar="OUT.png", help="Picture the augmentation.")
+@click.option("--gallery", type=PATH, metavar="OUT.png", help="Write a picture of augmented cells.")
 @click.option("--data", type=LOCATION, help="A prepared dataset, for --gallery.")
 @click.option(
     "--settings",
@@ -56,7 +56,7 @@ def recipes(
     data: Location | None,
     settings: str | None,
 ) -> tuple[dict, str]:
-    """List the recipes; print, summarise or picture one; explain their settings."""
+    """List recipes; print, summarise or visualise one; explain settings."""
     from leuk_ray.recipes.recipe import load_recipe, recipe_names, recipe_text
 
     if settings is not None:
@@ -106,12 +106,16 @@ def recipes(
     type=WORKERS,
     help="Number of workers, or MIN:MAX for elastic training.",
 )
-@click.option("--gpus", is_flag=True, help="One GPU a worker.")
-@click.option("--resume", is_flag=True, help="Go on with the run in --out.")
-@click.option("--dry-run", is_flag=True, help="Say what the run would take, and train nothing.")
-@click.option("--measure", is_flag=True, help="With --dry-run: time and memory of a few steps too.")
-@click.option("--mlflow", metavar="URI", help="MLflow server or store to log to as well.")
-@click.option("--no-images", is_flag=True, help="No picture of a cell in the report.")
+@click.option("--gpus", is_flag=True, help="Use one GPU per worker.")
+@click.option("--resume", is_flag=True, help="Continue the run in --out.")
+@click.option(
+    "--dry-run", is_flag=True, help="Print the resources the run needs, without training."
+)
+@click.option(
+    "--measure", is_flag=True, help="With --dry-run: also measure time and memory of a few steps."
+)
+@click.option("--mlflow", metavar="URI", help="Also log to this MLflow server or store.")
+@click.option("--no-images", is_flag=True, help="Omit images of cells from the report.")
 @ADDRESS
 @command
 def train(
@@ -129,7 +133,7 @@ def train(
     no_images: bool,
     address: str | None,
 ) -> tuple[dict, str]:
-    """Train RECIPE, evaluate its best checkpoint on the test cells, and make a bundle."""
+    """Train RECIPE, evaluate its best checkpoint on the test cells, and write a bundle."""
     from leuk_ray.datasets.prepared import PreparedDataset
     from leuk_ray.recipes.recipe import load_recipe
 
@@ -175,8 +179,8 @@ def train(
 @click.option("--role", default="test", type=Choice(["validation", "test"]))
 @click.option("--out", type=LOCATION, required=True, help="Folder of the report.")
 @WORKERS_OF_POOL
-@click.option("--gpus", is_flag=True, help="One GPU a worker.")
-@click.option("--no-images", is_flag=True, help="No picture of a cell in the report.")
+@click.option("--gpus", is_flag=True, help="Use one GPU per worker.")
+@click.option("--no-images", is_flag=True, help="Omit images of cells from the report.")
 @ADDRESS
 @command
 def evaluate(
@@ -216,7 +220,7 @@ def evaluate(
 @click.argument("second", metavar="SECOND", type=LOCATION)
 @click.option("--data", type=LOCATION, required=True, help="A prepared dataset.")
 @WORKERS_OF_POOL
-@click.option("--gpus", is_flag=True, help="One GPU a worker.")
+@click.option("--gpus", is_flag=True, help="Use one GPU per worker.")
 @ADDRESS
 @command
 def compare(
@@ -227,7 +231,7 @@ def compare(
     gpus: bool,
     address: str | None,
 ) -> tuple[dict, str]:
-    """Score two bundles on the same cells, and say by how much the second is better.
+    """Score two bundles on the same cells and test the difference.
 
     The cells are those that both runs keep for testing, or all of a dataset that trained neither.
     Two cross-validations over the same folds are two folders of runs, or two quoted patterns, as

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 @SIGN
 @command
 def export(source: Location, bundle: Location, onnx: bool, key: Path | None) -> tuple[dict, str]:
-    """Copy a bundle out of its run, verified."""
+    """Copy a verified bundle out of its run."""
     from leuk_ray.bundles.bundle import find_bundle
     from leuk_ray.cli.messages import export_text
     from leuk_ray.io.storage import refuse_existing
@@ -49,13 +49,13 @@ def export(source: Location, bundle: Location, onnx: bool, key: Path | None) -> 
     default=0.05,
     show_default=True,
     type=click.FloatRange(0, 0.9),
-    help="Share of cells, those closest to the threshold, that get no answer.",
+    help="Share of cells to abstain on: those closest to the threshold.",
 )
 @command
 def calibrate(
     target: Location, data: Location, bundle: Location, abstain: float
 ) -> tuple[dict, str]:
-    """Copy a bundle with calibrated probabilities, an abstain band and a scope."""
+    """Write a copy of a bundle with calibrated probabilities, abstain band and scope."""
     from leuk_ray.cli.messages import calibrate_text
     from leuk_ray.datasets.prepared import PreparedDataset
     from leuk_ray.io.storage import refuse_existing
@@ -76,24 +76,31 @@ def calibrate(
 
 @click.command(epilog="Example: leuk-ray serve runs/lite")
 @click.argument("source", metavar="BUNDLE_OR_REGISTRY", type=LOCATION)
-@click.option("--host", default="127.0.0.1", show_default=True, help="Others need --api-keys.")
+@click.option(
+    "--host",
+    default="127.0.0.1",
+    show_default=True,
+    help="Address to listen on; other than loopback requires --api-keys.",
+)
 @click.option("--port", default=8000, show_default=True, type=click.IntRange(1, 65535))
-@click.option("--api-keys", type=PATH, metavar="FILE", help="Lines of NAME SHA256_OF_KEY.")
+@click.option(
+    "--api-keys", type=PATH, metavar="FILE", help="File with a line NAME SHA256_OF_KEY per client."
+)
 @click.option("--replicas", default=1, show_default=True, type=click.IntRange(1))
-@click.option("--gpus", is_flag=True, help="One GPU a replica.")
+@click.option("--gpus", is_flag=True, help="Use one GPU per replica.")
 @click.option(
     "--canary",
     "canaries",
     multiple=True,
     metavar="NAME@VERSION=SHARE",
-    help="Answers that share of the requests for NAME; of a registry.",
+    help="Let this version answer a share of the requests for NAME (registry only).",
 )
 @click.option(
     "--shadow",
     "shadows",
     multiple=True,
     metavar="NAME@VERSION",
-    help="Compared with what NAME answers, and logged; of a registry.",
+    help="Score requests for NAME with this version too, and log differences (registry only).",
 )
 @TRUSTED
 @ADDRESS
@@ -110,7 +117,7 @@ def serve(
     trusted: Path | None,
     address: str | None,
 ) -> tuple[dict, str]:
-    """Answer over HTTP until stopped: a page, /v1/predict, and /docs."""
+    """Serve predictions over HTTP until stopped: a page, /v1/predict, and /docs."""
     require("serve", "serve")
 
     from leuk_ray.serving.local import serve_until_stopped

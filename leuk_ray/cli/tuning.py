@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 @OVERRIDES
 @click.option("--data", required=True, help="A prepared dataset.")
 @click.option("--out", type=LOCATION, required=True, help="Folder of the sweep, local or shared.")
-@click.option("--resume", is_flag=True, help="Go on with the sweep in --out.")
+@click.option("--resume", is_flag=True, help="Continue the sweep in --out.")
 @ADDRESS
 @command
 def tune(
