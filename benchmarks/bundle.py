@@ -10,7 +10,7 @@ import tempfile
 from pathlib import Path
 
 from leuk_ray.bundles.bundle import write_bundle
-from leuk_ray.bundles.manifest import BundleFacts
+from leuk_ray.bundles.manifest import ModelManifest
 from leuk_ray.datasets.images import StorageSettings
 from leuk_ray.inference.onnx_export import export_bundle
 from leuk_ray.models.zoo import build
@@ -19,7 +19,7 @@ from leuk_ray.recipes.recipe import load_recipe
 
 def main() -> None:
     recipe = load_recipe("lite", ["input_size=224"])
-    facts = BundleFacts(
+    manifest = ModelManifest(
         model=recipe.model,
         storage=StorageSettings(size=224),
         synthetic=True,
@@ -30,7 +30,7 @@ def main() -> None:
     )
     with tempfile.TemporaryDirectory() as folder:
         plain = Path(folder) / "plain"
-        write_bundle(plain, facts, build(recipe.model, load_weights=True).eval())
+        write_bundle(plain, manifest, build(recipe.model, load_weights=True).eval())
         export_bundle(plain, Path(sys.argv[1]), onnx=True)
 
 

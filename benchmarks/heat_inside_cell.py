@@ -36,7 +36,7 @@ def measure(classifier: Classifier, pixels: np.ndarray, method: Method) -> list[
     found, logit = (torch.cat(parts) for parts in zip(*batches, strict=True))
     size = pixels.shape[1]
     cell = torch.from_numpy(pixels.max(axis=3) > 0)
-    is_all = torch.sigmoid(logit / classifier.facts.temperature) >= classifier.facts.threshold
+    is_all = torch.sigmoid(logit / classifier.manifest.temperature) >= classifier.manifest.threshold
     share = share_inside(heat(found, torch.where(is_all, 1.0, -1.0), size), cell)
     coarse = torch.nn.functional.interpolate(cell[:, None].float(), found.shape[1:], mode="area")
     reachable = share_inside(heat(coarse[:, 0], torch.ones(len(cell)), size), cell)
@@ -74,7 +74,7 @@ def _number(value: torch.Tensor) -> float | None:
 def main(explained: Path, folder: Path | None, out: Path, cells: int, seed: int) -> None:
     """Measure a trained network's heat."""
     classifier = Classifier.load(find_bundle(explained))
-    storage = classifier.facts.storage
+    storage = classifier.manifest.storage
     drawn = draw_cells(SyntheticSpec(cells, cells // 2, seed))
     sets = {"synthetic": [images.to_storage(render(cell), storage) for cell in drawn]}
     if folder is not None:

@@ -26,7 +26,7 @@ from PIL import Image, ImageDraw
 from scipy import ndimage
 
 from leuk_ray.bundles.bundle import write_bundle
-from leuk_ray.bundles.manifest import BundleFacts
+from leuk_ray.bundles.manifest import ModelManifest
 from leuk_ray.datasets.images import decode
 from leuk_ray.datasets.loaders import ReaderLoader
 from leuk_ray.datasets.prepared import PreparedDataset
@@ -65,18 +65,18 @@ def train_fold(recipe: Recipe, dataset: PreparedDataset, run: Path) -> None:
     learner = Learner(model, recipe.training, recipe.augment.fill)
     train(learner, TrainingState(), cells, loader, loader, recipe.augment, recipe.seed, report)
     model.load_state_dict(best["weights"])
-    facts = BundleFacts(
+    manifest = ModelManifest(
         model=recipe.model,
         storage=dataset.storage,
         synthetic=dataset.synthetic,
         protocol=recipe.split.protocol,
-        dataset_fingerprint=dataset.facts["fingerprint"],
+        dataset_fingerprint=dataset.manifest["fingerprint"],
         recipe=recipe.name,
         seed=recipe.seed,
     )
     run.mkdir(parents=True)
     write_table(run / "split.parquet", split)
-    write_bundle(run / "bundle", facts, model.eval())
+    write_bundle(run / "bundle", manifest, model.eval())
 
 
 def turned(pixels: np.ndarray, degrees: float) -> np.ndarray:

@@ -53,13 +53,13 @@ def write_dataset(folder: Path, pixels: np.ndarray) -> PreparedDataset:
     for start in range(0, len(table), ROWS_PER_PART):
         part = folder / "images" / f"part-{start // ROWS_PER_PART:05d}.parquet"
         pq.write_table(table.slice(start, ROWS_PER_PART), part, row_group_size=ROWS_PER_GROUP)
-    facts = {
+    manifest = {
         "schema_version": SCHEMA_VERSION,
         "storage": StorageSettings(size=size).model_dump(),
         "fingerprint": "0" * 64,
         "synthetic": True,
     }
-    write_json(folder / "dataset.json", facts)
+    write_json(folder / "dataset.json", manifest)
     groups = {"uid": uids, "group": uids, "role": ["keep"] * len(uids), "picture": uids}
     pq.write_table(pa.table(groups), folder / "groups.parquet")
     return PreparedDataset.open(str(folder))

@@ -31,12 +31,12 @@ from leuk_ray.bundles.manifest import (
     CARD,
     MANIFEST,
     WEIGHTS,
-    BundleFacts,
-    EnsembleFacts,
-    Facts,
+    BundleManifest,
+    EnsembleManifest,
+    ModelManifest,
     file_names,
     network_title,
-    read_facts,
+    read_manifest,
 )
 from leuk_ray.bundles.model_card import model_card
 from leuk_ray.bundles.signature import SIGNATURE, sign, signer
@@ -60,14 +60,14 @@ from leuk_ray.utils.settings import first_problem
 
 @dataclass(frozen=True)
 class Bundle:
-    """A verified bundle: its facts, and its network in eval mode on the CPU, loaded when used.
+    """A verified bundle: its manifest, and its network in eval mode on the CPU, loaded when used.
 
     folder: its files on this machine; of an object store a copy, which goes with the bundle.
     manifest_sha256: of its bundle.json, which holds the hashes of all others.
     """
 
     path: Location
-    facts: Facts
+    manifest: BundleManifest
     folder: Path
     manifest_sha256: str
     _copy: ExitStack = field(repr=False, compare=False)
@@ -78,19 +78,19 @@ class Bundle:
         return _load_network(self)
 
 
-def write_bundle(target: Location, facts: BundleFacts, model: nn.Module) -> None:
+def write_bundle(target: Location, manifest: ModelManifest, model: nn.Module) -> None:
     """Write a bundle; an existing one is replaced in one step.
 
     Of weights that a file or bundle began with it keeps name and hash, not the path.
     """
-    began = facts.model.model_copy(update={"weights": origin(facts.model.weights)})
-    facts = facts.model_copy(update={"model": began})
+    began = manifest.model.model_copy(update={"weights": origin(manifest.model.weights)})
+    manifest = manifest.model_copy(update={"model": began})
     with directory_by_rename(target) as partial:
         save_model(model, str(partial / WEIGHTS))
-        _complete(partial, facts, [WEIGHTS])
+        _complete(partial, manifest, [WEIGHTS])
 
 
-def write_ensemble(target: Location, paths: Sequence[Location], rule: Rule) -> EnsembleFacts:
+def write_ensemble(target: Location, paths: Sequence[Location], rule: Rule) -> EnsembleManifest:
     """Write bundles as one: copies under members/NAME/, and the rule by which they vote.
 
     Raises:
@@ -101,34 +101,34 @@ def write_ensemble(target: Location, paths: Sequence[Location], rule: Rule) -> E
     if len(members) < 2 or len(members) < len(paths):
         raise UserError(f"{target}: an ensemble needs two bundles or more, all of different names")
     for member in members.values():
-        if not isinstance(member.facts, BundleFacts):
+        if not isinstance(member.manifest, ModelManifest):
             raise UserError(f"{member.path}: is an ensemble itself; give its members")
-    first = next(iter(members.values())).facts
+    first = next(iter(members.values())).manifest
     for member in members.values():
-        if (member.facts.storage, member.facts.classes) != (first.storage, first.classes):
+        if (member.manifest.storage, member.manifest.classes) != (first.storage, first.classes):
             raise UserError(
-                f"{member.path}: stores {member.facts.storage.crop} crops at "
-                f"{member.facts.storage.size} px, the first member {first.storage.crop} at "
+                f"{member.path}: stores {member.manifest.storage.crop} crops at "
+                f"{member.manifest.storage.size} px, the first member {first.storage.crop} at "
                 f"{first.storage.size}; train members on datasets prepared alike"
             )
-    facts = EnsembleFacts(
+    manifest = EnsembleManifest(
         rule=rule,
         members=tuple(members),
         storage=first.storage,
         classes=first.classes,
-        shows=_shows({member.facts.shows for member in members.values()}),
-        synthetic=any(member.facts.synthetic for member in members.values()),
-        protocol=_common(member.facts.protocol for member in members.values()),
-        dataset_fingerprint=_common(m.facts.dataset_fingerprint for m in members.values()),
-        datasets=_every_dataset(member.facts for member in members.values()),
-        recipe=" + ".join(member.facts.recipe for member in members.values()),
+        shows=_shows({member.manifest.shows for member in members.values()}),
+        synthetic=any(member.manifest.synthetic for member in members.values()),
+        protocol=_common(member.manifest.protocol for member in members.values()),
+        dataset_fingerprint=_common(m.manifest.dataset_fingerprint for m in members.values()),
+        datasets=_every_dataset(member.manifest for member in members.values()),
+        recipe=" + ".join(member.manifest.recipe for member in members.values()),
         seed=first.seed,
     )
     with directory_by_rename(target, new="bundle") as partial:
         for name, member in members.items():
             copy_files(member, partial / "members" / name)
-        _complete(partial, facts, [f"members/{name}/{MANIFEST}" for name in members])
-    return facts
+        _complete(partial, manifest, [f"members/{name}/{MANIFEST}" for name in members])
+    return manifest
 
 
 def derive_bundle(
@@ -139,23 +139,23 @@ def derive_bundle(
     add: Mapping[str, Callable[[Path], None]] | None = None,
     key: Path | None = None,
 ) -> None:
-    """Copy a bundle with other facts or more files, or change it in one step where it lies.
+    """Copy a bundle with other fields or more files, or change it in one step where it lies.
 
     Args:
         source: the bundle, opened.
         target: folder of the copy.
-        changes: facts to replace, by name.
+        changes: fields of the manifest to replace, by name.
         add: what writes a file, by the file's name.
         key: to sign the copy with.
     """
-    facts = source.facts.model_copy(update=dict(changes or {}))
-    kept = [name for name in file_names(source.facts) if name != CARD]
+    manifest = source.manifest.model_copy(update=dict(changes or {}))
+    kept = [name for name in file_names(source.manifest) if name != CARD]
     new = None if target == source.path else "bundle"
     with directory_by_rename(target, new) as partial:
         copy_files(source, partial)
         for name, write in (add or {}).items():
             write(partial / name)
-        _complete(partial, facts, sorted({*kept, *(add or {})}))
+        _complete(partial, manifest, sorted({*kept, *(add or {})}))
         if key is not None:
             sign(partial, key)
 
@@ -166,15 +166,15 @@ def copy_files(source: Bundle, target: Path) -> None:
     Raises:
         UserError: one of them is a link or no regular file, or is not what the bundle names.
     """
-    facts = source.facts
-    if isinstance(facts, EnsembleFacts):
-        for name in facts.members:
+    manifest = source.manifest
+    if isinstance(manifest, EnsembleManifest):
+        for name in manifest.members:
             member = source.folder / "members" / name
             if member.is_symlink() or member.parent.is_symlink():
                 raise UserError(f"{member}: is a link; a bundle holds its members themselves")
             copy_files(open_bundle(member), target / "members" / name)
-    for name in file_names(facts):
-        copy_verified(source.folder / name, target / name, facts.files[name])
+    for name in file_names(manifest):
+        copy_verified(source.folder / name, target / name, manifest.files[name])
     copy_verified(source.folder / MANIFEST, target / MANIFEST, source.manifest_sha256)
     signature = source.folder / SIGNATURE
     if signature.is_file():
@@ -200,29 +200,29 @@ def open_bundle(path: Location, trusted: Path | None = None) -> Bundle:
         path: of the bundle.
         trusted: keys of which one must have signed it; see `signature.signer`.
     """
-    facts = read_facts(path)  # before a folder that is none is fetched
+    manifest = read_manifest(path)  # before a folder that is none is fetched
     with ExitStack() as stack:
         folder = stack.enter_context(fetched(path))
-        verify_files(folder, facts.files, file_names(facts))
+        verify_files(folder, manifest.files, file_names(manifest))
         if trusted is not None:
             signer(folder, trusted)
-        return Bundle(path, facts, folder, sha256(folder / MANIFEST), stack.pop_all())
+        return Bundle(path, manifest, folder, sha256(folder / MANIFEST), stack.pop_all())
 
 
 def _load_network(bundle: Bundle) -> nn.Module:
-    facts = bundle.facts
-    if isinstance(facts, EnsembleFacts):
-        loaded = [open_bundle(bundle.folder / "members" / name) for name in facts.members]
+    manifest = bundle.manifest
+    if isinstance(manifest, EnsembleManifest):
+        loaded = [open_bundle(bundle.folder / "members" / name) for name in manifest.members]
         for member in loaded:
-            if not isinstance(member.facts, BundleFacts):
+            if not isinstance(member.manifest, ModelManifest):
                 raise UserError(f"{member.path}: is an ensemble itself; its members are networks")
-        members = [Member(b.model, b.facts.temperature, b.facts.threshold) for b in loaded]
-        return Ensemble(members, facts.rule).eval()
-    assert isinstance(facts, BundleFacts)
+        members = [Member(b.model, b.manifest.temperature, b.manifest.threshold) for b in loaded]
+        return Ensemble(members, manifest.rule).eval()
+    assert isinstance(manifest, ModelManifest)
     weights = bundle.folder / WEIGHTS
     try:
-        _refuse_larger_than(weights.stat().st_size, facts.model)
-        model = build(facts.model, load_weights=False)
+        _refuse_larger_than(weights.stat().st_size, manifest.model)
+        model = build(manifest.model, load_weights=False)
         load_model(model, weights)
     except (RuntimeError, TypeError, SafetensorError) as error:
         raise UserError(
@@ -252,13 +252,13 @@ def find_bundle(path: Location) -> Location:
     raise UserError(f"{path}: is neither a bundle nor a run with one; give RUN or RUN/bundle")
 
 
-def _complete(partial: Path, facts: Facts, names: list[str]) -> None:
+def _complete(partial: Path, manifest: BundleManifest, names: list[str]) -> None:
     """Write the card, and bundle.json last, with the hashes of the named files."""
-    (partial / CARD).write_text(model_card(facts, _network(facts)))
+    (partial / CARD).write_text(model_card(manifest, _network(manifest)))
     files = {name: sha256(partial / name) for name in [*names, CARD]}
-    values = facts.model_copy(update={"files": files}).model_dump(mode="json")
+    values = manifest.model_copy(update={"files": files}).model_dump(mode="json")
     try:
-        type(facts)(**values)  # within the bounds that a reader holds it to
+        type(manifest)(**values)  # within the bounds that a reader holds it to
     except ValidationError as error:
         raise UserError(f"{partial.name}: cannot be a bundle: {first_problem(error)}") from error
     write_json(partial / MANIFEST, values)
@@ -276,9 +276,9 @@ def _common(values: Iterable[str]) -> str:
     return different.pop() if len(different) == 1 else "several"
 
 
-def _every_dataset(members: Iterable[Facts]) -> tuple[DatasetIdentity, ...]:
+def _every_dataset(members: Iterable[BundleManifest]) -> tuple[DatasetIdentity, ...]:
     """What the members were trained on, each once; nothing where one of them does not know."""
-    known = [facts.datasets for facts in members]
+    known = [manifest.datasets for manifest in members]
     return tuple(dict.fromkeys(chain.from_iterable(known))) if all(known) else ()
 
 
@@ -286,10 +286,10 @@ def _shows(members: set[Shows]) -> Shows:
     return members.pop() if len(members) == 1 else "both"
 
 
-def _network(facts: Facts) -> str:
-    if isinstance(facts, BundleFacts):
+def _network(manifest: BundleManifest) -> str:
+    if isinstance(manifest, ModelManifest):
         return (
-            f"- Network: {facts.model.title}\n- Input: {facts.model.input_size} px\n"
-            f"- Began with weights: {facts.model.weights}"
+            f"- Network: {manifest.model.title}\n- Input: {manifest.model.input_size} px\n"
+            f"- Began with weights: {manifest.model.weights}"
         )
-    return f"- Ensemble: {network_title(facts)}"
+    return f"- Ensemble: {network_title(manifest)}"

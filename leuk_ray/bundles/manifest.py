@@ -127,8 +127,8 @@ class ScopeSettings(Settings):
         return self
 
 
-class Facts(Settings):
-    """What bundle.json says of any bundle.
+class BundleManifest(Settings):
+    """Content of bundle.json, of a network or an ensemble.
 
     temperature: divides the log-odds before the sigmoid.
     threshold: probability from which on a cell is called ALL.
@@ -168,20 +168,20 @@ class Facts(Settings):
         return self
 
 
-class BundleFacts(Facts):
+class ModelManifest(BundleManifest):
     """The content of bundle.json of one network."""
 
     model: ModelSettings
 
 
-class EnsembleFacts(Facts):
+class EnsembleManifest(BundleManifest):
     """The content of bundle.json of an ensemble: its members' names and how they vote."""
 
     rule: Rule
     members: tuple[MemberName, ...] = Field(min_length=2, max_length=_MAX_MEMBERS)
 
 
-def read_facts(path: Location) -> BundleFacts | EnsembleFacts:
+def read_manifest(path: Location) -> ModelManifest | EnsembleManifest:
     """Read bundle.json without loading the network.
 
     Raises:
@@ -201,7 +201,7 @@ def read_facts(path: Location) -> BundleFacts | EnsembleFacts:
             f"{SCHEMA_VERSION}; update leuk_ray, or get the bundle as an older one writes it"
         )
     try:
-        return (EnsembleFacts if "members" in values else BundleFacts)(**values)
+        return (EnsembleManifest if "members" in values else ModelManifest)(**values)
     except ValidationError as error:
         problem = first_problem(error)
     except TypeError as error:  # a key that is no name
@@ -209,17 +209,17 @@ def read_facts(path: Location) -> BundleFacts | EnsembleFacts:
     raise UserError(f"{place}: not understood ({problem[:300]}); get the bundle anew")
 
 
-def file_names(facts: Facts) -> list[str]:
+def file_names(manifest: BundleManifest) -> list[str]:
     """Names of the files that belong to a bundle, apart from bundle.json; no other is read."""
-    names = [name for name in _OPTIONAL if name in facts.files]
-    if isinstance(facts, EnsembleFacts):
-        return [*names, *(f"members/{name}/{MANIFEST}" for name in facts.members), CARD]
+    names = [name for name in _OPTIONAL if name in manifest.files]
+    if isinstance(manifest, EnsembleManifest):
+        return [*names, *(f"members/{name}/{MANIFEST}" for name in manifest.members), CARD]
     return [*names, WEIGHTS, CARD]
 
 
-def network_title(facts: Facts) -> str:
+def network_title(manifest: BundleManifest) -> str:
     """A bundle's network or ensemble in a few words."""
-    if isinstance(facts, BundleFacts):
-        return facts.model.title
-    assert isinstance(facts, EnsembleFacts)
-    return f"{facts.rule} vote of {', '.join(facts.members)}"
+    if isinstance(manifest, ModelManifest):
+        return manifest.model.title
+    assert isinstance(manifest, EnsembleManifest)
+    return f"{manifest.rule} vote of {', '.join(manifest.members)}"

@@ -9,7 +9,7 @@ from leuk_ray.evaluation.formats import count, decimal, percent
 from leuk_ray.utils.wording import counted, counted_subjects, overlap_label, without_html
 
 if TYPE_CHECKING:
-    from leuk_ray.bundles.manifest import Facts
+    from leuk_ray.bundles.manifest import BundleManifest
 
 _METRICS = (
     ("auc", "Area under ROC", decimal),
@@ -91,15 +91,15 @@ _SHOWN = {
 }
 
 
-def model_card(facts: Facts, network: str) -> str:
+def model_card(manifest: BundleManifest, network: str) -> str:
     """The card as Markdown.
 
     Args:
-        facts: of the bundle.
+        manifest: of the bundle.
         network: the network or the ensemble, as list items.
     """
-    shown = _SHOWN[facts.shows]
-    data = "SYNTHETIC, rendered images" if facts.synthetic else "microscope images"
+    shown = _SHOWN[manifest.shows]
+    data = "SYNTHETIC, rendered images" if manifest.synthetic else "microscope images"
     return without_html(f"""# Model card
 
 {shown.task}
@@ -114,44 +114,48 @@ that it was not tested on{shown.but_not}.
 ## Model
 
 {network}
-- Expects: {shown.one} in {facts.storage.crop} crop, stored at {facts.storage.size} px
-- Decision: ALL from probability {facts.threshold:g} on, temperature {facts.temperature:.4g}
-{_calibration(facts)}- Answers: {_band(facts)}; {_scope(facts)}
+- Expects: {shown.one} in {manifest.storage.crop} crop, stored at {manifest.storage.size} px
+- Decision: ALL from probability {manifest.threshold:g} on, temperature {manifest.temperature:.4g}
+{_calibration(manifest)}- Answers: {_band(manifest)}; {_scope(manifest)}
 
 ## Data and protocol
 
-- Trained on: {data}; dataset fingerprint `{facts.dataset_fingerprint}`
-- Protocol: {facts.protocol}; recipe {facts.recipe}, seed {facts.seed}
+- Trained on: {data}; dataset fingerprint `{manifest.dataset_fingerprint}`
+- Protocol: {manifest.protocol}; recipe {manifest.recipe}, seed {manifest.seed}
 - People in the data (age, sex, origin, severity): not available
 
 ## Results
 
-{_results(facts)}
+{_results(manifest)}
 
 ## Limits
 
-{_limits(facts)}
+{_limits(manifest)}
 """)
 
 
-def _band(facts: Facts) -> str:
-    if facts.abstain_band is None:
+def _band(manifest: BundleManifest) -> str:
+    if manifest.abstain_band is None:
         return "always one, as no abstain band is set"
-    low, high = facts.abstain_band
+    low, high = manifest.abstain_band
     return f"none between probabilities {low:.3f} and {high:.3f}"
 
 
-def _scope(facts: Facts) -> str:
+def _scope(manifest: BundleManifest) -> str:
     return (
-        "no check of scope" if facts.scope is None else "none outside of the training cells' scope"
+        "no check of scope"
+        if manifest.scope is None
+        else "none outside of the training cells' scope"
     )
 
 
-def _calibration(facts: Facts) -> str:
+def _calibration(manifest: BundleManifest) -> str:
     """On what temperature and band were fixed, as a list item; empty before `calibrate`."""
-    if facts.decisions is None:
+    if manifest.decisions is None:
         return ""
-    return f"- Calibrated on: {facts.decisions.basis}. {facts.decisions.caution}".rstrip() + "\n"
+    return (
+        f"- Calibrated on: {manifest.decisions.basis}. {manifest.decisions.caution}".rstrip() + "\n"
+    )
 
 
 _BEFORE = """**Of the bundle before `leuk-ray calibrate`**, which answered for every cell with the
@@ -162,8 +166,8 @@ answer: no result of this bundle itself is kept.
 """
 
 
-def _results(facts: Facts) -> str:
-    test = facts.test
+def _results(manifest: BundleManifest) -> str:
+    test = manifest.test
     if not test:
         return "No test result is kept in this bundle."
     scored, label = test["scored"], overlap_label(test["leaky"])
@@ -187,7 +191,7 @@ def _results(facts: Facts) -> str:
         if found["note"]:
             notes[found["note"]] = None
         lines.append(f"| {title} | {form(found['value'])} | {_of(found)} | {interval} |")
-    before = _BEFORE if facts.decisions is not None else ""
+    before = _BEFORE if manifest.decisions is not None else ""
     return before + "\n".join([*lines, *(f"\n{note}." for note in notes)])
 
 
@@ -199,21 +203,23 @@ def _of(metric: Mapping[str, Any]) -> str:
     return f"{count(metric['numerator'])} of {count(metric['denominator'])}"
 
 
-def _limits(facts: Facts) -> str:
+def _limits(manifest: BundleManifest) -> str:
     limits = [
         "Tested on one dataset: how it does at another hospital is not known.",
-        _SHOWN[facts.shows].limit,
+        _SHOWN[manifest.shows].limit,
     ]
-    if facts.synthetic:
+    if manifest.synthetic:
         limits.insert(0, "Trained on rendered cells: it says nothing about real ones.")
-    if label := overlap_label(facts.test.get("leaky", False)):
-        limits.insert(0, facts.test.get("leakage", f"{label}: patients cross into the test set."))
+    if label := overlap_label(manifest.test.get("leaky", False)):
+        limits.insert(
+            0, manifest.test.get("leakage", f"{label}: patients cross into the test set.")
+        )
     limits += [
         f"The audit of its dataset warns: {warning}."
-        for warning in facts.test.get("audit_warnings", ())
+        for warning in manifest.test.get("audit_warnings", ())
     ]
-    if facts.decisions is None and facts.temperature == 1:
+    if manifest.decisions is None and manifest.temperature == 1:
         limits.append("Probabilities are not calibrated; `leuk-ray calibrate` does that.")
-    if facts.scope is None:
+    if manifest.scope is None:
         limits.append("It answers for any picture, also one that shows no cell.")
     return "\n".join(f"- {limit}" for limit in limits)

@@ -183,17 +183,17 @@ class Registry:
                 if key is not None:
                     (partial / SIGNATURE).unlink(missing_ok=True)
                     sign(partial, key)
-            facts = added.facts
+            manifest = added.manifest
             version = Version(
                 number=number,
                 added=now(),
                 bundle_sha256=added.manifest_sha256,
-                dataset_fingerprint=facts.dataset_fingerprint,
-                protocol=facts.protocol,
-                recipe=facts.recipe,
-                seed=facts.seed,
-                synthetic=facts.synthetic,
-                overlap=overlap_label(facts.test.get("leaky", False)),
+                dataset_fingerprint=manifest.dataset_fingerprint,
+                protocol=manifest.protocol,
+                recipe=manifest.recipe,
+                seed=manifest.seed,
+                synthetic=manifest.synthetic,
+                overlap=overlap_label(manifest.test.get("leaky", False)),
                 lineage=lineage or Lineage(),
             )
             model = model.model_copy(update={"versions": (*model.versions, version)})
@@ -295,11 +295,11 @@ class Registry:
                 f"{model.name}@{number}: there is no such version, only 1 to {len(model.versions)}"
             )
         folder = self._folder(model.name, number)
-        facts = folder / "bundle.json"
+        manifest = folder / "bundle.json"
         expected = model.versions[number - 1].bundle_sha256
-        if not facts.is_file() or sha256(facts) != expected:
+        if not manifest.is_file() or sha256(manifest) != expected:
             raise BrokenError(
-                f"{facts}: missing or changed since it was added; add the bundle anew"
+                f"{manifest}: missing or changed since it was added; add the bundle anew"
             )
         return folder
 

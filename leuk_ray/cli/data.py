@@ -193,7 +193,7 @@ def audit(dataset: Location, out: Location | None, no_images: bool) -> tuple[dic
         write_audit(out, opened, values, show_images=not no_images)
         return values, f"{audit_text(values)}\nPage: {join(out, 'audit.html')}"
     write_json(join(opened.location, "audit.json"), values)
-    write_bytes(join(opened.location, "DATASHEET.md"), datasheet(opened.facts, values).encode())
+    write_bytes(join(opened.location, "DATASHEET.md"), datasheet(opened.manifest, values).encode())
     return values, audit_text(values)
 
 

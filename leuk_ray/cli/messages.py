@@ -26,9 +26,9 @@ _SQUARED = {
 }
 
 
-def prepare_text(dataset: Location, facts: dict) -> str:
+def prepare_text(dataset: Location, manifest: dict) -> str:
     """Format the result of `prepare`."""
-    counts = facts["counts"]
+    counts = manifest["counts"]
     subjects = counted_subjects(counts["subjects"], counts["rows_without_subject"])
     lines = [
         f"{dataset}: {counts['files']} files in = {counts['rows']} rows out + "
@@ -36,10 +36,10 @@ def prepare_text(dataset: Location, facts: dict) -> str:
         f"  {counts['ALL']} ALL, {counts['healthy']} healthy, {counts['unlabelled']} unlabelled; "
         f"{subjects} in {counted(counts['groups'], 'group')}",
     ]
-    if facts["labels"]:
+    if manifest["labels"]:
         read = [
             f"{item['word'] or '(empty)'} = {item['class'] or 'unlabelled'} ({item['rows']})"
-            for item in facts["labels"]
+            for item in manifest["labels"]
         ]
         lines.append(f"  labels read as: {', '.join(read)}")
     if missing := [name for name in ("ALL", "healthy") if not counts[name]]:
@@ -48,12 +48,12 @@ def prepare_text(dataset: Location, facts: dict) -> str:
             f"{', and a bundle evaluated on it,' * (len(missing) == 1)} but not split or trained "
             "on; to train, prepare images of both classes together"
         )
-    lines += _spellings(facts["subject_spellings"])
+    lines += _spellings(manifest["subject_spellings"])
     if converted := counts.get("converted_to_srgb"):
         lines.append(
             f"  {converted} images had a colour profile other than sRGB: converted to sRGB"
         )
-    if (odd := counts.get("not_square")) and (done := _SQUARED.get(facts["storage"]["crop"])):
+    if (odd := counts.get("not_square")) and (done := _SQUARED.get(manifest["storage"]["crop"])):
         lines.append(f"  {odd} images are not square: {done}")
     for kind, reasons in counts["reasons"].items():
         if reasons:

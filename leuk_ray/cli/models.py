@@ -101,8 +101,8 @@ def ensemble(bundle: Location, members: tuple[Location, ...], rule: Any) -> tupl
     from leuk_ray.io.storage import refuse_existing
 
     refuse_existing(bundle, "bundle")
-    facts = write_ensemble(bundle, [find_bundle(member) for member in members], rule)
-    values = {"bundle": str(bundle), "rule": rule, "members": list(facts.members)}
+    manifest = write_ensemble(bundle, [find_bundle(member) for member in members], rule)
+    values = {"bundle": str(bundle), "rule": rule, "members": list(manifest.members)}
     return values, ensemble_text(values)
 
 

@@ -43,7 +43,7 @@ def write_audit(out: Location, dataset: PreparedDataset, audit: Mapping, show_im
     environment = page_templates(Path(__file__).parent)
     page = environment.get_template("audit.html.j2").render(
         audit=audit,
-        facts=dataset.facts,
+        manifest=dataset.manifest,
         name=name_of(dataset.location),
         pictures=pictures,
         max_shown=MAX_SHOWN,
@@ -54,7 +54,7 @@ def write_audit(out: Location, dataset: PreparedDataset, audit: Mapping, show_im
     with directory_by_rename(out, new="audit") as partial:
         write_json(partial / "audit.json", audit)
         (partial / "audit.html").write_text(page, encoding="utf-8")
-        (partial / "DATASHEET.md").write_text(datasheet(dataset.facts, audit), encoding="utf-8")
+        (partial / "DATASHEET.md").write_text(datasheet(dataset.manifest, audit), encoding="utf-8")
 
 
 def _pictures(dataset: PreparedDataset, uids: list[str]) -> dict[str, str]:

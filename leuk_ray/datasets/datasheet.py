@@ -29,22 +29,22 @@ _KNOWN = {
 }
 
 
-def datasheet(facts: Mapping[str, Any], audit: Mapping[str, Any]) -> str:
+def datasheet(manifest: Mapping[str, Any], audit: Mapping[str, Any]) -> str:
     """The datasheet as Markdown.
 
     Args:
-        facts: the content of dataset.json.
+        manifest: the content of dataset.json.
         audit: what `audit.audit_dataset` returned.
     """
-    layout = facts["layout"]
+    layout = manifest["layout"]
     known = _KNOWN.get("all-idb" if layout.startswith("all-idb") else layout, {})
-    if facts["synthetic"]:
+    if manifest["synthetic"]:
         known = {
             "purpose": "Testing software: SYNTHETIC cells with a known best area under ROC.",
             "collected": "Rendered; nobody's cells.",
             "licence": "none is needed",
         }
-    counts, storage, classes = facts["counts"], facts["storage"], audit["classes"]
+    counts, storage, classes = manifest["counts"], manifest["storage"], audit["classes"]
     class_rows = [
         f"| {name} | {own['cells']:,} | {own['subjects']:,} | {own['groups']:,} |"
         for name, own in classes.items()
@@ -53,7 +53,7 @@ def datasheet(facts: Mapping[str, Any], audit: Mapping[str, Any]) -> str:
     lines = [
         "# Datasheet",
         "",
-        f"Layout {layout}, fingerprint `{facts['fingerprint']}`.",
+        f"Layout {layout}, fingerprint `{manifest['fingerprint']}`.",
         "",
         "## Motivation",
         "",

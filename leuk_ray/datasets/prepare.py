@@ -109,7 +109,7 @@ def prepare(
         reduced = rows.append_column("reduced", good["reduced"])
         slides = find_slides(reduced, _decoder(table), searching)
         groups = assign_groups(rows, _pairs(near), _pairs(slides))
-        facts = {
+        manifest = {
             "schema_version": SCHEMA_VERSION,
             "layout": layout,
             "classes": list(CLASSES),
@@ -126,8 +126,8 @@ def prepare(
         pq.write_table(near, partial / "near_duplicates.parquet")
         pq.write_table(slides, partial / "slides.parquet")
         pq.write_table(left_out, partial / "rejected.parquet")
-        write_json(partial / "dataset.json", facts)
-    return facts
+        write_json(partial / "dataset.json", manifest)
+    return manifest
 
 
 def _left_out(catalogue: Catalogue, table: pa.Table, results: pa.Table) -> pa.Table:

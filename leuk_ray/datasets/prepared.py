@@ -96,11 +96,11 @@ class PreparedDataset:
     """An opened dataset. Rows are numbered by sorted uid; every module speaks of them so.
 
     location: absolute local path, or s3:// or gs:// address.
-    facts: the content of dataset.json.
+    manifest: the content of dataset.json.
     """
 
     location: Location
-    facts: dict
+    manifest: dict
 
     @classmethod
     def open(cls, location: Location) -> PreparedDataset:
@@ -111,33 +111,35 @@ class PreparedDataset:
         """
         place = parse(str(location))
         try:
-            facts = read_json(join(place, "dataset.json"))
+            manifest = read_json(join(place, "dataset.json"))
         except (FileNotFoundError, NotADirectoryError) as error:
             raise UserError(
                 f"{location}: is no prepared dataset (no dataset.json); "
                 "make one with `leuk-ray prepare`"
             ) from error
-        version = facts.get("schema_version") if isinstance(facts, dict) else None
+        version = manifest.get("schema_version") if isinstance(manifest, dict) else None
         if version != SCHEMA_VERSION:
             raise UserError(
                 f"{location}: schema version {version}, this leuk_ray reads {SCHEMA_VERSION}; "
                 "prepare the images again"
             )
         with _undamaged(join(place, "dataset.json")):
-            StorageSettings(**facts["storage"])
-            if not (isinstance(facts["fingerprint"], str) and isinstance(facts["synthetic"], bool)):
+            StorageSettings(**manifest["storage"])
+            if not (
+                isinstance(manifest["fingerprint"], str) and isinstance(manifest["synthetic"], bool)
+            ):
                 raise TypeError
-        return cls(place.absolute() if isinstance(place, Path) else place, facts)
+        return cls(place.absolute() if isinstance(place, Path) else place, manifest)
 
     @property
     def storage(self) -> StorageSettings:
         """How the files became these pixels."""
-        return StorageSettings(**self.facts["storage"])
+        return StorageSettings(**self.manifest["storage"])
 
     @property
     def synthetic(self) -> bool:
         """Whether the images were rendered."""
-        return bool(self.facts["synthetic"])
+        return bool(self.manifest["synthetic"])
 
     @cached_property
     def cells(self) -> pa.Table:
@@ -187,9 +189,9 @@ class PreparedDataset:
         """
         files, _ = filesystem(self.location)
         infos = files.get_file_info(self._parts)
-        facts = {name: self.facts[name] for name in ("fingerprint", "schema_version", "storage")}
-        facts["parts"] = [(info.base_name, info.size, info.mtime_ns) for info in infos]
-        return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:32]
+        key = {name: self.manifest[name] for name in ("fingerprint", "schema_version", "storage")}
+        key["parts"] = [(info.base_name, info.size, info.mtime_ns) for info in infos]
+        return hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:32]
 
     @cached_property
     def _parts(self) -> list[str]:
@@ -217,7 +219,7 @@ class PreparedDataset:
         if not tables:
             raise _damaged(folder, "holds no file")
         table = pa.concat_tables(tables).sort_by("uid").combine_chunks()
-        wanted = self.facts.get("counts", {}).get("rows", len(table))
+        wanted = self.manifest.get("counts", {}).get("rows", len(table))
         if len(table) != wanted:
             raise _damaged(folder, f"holds {len(table)} of {wanted} cells, files are missing")
         return table

@@ -52,7 +52,7 @@ _FIXED_COUNTS = ("cells", "num_all", "num_healthy", "num_subjects")
 
 
 @dataclass(frozen=True)
-class RunFacts:
+class ReportContext:
     """What a report says of a run besides its predictions.
 
     title: heading of the page.
@@ -98,7 +98,7 @@ class RunFacts:
 def write_report(
     directory: Location,
     *,
-    run: RunFacts,
+    run: ReportContext,
     predictions: pa.Table,
     history: list[dict[str, Any]],
     threshold: float,
@@ -149,7 +149,7 @@ def write_report(
 
 
 def _content(
-    run: RunFacts,
+    run: ReportContext,
     by_role: Mapping[str, pa.Table],
     history: Sequence[Mapping[str, Any]],
     threshold: float,
@@ -216,7 +216,7 @@ def _labels_and_logits(table: pa.Table) -> tuple[IntArray, FloatArray]:
 
 def _decided(
     decisions: Decisions | None,
-    run: RunFacts,
+    run: ReportContext,
     test: pa.Table,
     threshold: float,
     drawn: GroupResamples,

@@ -33,11 +33,11 @@ def check_answers(bundle: Bundle) -> None:
             training cells does not fit it, or its graph contradicts its weights.
     """
     classifier = Classifier(bundle, engine="pytorch")
-    scores = classifier.score(_batches(bundle.facts.storage)[-1])
+    scores = classifier.score(_batches(bundle.manifest.storage)[-1])
     distance = () if scores.distance is None else scores.distance
     if not all(np.isfinite(each).all() for each in (scores.logit, scores.embedding, distance)):
         raise UserError(f"{bundle.path}: the model output is not finite; train it again")
-    if ONNX_FILE in bundle.facts.files:
+    if ONNX_FILE in bundle.manifest.files:
         graph_difference(bundle, bundle.folder / ONNX_FILE)
 
 
@@ -48,9 +48,9 @@ def graph_difference(bundle: Bundle, graph: Path) -> float:
         UserError: the graph cannot be run, or differs by more than TOLERANCE.
     """
     require("onnx", str(graph))
-    batches = _batches(bundle.facts.storage)
+    batches = _batches(bundle.manifest.storage)
     original = PyTorchEngine(bundle.model, torch.device("cpu"))
-    temperature = bundle.facts.temperature
+    temperature = bundle.manifest.temperature
     worst = 0.0
     for pixels, (logits, embedding) in zip(batches, trial(graph, batches), strict=True):
         expected, expected_embedding = original(pixels)

@@ -18,7 +18,7 @@ import torch
 from torch import nn
 
 from leuk_ray.bundles.bundle import Bundle, open_bundle
-from leuk_ray.bundles.manifest import SCOPE_FILE, Facts
+from leuk_ray.bundles.manifest import SCOPE_FILE, BundleManifest
 from leuk_ray.datasets import images
 from leuk_ray.datasets.images import BadImageError
 from leuk_ray.evaluation.calibration import probability
@@ -92,17 +92,17 @@ class Failure:
 class Reader:
     """What stands around a bundle's network: from bytes to pixels, from scores to an answer."""
 
-    def __init__(self, facts: Facts) -> None:
-        self.facts = facts
+    def __init__(self, manifest: BundleManifest) -> None:
+        self.manifest = manifest
 
     def read(self, name: str, data: bytes) -> Cell:
         """Decode one image file and look at its pixels; raises BadImageError."""
-        return self.cell(name, data, images.read(data, self.facts.storage))
+        return self.cell(name, data, images.read(data, self.manifest.storage))
 
     def cell(self, name: str, data: bytes, pixels: np.ndarray) -> Cell:
         """Look at the pixels, (S, S, 3) uint8, that a file was decoded to."""
         features = measure(pixels)
-        reasons = tuple(pixel_reasons(features, self.facts.scope))
+        reasons = tuple(pixel_reasons(features, self.manifest.scope))
         return Cell(name, hashlib.sha256(data).hexdigest(), pixels, features, reasons)
 
     def answer(self, cell: Cell, scores: Scores, index: int) -> Prediction | Failure:
@@ -115,15 +115,15 @@ class Reader:
         if not reasons and self._is_far(scores, index):
             reasons = (OUT_OF_SCOPE,)
         try:
-            decision = decide(p_all, reasons, self.facts)
+            decision = decide(p_all, reasons, self.manifest)
         except RuntimeError as error:
             return Failure(cell.name, str(error))
         return Prediction(
-            cell.name, decision.label, p_all, self.facts.threshold, decision.reasons, cell.sha256
+            cell.name, decision.label, p_all, self.manifest.threshold, decision.reasons, cell.sha256
         )
 
     def _is_far(self, scores: Scores, index: int) -> bool:
-        scope = self.facts.scope
+        scope = self.manifest.scope
         if scores.distance is None or scope is None or scope.distance is None:
             return False
         return bool(scores.distance[index] > scope.distance)
@@ -133,12 +133,12 @@ class Classifier(Reader):
     """A bundle's network on a device, with the bundle's preprocessing and decision."""
 
     def __init__(self, bundle: Bundle, device: str = "cpu", engine: EngineName = "auto") -> None:
-        super().__init__(bundle.facts)
+        super().__init__(bundle.manifest)
         self.bundle = bundle
         self.device = torch.device(device)
         self.engine = make_engine(bundle, self.device, engine)
         self.neighbourhood = None
-        if SCOPE_FILE in self.facts.files:
+        if SCOPE_FILE in self.manifest.files:
             self.neighbourhood = Neighbourhood.load(bundle.folder / SCOPE_FILE)
 
     @classmethod
@@ -162,7 +162,7 @@ class Classifier(Reader):
         logit, embedding = self.engine(pixels)
         known = self.neighbourhood
         distance = None if known is None else known.distance(embedding)
-        return Scores(logit, probability(logit, self.facts.temperature), embedding, distance)
+        return Scores(logit, probability(logit, self.manifest.temperature), embedding, distance)
 
     def predict(self, files: Sequence[tuple[str, bytes]]) -> list[Prediction | Failure]:
         """Answer for named image files; a bad one is an item, not an error."""

@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from leuk_ray.bundles.manifest import Facts
+from leuk_ray.bundles.manifest import BundleManifest
 from leuk_ray.evaluation.calibration import in_band
 from leuk_ray.evaluation.subjects import ABSTAIN
 
@@ -21,13 +21,13 @@ class Decision:
     reasons: tuple[str, ...]
 
 
-def decide(probability: float, out_of_scope: Sequence[str], facts: Facts) -> Decision:
+def decide(probability: float, out_of_scope: Sequence[str], manifest: BundleManifest) -> Decision:
     """Answer for one cell.
 
     Args:
         probability: calibrated probability of ALL.
         out_of_scope: reasons why the image is none that the network can classify.
-        facts: threshold, and the abstain band: between its ends no answer is given.
+        manifest: threshold, and the abstain band: between its ends no answer is given.
 
     Raises:
         RuntimeError: the probability is no number.
@@ -35,8 +35,8 @@ def decide(probability: float, out_of_scope: Sequence[str], facts: Facts) -> Dec
     if not math.isfinite(probability):
         raise RuntimeError("the model output is not finite")
     reasons = list(out_of_scope)
-    if in_band(probability, facts.abstain_band):
+    if in_band(probability, manifest.abstain_band):
         reasons.append(NEAR_THRESHOLD)
     if reasons:
         return Decision(ABSTAIN, tuple(reasons))
-    return Decision(facts.classes[int(probability >= facts.threshold)], ())
+    return Decision(manifest.classes[int(probability >= manifest.threshold)], ())

@@ -114,7 +114,7 @@ def make_engine(bundle: Bundle, device: torch.device, name: EngineName = "auto")
         UserError: `onnx` for a bundle without a graph, on another device than the CPU, or where
             it is not installed; a graph that cannot be loaded.
     """
-    suits = ONNX_FILE in bundle.facts.files and device.type == "cpu"
+    suits = ONNX_FILE in bundle.manifest.files and device.type == "cpu"
     if name == "onnx":
         if not suits:
             raise UserError(
@@ -124,5 +124,5 @@ def make_engine(bundle: Bundle, device: torch.device, name: EngineName = "auto")
         require("onnx", "engine onnx")
     if name == "onnx" or (name == "auto" and suits and installed("onnx")):
         graph = bundle.folder / ONNX_FILE
-        return OnnxEngine(read_verified(graph, bundle.facts.files[ONNX_FILE]), graph)
+        return OnnxEngine(read_verified(graph, bundle.manifest.files[ONNX_FILE]), graph)
     return PyTorchEngine(bundle.model, device)

@@ -66,12 +66,12 @@ def explain_pixels(
         raise UserError("an ensemble has no map of its own; explain one of BUNDLE/members/")
     batch = torch.from_numpy(pixels).to(classifier.device).permute(0, 3, 1, 2)
     found, logit = evidence(classifier.model, batch, method)
-    probability = torch.sigmoid(logit / classifier.facts.temperature)
-    positive = probability >= classifier.facts.threshold
+    probability = torch.sigmoid(logit / classifier.manifest.temperature)
+    positive = probability >= classifier.manifest.threshold
     sign = torch.where(positive, 1.0, -1.0)
     pictures = heat(found.float(), sign, pixels.shape[1]).cpu()
     agreeing = share_inside(found.abs(), found * sign.view(-1, 1, 1) > 0).nan_to_num().tolist()
-    toward = [classifier.facts.classes[int(one)] for one in positive]
+    toward = [classifier.manifest.classes[int(one)] for one in positive]
     masks = torch.from_numpy(images.cell_mask(pixels))
     shares = share_inside(pictures, masks).tolist()
     covered = masks.float().mean(dim=(1, 2)).tolist()
@@ -113,7 +113,7 @@ def explain_files(
         if isinstance(answer, Failure):
             items.append(answer.as_dict())
             continue
-        pixels = images.read(data, classifier.facts.storage)
+        pixels = images.read(data, classifier.manifest.storage)
         (explained,) = explain_pixels(classifier, np.stack([pixels]), method)
         stem = Path(name).stem.encode()[:_NAME_BYTES].decode(errors="ignore")
         picture = out / f"{number:03}-{stem}.png"

@@ -61,7 +61,7 @@ def export_bundle(
 
 
 def _write_graph(bundle: Bundle, path: Path) -> None:
-    size = bundle.facts.storage.size
+    size = bundle.manifest.storage.size
     example = torch.zeros(2, size, size, 3, dtype=torch.uint8)
     try:
         with warnings.catch_warnings():

@@ -182,10 +182,10 @@ def read_weights(path: Path) -> dict[str, Tensor]:
         UserError: nothing there, or nothing that can be read without running code.
     """
     if path.is_dir():
-        facts = path / "bundle.json"
-        if not facts.is_file():
+        manifest = path / "bundle.json"
+        if not manifest.is_file():
             raise UserError(f"model.weights {path}: is no bundle (no bundle.json)")
-        verify_files(path, read_json(str(facts)).get("files", {}), ["model.safetensors"])
+        verify_files(path, read_json(str(manifest)).get("files", {}), ["model.safetensors"])
         path = path / "model.safetensors"
     if not path.is_file():
         raise UserError(f"model.weights {path}: there is no such file or bundle")

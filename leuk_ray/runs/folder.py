@@ -12,12 +12,12 @@ import pyarrow as pa
 from torch import nn
 
 from leuk_ray.bundles.bundle import load_bundle, write_bundle
-from leuk_ray.bundles.manifest import read_facts
+from leuk_ray.bundles.manifest import read_manifest
 from leuk_ray.datasets.prepared import PreparedDataset
 from leuk_ray.io.storage import write_bytes
 from leuk_ray.recipes.recipe import Recipe
 from leuk_ray.runs.table import whole_lines
-from leuk_ray.training.record import bundle_facts, start_record
+from leuk_ray.training.record import bundle_manifest, start_record
 
 
 @dataclass(frozen=True)
@@ -45,17 +45,17 @@ class RunFolder:
     def best(self) -> dict[str, Any]:
         """Metrics of the epoch in the bundle; empty where there is none."""
         path = self.path / "bundle"
-        return read_facts(path).metrics if (path / "bundle.json").exists() else {}
+        return read_manifest(path).metrics if (path / "bundle.json").exists() else {}
 
     def keep(self, metrics: dict[str, Any], stopped: str, model: nn.Module) -> None:
         """Write the bundle of an epoch that is the best so far; `stopped` as in TrainingState."""
-        facts = bundle_facts(self.recipe, self.dataset, metrics, stopped)
-        write_bundle(self.path / "bundle", facts, model)
+        manifest = bundle_manifest(self.recipe, self.dataset, metrics, stopped)
+        write_bundle(self.path / "bundle", manifest, model)
 
     def end(self, stopped: str) -> nn.Module:
         """Write into the bundle why the run ended, and return its network."""
         bundle = load_bundle(self.path / "bundle")
-        self.keep(bundle.facts.metrics, stopped, bundle.model)
+        self.keep(bundle.manifest.metrics, stopped, bundle.model)
         return bundle.model
 
 

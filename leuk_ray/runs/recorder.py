@@ -14,7 +14,7 @@ import pyarrow as pa
 from ray import tune
 from typing_extensions import override
 
-from leuk_ray.bundles.manifest import read_facts
+from leuk_ray.bundles.manifest import read_manifest
 from leuk_ray.runs.folder import read_history, read_steps
 from leuk_ray.runs.spec import RunSpec, split_key
 from leuk_ray.runs.table import RunRecord, Status
@@ -99,7 +99,7 @@ def _best(path: Path, history: list[dict[str, Any]]) -> dict[str, Any]:
     """
     if not (path / "bundle" / "bundle.json").exists():
         return max(history, key=lambda line: line["selection"], default={})
-    kept = read_facts(path / "bundle").metrics
+    kept = read_manifest(path / "bundle").metrics
     told = [line["selection"] for line in history if line["epoch"] == kept["epoch"]]
     if not told:
         return {}

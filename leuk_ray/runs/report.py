@@ -6,7 +6,7 @@ import numpy as np
 import pyarrow as pa
 
 from leuk_ray.bundles.bundle import derive_bundle, open_bundle
-from leuk_ray.bundles.manifest import Facts, read_facts
+from leuk_ray.bundles.manifest import BundleManifest, read_manifest
 from leuk_ray.bundles.model_card import results_of
 from leuk_ray.datasets.audit import best_auc, known_audit
 from leuk_ray.datasets.pairing import check_same_dataset
@@ -19,7 +19,7 @@ from leuk_ray.evaluation.formats import decimal
 from leuk_ray.evaluation.report import write_report
 from leuk_ray.io.locations import Location, join
 from leuk_ray.io.storage import read_table
-from leuk_ray.runs.target import EvaluationTarget, history_of, run_facts
+from leuk_ray.runs.target import EvaluationTarget, history_of, report_context
 from leuk_ray.utils.errors import UserError
 from leuk_ray.utils.progress import bar, note
 from leuk_ray.utils.wording import counted
@@ -43,9 +43,9 @@ def report_on(
         logits: (N,) their log-odds of ALL.
         copies: (N,) under `paper-literal`, which copy of the row was scored.
     """
-    facts = read_facts(target.bundle)
-    split = split_of(target, facts, dataset)
-    predictions = predictions_table(dataset, split, rows, logits, facts.temperature, copies)
+    manifest = read_manifest(target.bundle)
+    split = split_of(target, manifest, dataset)
+    predictions = predictions_table(dataset, split, rows, logits, manifest.temperature, copies)
     uids = predictions["uid"].to_pylist()
     row_of = dict(zip(uids, rows.tolist(), strict=True))
     reader = dataset.reader()
@@ -56,14 +56,14 @@ def report_on(
     note("report: drawing figures")
     return write_report(
         out,
-        run=run_facts(target, facts, dataset, split),
+        run=report_context(target, manifest, dataset, split),
         predictions=predictions,
         history=history_of(target),
-        threshold=facts.threshold,
+        threshold=manifest.threshold,
         images=pictures if show_images else None,
         audit=_audit_summary(dataset),
-        decisions=facts.decisions,
-        band=facts.abstain_band,
+        decisions=manifest.decisions,
+        band=manifest.abstain_band,
     )
 
 
@@ -107,30 +107,35 @@ def _roles(split: pa.Table, cells: pa.Table) -> pa.Array:
     return pa.array([role_of[key] for key in wanted])
 
 
-def split_of(target: EvaluationTarget, facts: Facts, dataset: PreparedDataset) -> pa.Table:
+def split_of(
+    target: EvaluationTarget, manifest: BundleManifest, dataset: PreparedDataset
+) -> pa.Table:
     """The run's split; for a bare bundle every labelled, kept cell as `test`.
 
     Raises:
         UserError: another dataset than the run's, or pixels that the bundle does not expect.
     """
     if target.run is None:
-        check_pixels(target, facts, dataset)
+        check_pixels(target, manifest, dataset)
         cells = eligible(dataset.cells)
         role = pa.array(["test"] * len(cells), pa.string())
         return cells.select(["uid", "subject", "group"]).append_column("role", role)
     split = join(target.run, "split.parquet")
     advice = f"give that one, or take {target.bundle} instead of the run, on images stored alike"
-    check_same_dataset(facts.datasets, dataset, target.run, advice, split)
+    check_same_dataset(manifest.datasets, dataset, target.run, advice, split)
     return read_table(split)
 
 
-def check_pixels(target: EvaluationTarget, facts: Facts, dataset: PreparedDataset) -> None:
+def check_pixels(
+    target: EvaluationTarget, manifest: BundleManifest, dataset: PreparedDataset
+) -> None:
     """Raise UserError where a dataset's pixels are not stored as a bundle expects them."""
-    if facts.storage != dataset.storage:
+    if manifest.storage != dataset.storage:
         raise UserError(
-            f"{target.bundle}: expects {facts.storage.crop} crops stored at {facts.storage.size} "
-            f"px, {dataset.location} has {dataset.storage.crop} at {dataset.storage.size}; "
-            f"prepare the images with --size {facts.storage.size} --crop {facts.storage.crop}"
+            f"{target.bundle}: expects {manifest.storage.crop} crops stored at "
+            f"{manifest.storage.size} px, {dataset.location} has {dataset.storage.crop} at "
+            f"{dataset.storage.size}; prepare the images with "
+            f"--size {manifest.storage.size} --crop {manifest.storage.crop}"
         )
 
 

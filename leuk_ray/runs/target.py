@@ -9,12 +9,12 @@ from dataclasses import dataclass
 import pyarrow as pa
 
 from leuk_ray.bundles.bundle import find_bundle
-from leuk_ray.bundles.manifest import BundleFacts, Facts, network_title
+from leuk_ray.bundles.manifest import BundleManifest, ModelManifest, network_title
 from leuk_ray.datasets.leakage import Leakage, find_leakage, origin_of
 from leuk_ray.datasets.prepared import PreparedDataset
 from leuk_ray.datasets.protocols import PROTOCOLS
 from leuk_ray.datasets.splits import describe, rows_with_role
-from leuk_ray.evaluation.report import RunFacts
+from leuk_ray.evaluation.report import ReportContext
 from leuk_ray.io.locations import Location, join
 from leuk_ray.io.storage import read_bytes, read_json
 from leuk_ray.training.attempts import interruptions
@@ -51,12 +51,12 @@ class EvaluationTarget:
         return cls(bundle, None if bundle == path else path)
 
 
-def run_facts(
-    target: EvaluationTarget, facts: Facts, dataset: PreparedDataset, split: pa.Table
-) -> RunFacts:
+def report_context(
+    target: EvaluationTarget, manifest: BundleManifest, dataset: PreparedDataset, split: pa.Table
+) -> ReportContext:
     """What the report says of a run, or of a bundle on a dataset, besides predictions."""
     history = history_of(target)
-    config = facts.model_dump(mode="json", include={"model", "members", "rule", "storage"})
+    config = manifest.model_dump(mode="json", include={"model", "members", "rule", "storage"})
     notes = []
     if target.run is None:
         notes.append(
@@ -67,61 +67,63 @@ def run_facts(
         config = parse_yaml(read_bytes(place), place)
         notes += batch_norm_notes(config["training"], history)
         notes += interruption_notes(interruptions(target.run))
-        if isinstance(facts, BundleFacts):  # a report tells no path of this machine
-            config["model"]["weights"] = facts.model.weights
-    leakage = _leakage(target, facts, dataset, split)
-    stopping = {"epochs": len(history), "best_epoch": facts.metrics.get("epoch")} if history else {}
-    return RunFacts(
-        title=f"{facts.recipe} on {dataset.facts['layout']}",
-        recipe=facts.recipe,
-        protocol=facts.protocol,
+        if isinstance(manifest, ModelManifest):  # a report tells no path of this machine
+            config["model"]["weights"] = manifest.model.weights
+    leakage = _leakage(target, manifest, dataset, split)
+    stopping = (
+        {"epochs": len(history), "best_epoch": manifest.metrics.get("epoch")} if history else {}
+    )
+    return ReportContext(
+        title=f"{manifest.recipe} on {dataset.manifest['layout']}",
+        recipe=manifest.recipe,
+        protocol=manifest.protocol,
         leaky=leakage.leaky,
         leakage=leakage.text,
         no_intervals=leakage.no_intervals,
         synthetic=dataset.synthetic,
-        best_auc=dataset.facts.get("best_auc"),
+        best_auc=dataset.manifest.get("best_auc"),
         dataset_fingerprint=dataset.identity.fingerprint,
         dataset_counts={"skipped": 0}
-        | {name: n for name, n in dataset.facts["counts"].items() if name in _COUNTS},
+        | {name: n for name, n in dataset.manifest["counts"].items() if name in _COUNTS},
         roles=describe(split, dataset.cells),
         config=config,
         environment=_environment(target),
-        stopping=stopping | ({"reason": facts.metrics["stopped"]} if history else {}),
+        stopping=stopping | ({"reason": manifest.metrics["stopped"]} if history else {}),
         notes=notes,
-        temperature=facts.temperature,
+        temperature=manifest.temperature,
         test_set=_official_set(dataset, split),
-        network=network_title(facts),
-        unit=_unit(target, facts, leakage),
-        pixels=f"decoded to RGB, {facts.storage.crop} crop, {facts.storage.size} px a side",
-        external=_external(target, facts, dataset),
+        network=network_title(manifest),
+        unit=_unit(target, manifest, leakage),
+        pixels=f"decoded to RGB, {manifest.storage.crop} crop, {manifest.storage.size} px a side",
+        external=_external(target, manifest, dataset),
     )
 
 
 def _leakage(
-    target: EvaluationTarget, facts: Facts, dataset: PreparedDataset, split: pa.Table
+    target: EvaluationTarget, manifest: BundleManifest, dataset: PreparedDataset, split: pa.Table
 ) -> Leakage:
     """Of a run by its split; of a bundle alone by what trained it."""
     if target.run is not None:
         return find_leakage(split, dataset.cells)
     rows = rows_with_role(dataset.cells, split, ("test",))
     origin = origin_of(dataset.cells, rows)
-    if trained_on_images_of(dataset, facts):
+    if trained_on_images_of(dataset, manifest):
         reason = "This dataset trained the bundle, and most of these cells trained it."
         return Leakage(True, reason, origin)
     reason = (
         "These cells are not from the dataset that trained the bundle, and a bundle does not say "
         "which patients trained it. See to it that none of these did."
     )
-    if not facts.datasets:
+    if not manifest.datasets:
         reason = f"{_OLD}, so whether these cells trained it is not known."
     return Leakage(None, reason, origin)
 
 
-def _unit(target: EvaluationTarget, facts: Facts, leakage: Leakage) -> str:
+def _unit(target: EvaluationTarget, manifest: BundleManifest, leakage: Leakage) -> str:
     """What no two roles share, in words; empty where there is one role or no known protocol."""
-    if target.run is None or facts.protocol not in PROTOCOLS:
+    if target.run is None or manifest.protocol not in PROTOCOLS:
         return ""
-    unit = PROTOCOLS[facts.protocol].unit
+    unit = PROTOCOLS[manifest.protocol].unit
     return _GROUP[leakage.origin] if unit == "group" else _UNIT[unit]
 
 
@@ -139,26 +141,26 @@ _UNIT = {
 
 def _official_set(dataset: PreparedDataset, split: pa.Table) -> str:
     """`c-nmc-preliminary` where all of C-NMC's preliminary set, and nothing else, is tested."""
-    if dataset.synthetic or dataset.facts["layout"] != "c-nmc":
+    if dataset.synthetic or dataset.manifest["layout"] != "c-nmc":
         return ""
     tested = dataset.cells.take(pa.array(rows_with_role(dataset.cells, split, ("test",))))
     sets = set(tested["official_split"].to_pylist())
     return "c-nmc-preliminary" if sets == {"preliminary"} else ""
 
 
-def _external(target: EvaluationTarget, facts: Facts, dataset: PreparedDataset) -> str:
+def _external(target: EvaluationTarget, manifest: BundleManifest, dataset: PreparedDataset) -> str:
     """Whether the test cells come from another dataset than the training's, where it is known."""
-    if trained_on_images_of(dataset, facts):
+    if trained_on_images_of(dataset, manifest):
         return "none: the test cells are from the dataset that trained" if target.run else ""
-    if not facts.datasets:
+    if not manifest.datasets:
         return f"not known. {_OLD}"
     name = dataset.identity.fingerprint[:12]
     return f"dataset {name}: not the training's set of images; single ones may be in both"
 
 
-def trained_on_images_of(dataset: PreparedDataset, facts: Facts) -> bool:
+def trained_on_images_of(dataset: PreparedDataset, manifest: BundleManifest) -> bool:
     """Whether a bundle was trained on the images of a dataset, whatever their labels or crop."""
-    return any(one.images == dataset.identity.images for one in facts.datasets)
+    return any(one.images == dataset.identity.images for one in manifest.datasets)
 
 
 def batch_norm_notes(training: dict, history: list[dict]) -> list[str]:

@@ -110,7 +110,7 @@ class Decoding:
         name, data = file
         async with slow.one, slow.half:
             seconds = min(_FILE_SECONDS, slow.seconds)
-            found, spent = await self._processes.decode(data, reader.facts.storage, seconds)
+            found, spent = await self._processes.decode(data, reader.manifest.storage, seconds)
             slow.seconds -= spent
         if isinstance(found, BadImageError):
             return found

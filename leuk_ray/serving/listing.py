@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 
-from leuk_ray.bundles.manifest import read_facts
+from leuk_ray.bundles.manifest import read_manifest
 from leuk_ray.serving.errors import Problem
 from leuk_ray.serving.models import Models
 from leuk_ray.serving.schemas import DriftOut, ModelInfo, ModelOut, ModelsOut
@@ -38,7 +38,7 @@ def _describe(models: Models, name: str) -> ModelOut | None:
     """A model, loaded or not; None, and a line in the log, for a broken one."""
     try:
         found = models.source.resolve(name)
-        facts = read_facts(found.path)
+        manifest = read_manifest(found.path)
         versions, aliases = models.source.versions(name)
         digest = fingerprint(found.path)
     except UserError as error:
@@ -50,16 +50,16 @@ def _describe(models: Models, name: str) -> ModelOut | None:
         name=name,
         versions=versions,
         aliases=aliases,
-        classes=facts.classes,
-        threshold=facts.threshold,
-        abstain_band=facts.abstain_band,
-        crop=facts.storage.crop,
-        size=facts.storage.size,
-        shows=facts.shows,
-        synthetic=facts.synthetic,
+        classes=manifest.classes,
+        threshold=manifest.threshold,
+        abstain_band=manifest.abstain_band,
+        crop=manifest.storage.crop,
+        size=manifest.storage.size,
+        shows=manifest.shows,
+        synthetic=manifest.synthetic,
         canaries=models.canaries.of(name),
         shadows=models.shadows.of(name),
-        scope=facts.scope is not None,
+        scope=manifest.scope is not None,
         drift=shift and DriftOut(name=shift.name, effect=shift.effect, alarm=shift.alarm),
         info=ModelInfo(
             name=name,

@@ -95,7 +95,7 @@ class LocalBackend:
             raise RuntimeError(f"{self.name}: the model output is not finite")
 
     def _black(self, num: int) -> np.ndarray:
-        size = self.classifier.facts.storage.size
+        size = self.classifier.manifest.storage.size
         return np.zeros((num, size, size, 3), np.uint8)
 
     async def _score_batch(self, pixels: list[np.ndarray]) -> list[Scored]:
@@ -125,7 +125,7 @@ class ServedModel:
         )
         self.metrics = metrics
         self._decoding = decoding
-        scope = reader.facts.scope
+        scope = reader.manifest.scope
         self._drift = Drift(scope.typical if scope else {})
         self._alarmed = False
 

@@ -16,7 +16,7 @@ import ray.train
 from ray.train import Checkpoint
 from ray.train.v2.api.report_config import CheckpointUploadMode
 
-from leuk_ray.bundles.manifest import BundleFacts
+from leuk_ray.bundles.manifest import ModelManifest
 from leuk_ray.datasets.identity import DatasetIdentity
 from leuk_ray.datasets.layouts.all_idb import Shows, shown_in
 from leuk_ray.datasets.pairing import check_same_dataset
@@ -80,9 +80,9 @@ def check_same_run(recipe: Recipe, dataset: PreparedDataset, out: Location) -> N
     check_started_on(dataset, out)
 
 
-def bundle_facts(
+def bundle_manifest(
     recipe: Recipe, dataset: PreparedDataset, metrics: Mapping[str, Any], stopped: str
-) -> BundleFacts:
+) -> ModelManifest:
     """What a run's bundle says of itself; `stopped` as in TrainingState.
 
     Args:
@@ -91,7 +91,7 @@ def bundle_facts(
         stopped: why the training ended.
     """
     kept = {key: metrics[key] for key in metrics if key.startswith("validation")}
-    return BundleFacts(
+    return ModelManifest(
         model=recipe.model,
         storage=dataset.storage,
         shows=_shows(recipe, dataset),

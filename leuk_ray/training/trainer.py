@@ -33,7 +33,7 @@ from leuk_ray.training.cells import TrainingCells, check_run
 from leuk_ray.training.learner import Learner
 from leuk_ray.training.loop import train
 from leuk_ray.training.monitoring import Monitor
-from leuk_ray.training.record import Reporter, bundle_facts, check_same_run, start_record
+from leuk_ray.training.record import Reporter, bundle_manifest, check_same_run, start_record
 from leuk_ray.training.state import TrainingState
 from leuk_ray.training.tracking import MlflowRun
 from leuk_ray.training.validation import Redraw, score_rows
@@ -219,9 +219,9 @@ def _make_bundle(
     model = build(recipe.model, load_weights=False)
     with ended.best.as_directory() as directory:
         load_model(model, Path(directory) / "model.safetensors")
-    facts = bundle_facts(recipe, dataset, ended.metrics, ended.stopped)
+    manifest = bundle_manifest(recipe, dataset, ended.metrics, ended.stopped)
     bundle = join(out, "bundle")
-    write_bundle(bundle, facts, model.eval())
+    write_bundle(bundle, manifest, model.eval())
     return bundle
 
 

@@ -54,7 +54,7 @@ def write_sweep_report(
         "schema_version": SCHEMA_VERSION,
         "sweep": sweep.model_dump(mode="json"),
         "synthetic": dataset.synthetic,
-        "best_auc": dataset.facts.get("best_auc"),
+        "best_auc": dataset.manifest.get("best_auc"),
         "leaky": leaky,
         "leakage": winner["run"]["leakage"],
         "protocol": protocol,

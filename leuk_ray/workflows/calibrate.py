@@ -59,7 +59,7 @@ def calibrate(
     if not 0 <= abstain_share <= 0.9:  # NaN passes click's range
         raise UserError(f"--abstain {abstain_share}: give a share from 0 to 0.9")
     bundle = open_bundle(target.bundle)
-    split = split_of(target, bundle.facts, dataset)
+    split = split_of(target, bundle.manifest, dataset)
     trained, held = ("test", "test") if target.run is None else ("train", "validation")
     rows = {
         "scope": _some(rows_with_role(dataset.cells, split, (trained, held)), max_cells),
@@ -83,7 +83,7 @@ def calibrate(
     in_scope = np.searchsorted(scored, rows["scope"])
     embedding, features = every_embedding[in_scope], [every_feature[i] for i in in_scope.tolist()]
     temperature = fit_temperature(logits, labels)
-    threshold = bundle.facts.threshold
+    threshold = bundle.manifest.threshold
     band = abstain_band(logits, temperature, threshold, abstain_share)
     groups = [dataset.cells["group"][row].as_py() for row in rows["scope"].tolist()]
     held_split = split.filter(pc.field("role") == held)

@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from leuk_ray.bundles.manifest import Facts, read_facts
+from leuk_ray.bundles.manifest import BundleManifest, read_manifest
 from leuk_ray.datasets.leakage import NO_INTERVALS, origin_of
 from leuk_ray.datasets.pairing import check_same_dataset
 from leuk_ray.datasets.prepared import PreparedDataset
@@ -44,7 +44,7 @@ class Part:
     """Two bundles and the rows they are compared on: all there is, or one fold."""
 
     targets: tuple[EvaluationTarget, EvaluationTarget]
-    facts: tuple[Facts, Facts]
+    manifests: tuple[BundleManifest, BundleManifest]
     rows: np.ndarray
 
 
@@ -78,16 +78,16 @@ def compare(
     sides = [find_runs(place) for place in places]
     parts, known = [], []
     for pair in _same_folds(places, sides, dataset):
-        facts = read_facts(pair[0].bundle), read_facts(pair[1].bundle)
-        for one, own in zip(pair, facts, strict=True):
+        manifests = read_manifest(pair[0].bundle), read_manifest(pair[1].bundle)
+        for one, own in zip(pair, manifests, strict=True):
             check_pixels(one, own, dataset)
         names = [str(one.run or one.bundle) for one in pair]
         splits = {
             name: Trained(_split(one, own, dataset), own.protocol)
-            for name, one, own in zip(names, pair, facts, strict=True)
+            for name, one, own in zip(names, pair, manifests, strict=True)
             if trained_on_images_of(dataset, own) or not own.datasets
         }
-        parts.append(Part(pair, facts, comparable_rows(dataset, splits)))
+        parts.append(Part(pair, manifests, comparable_rows(dataset, splits)))
         known.append([splits.get(name) for name in names])
     tested = [_count_tested([pair[side] for pair in known]) for side in (0, 1)]
     rows = np.concatenate([part.rows for part in parts])
@@ -99,7 +99,7 @@ def compare(
     ]
     stated = [_score(parts, side, dataset, pool, progress) for side in (0, 1)]
     cells = dataset.cells.take(pa.array(rows))
-    thresholds = [{part.facts[side].threshold for part in parts} for side in (0, 1)]
+    thresholds = [{part.manifests[side].threshold for part in parts} for side in (0, 1)]
     for place, found in zip(places, thresholds, strict=True):
         if len(found) > 1:
             raise UserError(f"{place}: its runs have several thresholds; compare them one by one")
@@ -186,7 +186,7 @@ def _score(
             lambda scored, _, before=done: progress(before + scored, total),
         )
         done += len(part.rows)
-        stated.append(probability(logits, part.facts[side].temperature))
+        stated.append(probability(logits, part.manifests[side].temperature))
     return np.concatenate(stated)
 
 
@@ -200,7 +200,7 @@ def _count_tested(known: list[Trained | None]) -> int | None:
 
 def _tested(target: EvaluationTarget, dataset: PreparedDataset) -> frozenset[str]:
     """uids that a run keeps for testing."""
-    split = _split(target, read_facts(target.bundle), dataset)
+    split = _split(target, read_manifest(target.bundle), dataset)
     return frozenset(_uids(split, ("test",)))
 
 
@@ -250,17 +250,19 @@ def _uids(split: pa.Table, roles: tuple[str, ...]) -> set[str]:
     return set(split.filter(pc.field("role").isin(roles))["uid"].to_pylist())
 
 
-def _split(target: EvaluationTarget, facts: Facts, dataset: PreparedDataset) -> pa.Table:
+def _split(
+    target: EvaluationTarget, manifest: BundleManifest, dataset: PreparedDataset
+) -> pa.Table:
     """The split of a bundle that the dataset trained, from the run's folder around it."""
     run = _run_of(target)
     split = join(run, "split.parquet")
-    if facts.datasets and not exists(split):
+    if manifest.datasets and not exists(split):
         raise UserError(
             f"{target.bundle}: was trained on cells of {dataset.location}, and without its run it "
             "is not known on which; give the run's folder"
         )
     advice = "compare on the dataset that trained it, or on other images"
-    check_same_dataset(facts.datasets, dataset, target.bundle, advice, split)
+    check_same_dataset(manifest.datasets, dataset, target.bundle, advice, split)
     return read_table(split)
 
 

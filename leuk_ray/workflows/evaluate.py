@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from leuk_ray.bundles.manifest import read_facts
+from leuk_ray.bundles.manifest import read_manifest
 from leuk_ray.datasets.prepared import PreparedDataset
 from leuk_ray.datasets.splits import (
     copies_with_role,
@@ -53,7 +53,7 @@ def evaluate(
         UserError: another dataset than the run's, nothing to evaluate, or `out` exists.
     """
     refuse_existing(out, "report")
-    split = split_of(target, read_facts(target.bundle), dataset)
+    split = split_of(target, read_manifest(target.bundle), dataset)
     if copies_with_role(split, roles) is not None:
         raise UserError(
             f"{target.run}: paper-literal tests on augmented copies, which training scores; read "

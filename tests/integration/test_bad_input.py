@@ -84,7 +84,7 @@ def test_a_folder_with_everything_wrong(tmp_path: Path):
     turned.save(folder / "turned.png", exif=exif)
 
     storage = StorageSettings(size=16, crop="full")
-    facts = prepare(tmp_path / "cells", tmp_path / "dataset", "folders", storage)
+    manifest = prepare(tmp_path / "cells", tmp_path / "dataset", "folders", storage)
     dataset = PreparedDataset.open(tmp_path / "dataset")
     rejected = dataset.read_table("rejected.parquet").to_pylist()
     assert {Path(row["path"]).name: row["reason"] for row in rejected} == {
@@ -114,7 +114,7 @@ def test_a_folder_with_everything_wrong(tmp_path: Path):
         "ALL/good", "ALL/grey", "ALL/palette", "ALL/alpha", "ALL/turned", "healthy/good"
     }  # fmt: skip
     assert (rows["ALL/turned"]["width"], rows["ALL/turned"]["height"]) == (40, 30)
-    assert facts["counts"]["files"] == len(rows) + len(rejected)
+    assert manifest["counts"]["files"] == len(rows) + len(rejected)
 
 
 def test_a_killed_prepare_leaves_nothing_half_written_and_runs_again(
@@ -247,14 +247,14 @@ def test_one_class_and_one_subject_are_prepared_audited_and_not_split(
         copy.parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(path, copy)
     target = tmp_path / "dataset"
-    facts = prepare(tmp_path / "cells", target, "c-nmc", StorageSettings(size=32))
-    assert 0 in (facts["counts"]["healthy"], facts["counts"]["ALL"])
+    manifest = prepare(tmp_path / "cells", target, "c-nmc", StorageSettings(size=32))
+    assert 0 in (manifest["counts"]["healthy"], manifest["counts"]["ALL"])
     monkeypatch.setattr(sys, "argv", ["leuk-ray", "audit", str(target)])
     cli.main()
     said = capsys.readouterr().out
     assert f"warning: {warning}: nothing can be split or trained" in said
     if "H1_" in wanted:
-        assert facts["counts"]["subjects"] == facts["counts"]["groups"] == 1
+        assert manifest["counts"]["subjects"] == manifest["counts"]["groups"] == 1
         assert "one patient decides" in said
     for typed in (
         ("split", target, "--out", tmp_path / "split.parquet"),

@@ -17,9 +17,9 @@ def test_cells_alike_are_answered_and_others_are_not(dataset, tmp_path: Path):
     bundle = write_small_bundle(tmp_path / "plain", storage=storage)
     values = calibrate(EvaluationTarget.at(bundle), dataset, tmp_path / "new", abstain_share=0.1)
     assert values["cells"] == values["scope_cells"] == 121
-    facts = open_bundle(tmp_path / "new").facts
-    assert facts.temperature == values["temperature"] != 1
-    assert set(facts.files) == {"model.safetensors", "MODEL_CARD.md", "scope.safetensors"}
+    manifest = open_bundle(tmp_path / "new").manifest
+    assert manifest.temperature == values["temperature"] != 1
+    assert set(manifest.files) == {"model.safetensors", "MODEL_CARD.md", "scope.safetensors"}
     classifier = Classifier.load(tmp_path / "new")
     alike = classifier.predict([(str(i), encode(p)) for i, p in enumerate(cells(40, seed=11))])
     in_scope = [

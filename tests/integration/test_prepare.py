@@ -19,7 +19,7 @@ from leuk_ray.utils.errors import UserError
 
 
 def test_every_image_is_accounted_for_and_its_pixels_are_right(cells_folder: Path, dataset):
-    counts = dataset.facts["counts"]
+    counts = dataset.manifest["counts"]
     files = {path.stem: path for path in cells_folder.rglob("*.bmp")}
     assert len(files) == counts["rows"] == 121
     assert counts["files"] == counts["rows"] + counts["rejected"] + counts["skipped"] == 123
@@ -48,7 +48,7 @@ def test_bad_files_are_rejected_by_name_and_nothing_is_lost(cells_folder: Path, 
     (folder / "UID_1_1_996_all.bmp").symlink_to("UID_1_1_996_all.bmp")
     Image.open(good[3]).resize((400, 450)).save(folder / "UID_1_1_995_all.bmp")
     shutil.copy(good[3], folder / "UID_2_1_997_all.bmp")
-    facts = prepare(source, tmp_path / "dataset", "c-nmc", StorageSettings(size=32))
+    manifest = prepare(source, tmp_path / "dataset", "c-nmc", StorageSettings(size=32))
     dataset = PreparedDataset.open(str(tmp_path / "dataset"))
     rejected = dataset.read_table("rejected.parquet").to_pylist()
     reasons = {Path(row["path"]).name: row["reason"] for row in rejected}
@@ -63,11 +63,11 @@ def test_bad_files_are_rejected_by_name_and_nothing_is_lost(cells_folder: Path, 
         "UID_1_1_996_all.bmp": "unreadable",
         "UID_1_1_995_all.bmp": "size",
     }
-    counts = facts["counts"]
+    counts = manifest["counts"]
     assert counts["files"] == 121 + 6 + 2 == counts["rows"] + counts["rejected"] + 2
     identical = audit_cells(dataset.cells)["identical"]
     assert [item["uids"] for item in identical] == [sorted([good[3].stem, "UID_2_1_997_all"])]
-    assert dataset.facts["counts"]["roles"]["duplicate"] == 1
+    assert dataset.manifest["counts"]["roles"]["duplicate"] == 1
 
 
 def test_a_dataset_is_never_overwritten(cells_folder: Path, dataset):
@@ -88,7 +88,7 @@ def test_the_same_files_prepared_alike_are_the_same_dataset(
     cells_folder: Path, dataset, tmp_path: Path
 ):
     again = prepare(cells_folder, tmp_path / "again", "c-nmc", dataset.storage)
-    assert again["fingerprint"] == dataset.facts["fingerprint"] == dataset.identity.fingerprint
+    assert again["fingerprint"] == dataset.manifest["fingerprint"] == dataset.identity.fingerprint
     prepare(cells_folder, tmp_path / "other", "c-nmc", StorageSettings(size=32))
     other = PreparedDataset.open(str(tmp_path / "other")).identity
     assert dataset.identity.differences(other) == ["size 32 instead of 64"]
@@ -101,13 +101,13 @@ def test_near_duplicates_are_joined_and_stay(cells_folder: Path, tmp_path: Path)
     original = min(folder.glob("*.bmp"))
     moved = np.roll(np.asarray(Image.open(original)), 1, axis=0)
     Image.fromarray(moved).save(folder / "UID_99_1_1_all.bmp")
-    facts = prepare(source, tmp_path / "dataset", "c-nmc", StorageSettings(size=64))
+    manifest = prepare(source, tmp_path / "dataset", "c-nmc", StorageSettings(size=64))
     dataset = PreparedDataset.open(str(tmp_path / "dataset"))
     (pair,) = dataset.near_duplicates.to_pylist()
     assert (pair["uid_a"], pair["uid_b"]) == tuple(sorted([original.stem, "UID_99_1_1_all"]))
     rows = {row["uid"]: row for row in dataset.cells.to_pylist()}
     assert rows[original.stem]["group"] == rows["UID_99_1_1_all"]["group"]
-    assert facts["counts"]["roles"] == {"keep": 122}
+    assert manifest["counts"]["roles"] == {"keep": 122}
     assert rows[original.stem]["format"] == "BMP"
     assert rows[original.stem]["file_bytes"] == original.stat().st_size
 
@@ -156,9 +156,9 @@ def test_fields_and_their_cells_are_one_group(tmp_path: Path):
     with pytest.raises(UserError, match="use --crop pad"):
         prepare(tmp_path / "ALL_IDB", tmp_path / "no", "all-idb", StorageSettings())
     storage = StorageSettings(size=48, crop="pad")  # whatever the size, fields are told apart
-    facts = prepare(tmp_path / "ALL_IDB", tmp_path / "dataset", "all-idb", storage)
-    assert facts["counts"]["not_square"] == 6
-    assert "6 images are not square: mirrored" in prepare_text(tmp_path, facts)
+    manifest = prepare(tmp_path / "ALL_IDB", tmp_path / "dataset", "all-idb", storage)
+    assert manifest["counts"]["not_square"] == 6
+    assert "6 images are not square: mirrored" in prepare_text(tmp_path, manifest)
     dataset = PreparedDataset.open(str(tmp_path / "dataset"))
     assert dataset.synthetic
     group = {row["uid"]: row["group"] for row in dataset.cells.to_pylist()}

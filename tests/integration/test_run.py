@@ -267,8 +267,11 @@ def test_a_run_judged_again_tells_the_same_and_decides_by_its_validation_cells(
     assert "adamax" in values["training"]
     assert values["initial weights"] == "imagenet"
     assert values["reference standard, its source and annotators"] == "not available"
-    facts, card = load_bundle(run / "bundle").facts, (run / "bundle/MODEL_CARD.md").read_text()
-    assert facts.test["metrics"]["auc"]["value"] == first["metrics"]["test"]["auc"]["value"]
+    manifest, card = (
+        load_bundle(run / "bundle").manifest,
+        (run / "bundle/MODEL_CARD.md").read_text(),
+    )
+    assert manifest.test["metrics"]["auc"]["value"] == first["metrics"]["test"]["auc"]["value"]
     right = first["metrics"]["test"]["accuracy"]
     assert f"{right['numerator']:.0f} of {right['denominator']}" in card
 

@@ -9,7 +9,7 @@ from click.testing import CliRunner
 from sklearn.metrics import roc_auc_score
 
 from leuk_ray.bundles.bundle import write_bundle
-from leuk_ray.bundles.manifest import BundleFacts
+from leuk_ray.bundles.manifest import ModelManifest
 from leuk_ray.cli.main import cli
 from leuk_ray.datasets.prepared import PreparedDataset
 from leuk_ray.inference.classifier import Classifier, Prediction
@@ -44,12 +44,12 @@ def members(dataset: PreparedDataset, tmp_path_factory) -> list[Path]:
         torch.manual_seed(seed)
         model = build(settings, load_weights=True).eval()
         decide_both_ways(model, dataset)
-        facts = BundleFacts(
+        manifest = ModelManifest(
             model=settings, storage=dataset.storage, temperature=1.0 + seed, synthetic=True,
-            protocol="subject-disjoint", dataset_fingerprint=dataset.facts["fingerprint"],
+            protocol="subject-disjoint", dataset_fingerprint=dataset.manifest["fingerprint"],
             recipe=f"m{seed}", seed=seed,
         )  # fmt: skip
-        write_bundle(folder / f"m{seed}", facts, model)
+        write_bundle(folder / f"m{seed}", manifest, model)
     return [folder / f"m{seed}" for seed in range(3)]
 
 

@@ -68,7 +68,7 @@ def test_every_file_is_a_row_or_named_with_its_reason(root: Path, tmp_path: Path
     assert len(files) == 130 + 60 + 320 + 60
     files.add(str(root / "all" / "whole"))  # a link to a folder is named too
     ray_cluster.connect(num_workers=1)
-    facts = prepare(
+    manifest = prepare(
         root, tmp_path / "dataset", "folders", StorageSettings(size=64, crop="full"),
         options=LayoutOptions.parse("all", None),
     )  # fmt: skip
@@ -81,7 +81,7 @@ def test_every_file_is_a_row_or_named_with_its_reason(root: Path, tmp_path: Path
         Path(path).relative_to(root).with_suffix("").as_posix() for path in files - {*named}
     ]
     assert sorted(uids) == sorted(expected)
-    counts = facts["counts"]
+    counts = manifest["counts"]
     assert counts["files"] == len(files) == counts["rows"] + counts["rejected"] + counts["skipped"]
     assert counts["rows"] == 130 + 60 + 320 + 1  # and two.BMP; two.bmp has its uid
     assert counts["reasons"] == {
@@ -93,7 +93,7 @@ def test_every_file_is_a_row_or_named_with_its_reason(root: Path, tmp_path: Path
     }  # fmt: skip
     assert {row["kind"] for row in left_out if row["reason"] in ("hidden", "link")} == {"skipped"}
     assert all(row["detail"] for row in left_out)
-    told = prepare_text(tmp_path / "dataset", facts)
+    told = prepare_text(tmp_path / "dataset", manifest)
     assert "571 files in = 511 rows out + 30 rejected + 30 skipped" in told
     assert "all = ALL (65)" in told
     assert "monocyte = healthy (40)" in told

@@ -36,7 +36,7 @@ def dataset(real_data: Path, tmp_path_factory) -> PreparedDataset:
 
 
 def test_130_files_in_130_accounted_for(real_data: Path, dataset: PreparedDataset):
-    counts = dataset.facts["counts"]
+    counts = dataset.manifest["counts"]
     tables = len(list((real_data / "cnmc2019").glob("*.csv")))
     assert counts["rows"] == 130
     assert counts["rejected"] == counts["reasons"]["rejected"]["suffix"] == tables

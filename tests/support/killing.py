@@ -170,7 +170,7 @@ def _bundles(folder: Path) -> None:
 
 
 def _threshold(path: Path) -> float | None:
-    return load_bundle(path).facts.threshold if path.exists() else None
+    return load_bundle(path).manifest.threshold if path.exists() else None
 
 
 def _made(path: Path) -> str:
@@ -240,7 +240,7 @@ def _prepared(folder: Path) -> str:
         return "old"
     dataset = PreparedDataset.open(folder / "cells.dataset")
     assert len(dataset.cells) == 48
-    assert dataset.identity.fingerprint == dataset.facts["fingerprint"]
+    assert dataset.identity.fingerprint == dataset.manifest["fingerprint"]
     assert not dataset.near_duplicates.num_rows + dataset.slides.num_rows
     return "new"
 
@@ -323,7 +323,7 @@ def _ran(folder: Path) -> str:
         return "old"
     assert pq.read_table(run / "report" / "predictions.parquet").num_rows
     assert read_json(run / "report" / "report.json")
-    return "new" if load_bundle(run / "bundle").facts.test else "old"
+    return "new" if load_bundle(run / "bundle").manifest.test else "old"
 
 
 WRITERS = {

@@ -17,7 +17,7 @@ from PIL import Image
 from starlette.testclient import TestClient
 
 from leuk_ray.bundles.bundle import write_bundle
-from leuk_ray.bundles.manifest import BundleFacts
+from leuk_ray.bundles.manifest import ModelManifest
 from leuk_ray.datasets.images import StorageSettings
 from leuk_ray.datasets.synthetic import SyntheticSpec, draw_cells, render
 from leuk_ray.models.settings import ModelSettings
@@ -39,13 +39,13 @@ def write_small_bundle(path: Path, seed: int = 0, **changes) -> Path:
         architecture="se_cnn", attention="se", input_size=64, filters=(8, 16, 32), reduction=4,
         weights="scratch",
     )  # fmt: skip
-    facts = BundleFacts(**{
+    manifest = ModelManifest(**{
         "model": settings, "storage": StorageSettings(size=SIZE, crop="center"),
         "synthetic": True, "protocol": "subject-disjoint", "dataset_fingerprint": "0" * 64,
         "recipe": "small", "seed": seed, **changes,
     })  # fmt: skip
     torch.manual_seed(seed)
-    write_bundle(path, facts, build(settings, load_weights=True).eval())
+    write_bundle(path, manifest, build(settings, load_weights=True).eval())
     return path
 
 

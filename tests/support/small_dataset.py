@@ -26,7 +26,12 @@ def small_dataset() -> PreparedDataset:
         "pixels_sha256": [f"{n:064x}" for n in range(40)],
         "official_split": pa.nulls(40, pa.string()),
     }
-    facts = {"storage": STORED.model_dump(), "layout": "folders", "synthetic": True, "counts": {}}
-    opened = PreparedDataset(Path("/data"), facts)
+    manifest = {
+        "storage": STORED.model_dump(),
+        "layout": "folders",
+        "synthetic": True,
+        "counts": {},
+    }
+    opened = PreparedDataset(Path("/data"), manifest)
     opened.__dict__["cells"] = pa.table(columns)
     return opened

@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 
 from leuk_ray.bundles.bundle import load_bundle, write_bundle
-from leuk_ray.bundles.manifest import BundleFacts, read_facts
+from leuk_ray.bundles.manifest import ModelManifest, read_manifest
 from leuk_ray.datasets.images import StorageSettings
 from leuk_ray.inference.classifier import Classifier, Failure, Prediction
 from leuk_ray.models.settings import Architecture, ModelSettings
@@ -24,7 +24,7 @@ from leuk_ray.utils.errors import UserError
 @pytest.fixture(scope="module")
 def bundle(tmp_path_factory) -> Path:
     settings = ModelSettings(input_size=64, weights="scratch")
-    facts = BundleFacts(
+    manifest = ModelManifest(
         model=settings,
         storage=StorageSettings(size=64),
         temperature=2.0,
@@ -36,7 +36,7 @@ def bundle(tmp_path_factory) -> Path:
     )
     torch.manual_seed(0)
     path = tmp_path_factory.mktemp("bundles") / "bundle"
-    write_bundle(path, facts, build(settings, load_weights=True).eval())
+    write_bundle(path, manifest, build(settings, load_weights=True).eval())
     return path
 
 
@@ -85,12 +85,12 @@ def test_a_round_trip_keeps_every_logit_to_the_last_digit(name: str, bundle: Pat
     with torch.no_grad():
         model(pixels)  # running statistics are no longer those of a fresh network
         expected = model.eval()(pixels)
-    facts = read_facts(bundle).model_copy(update={"model": settings})
-    assert isinstance(facts, BundleFacts)
-    write_bundle(tmp_path / "bundle", facts, model)
+    manifest = read_manifest(bundle).model_copy(update={"model": settings})
+    assert isinstance(manifest, ModelManifest)
+    write_bundle(tmp_path / "bundle", manifest, model)
     loaded = load_bundle(tmp_path / "bundle")
-    assert isinstance(loaded.facts, BundleFacts)
-    assert loaded.facts.model == settings
+    assert isinstance(loaded.manifest, ModelManifest)
+    assert loaded.manifest.model == settings
     with torch.no_grad():
         ours = loaded.model(pixels)
     for mine, theirs in zip(ours, expected, strict=True):
@@ -129,25 +129,25 @@ def pickle_with_its_own_hash(copy: Path) -> None:
     """By somebody who knows how bundles are made."""
     pickle_inside(copy)
     digest = hashlib.sha256((copy / "model.safetensors").read_bytes()).hexdigest()
-    facts = json.loads((copy / "bundle.json").read_text())
-    facts["files"]["model.safetensors"] = digest
-    (copy / "bundle.json").write_text(json.dumps(facts))
+    manifest = json.loads((copy / "bundle.json").read_text())
+    manifest["files"]["model.safetensors"] = digest
+    (copy / "bundle.json").write_text(json.dumps(manifest))
 
 
 def members_outside(copy: Path) -> None:
-    facts = json.loads((copy / "bundle.json").read_text())
-    del facts["model"]
-    facts |= {"rule": "soft", "members": ["../other", "two"]}
-    (copy / "bundle.json").write_text(json.dumps(facts))
+    manifest = json.loads((copy / "bundle.json").read_text())
+    del manifest["model"]
+    manifest |= {"rule": "soft", "members": ["../other", "two"]}
+    (copy / "bundle.json").write_text(json.dumps(manifest))
 
 
-def facts_with(**changes):
+def manifest_with(**changes):
     def change(copy: Path) -> None:
-        facts = json.loads((copy / "bundle.json").read_text())
+        manifest = json.loads((copy / "bundle.json").read_text())
         for key, value in changes.items():
-            target = facts["model"] if key in ("backbone", "architecture") else facts
+            target = manifest["model"] if key in ("backbone", "architecture") else manifest
             target[key] = value
-        (copy / "bundle.json").write_text(json.dumps(facts))
+        (copy / "bundle.json").write_text(json.dumps(manifest))
 
     return change
 
@@ -162,14 +162,14 @@ def facts_with(**changes):
         (lambda copy: (copy / "model.safetensors").unlink(), "missing or changed"),
         (lambda copy: (copy / "bundle.json").unlink(), "is no bundle"),
         (lambda copy: (copy / "bundle.json").write_text("{"), "not valid JSON"),
-        (facts_with(code="print(1)"), "not understood"),
-        (facts_with(files={}), "missing or changed"),
-        (facts_with(files={"../../model.safetensors": "0" * 64}), "missing or changed"),
-        (facts_with(backbone="hf-hub:a/b"), "has none"),
-        (facts_with(backbone="local-dir:/tmp/model"), "has none"),
-        (facts_with(backbone="vit_tiny_patch16_224"), "gives no feature map|takes 224 pixels"),
-        (facts_with(backbone="resnet18"), "model.safetensors: holds another network"),
-        (facts_with(architecture="python"), "not understood"),
+        (manifest_with(code="print(1)"), "not understood"),
+        (manifest_with(files={}), "missing or changed"),
+        (manifest_with(files={"../../model.safetensors": "0" * 64}), "missing or changed"),
+        (manifest_with(backbone="hf-hub:a/b"), "has none"),
+        (manifest_with(backbone="local-dir:/tmp/model"), "has none"),
+        (manifest_with(backbone="vit_tiny_patch16_224"), "gives no feature map|takes 224 pixels"),
+        (manifest_with(backbone="resnet18"), "model.safetensors: holds another network"),
+        (manifest_with(architecture="python"), "not understood"),
     ],
 )
 def test_a_bundle_that_is_not_what_was_written_is_refused(change, message, bundle, tmp_path):

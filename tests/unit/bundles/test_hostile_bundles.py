@@ -26,9 +26,9 @@ from leuk_ray.bundles.manifest import (
     MANIFEST,
     ONNX_FILE,
     WEIGHTS,
-    BundleFacts,
+    ModelManifest,
     ScopeSettings,
-    read_facts,
+    read_manifest,
 )
 from leuk_ray.bundles.registry import Registry
 from leuk_ray.cli.main import cli
@@ -56,16 +56,16 @@ def changed(bundle: Path, copy: Path, **changes: object) -> Path:
     """A copy with other fields of bundle.json, by path, and right hashes of its files."""
     if not copy.exists():
         shutil.copytree(bundle, copy)
-    facts = json.loads((copy / MANIFEST).read_text())
-    for name in facts["files"]:
-        facts["files"][name] = hashlib.sha256((copy / name).read_bytes()).hexdigest()
+    manifest = json.loads((copy / MANIFEST).read_text())
+    for name in manifest["files"]:
+        manifest["files"][name] = hashlib.sha256((copy / name).read_bytes()).hexdigest()
     for path, value in changes.items():
         *sections, key = path.split("__")
-        target = facts
+        target = manifest
         for section in sections:
             target = target[section]
         target[key] = value
-    (copy / MANIFEST).write_text(json.dumps(facts))
+    (copy / MANIFEST).write_text(json.dumps(manifest))
     return copy
 
 
@@ -157,11 +157,11 @@ def test_a_scope_that_is_another_networks_is_refused(change, message, plain, tmp
     ranges = dict.fromkeys(FEATURES, (None, None))
     scope = ScopeSettings(ranges=ranges, distance=2.0).model_dump(mode="json")
     changed(plain, copy, scope=scope, files__scope_safetensors="")
-    facts = json.loads((copy / MANIFEST).read_text())
-    del facts["files"]["scope_safetensors"]
+    manifest = json.loads((copy / MANIFEST).read_text())
+    del manifest["files"]["scope_safetensors"]
     digest = hashlib.sha256((copy / "scope.safetensors").read_bytes()).hexdigest()
-    facts["files"]["scope.safetensors"] = digest
-    (copy / MANIFEST).write_text(json.dumps(facts))
+    manifest["files"]["scope.safetensors"] = digest
+    (copy / MANIFEST).write_text(json.dumps(manifest))
     with pytest.raises(UserError, match=message):
         Registry(tmp_path / "models", check_answers).add(copy, "cells")
     assert not (tmp_path / "models").exists()
@@ -273,7 +273,7 @@ def test_a_registry_takes_the_named_regular_files_and_nothing_else(exported: Pat
     os.mkfifo(copy / "pipe")
     registry.add(copy, "cells")
     version = registry.resolve("cells@1")
-    assert {path.name for path in version.rglob("*")} == {*read_facts(exported).files, MANIFEST}
+    assert {path.name for path in version.rglob("*")} == {*read_manifest(exported).files, MANIFEST}
     for name in (ONNX_FILE, WEIGHTS, "MODEL_CARD.md", MANIFEST):
         linked = tmp_path / f"linked-{name}"
         shutil.copytree(exported, linked)
@@ -339,11 +339,11 @@ def full_disk(bytes_left: int) -> Iterator[None]:
 def test_a_full_disk_is_one_line_and_the_next_try_works(bytes_left: int, plain, tmp_path: Path):
     registry = Registry(tmp_path / "models", check_answers)
     opened = load_bundle(plain)
-    assert isinstance(opened.facts, BundleFacts)
+    assert isinstance(opened.manifest, ModelManifest)
     tries: list[Callable[[], object]] = [
         lambda: registry.add(plain, "cells"),
         lambda: export_bundle(plain, tmp_path / "copy", onnx=False),
-        lambda: write_bundle(tmp_path / "new", opened.facts, opened.model),  # pyright: ignore
+        lambda: write_bundle(tmp_path / "new", opened.manifest, opened.model),  # pyright: ignore
         lambda: write_ensemble(tmp_path / "voted", [plain, tmp_path / "other" / "b"], "soft"),
     ]
     shutil.copytree(plain, tmp_path / "other" / "b")

@@ -36,7 +36,7 @@ def a_report(leaky: bool | None = False) -> dict[str, Any]:
 
 
 def card(**changes: Any) -> str:
-    facts: dict[str, Any] = {
+    manifest: dict[str, Any] = {
         "synthetic": False,
         "storage": StorageSettings(size=300, crop="center"),
         "shows": "cells",
@@ -51,7 +51,7 @@ def card(**changes: Any) -> str:
         "test": {},
         "decisions": None,
     }
-    return model_card(SimpleNamespace(**{**facts, **changes}), "- Network: x")  # pyright: ignore
+    return model_card(SimpleNamespace(**{**manifest, **changes}), "- Network: x")  # pyright: ignore
 
 
 def test_results_come_with_counts_and_intervals_or_the_reason_for_none() -> None:
@@ -111,7 +111,7 @@ def test_without_test_cells_nothing_is_kept() -> None:
 
 
 def test_a_datasheet_claims_nothing_that_the_files_do_not_say() -> None:
-    facts = {
+    manifest = {
         "layout": "csv",
         "fingerprint": "ab" * 32,
         "synthetic": False,
@@ -126,19 +126,19 @@ def test_a_datasheet_claims_nothing_that_the_files_do_not_say() -> None:
         "balance": {"site": {"Ghent": {}, "unknown": {}}, "stain": {"unknown": {}}},
         "warnings": ["one patient decides much"],
     }
-    text = datasheet(facts, audit)
+    text = datasheet(manifest, audit)
     assert "Files: 12 = 10 rows + 2 rejected + 0 skipped" in text
     assert "Sites: Ghent; stains: not available" in text
     assert "Licence: not available" in text
     assert "Made for: not available" in text
     assert "- one patient decides much" in text
-    assert "CC BY 3.0" in datasheet({**facts, "layout": "c-nmc"}, audit)
-    assert "SYNTHETIC" in datasheet({**facts, "layout": "c-nmc", "synthetic": True}, audit)
+    assert "CC BY 3.0" in datasheet({**manifest, "layout": "c-nmc"}, audit)
+    assert "SYNTHETIC" in datasheet({**manifest, "layout": "c-nmc", "synthetic": True}, audit)
 
 
 def test_what_data_call_themselves_is_no_html() -> None:
     script = "<script>alert('1')</script> & <img src=x>"
-    facts = {
+    manifest = {
         "layout": script,
         "fingerprint": "ab" * 32,
         "synthetic": False,
@@ -153,6 +153,6 @@ def test_what_data_call_themselves_is_no_html() -> None:
         "balance": {"site": {script: {}}, "stain": {script: {}}},
         "warnings": [script],
     }
-    for text in (datasheet(facts, audit), card(recipe=script, protocol=script)):
+    for text in (datasheet(manifest, audit), card(recipe=script, protocol=script)):
         assert "<" not in text
         assert "&lt;script>alert" in text

@@ -13,7 +13,7 @@ from click.testing import CliRunner
 
 from leuk_ray.bundles import registry as module
 from leuk_ray.bundles.bundle import load_bundle, write_bundle
-from leuk_ray.bundles.manifest import BundleFacts
+from leuk_ray.bundles.manifest import ModelManifest
 from leuk_ray.bundles.registry import Lineage, Registry
 from leuk_ray.cli.main import cli
 from leuk_ray.datasets.images import StorageSettings
@@ -29,13 +29,13 @@ def bundle(tmp_path_factory) -> Path:
     settings = ModelSettings(
         architecture="se_cnn", attention="none", filters=(2, 3, 4), input_size=32, weights="scratch"
     )
-    facts = BundleFacts(
+    manifest = ModelManifest(
         model=settings, storage=StorageSettings(size=32), synthetic=True, seed=7,
         protocol="subject-disjoint", dataset_fingerprint="0" * 64, recipe="small",
     )  # fmt: skip
     torch.manual_seed(0)
     path = tmp_path_factory.mktemp("runs") / "small" / "bundle"
-    write_bundle(path, facts, build(settings, load_weights=True).eval())
+    write_bundle(path, manifest, build(settings, load_weights=True).eval())
     return path
 
 
@@ -68,7 +68,7 @@ def test_versions_count_up_and_say_where_they_came_from(registry: Registry, bund
     assert (first.recipe, first.seed, first.synthetic) == ("small", 7, True)
     assert first.dataset_fingerprint == "0" * 64
     assert cells.aliases == {}  # adding promotes nothing
-    assert load_bundle(registry.resolve("cells@2")).facts.recipe == "small"
+    assert load_bundle(registry.resolve("cells@2")).manifest.recipe == "small"
 
 
 def test_the_champion_changes_and_goes_back_step_by_step(registry: Registry, bundle: Path):
@@ -111,8 +111,8 @@ def test_a_bundle_that_fails_verification_is_neither_added_nor_promoted(
         registry.promote("cells", 2)
     assert registry.show("cells").aliases == {"champion": 1}
     # A threshold changed by hand: bundle.json names the weights' hash, the registry its own.
-    facts = registry.resolve("cells") / "bundle.json"
-    facts.write_text(facts.read_text().replace('"threshold": 0.5', '"threshold": 0.9'))
+    manifest = registry.resolve("cells") / "bundle.json"
+    manifest.write_text(manifest.read_text().replace('"threshold": 0.5', '"threshold": 0.9'))
     with pytest.raises(UserError, match="changed since it was added"):
         registry.resolve("cells")
     with pytest.raises(UserError, match="changed since it was added"):

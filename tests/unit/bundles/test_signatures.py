@@ -56,8 +56,8 @@ def unsigned(copy: Path, keys: Path) -> None:
 
 def another_threshold(copy: Path, keys: Path) -> None:
     """What a hash cannot show: bundle.json itself is another."""
-    facts = json.loads((copy / "bundle.json").read_text())
-    (copy / "bundle.json").write_text(json.dumps(facts | {"threshold": 0.9}))
+    manifest = json.loads((copy / "bundle.json").read_text())
+    (copy / "bundle.json").write_text(json.dumps(manifest | {"threshold": 0.9}))
 
 
 def signed_by_another(copy: Path, keys: Path) -> None:

@@ -20,11 +20,11 @@ def changed(name: str, value: object) -> Damage:
     """dataset.json with another value of one key; without it where the value is None."""
 
     def damage(folder: Path) -> None:
-        facts = json.loads((folder / "dataset.json").read_text())
-        facts[name] = value
+        manifest = json.loads((folder / "dataset.json").read_text())
+        manifest[name] = value
         if value is None:
-            del facts[name]
-        (folder / "dataset.json").write_text(json.dumps(facts))
+            del manifest[name]
+        (folder / "dataset.json").write_text(json.dumps(manifest))
 
     return damage
 

@@ -206,8 +206,8 @@ def test_any_protocol_keeps_its_unit_whole_and_uses_an_image_once(rows, seed, fo
         return
     assert split.equals(split_cells(cells, wanted))
     assert split["uid"].to_pylist() == sorted(set(split["uid"].to_pylist()))
-    facts = {row["uid"]: row for row in cells.to_pylist()}
-    chosen = [facts[uid] for uid in split["uid"].to_pylist()]
+    by_uid = {row["uid"]: row for row in cells.to_pylist()}
+    chosen = [by_uid[uid] for uid in split["uid"].to_pylist()]
     images = [row["pixels_sha256"] for row in chosen]
     assert len(images) == len(set(images))
     unit = PROTOCOLS[protocol].unit
@@ -218,7 +218,7 @@ def test_any_protocol_keeps_its_unit_whole_and_uses_an_image_once(rows, seed, fo
     if protocol != "official-folds":
         outer = ("preliminary", "final")
         kept = [
-            uid for uid, row in facts.items()
+            uid for uid, row in by_uid.items()
             if row["role"] == "keep" and row["official_split"] not in outer
         ]  # fmt: skip
         assert split["uid"].to_pylist() == sorted(kept)

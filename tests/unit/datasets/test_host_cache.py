@@ -205,7 +205,7 @@ def test_images_prepared_anew_are_cached_anew(store_pixels, tmp_path, folder):
     pixels = np.zeros((9, 16, 16, 3), np.uint8)
     first = store_pixels(tmp_path / "one", pixels)
     second = store_pixels(tmp_path / "two", pixels + 1)
-    assert first.facts["fingerprint"] == second.facts["fingerprint"]
+    assert first.manifest["fingerprint"] == second.manifest["fingerprint"]
     assert open_host_cache(first, folder).read(np.arange(9)).max() == 0
     assert open_host_cache(second, folder).read(np.arange(9)).min() == 1
 

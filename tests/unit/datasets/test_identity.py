@@ -13,15 +13,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from leuk_ray.bundles.manifest import BundleFacts
+from leuk_ray.bundles.manifest import ModelManifest
 from leuk_ray.datasets.images import StorageSettings
 from leuk_ray.datasets.prepared import PreparedDataset
 from leuk_ray.datasets.splits import SPLIT_SCHEMA
 from leuk_ray.io.storage import write_json
 from leuk_ray.recipes.recipe import load_recipe
 from leuk_ray.runs.root import RunsRoot
-from leuk_ray.runs.target import EvaluationTarget, run_facts
-from leuk_ray.training.record import bundle_facts, check_same_run, start_record
+from leuk_ray.runs.target import EvaluationTarget, report_context
+from leuk_ray.training.record import bundle_manifest, check_same_run, start_record
 from leuk_ray.utils.errors import UserError
 from leuk_ray.workflows.calibrate import _larger, calibrate
 from leuk_ray.workflows.compare import compare
@@ -45,8 +45,13 @@ def dataset(storage: StorageSettings = STORED, **changes: Any) -> PreparedDatase
         "source_image": pa.nulls(6, pa.string()),
     }
     columns |= changes
-    facts = {"storage": storage.model_dump(), "layout": "folders", "synthetic": True, "counts": {}}
-    opened = PreparedDataset(Path("/data"), facts)
+    manifest = {
+        "storage": storage.model_dump(),
+        "layout": "folders",
+        "synthetic": True,
+        "counts": {},
+    }
+    opened = PreparedDataset(Path("/data"), manifest)
     opened.__dict__["cells"] = pa.table(columns)
     return opened
 
@@ -75,10 +80,12 @@ def run(tmp_path: Path) -> Path:
     split = own.cells.select(["uid", "label", "subject", "group"]).append_column("role", roles)
     recipe = load_recipe("lite")
     start_record(recipe, own, folder, split)
-    facts = bundle_facts(recipe, own, {"epoch": 1, "selection": 0.5}, "")
+    manifest = bundle_manifest(recipe, own, {"epoch": 1, "selection": 0.5}, "")
     write_small_bundle(folder / "bundle")
     written = json.loads((folder / "bundle" / "bundle.json").read_text())
-    recorded = facts.model_dump(mode="json", include={"datasets", "dataset_fingerprint", "storage"})
+    recorded = manifest.model_dump(
+        mode="json", include={"datasets", "dataset_fingerprint", "storage"}
+    )
     write_json(folder / "bundle" / "bundle.json", written | recorded)
     return folder
 
@@ -144,16 +151,16 @@ def test_a_comparison_needs_the_labels_that_trained(run: Path):
 
 def test_a_bundle_alone_knows_the_images_that_trained_it_whatever_their_labels(run: Path):
     """Else turned labels would make a test on training cells an external one."""
-    facts = BundleFacts(**json.loads((run / "bundle" / "bundle.json").read_text()))
+    manifest = ModelManifest(**json.loads((run / "bundle" / "bundle.json").read_text()))
     judged = EvaluationTarget(run / "bundle", None)
     split = SPLIT_SCHEMA.empty_table()
     counts = dict.fromkeys(
         ("files", "rejected", "rows", "ALL", "healthy", "unlabelled", "subjects", "groups", "roles")
     )
 
-    def told(other: PreparedDataset, own: BundleFacts = facts) -> Any:
-        other.facts["counts"] = counts
-        return run_facts(judged, own, other, split)
+    def told(other: PreparedDataset, own: ModelManifest = manifest) -> Any:
+        other.manifest["counts"] = counts
+        return report_context(judged, own, other, split)
 
     turned = told(TURNED)
     assert turned.leaky is True
@@ -161,7 +168,7 @@ def test_a_bundle_alone_knows_the_images_that_trained_it_whatever_their_labels(r
     other = told(CHANGES["other images (6 cells instead of 6)"]())
     assert other.leaky is None
     assert "not the training's set of images" in other.external
-    old = told(dataset(), facts.model_copy(update={"datasets": ()}))
+    old = told(dataset(), manifest.model_copy(update={"datasets": ()}))
     assert old.external.startswith("not known")
     assert old.leaky is None
     assert "is not known" in old.leakage

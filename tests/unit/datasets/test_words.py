@@ -156,13 +156,13 @@ def test_writing_subjects_in_one_way_is_idempotent_and_joins_equal_keys_alone(su
     ],
 )
 def test_a_dataset_without_a_class_is_told_what_it_is_for(counts: tuple[int, int], expected):
-    facts = {
+    manifest = {
         "counts": dict.fromkeys(
             ("files", "rows", "rejected", "skipped", "unlabelled", "subjects",
              "rows_without_subject", "groups"), 0
         ) | {"ALL": counts[0], "healthy": counts[1], "reasons": {}},
         "labels": [], "subject_spellings": {},
     }  # fmt: skip
-    told = prepare_text(Path("d"), facts)
+    told = prepare_text(Path("d"), manifest)
     assert ("warning" in told) == (expected is not None)
     assert expected is None or expected in told

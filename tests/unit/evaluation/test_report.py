@@ -11,11 +11,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from leuk_ray.evaluation.decisions import Decisions
-from leuk_ray.evaluation.report import RunFacts, _content, write_report
+from leuk_ray.evaluation.report import ReportContext, _content, write_report
 from leuk_ray.utils.errors import UserError
 
 PNG = b"\x89PNG"
-FACTS: dict[str, Any] = {
+CONTEXT: dict[str, Any] = {
     "title": "A run",
     "recipe": "lite",
     "protocol": "subject-disjoint",
@@ -67,7 +67,7 @@ def pictures(uids: list[str]) -> list[np.ndarray]:
 def report(directory: Path, table: pa.Table, **changed: Any) -> tuple[dict[str, Any], str]:
     """Write a report and read back its content and its page."""
     inputs = {"history": HISTORY, "threshold": 0.5, "images": None, "audit": None, **changed}
-    run = inputs.pop("run", RunFacts(**FACTS))
+    run = inputs.pop("run", ReportContext(**CONTEXT))
     content = write_report(directory, run=run, predictions=table, **inputs)
     text = (directory / "report.json").read_text()
     assert not re.search(r"\b(NaN|Infinity)\b", text)
@@ -85,7 +85,7 @@ def full(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], str]
     return report(
         tmp_path_factory.mktemp("full") / "report",
         table,
-        run=RunFacts(**{**FACTS, "roles": roles}),
+        run=ReportContext(**{**CONTEXT, "roles": roles}),
         images=pictures,
         audit={
             "duplicates": {"pairs": 104},
@@ -203,8 +203,8 @@ def test_without_validation_cells_nothing_is_decided_unless_the_bundle_has(tmp_p
 
 
 def test_published_results_stand_beside_the_official_test_set_only(tmp_path: Path) -> None:
-    facts = {**FACTS, "protocol": "official-folds", "test_set": "c-nmc-preliminary"}
-    content, page = report(tmp_path / "official", predictions(), run=RunFacts(**facts))
+    context = {**CONTEXT, "protocol": "official-folds", "test_set": "c-nmc-preliminary"}
+    content, page = report(tmp_path / "official", predictions(), run=ReportContext(**context))
     assert content["published"]["rows"][0]["preliminary"] == 92.5
     assert "Prellberg and Kramer" in page
     content, page = report(tmp_path / "own", predictions())
@@ -237,9 +237,9 @@ def test_leaky_and_synthetic_are_said_when_so(
     tmp_path: Path, leaky: bool | None, synthetic: bool
 ) -> None:
     label = {True: "LEAKY", None: "PATIENT OVERLAP UNKNOWN", False: ""}[leaky]
-    facts = {**FACTS, "leaky": leaky, "synthetic": synthetic, "leakage": f"{label}: Because."}
-    facts["best_auc"] = 0.91 if synthetic else None
-    content, page = report(tmp_path / "report", predictions(), run=RunFacts(**facts))
+    context = {**CONTEXT, "leaky": leaky, "synthetic": synthetic, "leakage": f"{label}: Because."}
+    context["best_auc"] = 0.91 if synthetic else None
+    content, page = report(tmp_path / "report", predictions(), run=ReportContext(**context))
     for word in ("LEAKY", "PATIENT OVERLAP UNKNOWN"):
         assert (word in page) == (word == label)
         assert content["sentence"].startswith(word) == (word == label)
@@ -257,7 +257,7 @@ def test_images_of_unknown_patients_get_no_interval(tmp_path: Path) -> None:
     content, page = report(tmp_path / "as-patients", table)
     assert content["intervals"]["auc"]["low"] is not None
     why = "no interval: it is not known which cells come from one patient"
-    run = RunFacts(**{**FACTS, "leaky": None, "no_intervals": why})
+    run = ReportContext(**{**CONTEXT, "leaky": None, "no_intervals": why})
     content, page = report(tmp_path / "unknown", table, run=run)
     assert all(interval["low"] is None for interval in content["intervals"].values())
     assert content["metrics"]["test"]["confusion"]["tp"] > 0
@@ -281,7 +281,7 @@ def test_names_are_escaped(tmp_path: Path) -> None:
     ]
     uids = [f"<i>$uid_{index}$</i>" for index in range(table.num_rows)]
     table = table.set_column(1, "subject", pa.array(names)).set_column(0, "uid", pa.array(uids))
-    run = RunFacts(**{**FACTS, "title": "<script>x</script>", "config": {"<u>": "</td>"}})
+    run = ReportContext(**{**CONTEXT, "title": "<script>x</script>", "config": {"<u>": "</td>"}})
     content, page = report(tmp_path / "report", table, run=run, images=pictures)
     assert content["subjects"][0]["subject"] == "<b>x</b>"
     assert "&lt;b&gt;x&lt;/b&gt;" in page
@@ -357,7 +357,7 @@ def test_counts_of_a_report_add_up(rows: list, band: tuple[float, float] | None)
         }
     )
     by_role = {name: table.filter(pc.field("role") == name) for name in ("test", "validation")}
-    content = _content(RunFacts(**FACTS), by_role, [], 0.5, None, None, band)
+    content = _content(ReportContext(**CONTEXT), by_role, [], 0.5, None, None, band)
     for name, scored in content["scored"].items():
         assert scored["rows"] == role.count(name) == scored["cells"]
         if scored["rows"]:

@@ -1,49 +1,49 @@
 import pytest
 from pydantic import ValidationError
 
-from leuk_ray.bundles.manifest import BundleFacts
+from leuk_ray.bundles.manifest import ModelManifest
 from leuk_ray.datasets.images import StorageSettings
 from leuk_ray.inference.decide import Decision, decide
 from leuk_ray.models.settings import ModelSettings
 
 
-def facts(**changes) -> BundleFacts:
+def manifest(**changes) -> ModelManifest:
     base = {
         "model": ModelSettings(), "storage": StorageSettings(), "synthetic": True, "seed": 0,
         "protocol": "subject-disjoint", "dataset_fingerprint": "0" * 64, "recipe": "lite",
     }  # fmt: skip
-    return BundleFacts(**(base | changes))
+    return ModelManifest(**(base | changes))
 
 
 @pytest.mark.parametrize(("probability", "label"), [(0.0, "healthy"), (0.49, "healthy"),
                                                     (0.5, "ALL"), (1.0, "ALL")])  # fmt: skip
 def test_without_a_band_every_cell_in_scope_is_answered(probability: float, label: str):
-    assert decide(probability, [], facts()) == Decision(label, ())
+    assert decide(probability, [], manifest()) == Decision(label, ())
 
 
 @pytest.mark.parametrize(("probability", "label"), [(0.3, "healthy"), (0.31, "abstain"),
                                                     (0.69, "abstain"), (0.7, "ALL")])  # fmt: skip
 def test_inside_the_band_there_is_no_answer(probability: float, label: str):
-    decision = decide(probability, [], facts(threshold=0.6, abstain_band=(0.3, 0.7)))
+    decision = decide(probability, [], manifest(threshold=0.6, abstain_band=(0.3, 0.7)))
     assert decision.label == label
     assert decision.reasons == (("near_threshold",) if label == "abstain" else ())
 
 
 def test_what_is_out_of_scope_is_not_answered_however_sure_the_network():
-    decision = decide(0.999, ["blurred"], facts(abstain_band=(0.4, 0.6)))
+    decision = decide(0.999, ["blurred"], manifest(abstain_band=(0.4, 0.6)))
     assert decision == Decision("abstain", ("blurred",))
-    both = decide(0.5, ["blurred"], facts(abstain_band=(0.4, 0.6)))
+    both = decide(0.5, ["blurred"], manifest(abstain_band=(0.4, 0.6)))
     assert both.reasons == ("blurred", "near_threshold")
 
 
 @pytest.mark.parametrize("band", [(0.6, 0.7), (0.2, 0.4), (-0.1, 0.6), (0.5, 1.1), (0.7, 0.3)])
 def test_a_band_that_does_not_hold_the_threshold_is_refused(band):
     with pytest.raises(ValidationError, match="hold the threshold"):
-        facts(abstain_band=band)
+        manifest(abstain_band=band)
 
 
 @pytest.mark.parametrize("probability", [float("nan"), float("inf")])
 def test_what_is_no_number_is_no_answer(probability: float):
     for reasons in ([], ["blurred"]):
         with pytest.raises(RuntimeError, match="not finite"):
-            decide(probability, reasons, facts())
+            decide(probability, reasons, manifest())

@@ -14,7 +14,7 @@ from PIL import Image
 from scipy.stats import spearmanr
 
 from leuk_ray.bundles.bundle import write_bundle
-from leuk_ray.bundles.manifest import BundleFacts
+from leuk_ray.bundles.manifest import ModelManifest
 from leuk_ray.cli.main import cli
 from leuk_ray.datasets.images import StorageSettings
 from leuk_ray.datasets.synthetic import SyntheticSpec, draw_cells, render
@@ -200,11 +200,11 @@ def test_the_share_on_rendered_cells_is_that_of_the_pixels_that_are_not_black(tm
     """Where it lies is the network's affair: an untrained one proves the count, no more."""
     pixels = np.stack([render(c)[75:375:4, 75:375:4] for c in draw_cells(SyntheticSpec(4, 4))])
     settings = ModelSettings(**SE, weights="scratch")
-    facts = BundleFacts(
+    manifest = ModelManifest(
         model=settings, storage=StorageSettings(size=75), synthetic=True, recipe="se", seed=0,
         protocol="subject-disjoint", dataset_fingerprint="0" * 64,
     )  # fmt: skip
-    write_bundle(tmp_path / "bundle", facts, network(**SE))
+    write_bundle(tmp_path / "bundle", manifest, network(**SE))
     classifier = Classifier.load(tmp_path / "bundle")
     for image, explained in zip(
         pixels, explain_pixels(classifier, pixels, "hirescam"), strict=True
@@ -232,12 +232,12 @@ def png(pixels: np.ndarray) -> bytes:
 
 
 def test_the_command_writes_pictures_and_numbers(trained, tmp_path: Path):
-    facts = BundleFacts(
+    manifest = ModelManifest(
         model=ModelSettings(**SE, filters=(8, 16, 32), reduction=4, weights="scratch"),
         storage=StorageSettings(size=64, crop="full"), synthetic=True,
         protocol="subject-disjoint", dataset_fingerprint="0" * 64, recipe="se", seed=0,
     )  # fmt: skip
-    write_bundle(tmp_path / "run" / "bundle", facts, trained)
+    write_bundle(tmp_path / "run" / "bundle", manifest, trained)
     images, _, masks = discs(2, 5)
     cell = images[1].permute(1, 2, 0).numpy() * masks[1, :, :, None].numpy()
     (tmp_path / "cell.png").write_bytes(png(cell))

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from leuk_ray.bundles.bundle import load_bundle, write_bundle, write_ensemble
-from leuk_ray.bundles.manifest import BundleFacts
+from leuk_ray.bundles.manifest import ModelManifest
 from leuk_ray.datasets.images import StorageSettings
 from leuk_ray.inference import onnx_export
 from leuk_ray.inference.check import TOLERANCE
@@ -21,12 +21,12 @@ from leuk_ray.utils.errors import UserError
 
 
 def write(path: Path, settings: ModelSettings, size: int) -> Path:
-    facts = BundleFacts(
+    manifest = ModelManifest(
         model=settings, storage=StorageSettings(size=size), temperature=0.7, synthetic=True,
         protocol="subject-disjoint", dataset_fingerprint="0" * 64, recipe="lite", seed=0,
     )  # fmt: skip
     torch.manual_seed(0)
-    write_bundle(path, facts, build(settings, load_weights=True).eval())
+    write_bundle(path, manifest, build(settings, load_weights=True).eval())
     return path
 
 
@@ -78,8 +78,8 @@ def test_an_ensemble_of_networks_with_one_logit_is_exported_too(small: Path, tmp
 
 
 def test_the_graph_is_one_of_the_bundles_files(bundle: Path, exported: Path, tmp_path: Path):
-    facts = json.loads((exported / "bundle.json").read_text())
-    assert set(facts["files"]) == {"model.safetensors", "model.onnx", "MODEL_CARD.md"}
+    manifest = json.loads((exported / "bundle.json").read_text())
+    assert set(manifest["files"]) == {"model.safetensors", "model.onnx", "MODEL_CARD.md"}
     assert (exported / "model.safetensors").read_bytes() == (
         bundle / "model.safetensors"
     ).read_bytes()

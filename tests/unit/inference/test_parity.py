@@ -12,7 +12,7 @@ import tritonclient.http as triton
 from PIL import Image
 
 from leuk_ray.bundles.bundle import load_bundle, write_bundle
-from leuk_ray.bundles.manifest import BundleFacts
+from leuk_ray.bundles.manifest import ModelManifest
 from leuk_ray.datasets.decoding import prepare_cell
 from leuk_ray.inference.classifier import Classifier, Prediction
 from leuk_ray.inference.files import answer_files
@@ -48,8 +48,8 @@ def bundles(tmp_path_factory) -> dict[str, Path]:
     for name, weights in untrained.model.named_parameters():  # one that tells pictures apart
         weights.data *= 0 if name.endswith("bias") else 8 if weights.ndim == 2 else 1
     plain = folder / "pytorch"
-    assert isinstance(untrained.facts, BundleFacts)
-    write_bundle(plain, untrained.facts, untrained.model)
+    assert isinstance(untrained.manifest, ModelManifest)
+    write_bundle(plain, untrained.manifest, untrained.model)
     export_bundle(plain, folder / "onnx", onnx=True)
     return {"pytorch": plain, "onnx": folder / "onnx"}
 
@@ -72,7 +72,7 @@ def predicted(bundle: Path, files: list[Path]) -> np.ndarray:
 def evaluated(bundle: Path, files: list[Path], store_pixels, folder: Path) -> np.ndarray:
     """As `prepare` and `evaluate`: pixels of a dataset's rows; tasks are tested with Ray."""
     classifier = Classifier.load(bundle)
-    storage = classifier.facts.storage
+    storage = classifier.manifest.storage
     rows = [{"path": str(file), "side": None, "source": "folders"} for file in files]
     stored = b"".join(prepare_cell(row, storage)["image"] for row in rows)
     shape = (len(files), storage.size, storage.size, 3)

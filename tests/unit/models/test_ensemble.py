@@ -10,7 +10,7 @@ import torch
 from click.testing import CliRunner
 
 from leuk_ray.bundles.bundle import load_bundle, write_bundle, write_ensemble
-from leuk_ray.bundles.manifest import BundleFacts, EnsembleFacts
+from leuk_ray.bundles.manifest import EnsembleManifest, ModelManifest
 from leuk_ray.cli.main import cli
 from leuk_ray.datasets.images import StorageSettings
 from leuk_ray.inference.classifier import Classifier
@@ -73,13 +73,13 @@ def bundles(tmp_path_factory) -> list[Path]:
     for number, (name, network) in enumerate(NETWORKS.items()):
         torch.manual_seed(number)
         settings = ModelSettings(**network, input_size=64, weights="scratch")
-        facts = BundleFacts(
+        manifest = ModelManifest(
             model=settings, storage=StorageSettings(size=48), temperature=1.0 + number,
             synthetic=True, protocol="subject-disjoint", dataset_fingerprint="0" * 64,
             recipe=name, seed=0,
         )  # fmt: skip
         paths.append(folder / name / "bundle")
-        write_bundle(paths[-1], facts, build(settings, load_weights=True).eval())
+        write_bundle(paths[-1], manifest, build(settings, load_weights=True).eval())
     return paths
 
 
@@ -97,16 +97,16 @@ def test_an_ensemble_bundle_scores_as_its_members_do_together(bundles, tmp_path:
     card = (tmp_path / "voted" / "MODEL_CARD.md").read_text()
     assert "soft vote of one, two, three" in card
     assert "not a diagnosis" in card
-    facts = load_bundle(tmp_path / "voted").facts
-    assert isinstance(facts, EnsembleFacts)
-    assert facts.recipe == "one + two + three"
+    manifest = load_bundle(tmp_path / "voted").manifest
+    assert isinstance(manifest, EnsembleManifest)
+    assert manifest.recipe == "one + two + three"
 
 
 @pytest.mark.parametrize("rule", ["soft", "majority"])
 def test_a_round_trip_keeps_every_vote_to_the_last_digit(rule, bundles, tmp_path: Path):
     write_ensemble(tmp_path / "voted", bundles, rule)
     loaded = [load_bundle(path) for path in bundles]
-    members = [Member(b.model, b.facts.temperature, b.facts.threshold) for b in loaded]
+    members = [Member(b.model, b.manifest.temperature, b.manifest.threshold) for b in loaded]
     pixels = torch.randint(0, 256, (4, 3, 48, 48), dtype=torch.uint8)
     with torch.no_grad():
         expected = Ensemble(members, rule).eval()(pixels)
@@ -122,13 +122,13 @@ def test_an_ensemble_that_is_not_what_was_written_is_refused(bundles, tmp_path: 
     weights.write_bytes(data)
     with pytest.raises(UserError, match="changed since it was written"):
         load_bundle(tmp_path / "voted")
-    facts = json.loads((tmp_path / "voted" / "bundle.json").read_text())
+    manifest = json.loads((tmp_path / "voted" / "bundle.json").read_text())
     for name in ("../one", "/tmp/one", ".."):
-        wrong = facts | {"members": [name, "two"]}
+        wrong = manifest | {"members": [name, "two"]}
         (tmp_path / "voted" / "bundle.json").write_text(json.dumps(wrong))
         with pytest.raises(UserError, match="not understood"):
             load_bundle(tmp_path / "voted")
-    (tmp_path / "voted" / "bundle.json").write_text(json.dumps(facts))
+    (tmp_path / "voted" / "bundle.json").write_text(json.dumps(manifest))
     # A member that is sound in itself, but another one.
     shutil.rmtree(weights.parent)
     shutil.copytree(bundles[2], weights.parent)
@@ -145,8 +145,10 @@ def test_what_cannot_vote_together_is_refused(bundles, tmp_path: Path):
     with pytest.raises(UserError, match="an ensemble itself"):
         write_ensemble(tmp_path / "x", [bundles[0], tmp_path / "voted"], "soft")
     other = tmp_path / "other" / "bundle"
-    facts = load_bundle(bundles[2]).facts.model_copy(update={"storage": StorageSettings(size=64)})
-    write_bundle(other, facts, load_bundle(bundles[2]).model)
+    manifest = load_bundle(bundles[2]).manifest.model_copy(
+        update={"storage": StorageSettings(size=64)}
+    )
+    write_bundle(other, manifest, load_bundle(bundles[2]).model)
     with pytest.raises(UserError, match="prepared alike"):
         write_ensemble(tmp_path / "x", [bundles[0], other], "soft")
     assert not (tmp_path / "x").exists()

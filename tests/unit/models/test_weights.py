@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 from torchvision.models import AlexNet_Weights
 
 from leuk_ray.bundles.bundle import load_bundle, write_bundle
-from leuk_ray.bundles.manifest import BundleFacts
+from leuk_ray.bundles.manifest import ModelManifest
 from leuk_ray.cli.main import cli
 from leuk_ray.datasets.images import StorageSettings
 from leuk_ray.io.hashes import sha256
@@ -39,12 +39,12 @@ def trained() -> torch.nn.Module:
 @pytest.fixture(scope="module")
 def bundle(trained, tmp_path_factory) -> Path:
     path = tmp_path_factory.mktemp("bundles") / "bundle"
-    facts = BundleFacts(
+    manifest = ModelManifest(
         model=ModelSettings(weights="scratch", **SMALL), storage=StorageSettings(size=32),
         synthetic=True, protocol="subject-disjoint", dataset_fingerprint="0" * 64, recipe="lite",
         seed=0,
     )  # fmt: skip
-    write_bundle(path, facts, trained)
+    write_bundle(path, manifest, trained)
     return path
 
 
@@ -90,12 +90,12 @@ def test_a_bundle_names_what_it_began_with_and_no_path(bundle: Path, tmp_path: P
         (tmp_path / "config.yaml").write_text(recipe.to_yaml())
         assert load_recipe(str(tmp_path / "config.yaml")) == recipe  # a run can be resumed
         model = build(recipe.model, load_weights=True)
-        facts = load_bundle(bundle).facts.model_copy(update={"model": recipe.model})
-        assert isinstance(facts, BundleFacts)
-        write_bundle(tmp_path / "tuned", facts, model)
+        manifest = load_bundle(bundle).manifest.model_copy(update={"model": recipe.model})
+        assert isinstance(manifest, ModelManifest)
+        write_bundle(tmp_path / "tuned", manifest, model)
         began = f"{name}@sha256:{sha256(hashed)}"
-        tuned = load_bundle(tmp_path / "tuned").facts
-        assert isinstance(tuned, BundleFacts)
+        tuned = load_bundle(tmp_path / "tuned").manifest
+        assert isinstance(tuned, ModelManifest)
         assert tuned.model.weights == began
         for written in ("bundle.json", "MODEL_CARD.md"):
             text = (tmp_path / "tuned" / written).read_text()

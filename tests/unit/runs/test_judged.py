@@ -7,12 +7,12 @@ import pyarrow.compute as pc
 import pytest
 from scipy.special import expit
 
-from leuk_ray.bundles.manifest import BundleFacts
+from leuk_ray.bundles.manifest import ModelManifest
 from leuk_ray.datasets.identity import DatasetIdentity
 from leuk_ray.datasets.images import StorageSettings
 from leuk_ray.models.settings import ModelSettings
 from leuk_ray.runs.report import predictions_table
-from leuk_ray.runs.target import EvaluationTarget, run_facts
+from leuk_ray.runs.target import EvaluationTarget, report_context
 
 STORED = StorageSettings(size=64, crop="center")
 SPLITS = ["fold_0", "fold_1", "preliminary", "preliminary"]
@@ -25,7 +25,7 @@ def identity(images: str = "a" * 64) -> DatasetIdentity:
 
 
 def dataset(synthetic: bool = False, images: str = "a" * 64) -> Any:
-    facts = {
+    manifest = {
         "layout": "c-nmc",
         "counts": dict.fromkeys(COUNTS, 4) | {"roles": {"keep": 4}},
     }
@@ -41,7 +41,9 @@ def dataset(synthetic: bool = False, images: str = "a" * 64) -> Any:
             "source_image": pa.nulls(4, pa.string()),
         }
     )
-    return SimpleNamespace(facts=facts, cells=cells, synthetic=synthetic, identity=identity(images))
+    return SimpleNamespace(
+        manifest=manifest, cells=cells, synthetic=synthetic, identity=identity(images)
+    )
 
 
 def split(roles: str) -> pa.Table:
@@ -56,8 +58,8 @@ def split(roles: str) -> pa.Table:
     )
 
 
-def bundle(protocol: str = "official-folds") -> BundleFacts:
-    return BundleFacts(
+def bundle(protocol: str = "official-folds") -> ModelManifest:
+    return ModelManifest(
         model=ModelSettings(input_size=64, weights="scratch"),
         storage=STORED,
         synthetic=False,
@@ -76,17 +78,19 @@ def bundle(protocol: str = "official-folds") -> BundleFacts:
 def test_the_preliminary_set_is_named_where_nothing_else_is_tested(
     tmp_path, roles: str, synthetic: bool, expected: str
 ) -> None:
-    facts = run_facts(EvaluationTarget(tmp_path, None), bundle(), dataset(synthetic), split(roles))
-    assert facts.test_set == expected
+    context = report_context(
+        EvaluationTarget(tmp_path, None), bundle(), dataset(synthetic), split(roles)
+    )
+    assert context.test_set == expected
 
 
 def test_cells_that_trained_the_bundle_are_told_and_others_are_external(tmp_path) -> None:
-    own = run_facts(
+    own = report_context(
         EvaluationTarget(tmp_path, None), bundle("subject-disjoint"), dataset(), split("eeee")
     )
     assert own.leaky is True
     assert own.leakage.startswith("LEAKY: This dataset trained the bundle")
-    other = run_facts(
+    other = report_context(
         EvaluationTarget(tmp_path, None),
         bundle("subject-disjoint"),
         dataset(images="b" * 64),

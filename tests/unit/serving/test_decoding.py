@@ -16,7 +16,7 @@ import pytest
 import requests
 from PIL import Image
 
-from leuk_ray.bundles.manifest import read_facts
+from leuk_ray.bundles.manifest import read_manifest
 from leuk_ray.datasets.images import BadImageError
 from leuk_ray.inference.classifier import Cell, Reader
 from leuk_ray.serving import decoding, models
@@ -36,7 +36,7 @@ def bundle(tmp_path_factory) -> Path:
 
 @pytest.fixture
 def reader(bundle: Path) -> Reader:
-    return Reader(read_facts(bundle))
+    return Reader(read_manifest(bundle))
 
 
 def decoders() -> list[psutil.Process]:

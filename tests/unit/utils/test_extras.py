@@ -54,7 +54,7 @@ def test_a_bundle_with_a_graph_answers_with_pytorch_where_onnx_is_not_installed(
 ):
     export_bundle(write_small_bundle(tmp_path / "plain"), tmp_path / "graph", onnx=True)
     bundle, cpu = load_bundle(tmp_path / "graph"), torch.device("cpu")
-    pixels = np.zeros((2, *2 * (bundle.facts.storage.size,), 3), np.uint8)
+    pixels = np.zeros((2, *2 * (bundle.manifest.storage.size,), 3), np.uint8)
     with_onnx, _ = make_engine(bundle, cpu)(pixels)
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     engine = make_engine(bundle, cpu)

@@ -11,7 +11,7 @@ import pytest
 from leuk_ray.cli.messages import compare_text
 from leuk_ray.datasets.splits import split_cells
 from leuk_ray.recipes.recipe import load_recipe
-from leuk_ray.training.record import bundle_facts, start_record
+from leuk_ray.training.record import bundle_manifest, start_record
 from leuk_ray.utils.errors import UserError
 from leuk_ray.workflows.compare import Trained, comparable_rows, compare
 from tests.support.serving_bundles import write_small_bundle
@@ -79,10 +79,10 @@ def run_in(folder: Path, *overrides: str) -> Path:
     """The record and bundle of a run; its network is not trained."""
     data, recipe = small_dataset(), load_recipe("lite", overrides)
     start_record(recipe, data, folder, split_cells(data.cells, recipe.split))
-    facts = bundle_facts(recipe, data, {"epoch": 1, "selection": 0.5}, "")
+    manifest = bundle_manifest(recipe, data, {"epoch": 1, "selection": 0.5}, "")
     write_small_bundle(
         folder / "bundle",
-        **facts.model_dump(include={"datasets", "dataset_fingerprint", "storage", "protocol"}),
+        **manifest.model_dump(include={"datasets", "dataset_fingerprint", "storage", "protocol"}),
     )
     return folder
 
