@@ -1,4 +1,4 @@
-"""The HTTP interface, version 1: what a request becomes, and what its sender is told."""
+"""HTTP API version 1: requests to answers, and errors as problem documents."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from leuk_ray.serving.errors import Problem
 from leuk_ray.serving.forms import check_query, read_body
 from leuk_ray.serving.keys import ApiKeys
 from leuk_ray.serving.listing import describe_all
-from leuk_ray.serving.middleware import Guard
+from leuk_ray.serving.middleware import RequestLimits
 from leuk_ray.serving.models import Models
 from leuk_ray.serving.monitoring import Metrics
 from leuk_ray.serving.schemas import (
@@ -40,7 +40,7 @@ from leuk_ray.utils.errors import UserError
 
 
 def create_api(models: Models, limits: Limits, keys: ApiKeys | None, metrics: Metrics) -> FastAPI:
-    """The application, behind its guard.
+    """The application, behind the request limits.
 
     Args:
         models: that answer.
@@ -48,7 +48,7 @@ def create_api(models: Models, limits: Limits, keys: ApiKeys | None, metrics: Me
         keys: None answers everybody on this machine.
         metrics: where to count.
     """
-    key = APIKeyHeader(name="X-API-Key", auto_error=False)  # for /docs; the guard checks it
+    key = APIKeyHeader(name="X-API-Key", auto_error=False)  # for /docs; the middleware checks it
     api = FastAPI(
         title="leuk_ray",
         version=__version__,
@@ -97,32 +97,32 @@ def create_api(models: Models, limits: Limits, keys: ApiKeys | None, metrics: Me
     ) -> Response:
         """Answer for images of single cells; a bad image among good ones is an item."""
         check_query(request, ("model", "explain"))
-        runner = await models.get(model, request.state.request_id)
+        served = await models.get(model, request.state.request_id)
         files, subject = await read_body(request, limits)
-        read = await runner.read(files, request.state.holder)
+        read = await served.read(files, request.state.holder)
         cells = [item for item in read if isinstance(item, Cell)]
         if not cells:
             raise _no_image(files, read)
-        answers = await runner.answer(cells)
+        answers = await served.answer(cells)
         given = [answer for answer in answers if isinstance(answer, Prediction)]
         if not given:
             raise Problem(500, "no_number", f"internal error: {answers[0].as_dict()['error']}")
-        explained = await _explain(runner, cells) if explain else [None] * len(cells)
-        items, judged = _items(files, read, answers, explained)
-        models.answered(model, runner, judged, given)
-        body: dict[str, Any] = {"model": runner.info.model_dump(), "predictions": items}
+        explained = await _explain(served, cells) if explain else [None] * len(cells)
+        items, classified = _items(files, read, answers, explained)
+        models.answered(model, served, classified, given)
+        body: dict[str, Any] = {"model": served.info.model_dump(), "predictions": items}
         if subject is not None:
             counts = summarise([item.get("label") for item in items])
             body["subject"] = SubjectOut(subject=subject, **asdict(counts)).model_dump()
         return JSONResponse(body)
 
     @api.exception_handler(Problem)
-    async def tell(_request: Request, problem: Problem) -> Response:
+    async def on_problem(_request: Request, problem: Problem) -> Response:
         metrics.rejected(problem.reason)
         return problem.response()
 
     @api.exception_handler(HTTPException)
-    async def tell_http(_request: Request, error: HTTPException) -> Response:
+    async def on_http_error(_request: Request, error: HTTPException) -> Response:
         reason = {404: "no_such_path", 405: "method"}.get(error.status_code, "request")
         metrics.rejected(reason)
         return Problem(
@@ -130,7 +130,7 @@ def create_api(models: Models, limits: Limits, keys: ApiKeys | None, metrics: Me
         ).response()
 
     @api.exception_handler(RequestValidationError)
-    async def tell_validation(_request: Request, error: RequestValidationError) -> Response:
+    async def on_invalid_request(_request: Request, error: RequestValidationError) -> Response:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
         metrics.rejected("request")
@@ -140,7 +140,7 @@ def create_api(models: Models, limits: Limits, keys: ApiKeys | None, metrics: Me
     add_docs(api)
     api.include_router(openinference.router(models, limits))
     api.add_middleware(
-        Guard,  # pyright: ignore[reportArgumentType]
+        RequestLimits,  # pyright: ignore[reportArgumentType]
         limits=limits,
         keys=keys,
         rejected=metrics.rejected,
@@ -159,7 +159,7 @@ def _items(
     """An item of the answer for each file, and the files that have a label."""
     done = iter(zip(answers, explained, strict=True))
     items: list[dict[str, Any]] = []
-    judged: list[Named] = []
+    classified: list[Named] = []
     for file, found in zip(files, read, strict=True):
         if isinstance(found, BadImageError):
             items.append({"name": file[0], "error": str(found)})
@@ -168,8 +168,8 @@ def _items(
         shown = explanation is not None and isinstance(answer, Prediction)
         items.append(answer.as_dict() | ({"explanation": explanation} if shown else {}))
         if isinstance(answer, Prediction):
-            judged.append(file)
-    return items, judged
+            classified.append(file)
+    return items, classified
 
 
 def _no_image(files: list[Named], read: list[Cell | BadImageError]) -> Problem:
@@ -179,13 +179,13 @@ def _no_image(files: list[Named], read: list[Cell | BadImageError]) -> Problem:
     ]
     reasons = {item.reason for item in bad}
     status = 415 if reasons <= {"not_an_image", "unsupported_format"} else 422
-    detail = str(bad[0]) if len(bad) == 1 else f"none of {len(bad)} files is an image to judge"
+    detail = str(bad[0]) if len(bad) == 1 else f"none of {len(bad)} files can be classified"
     # Each image was counted by its own reason where it was read.
     return Problem(status, "no_good_image", detail, errors=errors)
 
 
-async def _explain(runner: ServedModel, cells: list[Cell]) -> list[dict[str, Any]]:
+async def _explain(served: ServedModel, cells: list[Cell]) -> list[dict[str, Any]]:
     try:
-        return await runner.explain(cells)
+        return await served.explain(cells)
     except UserError as error:
         raise Problem(422, "no_explanation", str(error)) from error

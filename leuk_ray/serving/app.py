@@ -38,7 +38,7 @@ from leuk_ray.serving.shadow import shadow_log
 from leuk_ray.serving.sources import open_source
 from leuk_ray.utils.errors import UserError
 
-_SPARE = 16  # requests above our own limit that reach a replica, to be told 503 by it
+_SPARE = 16  # requests above our own limit that reach a replica, which answers them 503
 _QUEUED = 256  # requests that wait in a proxy while every replica is full or none is there
 _COMMON: dict[str, Any] = {
     "health_check_period_s": 10,

@@ -38,7 +38,7 @@ class Problem(Exception):  # noqa: N818 (the RFC's word)
     def response(self) -> JSONResponse:
         """The HTTP response.
 
-        `error` repeats the detail, as the Open Inference Protocol wants errors told.
+        `error` repeats the detail, since the Open Inference Protocol reads errors there.
         """
         document = {
             "type": "about:blank",

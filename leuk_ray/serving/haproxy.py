@@ -42,7 +42,7 @@ _IDLE_SECONDS = 15  # between two requests of a connection
 _STALLED_SECONDS = 30  # without a byte of a body that is being passed on
 # Seconds for the bytes of a body up to each number, counted from the number before.
 _BODY_SECONDS = ((5, 2**14), (10, 2**17), (20, 2**19), (20, 2**20))
-_REQUEST_ID = "^[A-Za-z0-9._-]{1,64}$"  # as `serving.guard`; Ray Serve logs any
+_REQUEST_ID = "^[A-Za-z0-9._-]{1,64}$"  # as `serving.middleware`; Ray Serve logs any
 
 
 class Front(Settings):

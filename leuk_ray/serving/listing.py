@@ -44,8 +44,8 @@ def _describe(models: Models, name: str) -> ModelOut | None:
     except UserError as error:
         logger.error("%s is not listed: %s", name, error)
         return None
-    runner = models.loaded(found)
-    shift = runner and runner.shift
+    served = models.loaded(found)
+    shift = served and served.shift
     return ModelOut(
         name=name,
         versions=versions,
@@ -65,6 +65,6 @@ def _describe(models: Models, name: str) -> ModelOut | None:
             name=name,
             version=found.version,
             fingerprint=digest,
-            engine=runner and runner.info.engine,
+            engine=served and served.info.engine,
         ),
     )

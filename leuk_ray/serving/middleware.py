@@ -39,7 +39,7 @@ access_log = logging.getLogger("leuk_ray.access")
 logger = logging.getLogger(__name__)
 
 
-class Guard:
+class RequestLimits:
     """ASGI middleware: request id, key, size and time of the body, admission, access log.
 
     The application is called with a body that is there, so that only work takes one of its
@@ -57,14 +57,14 @@ class Guard:
         finished: Callable[[str, int, float], None],
         traffic: Traffic,
     ) -> None:
-        """Guard `app`.
+        """Wrap `app`.
 
         Args:
             app: the application.
             limits: of a request.
             keys: None answers everybody on this machine: see `serving.loopback`.
-            rejected: told the reason of each refusal made here.
-            finished: told (path, status, seconds) of each request.
+            rejected: called with the reason of each request refused here.
+            finished: called with (path, status, seconds) of each request.
             traffic: of the replica; counts the admitted requests.
         """
         self.app = app
@@ -85,10 +85,10 @@ class Guard:
 
 
 class _Request:
-    """One request on its way through the guard."""
+    """One request on its way through the middleware."""
 
-    def __init__(self, guard: Guard, scope: Scope, receive: Receive, send: Send) -> None:
-        self.guard, self.scope, self._receive, self._send = guard, scope, receive, send
+    def __init__(self, limiter: RequestLimits, scope: Scope, receive: Receive, send: Send) -> None:
+        self.limiter, self.scope, self._receive, self._send = limiter, scope, receive, send
         self.headers = Headers(scope=scope)
         self.path = scope["path"].removeprefix(scope.get("root_path", ""))
         given = self.headers.get("x-request-id", "")
@@ -102,7 +102,7 @@ class _Request:
 
     async def run(self) -> None:
         """Refuse or pass on, then log."""
-        guard = self.guard
+        limiter = self.limiter
         admitted = False
         try:
             await self._authenticate()
@@ -113,31 +113,31 @@ class _Request:
                 self._check_room()
                 await self._receive_body()
                 self._check_room()
-                guard.traffic.begin()
+                limiter.traffic.begin()
                 admitted = True
-            await guard.app(self.scope, self.receive, self.send)
+            await limiter.app(self.scope, self.receive, self.send)
         except Problem as problem:
-            guard.rejected(problem.reason)
+            limiter.rejected(problem.reason)
             if self.status == 0:
                 await problem.response()(self.scope, self._receive, self.send)
         except asyncio.CancelledError:  # Serve's way to say that the client went away
-            guard.rejected("hang_up")
+            limiter.rejected("hang_up")
             self.status = self.status or _HANG_UP
             raise
         except ClientDisconnect:
-            guard.rejected("hang_up")
+            limiter.rejected("hang_up")
             if self.status == 0:  # nobody reads it; without one Serve would count a 500
                 await Response(status_code=_HANG_UP)(self.scope, self._receive, self.send)
         except Exception as error:
             logger.error("request %s failed:\n%s", self.id, without_texts(error))
-            guard.rejected("internal")
+            limiter.rejected("internal")
             if self.status == 0:
                 problem = Problem(500, "internal", f"internal error; quote request ID {self.id}")
                 await problem.response()(self.scope, self._receive, self.send)
         finally:
             if admitted:
-                guard.traffic.end()
-            guard.bytes_held.give_back(self.owner, self.bytes_in)
+                limiter.traffic.end()
+            limiter.bytes_held.give_back(self.owner, self.bytes_in)
             self._log()
 
     async def receive(self) -> Message:
@@ -158,31 +158,33 @@ class _Request:
     async def _authenticate(self) -> None:
         if self.path in OPEN_PATHS:
             return
-        if self.guard.keys is None:
+        if self.limiter.keys is None:
             check_local(self.headers)
             return
         key = self.headers.get("x-api-key")
         if key is None:
             raise Problem(401, "no_key", "send a key as X-API-Key", headers=_WANTED)
-        self.owner = await self.guard.keys.owner(key)
+        self.owner = await self.limiter.keys.owner(key)
         if self.owner is None:
             raise Problem(401, "wrong_key", "this key is not known", headers=_WANTED)
 
     def _check_room(self) -> None:
-        if self.guard.traffic.in_flight >= self.guard.limits.in_flight:
+        if self.limiter.traffic.in_flight >= self.limiter.limits.in_flight:
             raise _overload("too many requests at once")
 
     async def _receive_body(self) -> None:
         """Wait for the body, unless it grows too large or comes too slowly."""
-        guard = self.guard
-        if not guard.receiving.take(self.owner, 1):
+        limiter = self.limiter
+        if not limiter.receiving.take(self.owner, 1):
             raise _overload("too many requests are being received", **_CLOSE)
         started = time.monotonic()
         body = io.BytesIO()  # small pieces of a large one would leave their places in memory open
         message: Message = {"more_body": True}
         try:
             while message.get("more_body", False):
-                allowed = guard.limits.receive_seconds + self.bytes_in / guard.limits.receive_rate
+                allowed = (
+                    limiter.limits.receive_seconds + self.bytes_in / limiter.limits.receive_rate
+                )
                 try:
                     async with asyncio.timeout(max(0.0, started + allowed - time.monotonic())):
                         message = await self._receive()
@@ -194,13 +196,13 @@ class _Request:
                 self._hold(len(message.get("body", b"")))
                 body.write(message.get("body", b""))
         finally:
-            guard.receiving.give_back(self.owner, 1)
+            limiter.receiving.give_back(self.owner, 1)
         self.body = {"type": "http.request", "body": body.getvalue(), "more_body": False}
 
     def _hold(self, num_bytes: int) -> None:
-        if self.bytes_in + num_bytes > self.guard.limits.body_bytes:
+        if self.bytes_in + num_bytes > self.limiter.limits.body_bytes:
             raise self._too_large()
-        if not self.guard.bytes_held.take(self.owner, num_bytes):
+        if not self.limiter.bytes_held.take(self.owner, num_bytes):
             raise _overload("too many bytes of requests at once", **_CLOSE)
         self.bytes_in += num_bytes
 
@@ -214,16 +216,16 @@ class _Request:
         length = self.headers.get("content-length", "0")
         if not re.fullmatch(r"[0-9]{1,18}", length):
             raise Problem(400, "length", "Content-Length is no number")
-        if int(length) > self.guard.limits.body_bytes:
+        if int(length) > self.limiter.limits.body_bytes:
             raise self._too_large()
 
     def _too_large(self) -> Problem:
-        limit = self.guard.limits.body_bytes
+        limit = self.limiter.limits.body_bytes
         return Problem(413, "too_large", f"a request may have {limit} bytes", headers=_CLOSE)
 
     def _log(self) -> None:
         seconds = time.monotonic() - self.started
-        self.guard.finished(self.path, self.status, seconds)
+        self.limiter.finished(self.path, self.status, seconds)
         line = {
             "time": datetime.now(UTC).isoformat(timespec="milliseconds"),
             "request_id": self.id,

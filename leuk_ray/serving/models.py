@@ -51,7 +51,7 @@ class Models:
         Args:
             settings: what to serve.
             metrics: where to count.
-            make: a bundle's runner; it may take its time, and raise UserError.
+            make: a bundle's served; it may take its time, and raise UserError.
         """
         self.source = open_source(parse(settings.bundle), settings.trusted_keys)
         self.canaries = Canaries(settings.canaries)
@@ -106,11 +106,11 @@ class Models:
         await asyncio.shield(self._checking)
 
     def loaded(self, found: Found) -> ServedModel | None:
-        """The runner of a bundle, if it is in memory."""
+        """The served of a bundle, if it is in memory."""
         return self._loaded.get(found.path)
 
     async def get(self, reference: str | None, request_id: str = "") -> ServedModel:
-        """The runner of NAME, NAME@VERSION or NAME@ALIAS.
+        """The served of NAME, NAME@VERSION or NAME@ALIAS.
 
         Args:
             reference: None for the only model there is.
@@ -124,19 +124,19 @@ class Models:
             names = ", ".join(self.source.names())
             raise Problem(422, "model", f"name a model, as ?model=NAME: there are {names}")
         canary = self.canaries.chosen(wanted, request_id)
-        runner = await self._get_or_none(canary) if canary else None
-        return runner or await self._get(wanted)
+        served = await self._get_or_none(canary) if canary else None
+        return served or await self._get(wanted)
 
     def answered(
         self,
         reference: str | None,
-        runner: ServedModel,
+        served: ServedModel,
         files: list[Named],
         answers: list[Prediction],
     ) -> None:
         """Offer what a champion or its canary answered to the shadows."""
-        if (reference or self.source.default()) == runner.info.name:
-            self.shadows.offer(runner, files, answers)
+        if (reference or self.source.default()) == served.info.name:
+            self.shadows.offer(served, files, answers)
 
     async def _get_or_none(self, reference: str) -> ServedModel | None:
         """A canary; its failure costs nobody an answer."""
@@ -160,9 +160,9 @@ class Models:
             return self._loaded[previous]
         if loading is None:
             raise _cannot_load(found)
-        runner = await asyncio.shield(loading)
+        served = await asyncio.shield(loading)
         self._answering[wanted] = found.path
-        return runner
+        return served
 
     def _begin(self, found: Found) -> asyncio.Task[ServedModel] | None:
         """The task that loads a bundle; None where that has failed a while ago."""
@@ -182,7 +182,7 @@ class Models:
             for reference, path in list(self._answering.items()):
                 try:
                     found = await asyncio.to_thread(self.source.resolve, reference)
-                except UserError:  # requests are told, and the log by them
+                except UserError:  # requests report it, and the log through them
                     continue
                 if path in self._loaded and found.path not in self._loaded:
                     self._begin(found)
@@ -207,11 +207,11 @@ class Models:
         return found
 
     async def _load(self, found: Found) -> ServedModel:
-        runner = await self._made(found)
-        self._loaded[found.path] = runner
+        served = await self._made(found)
+        self._loaded[found.path] = served
         while len(self._loaded) > self._most:
             self._loaded.popitem(last=False)
-        return runner
+        return served
 
     async def _load_shadow(self, reference: str, before: ServedModel | None) -> ServedModel:
         """Apart from the others: its checks and its place in memory are no concern of theirs."""
@@ -226,7 +226,7 @@ class Models:
             if time.monotonic() < until:
                 raise _cannot_load(found)
             try:
-                runner = await self._make(found)
+                served = await self._make(found)
             except Problem:  # a predictor elsewhere is full or lost
                 raise
             except Exception as error:
@@ -239,11 +239,11 @@ class Models:
                 raise _cannot_load(found) from error
             if self._broken.pop(found.path, None):
                 self._metrics.broken(found.name, found.version, False)
-            return runner
+            return served
 
     async def _check(self) -> None:
-        for runner in list(self._loaded.values()):
-            await runner.check()
+        for served in list(self._loaded.values()):
+            await served.check()
         self._checked = time.monotonic()
 
 

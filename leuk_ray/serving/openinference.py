@@ -82,12 +82,12 @@ def router(models: Models, limits: Limits) -> APIRouter:
     @routes.get("/models/{name}")
     @routes.get("/models/{name}/versions/{version}")
     async def metadata(name: str, version: str | None = None) -> dict[str, Any]:
-        runner = await models.get(_reference(name, version))
-        versions, _ = models.source.versions(runner.info.name)
+        served = await models.get(_reference(name, version))
+        versions, _ = models.source.versions(served.info.name)
         return {
-            "name": runner.info.name,
+            "name": served.info.name,
             "versions": versions,
-            "platform": f"leuk_ray_{runner.info.engine}",
+            "platform": f"leuk_ray_{served.info.engine}",
             "inputs": _INPUTS,
             "outputs": _OUTPUTS,
         }
@@ -95,34 +95,34 @@ def router(models: Models, limits: Limits) -> APIRouter:
     @routes.get("/models/{name}/ready")
     @routes.get("/models/{name}/versions/{version}/ready")
     async def model_ready(name: str, version: str | None = None) -> dict[str, Any]:
-        runner = await models.get(_reference(name, version))
-        await runner.network.check()
-        return {"name": runner.info.name, "ready": True}
+        served = await models.get(_reference(name, version))
+        await served.network.check()
+        return {"name": served.info.name, "ready": True}
 
     @routes.post("/models/{name}/infer", openapi_extra=_JSON_BODY)
     @routes.post("/models/{name}/versions/{version}/infer", openapi_extra=_JSON_BODY)
     async def infer(request: Request, name: str, version: str | None = None) -> Response:
         reference = _reference(name, version)
-        runner = await models.get(reference, request.state.request_id)
+        served = await models.get(reference, request.state.request_id)
         body, header_length = await request.body(), request.headers.get(_LENGTH_HEADER)
         document, files = await asyncio.to_thread(_parse, body, header_length, limits.files)
         named = [(str(number), data) for number, data in enumerate(files)]
-        read = await runner.read(named, request.state.holder)
+        read = await served.read(named, request.state.holder)
         cells = [item for item in read if isinstance(item, Cell)]
         for number, item in enumerate(read):
             if isinstance(item, BadImageError):
                 raise Problem(400, "no_good_image", f"image {number}: {item}")
-        answered = await runner.answer(cells)
+        answered = await served.answer(cells)
         answers = [item for item in answered if isinstance(item, Prediction)]
         for number, item in enumerate(answered):
             if isinstance(item, Failure):
                 raise Problem(500, "no_number", f"image {number}: {item.error}")
-        models.answered(reference, runner, named, answers)
+        models.answered(reference, served, named, answers)
         values = {
             "probability": np.asarray([answer.probability for answer in answers], np.float32),
             "label": [answer.label for answer in answers],
         }
-        return _respond(runner, document, values)
+        return _respond(served, document, values)
 
     return routes
 
@@ -215,7 +215,7 @@ def _not_so_many(most: int) -> Problem:
     return Problem(400, "inputs", f"`image` must hold 1 to {most} files")
 
 
-def _respond(runner: ServedModel, document: dict[str, Any], values: dict[str, Any]) -> Response:
+def _respond(served: ServedModel, document: dict[str, Any], values: dict[str, Any]) -> Response:
     """The wanted outputs, as JSON or as binary tensors after it."""
     wanted = document.get("outputs") or [{"name": output["name"]} for output in _OUTPUTS]
     if not isinstance(wanted, list) or not all(isinstance(item, dict) for item in wanted):
@@ -239,10 +239,10 @@ def _respond(runner: ServedModel, document: dict[str, Any], values: dict[str, An
             output["data"] = value.tolist() if isinstance(value, np.ndarray) else value
         outputs.append(output)
     answer = {
-        "model_name": runner.info.name,
-        "model_version": runner.info.version,
+        "model_name": served.info.name,
+        "model_version": served.info.version,
         "outputs": outputs,
-        "parameters": {"fingerprint": runner.info.fingerprint},
+        "parameters": {"fingerprint": served.info.fingerprint},
     }
     if isinstance(document.get("id"), str):
         answer["id"] = document["id"][:200]

@@ -1,4 +1,4 @@
-"""How a replica makes the runners of its models: a network of its own, or one elsewhere."""
+"""How a replica makes the served_models of its models: a network of its own, or one elsewhere."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _GONE = (RayActorError, ReplicaUnavailableError, DeploymentUnavailableError)
 def local_runners(
     settings: ServeSettings, metrics: Metrics, batched: Batched
 ) -> Callable[[Found], Awaitable[ServedModel]]:
-    """Makes runners whose networks run in this process."""
+    """Makes served_models whose networks run in this process."""
     decoding = Decoding()
 
     def make(found: Found) -> ServedModel:
@@ -45,7 +45,7 @@ def local_runners(
 def remote_runners(
     predictor: DeploymentHandle[Any], metrics: Metrics
 ) -> Callable[[Found], Awaitable[ServedModel]]:
-    """Makes runners whose networks run in another deployment."""
+    """Makes served_models whose networks run in another deployment."""
     decoding = Decoding()
 
     async def make(found: Found) -> ServedModel:

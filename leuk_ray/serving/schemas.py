@@ -52,7 +52,7 @@ class ExplanationOut(BaseModel):
 class PredictionOut(BaseModel):
     """The answer for one image.
 
-    label: `abstain` where the picture cannot be judged or the probability lies in the abstain
+    label: `abstain` where the image cannot be classified or the probability lies in the abstain
     band; `reasons` say why.
     """
 

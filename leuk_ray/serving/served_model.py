@@ -147,7 +147,9 @@ class ServedModel:
         await self._decoding.read(self.reader, [("check", _PICTURE)], "check")
         await self.network.check()
 
-    async def judge(self, cells: Sequence[Cell]) -> tuple[list[Prediction | Failure], list[Scored]]:
+    async def classify(
+        self, cells: Sequence[Cell]
+    ) -> tuple[list[Prediction | Failure], list[Scored]]:
         """Answers for decoded cells, scored in one batch with those of other requests."""
         scored = await asyncio.gather(*(self.network.score(cell.pixels) for cell in cells))
         answers = [
@@ -157,8 +159,8 @@ class ServedModel:
         return answers, scored
 
     async def answer(self, cells: Sequence[Cell]) -> list[Prediction | Failure]:
-        """`judge`, counted and watched for drift."""
-        answers, scored = await self.judge(cells)
+        """`classify`, counted and watched for drift."""
+        answers, scored = await self.classify(cells)
         for cell, answer, (scores, index) in zip(cells, answers, scored, strict=True):
             if isinstance(answer, Failure):
                 self.metrics.rejected("no_number")

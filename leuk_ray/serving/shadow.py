@@ -69,7 +69,7 @@ class Shadows:
 
         Args:
             references: NAME@VERSION or NAME@ALIAS of each.
-            load: the runner that a reference means now; given the one it meant before.
+            load: the served that a reference means now; given the one it meant before.
             traffic: of the replica.
             metrics: where to count.
         """
@@ -89,20 +89,20 @@ class Shadows:
         return [version for of, _, version in found if of == name]
 
     async def start(self) -> None:
-        """Load them; one that cannot be loaded is told in the log, and tried again later."""
+        """Load the shadows; one that cannot be loaded is logged and retried later."""
         for reference in self._references:
             try:
-                await self._runner(reference)
+                await self._served(reference)
             except Exception as error:
                 logger.error("shadow %s is not compared:\n%s", reference, without_texts(error))
 
-    def offer(self, runner: ServedModel, files: list[Named], answers: list[Prediction]) -> None:
-        """Files that `runner` answered, for each shadow of its model; returns at once."""
+    def offer(self, served: ServedModel, files: list[Named], answers: list[Prediction]) -> None:
+        """Files that `served` answered, for each shadow of its model; returns at once."""
         for reference in self._references:
             name, _, version = reference.partition("@")
-            if name != runner.info.name:
+            if name != served.info.name:
                 continue
-            key = (name, runner.info.version, version)
+            key = (name, served.info.version, version)
             compared = self.seen.setdefault(key, Compared())
             num_bytes = sum(len(data) for _, data in files)
             if len(self._waiting) >= _WAITING or self._bytes + num_bytes > _WAITING_BYTES:
@@ -131,10 +131,10 @@ class Shadows:
                 self._log()
 
     async def _compare(self, offer: _Offer) -> None:
-        runner = await self._runner(offer.shadow)
-        read = await runner.read(offer.files, "shadow")
+        served = await self._served(offer.shadow)
+        read = await served.read(offer.files, "shadow")
         cells = [item for item in read if isinstance(item, Cell)]
-        theirs = iter((await runner.judge(cells))[0])
+        theirs = iter((await served.classify(cells))[0])
         compared = offer.compared
         for answer, item in zip(offer.answers, read, strict=True):
             shadow = next(theirs) if isinstance(item, Cell) else item
@@ -147,9 +147,9 @@ class Shadows:
             compared.label_changes += changed
             compared.sum_difference += difference
             compared.max_difference = max(compared.max_difference, difference)
-            self._metrics.shadow(runner.info.name, difference, changed)
+            self._metrics.shadow(served.info.name, difference, changed)
 
-    async def _runner(self, reference: str) -> ServedModel:
+    async def _served(self, reference: str) -> ServedModel:
         self._runners[reference] = await self._load(reference, self._runners.get(reference))
         return self._runners[reference]
 

@@ -56,7 +56,7 @@ def service(cells: Path, tmp_path_factory) -> Iterator[tuple[str, list[Path]]]:
     spec = RunSpec("lite", load_recipe("lite", SETTINGS), {})
     splits = make_splits(dataset, [spec.resolved])
     shared = TrialContext(
-        folder, dataset, Resources(), splits, side_by_side=1, evaluated=False, checkpoints=False
+        folder, dataset, splits, Resources(), side_by_side=1, evaluated=False, checkpoints=False
     )
     train_in_process(spec, shared, lambda metrics, save: None)
     calibrate(EvaluationTarget.at(str(folder / "lite")), dataset, folder / "bundle")

@@ -17,7 +17,7 @@ from starlette.testclient import TestClient
 from leuk_ray.serving import middleware as guard_module
 from leuk_ray.serving.errors import Problem
 from leuk_ray.serving.keys import ApiKeys
-from leuk_ray.serving.middleware import Guard
+from leuk_ray.serving.middleware import RequestLimits
 from leuk_ray.serving.settings import Limits
 from leuk_ray.serving.traffic import Traffic
 from tests.support.serving_bundles import LOOPBACK
@@ -34,7 +34,7 @@ def line(name: str, key: str) -> str:
 
 
 class Served:
-    """An application that echoes the size of a body, behind a guard."""
+    """An application that echoes the size of a body, behind the middleware."""
 
     def __init__(self, keys: ApiKeys | None = None, **limits) -> None:
         self.reasons: list[str] = []
@@ -57,7 +57,7 @@ class Served:
             exception_handlers={Problem: lambda request, problem: problem.response()},
         )
         app.add_middleware(
-            Guard, limits=Limits(**limits), keys=keys, rejected=self.reasons.append,
+            RequestLimits, limits=Limits(**limits), keys=keys, rejected=self.reasons.append,
             finished=lambda path, status, seconds: self.finished.append((path, status)),
             traffic=Traffic(),
         )  # fmt: skip

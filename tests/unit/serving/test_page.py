@@ -74,7 +74,7 @@ def test_dropped_cells_are_shown_with_label_heat_and_probability(
         assert f"{100 * told['heat_inside_cell']:.0f}% of the heat is in the cell" in card["text"]
         assert len(card["pictures"]) == 2
         assert all(width > 0 for width in card["pictures"]), "cell and heat are drawn"
-    assert "Not an image to judge" in cards[3]["text"]
+    assert "Not an image that can be classified" in cards[3]["text"]
     assert "4 images done, 1 could not be read" in answered.evaluate("$('status').textContent")
     assert answered.errors == []
 
