@@ -25,7 +25,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from torchvision.transforms import v2
 
-from leuk_ray.augment.policies import apply, parameters
+from leuk_ray.augment.policies import apply, augment_tensors
 from leuk_ray.augment.settings import AugmentSettings
 from leuk_ray.cluster.ray_cluster import LOCAL_ENVIRONMENT
 from leuk_ray.models.zoo import build
@@ -42,12 +42,14 @@ def pixels(num: int, side: int) -> Tensor:
     return torch.randint(0, 256, shape, dtype=torch.uint8, generator=generator).permute(0, 3, 1, 2)
 
 
-def augment(images: Tensor, draw: int) -> Tensor:
+def augment(images: Tensor, copy: int) -> Tensor:
     """What a step does to a batch before the network sees it."""
     keys = np.arange(len(images), dtype=np.uint64)
-    draws = np.full(len(images), draw, np.uint64)
-    drawn = parameters(POLICY, seed=0, keys=keys, draws=draws, side=images.shape[-1])
-    return apply(images, drawn, POLICY.fill)
+    copy_index = np.full(len(images), copy, np.uint64)
+    params = augment_tensors(
+        POLICY, seed=0, keys=keys, copy_index=copy_index, side=images.shape[-1]
+    )
+    return apply(images, params, POLICY.fill)
 
 
 def torchvision_policy() -> Callable[[Tensor], Tensor]:
@@ -80,10 +82,10 @@ def share_of_step(rounds: int) -> Result:
     keys = np.arange(len(images), dtype=np.uint64)
 
     def step(number: int) -> None:
-        drawn = parameters(
-            POLICY, seed=0, keys=keys, draws=keys + np.uint64(number), side=images.shape[-1]
+        params = augment_tensors(
+            POLICY, seed=0, keys=keys, copy_index=keys + np.uint64(number), side=images.shape[-1]
         )
-        log_odds = learner.log_odds(images, drawn)
+        log_odds = learner.log_odds(images, params)
         learner.backward(F.binary_cross_entropy_with_logits(log_odds, labels))
         learner.step()
 

@@ -32,7 +32,7 @@ from torch._dynamo.utils import counters
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, RandomSampler
 
-from leuk_ray.augment.policies import apply, parameters
+from leuk_ray.augment.policies import apply, augment_tensors
 from leuk_ray.datasets.images import StorageSettings
 from leuk_ray.datasets.loaders import ReaderLoader, ResidentLoader
 from leuk_ray.datasets.synthetic import SyntheticSpec, write_c_nmc
@@ -176,15 +176,15 @@ def split(bench: Bench) -> None:
                 marks("start")
                 (images,) = trained.loader.iter_batches([rows])
                 marks("pixels")
-                drawn = parameters(
+                params = augment_tensors(
                     trained.recipe.augment,
                     seed=0,
                     keys=trained.cells.keys[rows],
-                    draws=np.full(batch, step, np.uint64),
+                    copy_index=np.full(batch, step, np.uint64),
                     side=trained.side,
                 )
-                assert drawn is not None
-                images = apply(images, drawn.to(bench.device), fill)
+                assert params is not None
+                images = apply(images, params.to(bench.device), fill)
                 marks("augment")
                 log_odds = learner.log_odds(images, None)
                 marks("forward")

@@ -17,8 +17,8 @@ import torch
 from gpu_common import Bench, recipe_of, tf32, train_briefly
 from results import Result
 
-from leuk_ray.augment.draws import POLICIES
-from leuk_ray.augment.policies import apply, parameters
+from leuk_ray.augment.params import POLICIES
+from leuk_ray.augment.policies import apply, augment_tensors
 from leuk_ray.augment.settings import AugmentSettings
 
 ROOT = Path(__file__).parents[1]
@@ -112,10 +112,12 @@ def augment(bench: Bench) -> None:
     for policy in POLICIES:
         for fill in ("black", "reflect"):
             settings = AugmentSettings(policy=policy, fill=fill)
-            drawn = parameters(settings, seed=0, keys=keys, draws=keys, side=images.shape[-1])
-            assert drawn is not None
-            theirs = apply(images, drawn, fill)
-            ours = apply(images.to(bench.device), drawn.to(bench.device), fill).cpu()
+            params = augment_tensors(
+                settings, seed=0, keys=keys, copy_index=keys, side=images.shape[-1]
+            )
+            assert params is not None
+            theirs = apply(images, params, fill)
+            ours = apply(images.to(bench.device), params.to(bench.device), fill).cpu()
             far = (ours.round() - theirs.round()).abs()
             bench.findings.add(
                 Result(

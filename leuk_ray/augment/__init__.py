@@ -1,1 +1,1 @@
-"""Augmentation on the training device: policies by name, parameters by key."""
+"""Augmentation on the training device: policies by name, counter-based parameters."""

@@ -1,4 +1,4 @@
-"""Random numbers by key: a hash of (seed, uid, draw) and no generator, so any draw replays."""
+"""Counter-based random numbers: a hash of (seed, uid, copy index), with no generator state."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ def _mix(z: np.ndarray | np.uint64) -> np.ndarray:
     return z ^ (z >> np.uint64(31))
 
 
-def uniform(seed: int, keys: np.ndarray, draws: np.ndarray, count: int) -> np.ndarray:
-    """Uniform numbers in [0, 1) by key: SplitMix64 (Steele, Lea and Flood 2014) as a counter hash.
+def uniform(seed: int, keys: np.ndarray, copy_index: np.ndarray, count: int) -> np.ndarray:
+    """Return uniform numbers in [0, 1): SplitMix64 (Steele, Lea and Flood 2014) as a counter hash.
 
     Args:
         seed: of the run.
         keys: (N,) uint64, one for each uid (`plan.uid_keys`).
-        draws: (N,) uint64, number of the draw.
+        copy_index: (N,) uint64, which copy of its row each sample is.
         count: numbers a sample.
 
     Returns:
@@ -29,7 +29,7 @@ def uniform(seed: int, keys: np.ndarray, draws: np.ndarray, count: int) -> np.nd
     """
     with np.errstate(over="ignore"):
         state = _mix(np.uint64(seed % 2**64) + _GAMMA)
-        state = _mix(_mix(state ^ keys) + _GAMMA * (draws + np.uint64(1)))
+        state = _mix(_mix(state ^ keys) + _GAMMA * (copy_index + np.uint64(1)))
         steps = np.arange(1, count + 1, dtype=np.uint64)
         bits = _mix(state[:, None] + _GAMMA * steps)
     return (bits >> np.uint64(11)).astype(np.float64) * 2.0**-53

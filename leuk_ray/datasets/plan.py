@@ -27,7 +27,7 @@ Window = Literal["all"] | int
 Cache = Literal["auto", "device", "host", "none"]  # of `loaders`; settings are read without torch
 
 ROWS_PER_BLOCK = 64  # 8 row groups of Parquet: 5 MB of cells at 300 px, lz4
-_DRAWS_PER_EPOCH = 1 << 20
+_COPIES_PER_EPOCH = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -35,13 +35,13 @@ class EpochPlan:
     """One epoch as global batches.
 
     rows: (N,) int64, rows of the dataset in training order.
-    draws: (N,) uint64, number of the augmentation draw of each use; no two uses of a row in
-        a whole run share one.
+    copy_index: (N,) uint64, which copy of its row each sample is, for augmentation; no two
+        samples of a row share one in a whole run.
     bounds: (num_batches + 1,) int64, batch b is rows[bounds[b]:bounds[b + 1]].
     """
 
     rows: np.ndarray
-    draws: np.ndarray
+    copy_index: np.ndarray
     bounds: np.ndarray
 
     def __len__(self) -> int:
@@ -81,12 +81,12 @@ def plan_epoch(
         epoch: from 0.
         balance: uses per class and epoch: `none`, each row once; `equal`, as many of every
             class as the largest has; a number, that many of every class (A05: 20,000). A row
-            is used floor(number / n_class) times, and as many as are wanting, drawn anew
+            is used floor(number / n_class) times, and as many as are wanting, chosen anew
             each epoch, once more.
         batch_size: the largest global batch. The N uses are cut into ceil(N / batch_size)
             batches whose sizes differ by one at most, so there is no tiny last batch.
         window: how many uses are shuffled together, see above; `all` shuffles the epoch.
-        copies: (n,) uint64, of `paper-literal`: each row's draw in every epoch, once an epoch;
+        copies: (n,) uint64, of `paper-literal`: each row's copy index, used once in every epoch;
             the copies are balanced already, so `balance` has no say.
 
     Raises:
@@ -103,14 +103,14 @@ def plan_epoch(
     used, copy = used[order], copy[order]
     num_batches = -(-len(used) // batch_size)
     bounds = np.arange(num_batches + 1, dtype=np.int64) * len(used) // num_batches
-    draws = np.uint64(epoch * _DRAWS_PER_EPOCH) + copy.astype(np.uint64)
+    copy_index = np.uint64(epoch * _COPIES_PER_EPOCH) + copy.astype(np.uint64)
     if copies is not None:
-        draws = copies[used]
-    return EpochPlan(rows[used], draws, bounds)
+        copy_index = copies[used]
+    return EpochPlan(rows[used], copy_index, bounds)
 
 
 def uid_keys(uids: list[str]) -> np.ndarray:
-    """(n,) uint64: what stands for a uid in keyed draws, the same on every machine."""
+    """Return (n,) uint64, a hash of each uid for counter-based numbers, alike on every machine."""
     return np.asarray(
         [int.from_bytes(hashlib.blake2b(uid.encode(), digest_size=8).digest()) for uid in uids],
         np.uint64,

@@ -40,7 +40,7 @@ from leuk_ray.training.loop import train
 from leuk_ray.training.record import check_same_run
 from leuk_ray.training.state import TrainingState
 from leuk_ray.training.trainer import Trained, run_training
-from leuk_ray.training.validation import Redraw, score_rows
+from leuk_ray.training.validation import CopyAugmentation, score_rows
 from leuk_ray.utils import scratch
 from leuk_ray.utils.errors import UserError
 
@@ -239,8 +239,8 @@ def train_in_process(
         rows = rows_with_role(shared.dataset.cells, split, EVALUATED_ROLES)
         copies = copies_with_role(split, EVALUATED_ROLES)
         reader = ReaderLoader(shared.dataset.reader(), device)
-        redraw = Redraw.of(recipe.augment, recipe.seed, cells, rows, copies)
-        logits = score_rows(model.to(device), rows, reader, settings.batch_size, redraw)
+        augment = CopyAugmentation.of(recipe.augment, recipe.seed, cells, rows, copies)
+        logits = score_rows(model.to(device), rows, reader, settings.batch_size, augment)
         _report(folder.path, shared.dataset, rows, logits, copies)
 
 

@@ -23,8 +23,8 @@ class TrainingCells:
 
     uids: of every row. labels: (num_rows,) int64, -1 where unknown. keys: (num_rows,) uint64.
     train, validation: rows, ascending.
-    train_copies, validation_copies: (N,) uint64 under `paper-literal`, the augmentation draw
-        that each of these rows is; else None.
+    train_copies, validation_copies: (N,) uint64 under `paper-literal`, the copy index
+        of each of these rows; else None.
     """
 
     uids: list[str]

@@ -11,7 +11,7 @@ import psutil
 import ray
 import torch
 
-from leuk_ray.augment.policies import parameters
+from leuk_ray.augment.policies import augment_tensors
 from leuk_ray.cluster import ray_cluster
 from leuk_ray.cluster.ray_cluster import Workers, span
 from leuk_ray.datasets.prepared import PreparedDataset
@@ -134,16 +134,16 @@ def _measure(recipe: Recipe, share: int, side: int, on_node: int) -> dict:
         started = time.perf_counter()
         for part in parts:
             images = torch.from_numpy(pixels[part]).to(device).permute(0, 3, 1, 2)
-            drawn = parameters(
+            params = augment_tensors(
                 recipe.augment,
                 seed=recipe.seed,
                 keys=part.astype(np.uint64),
-                draws=np.full(len(part), step, np.uint64),
+                copy_index=np.full(len(part), step, np.uint64),
                 side=side,
             )
             labels = torch.from_numpy(part % 2).to(device)
             weights = torch.ones(len(part), device=device)
-            learner.learn(images, drawn and drawn.to(device), labels, weights, 1 / share)
+            learner.learn(images, params and params.to(device), labels, weights, 1 / share)
         learner.step()
         _finish(device)
         step_seconds.append(time.perf_counter() - started)

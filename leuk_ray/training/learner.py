@@ -19,7 +19,7 @@ from timm.utils import ModelEmaV3  # pyright: ignore[reportPrivateImportUsage]
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from leuk_ray.augment.policies import Parameters, apply
+from leuk_ray.augment.policies import AugmentTensors, apply
 from leuk_ray.augment.settings import Fill
 from leuk_ray.models.zoo import positive_logit
 from leuk_ray.recipes.training import TrainingSettings
@@ -38,10 +38,10 @@ class Augmented(nn.Module):
         self.network = network
         self.fill: Fill = fill
 
-    def forward(self, images: Tensor, parameters: Parameters | None) -> Tensor:
+    def forward(self, images: Tensor, params: AugmentTensors | None) -> Tensor:
         """(N, 3, H, W) in 0..255, and how to augment it -> logits."""
         with torch.autocast(images.device.type, enabled=False):  # pixels stay exact
-            images = apply(images, parameters, self.fill)
+            images = apply(images, params, self.fill)
         return self.network(images)[0]
 
 
@@ -137,7 +137,7 @@ class Learner:
     def learn(
         self,
         images: Tensor,
-        parameters: Parameters | None,
+        params: AugmentTensors | None,
         labels: Tensor,
         weights: Tensor,
         scale: float,
@@ -146,7 +146,7 @@ class Learner:
 
         Args:
             images: (N, 3, H, W) in 0..255.
-            parameters: how to augment them.
+            params: how to augment them.
             labels: (N,) int64.
             weights: (N,) of each sample's loss.
             scale: the gradient of `scale` times the sum of losses is added.
@@ -154,29 +154,29 @@ class Learner:
         Returns:
             (2,) float64: sum of losses, number of correct answers.
         """
-        inputs = (images, parameters, labels, weights, scale)
+        inputs = (images, params, labels, weights, scale)
         return self.recorded(self._learn, *inputs) if self.recorded else self._learn(*inputs)
 
     def _learn(
         self,
         images: Tensor,
-        parameters: Parameters | None,
+        params: AugmentTensors | None,
         labels: Tensor,
         weights: Tensor,
         scale: float,
     ) -> Tensor:
-        log_odds = self.log_odds(images, parameters)
+        log_odds = self.log_odds(images, params)
         losses = weights * classification_loss(log_odds, labels, self.settings.loss)
         self.backward(losses.sum() * scale)
         correct = ((log_odds.detach() >= 0) == labels).sum()
         return torch.stack([losses.detach().sum().double(), correct.double()])
 
-    def log_odds(self, images: Tensor, parameters: Parameters | None) -> Tensor:
+    def log_odds(self, images: Tensor, params: AugmentTensors | None) -> Tensor:
         """Augment and score a part of a batch: (N,) float32 or wider, log-odds of ALL."""
         assert self.wrapped is not None, "start_epoch comes first"
         precision = _PRECISIONS[self.settings.precision]
         with torch.autocast(self.device.type, precision, enabled=precision != torch.float32):
-            logits = self.wrapped(images, parameters)
+            logits = self.wrapped(images, params)
         return positive_logit(logits if logits.dtype == torch.float64 else logits.float())
 
     def backward(self, loss: Tensor) -> None:

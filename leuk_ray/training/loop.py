@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from leuk_ray.augment.policies import parameters
+from leuk_ray.augment.policies import augment_tensors
 from leuk_ray.augment.settings import AugmentSettings
 from leuk_ray.datasets.loaders import Loader
 from leuk_ray.datasets.plan import EpochPlan
@@ -146,11 +146,11 @@ def train_epoch(
             asked = time.perf_counter()
             images = next(pixels)
             waited += time.perf_counter() - asked
-            drawn = parameters(
+            params = augment_tensors(
                 augmentation,
                 seed=seed,
                 keys=cells.keys[plan.rows[part]],
-                draws=plan.draws[part],
+                copy_index=plan.copy_index[part],
                 side=images.shape[-1],
             )
             labels = to_device(torch.from_numpy(targets[part]), learner.device)
@@ -159,7 +159,7 @@ def train_epoch(
                 # DDP averages over workers; with uneven shares this is the whole batch's mean loss.
                 counts = learner.learn(
                     images,
-                    drawn and drawn.to(learner.device),
+                    params and params.to(learner.device),
                     labels,
                     weight,
                     world_size / plan.batch_size(batch),
@@ -216,7 +216,7 @@ def _passes(plan: EpochPlan, rank: int, world_size: int, accumulate: int) -> lis
 
 
 def _dropout_seed(seed: int, epoch: int, rank: int) -> int:
-    """Seed of a worker's generator for an epoch; only dropout draws from it."""
+    """Seed of a worker's generator for an epoch; only dropout uses it."""
     return int(np.random.SeedSequence((seed, epoch, rank)).generate_state(1, np.uint64)[0] >> 1)
 
 

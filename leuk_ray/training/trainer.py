@@ -36,7 +36,7 @@ from leuk_ray.training.monitoring import Monitor
 from leuk_ray.training.record import Reporter, bundle_manifest, check_same_run, start_record
 from leuk_ray.training.state import TrainingState
 from leuk_ray.training.tracking import MlflowRun
-from leuk_ray.training.validation import Redraw, score_rows
+from leuk_ray.training.validation import CopyAugmentation, score_rows
 from leuk_ray.utils.errors import UserError
 from leuk_ray.utils.progress import training_bar
 
@@ -202,8 +202,10 @@ def train_worker(config: dict[str, Any]) -> _Ended:
         load_model(learner.eval_model, Path(directory) / "model.safetensors")
     reader, rows = config["dataset"].reader(), config["evaluated"]
     loader = StreamLoader(reader, device) if config["stream"] else ReaderLoader(reader, device)
-    redraw = Redraw.of(recipe.augment, recipe.seed, cells, rows, config["evaluated_copies"])
-    logits = score_rows(learner.eval_model, rows, loader, recipe.training.batch_size, redraw)
+    augment = CopyAugmentation.of(
+        recipe.augment, recipe.seed, cells, rows, config["evaluated_copies"]
+    )
+    logits = score_rows(learner.eval_model, rows, loader, recipe.training.batch_size, augment)
     return _Ended(state.stopped, best.checkpoint, best.metrics, logits)
 
 

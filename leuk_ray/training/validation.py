@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from torch import Tensor, nn
 
-from leuk_ray.augment.policies import apply, parameters
+from leuk_ray.augment.policies import apply, augment_tensors
 from leuk_ray.augment.settings import AugmentSettings
 from leuk_ray.datasets.loaders import Loader
 from leuk_ray.inference.engines import score_images
@@ -28,8 +28,10 @@ def validate(
 
     With one class in validation there is no AUC, and no key for it.
     """
-    redraw = Redraw.of(augmentation, seed, cells, cells.validation, cells.validation_copies)
-    logits = score_rows(network, cells.validation, loader, batch_size, redraw)
+    augment = CopyAugmentation.of(
+        augmentation, seed, cells, cells.validation, cells.validation_copies
+    )
+    logits = score_rows(network, cells.validation, loader, batch_size, augment)
     labels = cells.labels[cells.validation]
     signed = np.where(labels == 1, logits, -logits)
     metrics = {
@@ -44,16 +46,16 @@ def validate(
 
 
 @dataclass(frozen=True)
-class Redraw:
-    """Augmentation of what is scored: under `paper-literal` a copy is a draw, in test as well.
+class CopyAugmentation:
+    """Augment the rows that are scored: under `paper-literal` these are copies, in test as well.
 
-    keys, draws: (N,) uint64, of the rows that are scored.
+    keys, copy_index: (N,) uint64, of the rows that are scored.
     """
 
     augmentation: AugmentSettings
     seed: int
     keys: np.ndarray
-    draws: np.ndarray
+    copy_index: np.ndarray
 
     @classmethod
     def of(
@@ -63,20 +65,20 @@ class Redraw:
         cells: TrainingCells,
         rows: np.ndarray,
         copies: np.ndarray | None,
-    ) -> Redraw | None:
+    ) -> CopyAugmentation | None:
         """None where there are no copies: cells are scored as they are."""
         return None if copies is None else cls(augmentation, seed, cells.keys[rows], copies)
 
     def __call__(self, images: Tensor, places: np.ndarray) -> Tensor:
         """(n, 3, H, W) of the rows at `places`, augmented."""
-        drawn = parameters(
+        params = augment_tensors(
             self.augmentation,
             seed=self.seed,
             keys=self.keys[places],
-            draws=self.draws[places],
+            copy_index=self.copy_index[places],
             side=images.shape[-1],
         )
-        return apply(images, drawn and drawn.to(images.device), self.augmentation.fill)
+        return apply(images, params and params.to(images.device), self.augmentation.fill)
 
 
 def score_rows(
@@ -84,7 +86,7 @@ def score_rows(
     rows: np.ndarray,
     loader: Loader,
     batch_size: int,
-    redraw: Redraw | None = None,
+    augment: CopyAugmentation | None = None,
 ) -> np.ndarray:
     """Log-odds of ALL of each of `rows`, (N,) float64, shared out over the workers."""
     mine = np.arange(len(rows))[collective.rank() :: collective.world_size()]
@@ -93,7 +95,7 @@ def score_rows(
     logits = [np.empty(0)]
     delivered = loader.iter_batches([rows[places] for places in batches])
     for places, images in zip(batches, delivered, strict=True):
-        shown = redraw(images, places) if redraw else images
+        shown = augment(images, places) if augment else images
         logits.append(score_images(network, shown)[0].cpu().numpy())
     places, scores = collective.gather_scores(mine, np.concatenate(logits))
     assert np.array_equal(places, np.arange(len(rows))), "rows were lost"

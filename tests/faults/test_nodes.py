@@ -89,13 +89,13 @@ def test_a_lost_node_changes_no_number(nodes: Cluster, undisturbed, tmp_path: Pa
 def slow_worker(config: dict[str, Any]) -> Any:
     """`train_worker`, slow enough to be met by a notice, until it goes on from a checkpoint."""
     if ray.train.get_checkpoint() is None:
-        parameters = loop.parameters
+        augment_tensors = loop.augment_tensors
 
         def slowly(*args, **others):
             time.sleep(1)
-            return parameters(*args, **others)
+            return augment_tensors(*args, **others)
 
-        loop.parameters = slowly
+        loop.augment_tensors = slowly
     return trainer.train_worker(config)
 
 
@@ -129,32 +129,32 @@ WAITS = {3: 1, 2: 2}
 def recording_worker(config: dict[str, Any]) -> Any:
     """`train_worker`, which writes down every use of a cell as it is trained on, in its order.
 
-    uses/ATTEMPT-RANK.jsonl in the run's folder: keys and draws, a line for each step.
+    uses/ATTEMPT-RANK.jsonl in the run's folder: keys and copy indices, a line for each step.
     """
     folder = Path(config["run"]) / "uses"
     folder.mkdir(exist_ok=True)
-    parameters, files = loop.parameters, []
+    augment_tensors, files = loop.augment_tensors, []
 
-    def recorded(*args, keys: np.ndarray, draws: np.ndarray, **others):
+    def recorded(*args, keys: np.ndarray, copy_index: np.ndarray, **others):
         if not files:
             attempt = collective.from_rank_zero(len(attempts(config["run"])) - 1)
             files.append(folder / f"{attempt}-{collective.rank()}.jsonl")
         with files[0].open("a") as file:
-            file.write(json.dumps([keys.tolist(), draws.tolist()]) + "\n")
-        epoch = int(draws[0]) >> 20
+            file.write(json.dumps([keys.tolist(), copy_index.tolist()]) + "\n")
+        epoch = int(copy_index[0]) >> 20
         workers = collective.world_size()
         begun = sum(1 for line in files[0].open() if json.loads(line)[1][0] >> 20 == epoch)
         if WAITS.get(workers) == epoch and begun == 3:
             (folder / f"waiting-{workers}").touch()
             time.sleep(250)
-        return parameters(*args, keys=keys, draws=draws, **others)
+        return augment_tensors(*args, keys=keys, copy_index=copy_index, **others)
 
-    loop.parameters = recorded
+    loop.augment_tensors = recorded
     return trainer.train_worker(config)
 
 
 def trained_on(run: Path, epoch: int) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Keys and draws of each step of a committed epoch, over all workers of its last attempt."""
+    """Keys and copy indices of each step of a committed epoch, over workers of its last attempt."""
     starts = [attempt["epochs_done"] for attempt in attempts(run)]
     committed = max(number for number, start in enumerate(starts) if start <= epoch)
     steps: dict[int, list] = defaultdict(list)
@@ -213,7 +213,7 @@ def test_three_workers_two_and_three_again_lose_and_repeat_no_row(
         )
         steps = trained_on(out, epoch)
         assert len(steps) == len(plan)
-        for step, (used, draws) in enumerate(steps):
+        for step, (used, copy_index) in enumerate(steps):
             batch = slice(*plan.bounds[step : step + 2])
             assert used.tolist() == keys[plan.rows[batch]].tolist()
-            assert draws.tolist() == plan.draws[batch].tolist()
+            assert copy_index.tolist() == plan.copy_index[batch].tolist()

@@ -7,9 +7,9 @@ import pytest
 import torch
 from PIL import Image, ImageEnhance
 
-from leuk_ray.augment.draws import POLICIES, Draw, draw_modern, draw_saeed2022
 from leuk_ray.augment.keys import uniform
-from leuk_ray.augment.policies import Parameters, apply, parameters
+from leuk_ray.augment.params import POLICIES, AugmentParams, modern_params, saeed2022_params
+from leuk_ray.augment.policies import AugmentTensors, apply, augment_tensors
 from leuk_ray.augment.settings import AugmentSettings
 from leuk_ray.augment.stain import jitter_stain, mixing_matrices
 from leuk_ray.datasets.plan import uid_keys
@@ -26,18 +26,20 @@ def tensor(*pictures: np.ndarray) -> torch.Tensor:
     return torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2)
 
 
-def draw(**changes) -> Draw:
-    return replace(Draw.identity(1), **{name: np.asarray([v]) for name, v in changes.items()})
+def params(**changes) -> AugmentParams:
+    return replace(
+        AugmentParams.identity(1), **{name: np.asarray([v]) for name, v in changes.items()}
+    )
 
 
 def run(pixels: np.ndarray, fill="black", **changes) -> np.ndarray:
-    how = Parameters.of(draw(**changes), *pixels.shape[:2])
+    how = AugmentTensors.of(params(**changes), *pixels.shape[:2])
     return apply(tensor(pixels), how, fill)[0].permute(1, 2, 0).numpy()
 
 
-def augment(images: torch.Tensor, settings, *, seed, keys, draws) -> torch.Tensor:
+def augment(images: torch.Tensor, settings, *, seed, keys, copy_index) -> torch.Tensor:
     side = images.shape[-1]
-    how = parameters(settings, seed=seed, keys=keys, draws=draws, side=side)
+    how = augment_tensors(settings, seed=seed, keys=keys, copy_index=copy_index, side=side)
     return apply(images, how, settings.fill)
 
 
@@ -95,32 +97,36 @@ def test_reflect_leaves_no_black_corner():
 def test_no_change_changes_nothing():
     np.testing.assert_allclose(run(picture()), picture(), atol=0.05)
     images = tensor(picture())
-    keys, draws = uid_keys(["a"]), np.zeros(1, np.uint64)
-    out = augment(images, AugmentSettings(policy="none"), seed=0, keys=keys, draws=draws)
+    keys, copy_index = uid_keys(["a"]), np.zeros(1, np.uint64)
+    out = augment(images, AugmentSettings(policy="none"), seed=0, keys=keys, copy_index=copy_index)
     assert torch.equal(out, images.float())
 
 
 @pytest.mark.parametrize("policy", POLICIES)
 def test_a_key_gives_the_same_pixels_in_any_batch_and_order(policy):
     uids = [f"c{n}" for n in range(12)]
-    keys, draws = uid_keys(uids), np.arange(12, dtype=np.uint64)
+    keys, copy_index = uid_keys(uids), np.arange(12, dtype=np.uint64)
     images = tensor(*[picture(seed=n) for n in range(12)])
     settings = AugmentSettings(policy=policy)
-    whole = augment(images, settings, seed=3, keys=keys, draws=draws)
+    whole = augment(images, settings, seed=3, keys=keys, copy_index=copy_index)
     order = np.random.default_rng(0).permutation(12)
     for part in np.array_split(order, 5):
         some = augment(
-            images[torch.from_numpy(part)], settings, seed=3, keys=keys[part], draws=draws[part]
+            images[torch.from_numpy(part)],
+            settings,
+            seed=3,
+            keys=keys[part],
+            copy_index=copy_index[part],
         )
         assert torch.equal(some, whole[torch.from_numpy(part)])
 
 
 def test_seed_uid_and_draw_each_change_the_numbers():
-    keys, draws = uid_keys(["a", "b"]), np.zeros(2, np.uint64)
-    first = uniform(0, keys, draws, 4)
+    keys, copy_index = uid_keys(["a", "b"]), np.zeros(2, np.uint64)
+    first = uniform(0, keys, copy_index, 4)
     assert not np.array_equal(first[0], first[1])
-    assert not np.array_equal(first, uniform(1, keys, draws, 4))
-    assert not np.array_equal(first, uniform(0, keys, draws + np.uint64(1), 4))
+    assert not np.array_equal(first, uniform(1, keys, copy_index, 4))
+    assert not np.array_equal(first, uniform(0, keys, copy_index + np.uint64(1), 4))
 
 
 def test_numbers_are_uniform_and_uncorrelated_along_draws_and_uids():
@@ -139,8 +145,8 @@ def test_numbers_are_uniform_and_uncorrelated_along_draws_and_uids():
 
 
 def test_the_policy_has_the_papers_ranges():
-    keys, draws = uid_keys([f"c{n}" for n in range(6000)]), np.zeros(6000, np.uint64)
-    d = draw_saeed2022(0, keys, draws, 300)
+    keys, copy_index = uid_keys([f"c{n}" for n in range(6000)]), np.zeros(6000, np.uint64)
+    d = saeed2022_params(0, keys, copy_index, 300)
     angles, counts = np.unique(d.angle, return_counts=True)
     assert angles.tolist() == [0, 20, 30]
     assert np.abs(counts / 6000 - 1 / 3).max() < 0.03  # five standard errors
@@ -187,9 +193,9 @@ def test_turn_scale_and_shift_are_pillows_affine_transform():
 
 
 def test_bukharis_policies_have_the_papers_angles_and_two_readings_of_its_shift():
-    keys, draws = uid_keys([f"c{n}" for n in range(6000)]), np.zeros(6000, np.uint64)
+    keys, copy_index = uid_keys([f"c{n}" for n in range(6000)]), np.zeros(6000, np.uint64)
     for name in ("bukhari2022", "bukhari2022-pixel"):
-        d = POLICIES[name](0, keys, draws, 224)
+        d = POLICIES[name](0, keys, copy_index, 224)
         angles, counts = np.unique(d.angle, return_counts=True)
         assert angles.tolist() == [0, 60, 90]
         assert np.abs(counts / 6000 - 1 / 3).max() < 0.03
@@ -203,8 +209,8 @@ def test_bukharis_policies_have_the_papers_angles_and_two_readings_of_its_shift(
 
 
 def test_the_modern_policy_turns_all_ways_and_keeps_to_its_ranges():
-    keys, draws = uid_keys([f"c{n}" for n in range(6000)]), np.zeros(6000, np.uint64)
-    d = draw_modern(0, keys, draws, 300)
+    keys, copy_index = uid_keys([f"c{n}" for n in range(6000)]), np.zeros(6000, np.uint64)
+    d = modern_params(0, keys, copy_index, 300)
     assert np.abs(np.histogram(d.angle, 4, (0, 360))[0] / 6000 - 0.25).max() < 0.03
     for values, low, high in ((d.scale, 0.9, 1.1), (d.stain, 0.85, 1.15), (d.brightness, 0.9, 1.1)):
         assert low <= values.min() < low + 0.01

@@ -6,8 +6,8 @@ import pyarrow as pa
 import pytest
 from PIL import Image
 
-from leuk_ray.augment.draws import POLICIES
 from leuk_ray.augment.gallery import draw_gallery
+from leuk_ray.augment.params import POLICIES
 from leuk_ray.augment.settings import AugmentSettings
 from leuk_ray.utils.errors import UserError
 

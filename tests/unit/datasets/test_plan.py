@@ -62,7 +62,7 @@ def test_no_two_uses_of_a_row_share_a_draw():
     seen = set()
     for epoch in range(5):
         _, _, plan = make(3, 20, "equal", 8, epoch)
-        uses = set(zip(plan.rows.tolist(), plan.draws.tolist(), strict=True))
+        uses = set(zip(plan.rows.tolist(), plan.copy_index.tolist(), strict=True))
         assert len(uses) == len(plan.rows)
         assert not uses & seen
         seen |= uses
@@ -107,7 +107,7 @@ def test_plans_of_the_whole_set_have_not_changed():
             plan = plan_epoch(
                 7 * np.arange(101), labels, seed=5, epoch=epoch, balance=balance, batch_size=16
             )
-            for part in (plan.rows, plan.draws, plan.bounds):
+            for part in (plan.rows, plan.copy_index, plan.bounds):
                 digest.update(part.tobytes())
     assert digest.hexdigest() == "ad7ad63195c6bce423f67f21e4390d4bfba7ac17e1bd2032e85a8a4bd6240591"
 
@@ -119,9 +119,9 @@ def test_a_window_changes_the_order_and_nothing_else(window, seed, **arguments):
     plan = make(**arguments, seed=seed, window=window)[2]
     again = make(**arguments, seed=seed, window=window)[2]
     assert np.array_equal(plan.rows, again.rows)
-    assert np.array_equal(plan.draws, again.draws)
+    assert np.array_equal(plan.copy_index, again.copy_index)
     assert np.array_equal(plan.bounds, whole.bounds)
-    uses = [sorted(zip(p.rows.tolist(), p.draws.tolist(), strict=True)) for p in (plan, whole)]
+    uses = [sorted(zip(p.rows.tolist(), p.copy_index.tolist(), strict=True)) for p in (plan, whole)]
     assert uses[0] == uses[1]
 
 

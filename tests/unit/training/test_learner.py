@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch.overrides import TorchFunctionMode
 
-from leuk_ray.augment.policies import parameters
+from leuk_ray.augment.policies import augment_tensors
 from leuk_ray.augment.settings import AugmentSettings
 from leuk_ray.datasets.plan import uid_keys
 from leuk_ray.models.settings import ModelSettings
@@ -139,8 +139,8 @@ def test_augmentation_stays_exact_under_bf16():
     _, pixels = make_cells()
     images = next(ArrayLoader(pixels).iter_batches([np.arange(4)]))
     settings = AugmentSettings()
-    keys, draws = uid_keys(list("abcd")), np.arange(4, dtype=np.uint64)
-    how = parameters(settings, seed=0, keys=keys, draws=draws, side=images.shape[-1])
+    keys, copy_index = uid_keys(list("abcd")), np.arange(4, dtype=np.uint64)
+    how = augment_tensors(settings, seed=0, keys=keys, copy_index=copy_index, side=images.shape[-1])
     for precision in ("fp32", "bf16"):
         learner = Learner(core, changed(precision=precision), settings.fill)
         learner.start_epoch(0)
@@ -230,9 +230,13 @@ def test_augmentation_and_network_compile_to_one_graph(policy: str):
     compiled = torch.compile(augmented, backend="eager", fullgraph=True)
     _, pixels = make_cells()
     images = next(ArrayLoader(pixels).iter_batches([np.arange(4)]))
-    keys, draws = uid_keys(list("abcd")), np.arange(4, dtype=np.uint64)
-    how = parameters(
-        AugmentSettings(policy=policy), seed=0, keys=keys, draws=draws, side=images.shape[-1]
+    keys, copy_index = uid_keys(list("abcd")), np.arange(4, dtype=np.uint64)
+    how = augment_tensors(
+        AugmentSettings(policy=policy),
+        seed=0,
+        keys=keys,
+        copy_index=copy_index,
+        side=images.shape[-1],
     )
     with torch.no_grad():
         torch.testing.assert_close(compiled(images, how), augmented(images, how))

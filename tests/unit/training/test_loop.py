@@ -20,7 +20,7 @@ from leuk_ray.datasets.loaders import ReaderLoader
 from leuk_ray.datasets.plan import plan_epoch
 from leuk_ray.training import loop
 from leuk_ray.training.learner import Learner
-from leuk_ray.training.validation import Redraw, score_rows
+from leuk_ray.training.validation import CopyAugmentation, score_rows
 from leuk_ray.utils.errors import UserError
 from tests.support.toy_training import SETTINGS, ArrayLoader, changed, make_cells, make_model, run
 
@@ -173,7 +173,7 @@ def test_a_validation_loss_that_is_no_number_ends_the_run(monkeypatch):
 
 
 def test_copies_keep_their_pixels_in_every_epoch_and_are_scored_as_copies():
-    """`paper-literal`: copy k of a cell is draw k, in training, validation and whatever is next."""
+    """`paper-literal`: copy k of a cell has index k, in training, validation and test."""
     cells, pixels = make_cells()
     train = np.repeat(cells.train, 2)
     copies = np.tile(np.arange(2, dtype=np.uint64), len(cells.train))
@@ -184,16 +184,16 @@ def test_copies_keep_their_pixels_in_every_epoch_and_are_scored_as_copies():
         for epoch in (0, 5)
     ]
     for plan in plans:
-        assert sorted(zip(plan.rows, plan.draws, strict=True)) == sorted(
+        assert sorted(zip(plan.rows, plan.copy_index, strict=True)) == sorted(
             zip(train, copies, strict=True)
         )
     assert not np.array_equal(plans[0].rows, plans[1].rows)
     scored = np.repeat(cells.validation, 2)
-    draws = np.tile(np.arange(2, dtype=np.uint64), len(cells.validation))
+    copy_index = np.tile(np.arange(2, dtype=np.uint64), len(cells.validation))
     core = make_model().eval()
-    redraw = Redraw.of(AugmentSettings(), 0, cells, scored, draws)
-    logits = score_rows(core, scored, ArrayLoader(pixels), 4, redraw)
-    again = score_rows(core, scored, ArrayLoader(pixels), 7, redraw)
+    augment = CopyAugmentation.of(AugmentSettings(), 0, cells, scored, copy_index)
+    logits = score_rows(core, scored, ArrayLoader(pixels), 4, augment)
+    again = score_rows(core, scored, ArrayLoader(pixels), 7, augment)
     # Other batches, other kernels: the last digits of float32.
     np.testing.assert_allclose(logits, again, atol=1e-5)
     assert not np.allclose(logits[::2], logits[1::2], atol=1e-5)
