@@ -13,7 +13,7 @@ from leuk_ray.augment.policies import apply, augment_tensors
 from leuk_ray.augment.settings import AugmentSettings
 from leuk_ray.datasets.plan import uid_keys
 from leuk_ray.datasets.prepared import PreparedDataset
-from leuk_ray.utils.errors import UserError
+from leuk_ray.utils.errors import ConfigError, DataError, StorageError
 
 CELLS_PER_CLASS = 2
 COPIES = 6
@@ -29,13 +29,13 @@ def draw_gallery(
             be written.
     """
     if settings.policy == "none":
-        raise UserError("augment.policy none: changes nothing, so there is nothing to picture")
+        raise ConfigError("augment.policy none: changes nothing, so there is nothing to picture")
     labels = np.asarray([-1 if x is None else x for x in dataset.cells["label"].to_pylist()])
     rows = np.sort(
         np.concatenate([np.flatnonzero(labels == label)[:CELLS_PER_CLASS] for label in (0, 1)])
     )
     if not len(rows):
-        raise UserError(f"{dataset.location}: has no labelled cell to show")
+        raise DataError(f"{dataset.location}: has no labelled cell to show")
     pixels = dataset.reader().read(rows)
     uids = [dataset.cells["uid"][row].as_py() for row in rows.tolist()]
     size = (1.6 * (COPIES + 1), 1.85 * len(rows))
@@ -61,7 +61,7 @@ def draw_gallery(
     try:
         figure.savefig(path, dpi=120, format="png")
     except OSError as error:
-        raise UserError(f"{path}: cannot be written ({error.strerror})") from error
+        raise StorageError(f"{path}: cannot be written ({error.strerror})") from error
 
 
 def _describe(params: AugmentParams, n: int) -> str:

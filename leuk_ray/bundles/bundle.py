@@ -54,7 +54,7 @@ from leuk_ray.models.ensemble import Ensemble, Member, Rule
 from leuk_ray.models.settings import ModelSettings
 from leuk_ray.models.weights import origin
 from leuk_ray.models.zoo import build
-from leuk_ray.utils.errors import UserError
+from leuk_ray.utils.errors import DataError, UserError
 from leuk_ray.utils.settings import first_problem
 
 
@@ -102,11 +102,11 @@ def write_ensemble(target: Location, paths: Sequence[Location], rule: Rule) -> E
         raise UserError(f"{target}: an ensemble needs two bundles or more, all of different names")
     for member in members.values():
         if not isinstance(member.manifest, ModelManifest):
-            raise UserError(f"{member.path}: is an ensemble itself; give its members")
+            raise DataError(f"{member.path}: is an ensemble itself; give its members")
     first = next(iter(members.values())).manifest
     for member in members.values():
         if (member.manifest.storage, member.manifest.classes) != (first.storage, first.classes):
-            raise UserError(
+            raise DataError(
                 f"{member.path}: stores {member.manifest.storage.crop} crops at "
                 f"{member.manifest.storage.size} px, the first member {first.storage.crop} at "
                 f"{first.storage.size}; train members on datasets prepared alike"
@@ -171,7 +171,7 @@ def copy_files(source: Bundle, target: Path) -> None:
         for name in manifest.members:
             member = source.folder / "members" / name
             if member.is_symlink() or member.parent.is_symlink():
-                raise UserError(f"{member}: is a link; a bundle holds its members themselves")
+                raise DataError(f"{member}: is a link; a bundle holds its members themselves")
             copy_files(open_bundle(member), target / "members" / name)
     for name in file_names(manifest):
         copy_verified(source.folder / name, target / name, manifest.files[name])
@@ -215,7 +215,7 @@ def _load_network(bundle: Bundle) -> nn.Module:
         loaded = [open_bundle(bundle.folder / "members" / name) for name in manifest.members]
         for member in loaded:
             if not isinstance(member.manifest, ModelManifest):
-                raise UserError(f"{member.path}: is an ensemble itself; its members are networks")
+                raise DataError(f"{member.path}: is an ensemble itself; its members are networks")
         members = [Member(b.model, b.manifest.temperature, b.manifest.threshold) for b in loaded]
         return Ensemble(members, manifest.rule).eval()
     assert isinstance(manifest, ModelManifest)
@@ -225,7 +225,7 @@ def _load_network(bundle: Bundle) -> nn.Module:
         model = build(manifest.model, load_weights=False)
         load_model(model, weights)
     except (RuntimeError, TypeError, SafetensorError) as error:
-        raise UserError(
+        raise DataError(
             f"{bundle.path}/{WEIGHTS}: holds another network than bundle.json names; "
             "get the bundle anew"
         ) from error
@@ -249,7 +249,7 @@ def find_bundle(path: Location) -> Location:
     for folder in (path, join(path, "bundle")):
         if exists(join(folder, MANIFEST)):
             return folder
-    raise UserError(f"{path}: is neither a bundle nor a run with one; give RUN or RUN/bundle")
+    raise DataError(f"{path}: is neither a bundle nor a run with one; give RUN or RUN/bundle")
 
 
 def _complete(partial: Path, manifest: BundleManifest, names: list[str]) -> None:
@@ -260,7 +260,7 @@ def _complete(partial: Path, manifest: BundleManifest, names: list[str]) -> None
     try:
         type(manifest)(**values)  # within the bounds that a reader holds it to
     except ValidationError as error:
-        raise UserError(f"{partial.name}: cannot be a bundle: {first_problem(error)}") from error
+        raise DataError(f"{partial.name}: cannot be a bundle: {first_problem(error)}") from error
     write_json(partial / MANIFEST, values)
     (partial / SIGNATURE).unlink(missing_ok=True)  # of what was copied: this is another bundle
 

@@ -28,7 +28,7 @@ from leuk_ray.io.locations import Location, join
 from leuk_ray.io.storage import read_json
 from leuk_ray.models.ensemble import Rule
 from leuk_ray.models.settings import ModelSettings
-from leuk_ray.utils.errors import UserError
+from leuk_ray.utils.errors import DataError
 from leuk_ray.utils.settings import Settings, first_problem
 
 SCHEMA_VERSION = 1
@@ -191,12 +191,12 @@ def read_manifest(path: Location) -> ModelManifest | EnsembleManifest:
     try:
         values = read_json(place, _MAX_BYTES)
     except (FileNotFoundError, NotADirectoryError) as error:
-        raise UserError(f"{path}: is no bundle (no bundle.json); give a run's bundle/") from error
+        raise DataError(f"{path}: is no bundle (no bundle.json); give a run's bundle/") from error
     if not isinstance(values, dict):
-        raise UserError(f"{place}: not understood (no object); get the bundle anew")
+        raise DataError(f"{place}: not understood (no object); get the bundle anew")
     version = values.get("schema_version", SCHEMA_VERSION)
     if version != SCHEMA_VERSION or isinstance(version, bool):
-        raise UserError(
+        raise DataError(
             f"{place}: schema_version {str(version)[:20]!r} is not known here, only "
             f"{SCHEMA_VERSION}; update leuk_ray, or get the bundle as an older one writes it"
         )
@@ -206,7 +206,7 @@ def read_manifest(path: Location) -> ModelManifest | EnsembleManifest:
         problem = first_problem(error)
     except TypeError as error:  # a key that is no name
         problem = str(error)
-    raise UserError(f"{place}: not understood ({problem[:300]}); get the bundle anew")
+    raise DataError(f"{place}: not understood ({problem[:300]}); get the bundle anew")
 
 
 def file_names(manifest: BundleManifest) -> list[str]:

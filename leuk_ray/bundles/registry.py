@@ -24,7 +24,7 @@ from leuk_ray.bundles.signature import SIGNATURE, sign
 from leuk_ray.io.hashes import sha256
 from leuk_ray.io.locations import Location, join, name_of, parent
 from leuk_ray.io.storage import directory_by_rename, exists, read_json, write_json
-from leuk_ray.utils.errors import UserError
+from leuk_ray.utils.errors import ConfigError, DataError, StorageError, UnknownModelError, UserError
 from leuk_ray.utils.provenance import now
 from leuk_ray.utils.settings import Settings
 from leuk_ray.utils.wording import overlap_label
@@ -34,10 +34,6 @@ SCHEMA_VERSION = 1
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _NUMBER = re.compile(r"[1-9][0-9]{0,8}")
 _ALIAS = re.compile(r"[a-z][a-z0-9_-]{0,31}")
-
-
-class BrokenError(UserError):
-    """What the registry holds under a name cannot be used."""
 
 
 class Lineage(Settings):
@@ -236,8 +232,9 @@ class Registry:
         """The bundle of NAME (its champion), NAME@VERSION or NAME@ALIAS.
 
         Raises:
-            UserError: nothing of that name, version or alias.
-            BrokenError: its registry.json cannot be read, or another bundle than was added.
+            UnknownModelError: no such name, version or alias.
+            DataError: its registry.json is damaged, or the bundle is not the one that was added.
+            StorageError: the registry cannot be read.
         """
         name, _, wanted = reference.partition("@")
         model = self.show(name)
@@ -246,30 +243,33 @@ class Registry:
         alias = wanted or CHAMPION
         if alias not in model.aliases:
             known = ", ".join([*model.aliases, f"1 to {len(model.versions)}"])
-            raise UserError(f"{name}@{alias}: there is no such version or alias, only {known}")
+            raise UnknownModelError(
+                f"{name}@{alias}: there is no such version or alias, only {known}"
+            )
         return self._verified(model, model.aliases[alias])
 
     def show(self, name: str) -> Model:
         """Versions, aliases and history of a name.
 
         Raises:
-            UserError: nothing of that name.
+            UnknownModelError: no such name.
+            DataError: its registry.json is damaged.
+            StorageError: the registry cannot be read.
         """
-        _check(_NAME, name, "name")
-        model = self._read(name)
+        model = self._read(name) if _NAME.fullmatch(name) else None
         if model is None:
-            known = ", ".join(sorted(self._names())) or "nothing"
-            raise UserError(f"{self.path}: has no model {name!r}; it holds {known}")
+            known = ", ".join(self.names()) or "nothing"
+            raise UnknownModelError(f"{self.path}: has no model {name!r}; it holds {known}")
         return model
 
     def names(self) -> tuple[str, ...]:
         """Names of all models, broken ones too.
 
         Raises:
-            UserError: there is no such folder.
+            StorageError: there is no such folder.
         """
         if not self.path.is_dir():
-            raise UserError(f"{self.path}: there is no registry; begin one with models add")
+            raise StorageError(f"{self.path}: there is no registry; begin one with models add")
         return tuple(sorted(self._names()))
 
     def list(self) -> tuple[Model, ...]:
@@ -291,14 +291,14 @@ class Registry:
     def _verified(self, model: Model, number: int) -> Path:
         """The folder of a version, if its bundle.json is the one that was added."""
         if not 1 <= number <= len(model.versions):
-            raise UserError(
+            raise UnknownModelError(
                 f"{model.name}@{number}: there is no such version, only 1 to {len(model.versions)}"
             )
         folder = self._folder(model.name, number)
         manifest = folder / "bundle.json"
         expected = model.versions[number - 1].bundle_sha256
         if not manifest.is_file() or sha256(manifest) != expected:
-            raise BrokenError(
+            raise DataError(
                 f"{manifest}: missing or changed since it was added; add the bundle anew"
             )
         return folder
@@ -309,9 +309,9 @@ class Registry:
             return Model(**read_json(str(file)) | {"name": name})  # the folder's, whatever it says
         except (FileNotFoundError, NotADirectoryError):
             return None
-        except (ValidationError, TypeError, UserError) as error:
+        except (ValidationError, TypeError, DataError) as error:
             first = str(error).splitlines()[0]
-            raise BrokenError(f"{file}: not understood ({first}); restore it") from error
+            raise DataError(f"{file}: not understood ({first}); restore it") from error
 
     def _write(self, model: Model, event: Event) -> None:
         complete = model.model_copy(update={"history": (*model.history, event)})
@@ -325,7 +325,7 @@ class Registry:
             folder.mkdir(parents=True, exist_ok=True)
             lock = (folder / ".lock").open("a")
         except OSError as error:
-            raise UserError(
+            raise StorageError(
                 f"{folder}: cannot be written ({error.strerror}); name a folder you may write to"
             ) from error
         with lock:
@@ -335,4 +335,4 @@ class Registry:
 
 def _check(pattern: re.Pattern[str], text: str, what: str) -> None:
     if not pattern.fullmatch(text):
-        raise UserError(f"{what} {text!r}: must match {pattern.pattern}")
+        raise ConfigError(f"{what} {text!r}: must match {pattern.pattern}")

@@ -12,7 +12,7 @@ import subprocess
 from pathlib import Path
 
 from leuk_ray.bundles.manifest import MANIFEST
-from leuk_ray.utils.errors import UserError
+from leuk_ray.utils.errors import ConfigError, DataError, UserError
 
 SIGNATURE = f"{MANIFEST}.sig"
 _NAMESPACE = "leuk_ray"  # a signature made for something else is none of a bundle
@@ -29,10 +29,10 @@ def sign(folder: Path, key: Path) -> None:
         UserError: no such key, or it cannot be used.
     """
     if not key.is_file():
-        raise UserError(f"--sign {key}: no such file; make a key: ssh-keygen -t ed25519 -f KEY")
+        raise ConfigError(f"--sign {key}: no such file; make a key: ssh-keygen -t ed25519 -f KEY")
     done = _ssh_keygen("sign", "-f", key, "-n", _NAMESPACE, "-q", folder / MANIFEST)
     if done.returncode != 0:
-        raise UserError(f"--sign {key}: cannot be signed with ({_said(done)})")
+        raise ConfigError(f"--sign {key}: cannot be signed with ({_said(done)})")
 
 
 def signer(folder: Path, trusted: Path) -> str:
@@ -46,21 +46,21 @@ def signer(folder: Path, trusted: Path) -> str:
         UserError: no signature, another bundle's, or of nobody in `trusted`.
     """
     if not trusted.is_file():
-        raise UserError(f"--trusted {trusted}: no such file; give lines of NAME and a public key")
+        raise ConfigError(f"--trusted {trusted}: no such file; give lines of NAME and a public key")
     signature = folder / SIGNATURE
     if not signature.is_file():
-        raise UserError(f"{folder}: is not signed; sign it: leuk-ray export BUNDLE NEW --sign KEY")
+        raise DataError(f"{folder}: is not signed; sign it: leuk-ray export BUNDLE NEW --sign KEY")
     found = _ssh_keygen("find-principals", "-s", signature, "-f", trusted)
     names = found.stdout.decode(errors="replace").split("\n")
     name = names[0].strip()
     if found.returncode != 0 or not name:
-        raise UserError(f"{folder}: is signed by nobody in {trusted}; do not use it")
+        raise DataError(f"{folder}: is signed by nobody in {trusted}; do not use it")
     verified = _ssh_keygen(
         "verify", "-f", trusted, "-I", name, "-n", _NAMESPACE, "-s", signature,
         data=(folder / MANIFEST).read_bytes(),
     )  # fmt: skip
     if verified.returncode != 0:
-        raise UserError(f"{folder}: its signature is not of this bundle.json; do not use it")
+        raise DataError(f"{folder}: its signature is not of this bundle.json; do not use it")
     return name
 
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import click
 
-from leuk_ray.utils.errors import near
+from leuk_ray.utils.errors import UserError, near
 
 ADDRESS = click.option(
     "--address", help="Ray cluster to join; RAY_ADDRESS by default, else Ray starts here."
@@ -88,6 +88,8 @@ OVERRIDES = click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...", call
 def command(function: Callable[..., tuple[dict, str]]) -> Callable[..., Any]:
     """Give a command --json; it returns (plain values, text for people).
 
+    With --json an error that the user can fix is an object too: `error`, its message, and `kind`.
+
     Standard output holds the result alone: what libraries and their processes print while the
     command runs goes to standard error.
     """
@@ -95,11 +97,15 @@ def command(function: Callable[..., tuple[dict, str]]) -> Callable[..., Any]:
     @click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout.")
     @wraps(function)
     def run(as_json: bool, **arguments: Any) -> None:
-        with _stdout_to_stderr():
-            try:
+        try:
+            with _stdout_to_stderr():
                 values, text = function(**arguments)
-            except KeyboardInterrupt as error:
-                raise KeyboardInterrupt(_left(arguments)) from error
+        except KeyboardInterrupt as error:
+            raise KeyboardInterrupt(_left(arguments)) from error
+        except UserError as error:
+            if as_json:
+                click.echo(json.dumps({"error": " ".join(str(error).split()), "kind": error.kind}))
+            raise
         click.echo(json.dumps(values, allow_nan=False) if as_json else text)
 
     return run

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from leuk_ray.cli.base import ADDRESS, LOCATION, OVERRIDES, PATH, Choice, command
-from leuk_ray.utils.errors import UserError
+from leuk_ray.utils.errors import ConfigError
 
 if TYPE_CHECKING:
     from leuk_ray.io.locations import Location
@@ -57,7 +57,7 @@ def experiment(
     from leuk_ray.recipes.recipe import parse_overrides
 
     if not isinstance(out, Path):
-        raise UserError(f"{out}: a table of runs is appended to; give a local or shared folder")
+        raise ConfigError(f"{out}: a table of runs is appended to; give a local or shared folder")
     settings = load_experiment(name)
     values = parse_overrides(overrides)
 

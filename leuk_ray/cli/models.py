@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from leuk_ray.cli.base import ADDRESS, LOCATION, PATH, SIGN, TRUSTED, Choice, command
-from leuk_ray.utils.errors import UserError
+from leuk_ray.utils.errors import DataError
 
 if TYPE_CHECKING:
     from leuk_ray.io.locations import Location
@@ -244,5 +244,5 @@ def _read_files(places: tuple[Location, ...]) -> list[tuple[str, bytes]]:
 
     for place in places:
         if not is_file(place):
-            raise UserError(f"{place}: there is no such file; give image files")
+            raise DataError(f"{place}: there is no such file; give image files")
     return [(name_of(place), read_bytes(place)) for place in places]

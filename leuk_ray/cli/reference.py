@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from importlib import import_module
 
-from leuk_ray.utils.errors import UserError, near
+from leuk_ray.utils.errors import ConfigError, near
 from leuk_ray.utils.reference import Setting, settings_of
 
 # Imported one by one: a recipe's settings need no PyTorch, those of the service do.
@@ -53,7 +53,7 @@ def settings_under(prefix: str = "") -> list[Setting]:
     chosen = chosen or [s for s in settings if s.name.endswith(f".{rest}")]
     if not chosen:
         known = [*(s.name for s in settings), *_FILES]
-        raise UserError(f"--settings {prefix}: no such setting; {near(prefix, known)}")
+        raise ConfigError(f"--settings {prefix}: no such setting; {near(prefix, known)}")
     return chosen
 
 

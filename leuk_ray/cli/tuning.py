@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from leuk_ray.cli.base import ADDRESS, LOCATION, OVERRIDES, command
-from leuk_ray.utils.errors import UserError
+from leuk_ray.utils.errors import ConfigError
 from leuk_ray.utils.extras import require
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ def tune(
     from leuk_ray.tuning.settings import load_sweep
 
     if not isinstance(out, Path):
-        raise UserError(f"{out}: a sweep's table is appended to; give a local or shared folder")
+        raise ConfigError(f"{out}: a sweep's table is appended to; give a local or shared folder")
     settings = load_sweep(sweep, overrides)
 
     from leuk_ray.cli.messages import tune_text

@@ -18,7 +18,7 @@ import ray
 
 from leuk_ray import __version__
 from leuk_ray.io.locations import Location, parse
-from leuk_ray.utils.errors import UserError
+from leuk_ray.utils.errors import StorageError, UserError
 
 
 def versions() -> dict[str, str]:
@@ -62,7 +62,7 @@ def check_paths(paths: list[str]) -> None:
             try:
                 marker.touch()
             except OSError as error:
-                raise UserError(
+                raise StorageError(
                     f"{folder}: cannot be written on the cluster ({error.strerror}); "
                     f"name another place than {path}"
                 ) from error
@@ -71,7 +71,7 @@ def check_paths(paths: list[str]) -> None:
         for node, seen in _seen_by_node(wanted):
             for path, there in zip(paths, seen, strict=True):
                 if not there:
-                    raise UserError(
+                    raise StorageError(
                         f"{path}: node {node} does not see it, or not the same folder; all nodes "
                         "need storage that they share (NFS), or give an s3:// or gs:// address"
                     )

@@ -18,7 +18,7 @@ from typing import Any
 import ray
 
 from leuk_ray.utils import scratch
-from leuk_ray.utils.errors import UserError
+from leuk_ray.utils.errors import ConfigError, UserError
 from leuk_ray.utils.progress import note
 
 # glibc hands memory back to the system at every step unless its thresholds are raised; Ray Train
@@ -85,7 +85,7 @@ def connect(
 def _join(address: str) -> None:
     """Join a cluster that answers; `ray.init` would try for minutes and print warnings."""
     if address.startswith(("http://", "https://")):
-        raise UserError(
+        raise ConfigError(
             f"Ray cluster {address}: is the address of a dashboard; give HOST:PORT of the cluster "
             f"(Ray's default port is 6379), or `leuk-ray submit --address {address} COMMAND ...`"
         )
@@ -191,7 +191,7 @@ def require(workers: Workers, gpus: bool) -> None:
     elif gpus and num_gpus < num_workers:
         short = f"--gpus: {num_workers} workers need {num_workers} GPUs, the cluster has {num_gpus}"
     if short and not _scales():
-        raise UserError(f"{short}: ask for fewer workers or add nodes")
+        raise ConfigError(f"{short}: ask for fewer workers or add nodes")
     if short:
         note(f"{short} so far; waiting for its autoscaler to add nodes")
 

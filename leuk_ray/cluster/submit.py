@@ -21,7 +21,7 @@ from ray.job_submission import JobStatus, JobSubmissionClient
 
 from leuk_ray.cluster.preflight import versions
 from leuk_ray.cluster.ray_cluster import span
-from leuk_ray.utils.errors import UserError
+from leuk_ray.utils.errors import ConfigError, UserError
 
 _POLL_SECONDS = 0.5
 _START_SECONDS = 60.0  # that a cluster may take until its first node can start jobs
@@ -66,7 +66,7 @@ def asked_for(words: Sequence[str], settings: dict[str, Any]) -> Asked:
             if part is None or "://" in text or not (is_path or text.startswith("/")):
                 continue
             if not text.startswith("/"):
-                raise UserError(
+                raise ConfigError(
                     f"submit: {text}: give the path as the cluster's nodes see it, from / on, or "
                     "an s3:// or gs:// address"
                 )

@@ -10,7 +10,7 @@ from leuk_ray.datasets import images
 from leuk_ray.datasets.images import BadImageError
 from leuk_ray.datasets.layouts.all_idb import read_centroids
 from leuk_ray.io.storage import directory_by_rename, refuse_existing
-from leuk_ray.utils.errors import UserError
+from leuk_ray.utils.errors import DataError, unreadable
 
 SIDE = 257  # of ALL-IDB2
 
@@ -34,14 +34,14 @@ def crop_field(field: Path, centroids: Path, out: Path, side: int = SIDE) -> lis
     try:
         pixels = images.decode(field.read_bytes())
     except (OSError, BadImageError) as error:
-        raise UserError(f"{field}: cannot be read ({error}); give an image file") from error
+        raise unreadable(error, f"{field}: cannot be read ({error}); give an image file") from error
     centers = read_centroids(centroids)
     if not centers:
-        raise UserError(f"{centroids}: lists no centroid; there is nothing to cut")
+        raise DataError(f"{centroids}: lists no centroid; there is nothing to cut")
     height, width = pixels.shape[:2]
     for x, y in centers:
         if not (0 <= x < width and 0 <= y < height):
-            raise UserError(
+            raise DataError(
                 f"{centroids}: centroid {x} {y} lies outside {field} ({width} x {height}); "
                 "give the file that belongs to the field"
             )

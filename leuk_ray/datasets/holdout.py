@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from leuk_ray.utils.errors import UserError
+from leuk_ray.utils.errors import DataError
 from leuk_ray.utils.wording import counted, natural
 
 ROLES = ("train", "validation", "test")
@@ -12,7 +12,7 @@ MIN_GROUPS = 3  # of each class in validation and in test, where the data allow
 _TRIES = 500
 
 
-class UnsuitableError(UserError):
+class UnsuitableError(DataError):
     """The data lack what a protocol needs; another protocol may do."""
 
 
@@ -47,7 +47,7 @@ def fold_roles(
     for label, name in ((1, "ALL"), (0, "healthy")):
         count = len(set(groups[labels == label]))
         if count < folds:
-            raise UserError(
+            raise DataError(
                 f"folds {folds}: only {counted(count, 'group')} with {name} cells; ask for fewer"
             )
     from sklearn.model_selection import StratifiedGroupKFold

@@ -26,7 +26,7 @@ import numpy as np
 import pyarrow as pa
 
 from leuk_ray.datasets.prepared import PixelReader, PreparedDataset, as_pixels, gather
-from leuk_ray.utils.errors import UserError
+from leuk_ray.utils.errors import StorageError
 from leuk_ray.utils.scratch import make_private
 
 if TYPE_CHECKING:
@@ -35,10 +35,6 @@ if TYPE_CHECKING:
 _WRITE_BYTES = 64 * 2**20  # what the writer holds in memory
 _POLL_SECONDS = 0.1
 _PATIENCE_SECONDS = 600.0  # a writer that writes nothing for so long hangs
-
-
-class CacheError(UserError):
-    """This node cannot hold the host cache."""
 
 
 class HostCache:
@@ -73,7 +69,7 @@ def open_host_cache(dataset: PreparedDataset, folder: Path | None = None) -> Hos
         folder: where the files lie; by default as this module's documentation says.
 
     Raises:
-        CacheError: no room, no right to write, or another writer hangs.
+        StorageError: no room, no right to write, or another writer hangs.
     """
     folder = folder or Path(tempfile.gettempdir()) / f"leuk_ray-{os.getuid()}"
     path = folder / f"{dataset.pixels_key()}.arrow"
@@ -91,12 +87,8 @@ def open_host_cache(dataset: PreparedDataset, folder: Path | None = None) -> Hos
                     _write(reader, path)
                 else:
                     writer.wait()
-    except CacheError:
-        raise
-    except UserError as error:
-        raise CacheError(str(error)) from error
     except OSError as error:
-        raise CacheError(
+        raise StorageError(
             f"{folder}: the host cache cannot be kept there ({error.strerror or error}); "
             "set TMPDIR to a disk of this node, or training.cache to none"
         ) from error
@@ -149,7 +141,7 @@ def _make_room(folder: Path, needed: int) -> None:
             unused.append(path)
             excess -= sizes[path]
     if excess > 0:
-        raise CacheError(
+        raise StorageError(
             f"training.cache host: the pixels take {_megabytes(needed)} of disk, {folder} may hold "
             f"{_megabytes(needed - excess)} more (half of what is free); set TMPDIR to a larger "
             "disk of this node, or training.cache to none"
@@ -232,12 +224,12 @@ class _OtherWriter:
         self.since = time.monotonic()
 
     def wait(self) -> None:
-        """Let a moment pass; a CacheError once nothing was written for _PATIENCE_SECONDS."""
+        """Let a moment pass; a StorageError once nothing was written for _PATIENCE_SECONDS."""
         last_write = max(map(_modified, self.folder.glob("*.partial")), default=0)
         if last_write != self.last_write:
             self.last_write, self.since = last_write, time.monotonic()
         if time.monotonic() - self.since > _PATIENCE_SECONDS:
-            raise CacheError(
+            raise StorageError(
                 f"{self.folder}: another process holds the lock and has written nothing for "
                 f"{_PATIENCE_SECONDS:.0f} s; end it, or set training.cache to none"
             )

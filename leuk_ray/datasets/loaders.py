@@ -16,11 +16,11 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
-from leuk_ray.datasets.host_cache import CacheError, open_host_cache
+from leuk_ray.datasets.host_cache import open_host_cache
 from leuk_ray.datasets.plan import Cache, Window
 from leuk_ray.datasets.prepared import PixelReader, PreparedDataset, as_pixels, gather, read_block
 from leuk_ray.datasets.staging import staging_for
-from leuk_ray.utils.errors import UserError
+from leuk_ray.utils.errors import ConfigError, StorageError
 
 # Whatever a task reads, it costs Ray Data some milliseconds; blocks above 128 MiB it would cut.
 _TASK_BYTES, _MOST_ROWS_PER_TASK = 96 * 2**20, 512
@@ -201,11 +201,11 @@ def make_loaders(
                 ResidentLoader(source, validation, size, device),
             )
         if cache == "device":
-            raise UserError(shortage)
+            raise ConfigError(shortage)
     if cache in ("auto", "host"):
         try:
             host = ReaderLoader(open_host_cache(dataset), device)
-        except CacheError:
+        except StorageError:
             if cache == "host":
                 raise
         else:

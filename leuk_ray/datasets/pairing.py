@@ -8,7 +8,7 @@ from leuk_ray.datasets.identity import DatasetIdentity
 from leuk_ray.datasets.prepared import PreparedDataset
 from leuk_ray.io.locations import Location
 from leuk_ray.io.storage import exists, read_table
-from leuk_ray.utils.errors import UserError
+from leuk_ray.utils.errors import DataError
 
 
 def check_same_dataset(
@@ -32,14 +32,14 @@ def check_same_dataset(
     """
     known = list(trained_on)
     if not known:
-        raise UserError(
+        raise DataError(
             f"{owner}: was written by an older leuk_ray, which did not record the labels and the "
             "crop of its dataset, so that nothing can be checked; train it again"
         )
     for identity in known:
         if different := identity.differences(dataset.identity):
             counted = [_counted(what, dataset, split) for what in different]
-            raise UserError(
+            raise DataError(
                 f"{dataset.location}: is not the dataset of {owner}: it has "
                 f"{', '.join(counted)}; {advice}"
             )

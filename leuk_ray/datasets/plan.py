@@ -20,7 +20,7 @@ from typing import Literal
 
 import numpy as np
 
-from leuk_ray.utils.errors import UserError
+from leuk_ray.utils.errors import DataError
 
 Balance = Literal["none", "equal"] | int
 Window = Literal["all"] | int
@@ -93,7 +93,7 @@ def plan_epoch(
         UserError: no rows, or a class without rows to balance with.
     """
     if not len(rows):
-        raise UserError("there is no training cell; check the split")
+        raise DataError("there is no training cell; check the split")
     generator = np.random.default_rng([seed, epoch])
     used, copy = _uses(labels, "none" if copies is not None else balance, generator)
     if window == "all":
@@ -125,7 +125,7 @@ def _uses(
         return np.arange(len(labels)), np.zeros(len(labels), np.int64)
     classes = [np.flatnonzero(labels == label) for label in (0, 1)]
     if any(not len(members) for members in classes):
-        raise UserError("balance: a class has no training cell; check the split or balance=none")
+        raise DataError("balance: a class has no training cell; check the split or balance=none")
     wanted = max(map(len, classes)) if balance == "equal" else int(balance)
     used, copies = [], []
     for members in classes:

@@ -44,7 +44,7 @@ from leuk_ray.io.storage import (
     refuse_existing,
     write_json,
 )
-from leuk_ray.utils.errors import UserError
+from leuk_ray.utils.errors import ConfigError, DataError, StorageError
 
 ROWS_PER_PART = 256
 _NO_OPTIONS = LayoutOptions()
@@ -92,7 +92,7 @@ def prepare(
     catalogue = layouts.read_layout(layout, source, options)
     table = catalogue.table()
     if storage.crop not in images.WHOLE and FIELDS in table["source"].unique().to_pylist():
-        raise UserError(f"--crop {storage.crop}: {source} holds whole fields; use --crop pad")
+        raise ConfigError(f"--crop {storage.crop}: {source} holds whole fields; use --crop pad")
     target = target.absolute() if isinstance(target, Path) else target
     with directory_by_rename(target, new="dataset") as partial:
         place = partial if isinstance(target, Path) else target
@@ -100,7 +100,7 @@ def prepare(
         results, thumbs = _decode_all(table, join(place, "images"), storage, progress)
         good = results.filter(pc.field("reason").is_null())
         if not len(good):
-            raise UserError(f"{source}: none of {len(table)} images could be decoded")
+            raise DataError(f"{source}: none of {len(table)} images could be decoded")
         rows = good.select(METADATA_SCHEMA.names)
         thumbs = thumbs if len(rows) == len(thumbs) else thumbs[good["row"].to_numpy()]
         left_out = _left_out(catalogue, table, results)
@@ -176,7 +176,7 @@ def _decode_all(
     found = pa.concat_tables(results).sort_by("row")
     assert found["row"].equals(table["row"]), "an image was lost"
     if set(list_files(target)) != {part_name(number) for number in range(len(parts))}:
-        raise UserError(
+        raise StorageError(
             f"{target}: holds other files than were written; does another process write there? "
             "Run the command again, or name another place"
         )

@@ -32,7 +32,7 @@ from leuk_ray.datasets.identity import DatasetIdentity
 from leuk_ray.datasets.images import StorageSettings
 from leuk_ray.io.locations import Location, filesystem, join, parse, reason
 from leuk_ray.io.storage import list_files, read_json, read_table
-from leuk_ray.utils.errors import UserError
+from leuk_ray.utils.errors import DataError, StorageError, UserError
 
 SCHEMA_VERSION = 2
 CLASSES = ("healthy", "ALL")
@@ -83,12 +83,12 @@ def _undamaged(place: Location) -> Iterator[None]:
         raise _damaged(place, "is missing") from error
     except (pa.ArrowException, OSError, KeyError, TypeError, ValueError) as error:
         if isinstance(error, OSError) and error.errno:
-            raise UserError(f"{place}: cannot be read ({reason(error)})") from error
+            raise StorageError(f"{place}: cannot be read ({reason(error)})") from error
         raise _damaged(place, "is cut off or was altered") from error
 
 
 def _damaged(place: Location, what: str) -> UserError:
-    return UserError(f"{place}: {what}; copy the dataset again, or prepare the images again")
+    return DataError(f"{place}: {what}; copy the dataset again, or prepare the images again")
 
 
 @dataclass(frozen=True)
@@ -113,13 +113,13 @@ class PreparedDataset:
         try:
             manifest = read_json(join(place, "dataset.json"))
         except (FileNotFoundError, NotADirectoryError) as error:
-            raise UserError(
+            raise DataError(
                 f"{location}: is no prepared dataset (no dataset.json); "
                 "make one with `leuk-ray prepare`"
             ) from error
         version = manifest.get("schema_version") if isinstance(manifest, dict) else None
         if version != SCHEMA_VERSION:
-            raise UserError(
+            raise DataError(
                 f"{location}: schema version {version}, this leuk_ray reads {SCHEMA_VERSION}; "
                 "prepare the images again"
             )

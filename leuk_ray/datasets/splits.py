@@ -25,7 +25,7 @@ from leuk_ray.datasets.holdout import (
 from leuk_ray.datasets.protocols import PROTOCOLS, ProtocolName
 from leuk_ray.io.locations import Location
 from leuk_ray.io.storage import refuse_existing, write_table
-from leuk_ray.utils.errors import UserError
+from leuk_ray.utils.errors import ConfigError, DataError, UserError
 from leuk_ray.utils.settings import Settings
 from leuk_ray.utils.wording import counted
 
@@ -105,7 +105,7 @@ def split_cells(cells: pa.Table, settings: SplitSettings) -> pa.Table:
     try:
         chosen, roles = _ROLES_BY[settings.protocol](cells, settings)
     except UnsuitableError as error:
-        raise UserError(f"{error}; {_that_work(cells, settings)}") from error
+        raise DataError(f"{error}; {_that_work(cells, settings)}") from error
     split = chosen.select(SPLIT_SCHEMA.names[:-1]).append_column("role", pa.array(list(roles)))
     split = split.cast(SPLIT_SCHEMA)
     unit = PROTOCOLS[settings.protocol].unit
@@ -120,9 +120,9 @@ def split_cells(cells: pa.Table, settings: SplitSettings) -> pa.Table:
 def _check_folds(settings: SplitSettings) -> None:
     """Refuse what would be a hold-out to everybody but the one who typed it."""
     if settings.folds < 0 or settings.folds == 1:
-        raise UserError(f"folds {settings.folds}: give 2 or more, or 0 for one hold-out")
+        raise ConfigError(f"folds {settings.folds}: give 2 or more, or 0 for one hold-out")
     if settings.fold and not settings.folds and settings.protocol != "official-folds":
-        raise UserError(
+        raise ConfigError(
             f"fold {settings.fold}: without folds there is one hold-out; give folds as well"
         )
 
@@ -141,7 +141,7 @@ def _of_source(cells: pa.Table, source: str) -> pa.Table:
     own = cells.filter(pc.field("source") == source)
     if not len(own):
         known = sorted({name or "none named" for name in cells["source"].to_pylist()})
-        raise UserError(
+        raise ConfigError(
             f"split.source {source}: no cell comes from it; there are: {', '.join(known)}"
         )
     return own
@@ -224,7 +224,7 @@ def _by_copy(cells: pa.Table, settings: SplitSettings) -> tuple[pa.Table, np.nda
         members = np.flatnonzero(labels == label)
         whole, rest = divmod(settings.copies, len(members))
         if not whole:
-            raise UserError(
+            raise ConfigError(
                 f"split.copies {settings.copies}: a class has {len(members)} cells already; "
                 "raise split.copies"
             )
@@ -260,7 +260,7 @@ def _by_official_fold(cells: pa.Table, settings: SplitSettings) -> tuple[pa.Tabl
     for the sake of training.
     """
     if settings.folds > 1:
-        raise UserError("folds: official-folds has three of its own; choose with fold=0, 1 or 2")
+        raise ConfigError("folds: official-folds has three of its own; choose with fold=0, 1 or 2")
     cells = cells.filter(pc.field("label").is_valid() & (pc.field("role") != "conflict"))
     fold = _fold(settings, 3)
     place = {f"fold_{n}": "train" for n in range(3)}
@@ -291,7 +291,7 @@ def _by_official_fold(cells: pa.Table, settings: SplitSettings) -> tuple[pa.Tabl
 
 def _fold(settings: SplitSettings, folds: int) -> int:
     if not 0 <= settings.fold < folds:
-        raise UserError(f"fold {settings.fold}: give 0 to {folds - 1}")
+        raise ConfigError(f"fold {settings.fold}: give 0 to {folds - 1}")
     return settings.fold
 
 
@@ -334,7 +334,7 @@ def write_split(split: pa.Table, path: Location) -> None:
         UserError: the file exists, cannot be written, or has another suffix.
     """
     if not str(path).endswith(".parquet"):
-        raise UserError(f"{path}: a split is a Parquet table; name it .parquet")
+        raise ConfigError(f"{path}: a split is a Parquet table; name it .parquet")
     refuse_existing(path, "split")
     write_table(path, split)
 

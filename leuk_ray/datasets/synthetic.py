@@ -33,14 +33,14 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import NormalDist
-from tempfile import TemporaryDirectory
 from typing import Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from leuk_ray.utils.errors import UserError
+from leuk_ray.io.storage import directory_by_rename
+from leuk_ray.utils.errors import ConfigError, UserError
 
 SIDE = 450
 NUM_FOLDS = 3
@@ -75,7 +75,7 @@ def separation(best_auc: float) -> float:
     Raises UserError unless 0.5 <= best_auc < 1.
     """
     if not 0.5 <= best_auc < 1:
-        raise UserError(f"best_auc is {best_auc}; give at least 0.5 and less than 1")
+        raise ConfigError(f"best_auc is {best_auc}; give at least 0.5 and less than 1")
     return math.sqrt(2) * NormalDist().inv_cdf(best_auc)
 
 
@@ -100,17 +100,19 @@ class SyntheticSpec:
 
     def __post_init__(self) -> None:
         if self.subjects < 2:
-            raise UserError(f"subjects is {self.subjects}; give at least 2, one for each class")
+            raise ConfigError(f"subjects is {self.subjects}; give at least 2, one for each class")
         if not self.subjects <= self.cells <= MAX_CELLS:
             limits = f"{self.subjects} (one a subject) to {MAX_CELLS}"
-            raise UserError(f"cells is {self.cells}; give {limits}")
+            raise ConfigError(f"cells is {self.cells}; give {limits}")
         if self.seed < 0:
-            raise UserError(f"seed is {self.seed}; give 0 or more")
+            raise ConfigError(f"seed is {self.seed}; give 0 or more")
         separation(self.best_auc)
         if self.signal not in get_args(Signal):
-            raise UserError(f"signal is {self.signal!r}; give {' or '.join(get_args(Signal))}")
+            raise ConfigError(f"signal is {self.signal!r}; give {' or '.join(get_args(Signal))}")
         if not 0 <= self.subject_share <= MAX_SUBJECT_SHARE:
-            raise UserError(f"subject_share is {self.subject_share}; give 0 to {MAX_SUBJECT_SHARE}")
+            raise ConfigError(
+                f"subject_share is {self.subject_share}; give 0 to {MAX_SUBJECT_SHARE}"
+            )
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,16 +188,18 @@ def write_c_nmc(
 
     Beside training_data/ lie SYNTHETIC.json, which marks the data as rendered and states the best
     AUC and the AUC of these very latents, and latents.csv. The directory appears whole or not at
-    all; one that holds files is refused (UserError). Calls `progress(done, total)` after each cell.
+    all. Calls `progress(done, total)` after each cell.
+
+    Raises:
+        UserError: the directory holds files.
+        StorageError: it cannot be written.
     """
     directory = directory.resolve()
     if directory.exists() and not (directory.is_dir() and not any(directory.iterdir())):
         raise UserError(f"{directory} is not an empty directory; remove it or name another one")
-    directory.parent.mkdir(parents=True, exist_ok=True)
     cells = draw_cells(spec)
     summary = _summary(spec, cells)
-    with TemporaryDirectory(prefix=f".{directory.name}-", dir=directory.parent) as scratch:
-        root = Path(scratch) / directory.name
+    with directory_by_rename(directory) as root:
         for done, cell in enumerate(cells, start=1):
             path = root / cell.path
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -207,7 +211,6 @@ def write_c_nmc(
             writer = csv.writer(file, lineterminator="\n")
             writer.writerow(["uid", "subject", "label", "latent"])
             writer.writerows([cell.uid, cell.subject, cell.label, cell.latent] for cell in cells)
-        root.replace(directory)
     return summary
 
 

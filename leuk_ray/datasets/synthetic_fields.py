@@ -18,7 +18,7 @@ from PIL import Image
 from leuk_ray.datasets.images import cut_cell
 from leuk_ray.datasets.synthetic import SyntheticCell, SyntheticSpec, draw_cells, render
 from leuk_ray.io.storage import directory_by_rename, refuse_existing
-from leuk_ray.utils.errors import UserError
+from leuk_ray.utils.errors import ConfigError
 
 HEIGHT, WIDTH = 972, 1296
 CROP = 257
@@ -50,7 +50,7 @@ def write_all_idb(
         by_subject.setdefault(cell.subject, []).append(cell)
     most = max(map(len, by_subject.values()))
     if most > MAX_CELLS_A_FIELD:
-        raise UserError(
+        raise ConfigError(
             f"--cells {spec.cells}: {most} cells in each of {spec.subjects} fields, at most "
             f"{MAX_CELLS_A_FIELD} fit; ask for more --subjects"
         )

@@ -10,7 +10,7 @@ import re
 import unicodedata
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
-from leuk_ray.utils.errors import UserError
+from leuk_ray.utils.errors import ConfigError, DataError
 
 ALL_WORDS = ("ALL", "blast", "blasts", "leukemia", "leukaemia", "positive", "1", "1.0")
 HEALTHY_WORDS = ("healthy", "hem", "normal", "benign", "negative", "0", "0.0")
@@ -57,7 +57,7 @@ def read_labels(
     _refuse_near_words(words, counts, where, str.casefold, "differ by case alone")
     if not positive:
         if strange := [word for word in words if word.casefold() not in _KNOWN]:
-            raise UserError(
+            raise DataError(
                 f"{where}: which of {_listed(words, counts)} are ALL? {strange[0]!r} is not known; "
                 f"say it with --positive NAME[,NAME], or use {ALL_WORDS[0]} and {HEALTHY_WORDS[0]}"
             )
@@ -65,11 +65,11 @@ def read_labels(
     _refuse_near_words(words, counts, where, subject_key, "are spellings of one word")
     for word in positive:
         if is_unknown(word):
-            raise UserError(f"--positive {word}: this word means that the label is unknown")
+            raise ConfigError(f"--positive {word}: this word means that the label is unknown")
         if word not in words:
             near = difflib.get_close_matches(word.casefold(), [w.casefold() for w in words], 1)
             hint = [f"; did you mean {w}?" for w in words if w.casefold() in near]
-            raise UserError(
+            raise ConfigError(
                 f"--positive {word}: no image of {where} has this label; there are "
                 f"{_listed(words, counts)}{''.join(hint)}"
             )
@@ -77,7 +77,7 @@ def read_labels(
         known = None if word[:1].isdigit() else _KNOWN.get(word.casefold())
         if known is not None and known != (word in positive):
             meaning = "ALL, and is left out of it" if known else "healthy"
-            raise UserError(
+            raise ConfigError(
                 f"--positive {','.join(positive)}: {word!r} in {where} means {meaning}; "
                 "name all words for ALL and no other, or rename it"
             )
@@ -97,7 +97,7 @@ def _refuse_near_words(
         alike.setdefault(key(word), []).append(word)
     for same in alike.values():
         if len(same) > 1:
-            raise UserError(
+            raise DataError(
                 f"{where}: the labels {_listed(same, counts)} {trouble}; write them alike"
             )
 

@@ -22,7 +22,7 @@ from sklearn.svm import SVC
 from leuk_ray.datasets.images import cell_mask
 from leuk_ray.datasets.prepared import PixelReader
 from leuk_ray.datasets.splits import EVALUATED_ROLES, rows_with_role
-from leuk_ray.utils.errors import UserError
+from leuk_ray.utils.errors import ConfigError, DataError
 from leuk_ray.utils.wording import counted
 
 BaselineName = Literal["area", "texture-svm"]
@@ -97,7 +97,7 @@ def score_baseline(
             too few groups of a class.
     """
     if "copy" in split.column_names:
-        raise UserError(
+        raise ConfigError(
             f"baseline {name}: the split is of augmented copies (paper-literal); it takes cells "
             "as they are, so give another protocol"
         )
@@ -107,7 +107,7 @@ def score_baseline(
     groups = np.asarray(cells["group"].take(pa.array(train)).to_pylist(), object)
     smallest = min(len(set(groups[labels == label].tolist())) for label in (0, 1))
     if smallest < 2:
-        raise UserError(
+        raise DataError(
             f"baseline {name}: a class has {counted(smallest, 'group')} among the training cells, "
             "2 are needed; give it more subjects"
         )

@@ -13,7 +13,7 @@ from leuk_ray.models.zoo import build
 from leuk_ray.recipes.recipe import Recipe
 from leuk_ray.runs.spec import make_splits, split_key
 from leuk_ray.training.cells import TrainingCells
-from leuk_ray.utils.errors import UserError
+from leuk_ray.utils.errors import StorageError, UserError, restated
 from leuk_ray.utils.progress import note
 
 
@@ -30,9 +30,10 @@ def check_data(
         recipes = list(recipes)
         splits = make_splits(dataset, recipes)
     except UserError as error:
-        raise UserError(
+        raise restated(
+            error,
             f"{dataset.location}: {error}; {experiment.name} wants the dataset of "
-            f"`{experiment.prepare}`"
+            f"`{experiment.prepare}`",
         ) from error
     cells_of = {key: TrainingCells.of(dataset.cells, split) for key, split in splits.items()}
     checked = set()
@@ -60,7 +61,7 @@ def check_networks(recipes: Mapping[str, Recipe]) -> None:
             wanted.setdefault(recipe.model.pretrained, []).append(name)
     if missing := missing_imagenet(list(wanted)):
         models = ", ".join(name for backbone in missing for name in wanted[backbone])
-        raise UserError(
+        raise StorageError(
             f"model.weights imagenet: no weights here for {models}, and the hub cannot be reached; "
             f"connect once, bring files (leuk-ray weights fetch {' '.join(missing)} --to weights, "
             "then --weights weights), choose weights=scratch, or leave networks out with --models"
@@ -74,4 +75,4 @@ def check_networks(recipes: Mapping[str, Recipe]) -> None:
             try:
                 build(model, load_weights=model.weights not in ("imagenet", "scratch"))
             except UserError as error:
-                raise UserError(f"model {name}: {error}") from error
+                raise restated(error, f"model {name}: {error}") from error

@@ -20,7 +20,7 @@ from leuk_ray.runs.executor import Executor
 from leuk_ray.runs.placement import Resources
 from leuk_ray.runs.root import RunsRoot
 from leuk_ray.runs.table import RunTable
-from leuk_ray.utils.errors import UserError
+from leuk_ray.utils.errors import ConfigError
 from leuk_ray.utils.progress import note
 from leuk_ray.utils.settings import Settings
 
@@ -72,7 +72,7 @@ def run_experiment(
     """
     out = out.absolute()
     if scale not in experiment.scales:
-        raise UserError(f"--scale {scale}: {experiment.name} has {', '.join(experiment.scales)}")
+        raise ConfigError(f"--scale {scale}: {experiment.name} has {', '.join(experiment.scales)}")
     given = dict(values or {})
     size = experiment.scales[scale]
     asked = make_plan(experiment, size, dataset.cells, given, only, weights)

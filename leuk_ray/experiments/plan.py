@@ -17,7 +17,7 @@ from leuk_ray.datasets.splits import eligible
 from leuk_ray.experiments.settings import ExperimentSettings, Scale, StandIn
 from leuk_ray.recipes.recipe import Recipe, load_recipe, with_values
 from leuk_ray.runs.spec import RunSpec
-from leuk_ray.utils.errors import UserError
+from leuk_ray.utils.errors import ConfigError
 
 NUM_OFFICIAL_FOLDS = 3
 
@@ -81,13 +81,13 @@ def make_plan(
             close = difflib.get_close_matches(name, experiment.models, 1)
             hint = f"did you mean {close[0]}?" if close else ""
             known = f"there are: {', '.join(experiment.models)}"
-            raise UserError(f"--models {name}: {experiment.name} has none; {hint or known}")
+            raise ConfigError(f"--models {name}: {experiment.name} has none; {hint or known}")
     left_out = dict(scale.left_out)
     if only:
         left_out |= {name: "left out by --models" for name in experiment.models if name not in only}
     trained = [name for name in experiment.models if name not in left_out]
     if not trained:
-        raise UserError(f"--models: nothing is left to train: {left_out[only[0]]}")
+        raise ConfigError(f"--models: nothing is left to train: {left_out[only[0]]}")
     uses = {data: _uses(cells, source, scale) for data, source in experiment.data.items()}
     specs = {}
     for repeat in range(1, scale.repeats + 1):

@@ -10,7 +10,7 @@ from typing import Any, Literal
 from pydantic import Field, ValidationError, model_validator
 
 from leuk_ray.datasets.splits import PROTOCOLS
-from leuk_ray.utils.errors import UserError
+from leuk_ray.utils.errors import ConfigError
 from leuk_ray.utils.parsing import parse_yaml
 from leuk_ray.utils.settings import Settings, first_problem
 
@@ -300,9 +300,9 @@ def load_experiment(name: str) -> ExperimentSettings:
     try:
         return ExperimentSettings(**values)
     except TypeError as error:
-        raise UserError(f"experiment {name}: must be a mapping of settings") from error
+        raise ConfigError(f"experiment {name}: must be a mapping of settings") from error
     except ValidationError as error:
-        raise UserError(f"experiment {name}: {first_problem(error)}") from error
+        raise ConfigError(f"experiment {name}: {first_problem(error)}") from error
 
 
 def _text(name: str) -> str:
@@ -314,4 +314,4 @@ def _text(name: str) -> str:
         return path.read_text()
     close = difflib.get_close_matches(name, names, 1)
     hint = f"did you mean {close[0]}?" if close else f"there are: {', '.join(names)}"
-    raise UserError(f"experiment {name!r}: no such experiment or .yaml file; {hint}")
+    raise ConfigError(f"experiment {name!r}: no such experiment or .yaml file; {hint}")

@@ -27,7 +27,7 @@ from leuk_ray.io.storage import (
     write_json,
     write_table,
 )
-from leuk_ray.utils.errors import UserError
+from leuk_ray.utils.errors import ConfigError, UserError
 
 ANSWERS_SCHEMA = pa.schema(
     [
@@ -81,7 +81,7 @@ class Answers:
             UserError: `out` is there, or parts of another job are, or `resume` was not asked for.
         """
         if not name_of(out).endswith((".csv", ".parquet")):
-            raise UserError(f"--out {out}: name a .csv or .parquet file")
+            raise ConfigError(f"--out {out}: name a .csv or .parquet file")
         refuse_existing(out, "table of answers")
         self.out, self.files = out, files
         self.folder = join(parent(out), name_of(out) + ".parts")

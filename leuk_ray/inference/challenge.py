@@ -14,7 +14,7 @@ import pyarrow as pa
 
 from leuk_ray.io.locations import Location
 from leuk_ray.io.storage import write_bytes
-from leuk_ray.utils.errors import UserError
+from leuk_ray.utils.errors import DataError
 
 MEMBER = "isbi_valid.predict"
 _NUMBERED = re.compile(r"(?:.*/)?(\d+)\.bmp", re.IGNORECASE)
@@ -31,11 +31,11 @@ def image_numbers(names: Sequence[str]) -> list[int]:
     for name in names:
         match = _NUMBERED.fullmatch(name)
         if match is None:
-            raise UserError(f"{name}: the challenge numbers its images, as 1.bmp; give that folder")
+            raise DataError(f"{name}: the challenge numbers its images, as 1.bmp; give that folder")
         numbers.append(int(match.group(1)))
     missing = sorted(set(range(1, len(numbers) + 1)) - set(numbers))
     if missing:
-        raise UserError(
+        raise DataError(
             f"{missing[0]}.bmp: is missing or another stands twice, of {len(numbers)} images; "
             "give the whole folder and nothing else"
         )
@@ -58,7 +58,7 @@ def write_challenge(out: Location, answers: pa.Table) -> None:
     numbers = image_numbers(answers["name"].to_pylist())
     for number, row in zip(numbers, answers.to_pylist(), strict=True):
         if row["error"] is not None:
-            raise UserError(f"{row['name']}: was not scored ({row['error']}); mend it first")
+            raise DataError(f"{row['name']}: was not scored ({row['error']}); mend it first")
         called[number] = int(row["probability"] >= row["threshold"])
     text = "".join(f"{called[number]}\n" for number in sorted(called))
     stream = io.BytesIO()

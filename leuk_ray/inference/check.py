@@ -18,7 +18,7 @@ from leuk_ray.inference.classifier import Classifier
 from leuk_ray.inference.engines import PyTorchEngine
 from leuk_ray.inference.onnx_graph import trial
 from leuk_ray.models.zoo import positive_logit
-from leuk_ray.utils.errors import UserError
+from leuk_ray.utils.errors import DataError
 from leuk_ray.utils.extras import require
 
 TOLERANCE = 1e-4  # of a probability
@@ -36,7 +36,7 @@ def check_answers(bundle: Bundle) -> None:
     scores = classifier.score(_batches(bundle.manifest.storage)[-1])
     distance = () if scores.distance is None else scores.distance
     if not all(np.isfinite(each).all() for each in (scores.logit, scores.embedding, distance)):
-        raise UserError(f"{bundle.path}: the model output is not finite; train it again")
+        raise DataError(f"{bundle.path}: the model output is not finite; train it again")
     if ONNX_FILE in bundle.manifest.files:
         graph_difference(bundle, bundle.folder / ONNX_FILE)
 
@@ -56,12 +56,12 @@ def graph_difference(bundle: Bundle, graph: Path) -> float:
         expected, expected_embedding = original(pixels)
         shapes = (logits.shape, embedding.shape)
         if shapes not in [((len(pixels), num), expected_embedding.shape) for num in (1, 2)]:
-            raise UserError(f"{graph}: answers with shapes {shapes}; export it anew")
+            raise DataError(f"{graph}: answers with shapes {shapes}; export it anew")
         ours = probability(positive_logit(torch.from_numpy(logits).double()).numpy(), temperature)
         difference = float(np.abs(ours - probability(expected, temperature)).max())
         worst = max(worst, difference) if difference == difference else difference
         if not worst <= TOLERANCE:
-            raise UserError(
+            raise DataError(
                 f"{graph}: the ONNX graph's probabilities differ by {worst:.1e} from PyTorch's, "
                 f"the limit is {TOLERANCE:g}; serve it with PyTorch"
             )

@@ -16,7 +16,7 @@ from leuk_ray.bundles.manifest import ONNX_FILE
 from leuk_ray.inference.onnx_graph import check_graph, open_session, run_session
 from leuk_ray.io.hashes import read_verified
 from leuk_ray.models.zoo import positive_logit
-from leuk_ray.utils.errors import UserError
+from leuk_ray.utils.errors import ConfigError
 from leuk_ray.utils.extras import installed, require
 
 EngineName = Literal["auto", "pytorch", "onnx"]
@@ -117,7 +117,7 @@ def make_engine(bundle: Bundle, device: torch.device, name: EngineName = "auto")
     suits = ONNX_FILE in bundle.manifest.files and device.type == "cpu"
     if name == "onnx":
         if not suits:
-            raise UserError(
+            raise ConfigError(
                 f"{bundle.path}: ONNX Runtime needs a bundle with {ONNX_FILE}, and the CPU; make "
                 "one with `leuk-ray export BUNDLE NEW --onnx`"
             )

@@ -19,7 +19,7 @@ from leuk_ray.datasets.layouts.listing import Found, Rejection, beginning, find_
 from leuk_ray.inference.classifier import Cell, Classifier, Failure, Prediction
 from leuk_ray.io.locations import Location, filesystem, join, name_of, parent, reason
 from leuk_ray.io.storage import file_infos, is_file, read_bytes
-from leuk_ray.utils.errors import UserError
+from leuk_ray.utils.errors import DataError
 from leuk_ray.utils.wording import counted
 
 _FILES_AT_ONCE = 32
@@ -74,7 +74,7 @@ def find_images(places: Sequence[Location]) -> FoundImages:
     left_out: Counter[str] = Counter()
     for place, (folder, infos, others) in zip(places, listed, strict=True):
         if not infos:
-            raise UserError(f"{place}: there is no such file, nor a folder with images")
+            raise DataError(f"{place}: there is no such file, nor a folder with images")
         left_out.update(item.reason for item in others)
         for name, info in infos.items():
             image = join(folder, name)
@@ -176,7 +176,7 @@ def check_any_scored(answers: Sequence[Mapping[str, Any]]) -> None:
     """Raise a UserError where no image could be scored; an answer that failed has an `error`."""
     if all(answer.get("error") for answer in answers):
         first, images = answers[0], counted(len(answers), "image")
-        raise UserError(
+        raise DataError(
             f"{first['name']}: {first['error']}; none of {images} could be scored, and nothing "
             "was written"
         )

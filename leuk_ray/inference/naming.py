@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 
 from leuk_ray.datasets.layouts.c_nmc import subject_of
 from leuk_ray.datasets.words import unify_subjects
-from leuk_ray.utils.errors import UserError
+from leuk_ray.utils.errors import ConfigError
 
 GRAMMARS: dict[str, Callable[[str], str | None]] = {"c-nmc": subject_of}
 
@@ -29,7 +29,7 @@ def name_subjects(paths: Sequence[str], how: str) -> tuple[list[str | None], dic
     find = GRAMMARS.get(how) or _finder(how)
     subjects, spellings = unify_subjects([find(path) for path in paths])
     if not any(subjects):
-        raise UserError(
+        raise ConfigError(
             f"--subject {how}: names a subject in none of {len(paths)} images, whose paths are as "
             f"{paths[0]}; give an expression with a group that fits them, or "
             f"{', '.join(GRAMMARS)}"
@@ -41,9 +41,9 @@ def _finder(pattern: str) -> Callable[[str], str | None]:
     try:
         found = re.compile(pattern)
     except re.error as error:
-        raise UserError(f"--subject {pattern}: is no regular expression ({error})") from error
+        raise ConfigError(f"--subject {pattern}: is no regular expression ({error})") from error
     if found.groups != 1:
-        raise UserError(
+        raise ConfigError(
             f"--subject {pattern}: needs one group, which is the subject, such as '^([^/]+)/'; or "
             f"give {', '.join(GRAMMARS)}"
         )

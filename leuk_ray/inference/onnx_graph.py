@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from leuk_ray.utils.errors import UserError
+from leuk_ray.utils.errors import DataError
 
 LOAD_SECONDS = 60.0
 TRIAL_SECONDS = 180.0
@@ -39,19 +39,19 @@ def check_graph(data: bytes, place: Path) -> bytes:
     try:
         model = onnx.load_model_from_string(data)
     except DecodeError as error:
-        raise UserError(f"{place}: is no ONNX graph; {_ADVICE}") from error
+        raise DataError(f"{place}: is no ONNX graph; {_ADVICE}") from error
     if model.functions or model.training_info or len(model.graph.node) == 0:
-        raise UserError(f"{place}: is no graph of one network; {_ADVICE}")
+        raise DataError(f"{place}: is no graph of one network; {_ADVICE}")
     for tensor in _tensors(model.graph):
         if tensor.external_data or tensor.data_location != onnx.TensorProto.DEFAULT:
-            raise UserError(
+            raise DataError(
                 f"{place}: keeps weights in another file, which no hash of the bundle covers; "
                 f"{_ADVICE}"
             )
     for node in model.graph.node:
         inner = [each for each in node.attribute if each.HasField("g") or each.graphs]
         if inner or node.domain not in ("", "ai.onnx"):
-            raise UserError(
+            raise DataError(
                 f"{place}: holds the operator {node.op_type[:40]!r}, which no exported network "
                 f"has; {_ADVICE}"
             )
@@ -87,7 +87,7 @@ def open_session(data: bytes, place: Path, threads: int) -> Any:
     try:
         return onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # ONNX Runtime's have no base of their own
-        raise UserError(
+        raise DataError(
             f"{place}: ONNX Runtime does not load it within {LOAD_SECONDS:g} s "
             f"({_first_line(error)}); {_ADVICE}"
         ) from error
@@ -115,13 +115,13 @@ def trial(graph: Path, batches: list[np.ndarray]) -> list[tuple[np.ndarray, np.n
             command, input=sent.getvalue(), capture_output=True, timeout=TRIAL_SECONDS, check=False
         )
     except subprocess.TimeoutExpired as error:
-        raise UserError(
+        raise DataError(
             f"{graph}: takes more than {TRIAL_SECONDS:g} s for a few images; {_ADVICE}"
         ) from error
     if done.returncode != 0:
         lines = done.stderr.decode(errors="replace").strip().splitlines()
         said = lines[-1][:300] if lines else f"its process ended with {done.returncode}"
-        raise UserError(f"{graph}: does not run ({said}); {_ADVICE}")
+        raise DataError(f"{graph}: does not run ({said}); {_ADVICE}")
     received = np.load(io.BytesIO(done.stdout), allow_pickle=False)
     return [(received[f"logits{n}"], received[f"embedding{n}"]) for n in range(len(batches))]
 

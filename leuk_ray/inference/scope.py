@@ -19,7 +19,7 @@ from scipy.spatial import ConvexHull
 
 from leuk_ray.bundles.manifest import FEATURES, SCOPE_FILE, Range, ScopeSettings
 from leuk_ray.datasets.images import cell_mask
-from leuk_ray.utils.errors import UserError
+from leuk_ray.utils.errors import DataError
 
 BLANK, BLURRED = "blank", "blurred"
 NOT_A_SINGLE_CELL, OUT_OF_SCOPE = "not_a_single_cell", "out_of_scope"
@@ -91,7 +91,7 @@ class Neighbourhood:
             UserError: the embedding is another network's.
         """
         if embedding.shape[1:] != self.mean.shape:
-            raise UserError(
+            raise DataError(
                 f"{SCOPE_FILE}: knows embeddings of {len(self.mean)} numbers, the network's have "
                 f"{embedding.shape[1]}; calibrate the bundle anew"
             )
@@ -114,12 +114,12 @@ class Neighbourhood:
             read = load_file(path)
             found = cls(read["mean"], read["directions"], read["variances"], read["rest"].item())
         except (KeyError, ValueError, SafetensorError) as error:
-            raise UserError(f"{path}: is not understood; calibrate the bundle anew") from error
+            raise DataError(f"{path}: is not understood; calibrate the bundle anew") from error
         width, num = found.mean.shape[-1:], found.variances.shape[-1:]
         shapes = (found.mean.shape, found.directions.shape, found.variances.shape)
         finite = all(np.isfinite(each).all() for each in read.values())
         if shapes != (width, (*num, *width), num) or not finite or not found.spreads:
-            raise UserError(f"{path}: contradicts itself; calibrate the bundle anew")
+            raise DataError(f"{path}: contradicts itself; calibrate the bundle anew")
         return found
 
     @property

@@ -19,7 +19,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from leuk_ray.io.locations import Location, reason
-from leuk_ray.utils.errors import UserError
+from leuk_ray.utils.errors import StorageError, UserError
 
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _OS_ERROR = re.compile(r"\(os error (\d+)\)")
@@ -63,8 +63,10 @@ def appearing(target: Path, check: Callable[[], None] = lambda: None) -> Iterato
 def not_written(target: Location, error: BaseException) -> UserError:
     """The error for what could not be written at `target`."""
     if has_no_room(error):
-        return UserError(f"{target}: no room is left there ({reason(error)}); nothing was written")
-    return UserError(
+        return StorageError(
+            f"{target}: no room is left there ({reason(error)}); nothing was written"
+        )
+    return StorageError(
         f"{target}: cannot be written ({reason(error)}); name a place you may write to"
     )
 
@@ -107,7 +109,7 @@ def _lock(folder: int, partial: Path) -> None:
         fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
         place = partial.with_suffix("")
-        raise UserError(
+        raise StorageError(
             f"{place}: another process is writing it; wait for that one, or name another place"
         ) from error
     except OSError:  # a file system without locks on folders, such as some of the network

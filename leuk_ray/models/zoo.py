@@ -23,7 +23,7 @@ from leuk_ray.models.se_cnn import DENSE_UNITS, SECNN
 from leuk_ray.models.settings import ModelSettings
 from leuk_ray.models.weights import check_backbone
 from leuk_ray.models.weights import load_weights as initialise
-from leuk_ray.utils.errors import UserError
+from leuk_ray.utils.errors import ConfigError
 
 
 def build(settings: ModelSettings, *, load_weights: bool) -> ImageClassifier:
@@ -112,7 +112,7 @@ def _backbone(settings: ModelSettings, *, pooled: bool) -> nn.Module:
     config: Any = backbone.pretrained_cfg
     size = config["input_size"][-1]
     if config.get("fixed_input_size") and settings.input_size != size:
-        raise UserError(
+        raise ConfigError(
             f"model.input_size {settings.input_size}: {name} takes {size} pixels and no other "
             f"size; set model.input_size={size}"
         )
@@ -120,7 +120,7 @@ def _backbone(settings: ModelSettings, *, pooled: bool) -> nn.Module:
     if pooled:
         return backbone
     if len(shape) != 4 or shape[1] != backbone.num_features:
-        raise UserError(
+        raise ConfigError(
             f"model.backbone {name!r}: gives no feature map (shape {shape}), so attention has "
             "nothing to weigh; take a convolutional one, or attention=none"
         )
@@ -150,7 +150,7 @@ def _try_size(
             features = trial.forward_features(torch.zeros(1, 3, side, side))
     except (RuntimeError, AssertionError, ValueError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise UserError(
+        raise ConfigError(
             f"model.input_size {side}: {settings.title} cannot take it ({reason}); "
             "choose another size"
         ) from error

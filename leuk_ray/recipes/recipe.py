@@ -14,7 +14,7 @@ from leuk_ray.augment.settings import AugmentSettings
 from leuk_ray.datasets.splits import SplitSettings
 from leuk_ray.models.settings import ModelSettings
 from leuk_ray.recipes.training import TrainingSettings
-from leuk_ray.utils.errors import UserError, near
+from leuk_ray.utils.errors import ConfigError, near
 from leuk_ray.utils.parsing import parse_yaml
 from leuk_ray.utils.settings import Settings, first_problem
 
@@ -74,7 +74,9 @@ def recipe_text(name: str) -> str:
     path = Path(name)
     if path.suffix in (".yaml", ".yml") and path.is_file():
         return path.read_text()
-    raise UserError(f"recipe {name!r}: no such recipe or .yaml file; {near(name, recipe_names())}")
+    raise ConfigError(
+        f"recipe {name!r}: no such recipe or .yaml file; {near(name, recipe_names())}"
+    )
 
 
 def backbone_name(name: str) -> str:
@@ -87,7 +89,7 @@ def backbone_name(name: str) -> str:
         return name
     model = load_recipe(name).model
     if model.architecture == "se_cnn":
-        raise UserError(f"{name}: trains from scratch; there are no weights to fetch")
+        raise ConfigError(f"{name}: trains from scratch; there are no weights to fetch")
     return model.pretrained
 
 
@@ -104,14 +106,14 @@ def load_recipe(name: str, overrides: Iterable[str] = ()) -> Recipe:
     """
     values = parse_yaml(recipe_text(name), f"recipe {name}")
     if not isinstance(values, dict):
-        raise UserError(f"recipe {name}: must be a mapping of settings")
+        raise ConfigError(f"recipe {name}: must be a mapping of settings")
     values.setdefault("name", Path(name).stem)
     for path, value in parse_overrides(overrides).items():
         _override(values, path.split("."), value)
     try:
         return Recipe(**values)
     except ValidationError as error:
-        raise UserError(f"recipe {name}: {first_problem(error)}") from error
+        raise ConfigError(f"recipe {name}: {first_problem(error)}") from error
 
 
 def with_values(recipe: Recipe, values: Mapping[str, Any]) -> Recipe:
@@ -130,7 +132,7 @@ def with_values(recipe: Recipe, values: Mapping[str, Any]) -> Recipe:
     try:
         return Recipe(**changed)
     except ValidationError as error:
-        raise UserError(f"recipe {recipe.name}: {first_problem(error)}") from error
+        raise ConfigError(f"recipe {recipe.name}: {first_problem(error)}") from error
 
 
 def value_at(recipe: Recipe, key: str) -> Any:
@@ -151,7 +153,7 @@ def parse_overrides(overrides: Iterable[str]) -> dict[str, Any]:
     for override in overrides:
         key, separator, text = override.partition("=")
         if not separator:
-            raise UserError(f"override {override!r}: write key=value")
+            raise ConfigError(f"override {override!r}: write key=value")
         path = ".".join(setting_path(key))
         values[path] = parse_yaml(text, f"override {override!r}")
     return values
@@ -177,9 +179,9 @@ def setting_path(key: str) -> list[str]:
     if len(matches) == 1:
         return matches[0].split(".")
     if matches:
-        raise UserError(f"override {key}: say which one: {', '.join(matches)}")
+        raise ConfigError(f"override {key}: say which one: {', '.join(matches)}")
     known = dict.fromkeys([*paths, *(path.rpartition(".")[2] for path in paths)])
-    raise UserError(f"override {key}: no such setting; {near(key, known)}")
+    raise ConfigError(f"override {key}: no such setting; {near(key, known)}")
 
 
 def _all_keys(settings: type[Settings], prefix: str = "") -> Iterable[str]:

@@ -27,7 +27,7 @@ from leuk_ray.runs.recorder import Recorder
 from leuk_ray.runs.spec import RunSpec
 from leuk_ray.runs.table import RunRecord, RunTable
 from leuk_ray.runs.trial import TrialContext, run_trial
-from leuk_ray.utils.errors import UserError
+from leuk_ray.utils.errors import StorageError
 from leuk_ray.utils.progress import bar, note
 from leuk_ray.utils.wording import counted
 
@@ -273,7 +273,7 @@ def _check_shared(root: Path) -> None:
     }
     blind = [name for name, answer in asked.items() if not ray.get(answer)]
     if blind:
-        raise UserError(
+        raise StorageError(
             f"{root}: is not seen by {', '.join(blind)}; name a folder on storage that all nodes "
             "share"
         )

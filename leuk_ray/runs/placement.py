@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from pydantic import Field, model_validator
 
-from leuk_ray.utils.errors import UserError
+from leuk_ray.utils.errors import ConfigError
 from leuk_ray.utils.settings import Settings
 
 DRIVER_CPUS = 0.01  # of a run of several workers: its own process only waits for them
@@ -79,7 +79,7 @@ def place(resources: Resources, nodes: Sequence[dict[str, float]]) -> Placement:
         fit = max(0, min(sum(slots) // resources.workers, by_cpu))
         kept = f", {DRIVER_CPUS:g} CPUs a run for its driver, 1 CPU kept for Ray Data"
     if fit < 1:
-        raise UserError(
+        raise ConfigError(
             f"resources: one run takes {resources.text}{kept}; the cluster has {have}, room for "
             f"{' + '.join(map(str, slots)) or 0} such workers: ask for less or add nodes"
         )

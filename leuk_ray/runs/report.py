@@ -20,7 +20,7 @@ from leuk_ray.evaluation.report import write_report
 from leuk_ray.io.locations import Location, join
 from leuk_ray.io.storage import read_table
 from leuk_ray.runs.target import EvaluationTarget, history_of, report_context
-from leuk_ray.utils.errors import UserError
+from leuk_ray.utils.errors import DataError
 from leuk_ray.utils.progress import bar, note
 from leuk_ray.utils.wording import counted
 
@@ -131,7 +131,7 @@ def check_pixels(
 ) -> None:
     """Raise UserError where a dataset's pixels are not stored as a bundle expects them."""
     if manifest.storage != dataset.storage:
-        raise UserError(
+        raise DataError(
             f"{target.bundle}: expects {manifest.storage.crop} crops stored at "
             f"{manifest.storage.size} px, {dataset.location} has {dataset.storage.crop} at "
             f"{dataset.storage.size}; prepare the images with "

@@ -13,7 +13,7 @@ import yaml
 from leuk_ray.datasets.prepared import PreparedDataset
 from leuk_ray.io.storage import directory_by_rename, refuse_existing
 from leuk_ray.training.record import check_started_on, write_environment
-from leuk_ray.utils.errors import UserError
+from leuk_ray.utils.errors import ConfigError, DataError
 from leuk_ray.utils.parsing import parse_yaml
 from leuk_ray.utils.settings import Settings
 
@@ -48,11 +48,11 @@ class RunsRoot:
         if not self.path.exists():
             return False
         if not self._file.exists():
-            raise UserError(
+            raise DataError(
                 f"{self.path}: is no {self.kind} (no {self._file.name}); nothing to resume"
             )
         if not self._goes_on():
-            raise UserError(
+            raise ConfigError(
                 f"{self.path}: was started with other settings, see {self._file.name} there"
             )
         check_started_on(self.dataset, self.path)

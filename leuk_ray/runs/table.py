@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
 
-from leuk_ray.utils.errors import UserError
+from leuk_ray.utils.errors import DataError
 
 Status = Literal["finished", "stopped", "failed"]
 
@@ -94,7 +94,7 @@ class RunTable:
                     raise ValueError(f"has other fields than {', '.join(sorted(known))}")
                 record = RunRecord(**values)
             except (ValueError, TypeError) as error:
-                raise UserError(
+                raise DataError(
                     f"{self.path}, line {number}: is no record of a run ({error}); remove the line"
                 ) from error
             found[record.name] = record

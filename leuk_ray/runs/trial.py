@@ -22,7 +22,7 @@ import pyarrow as pa
 import torch
 from ray import tune
 
-from leuk_ray.datasets.host_cache import CacheError, open_host_cache
+from leuk_ray.datasets.host_cache import open_host_cache
 from leuk_ray.datasets.loaders import Loader, ReaderLoader, ResidentLoader, device_shortage
 from leuk_ray.datasets.prepared import PreparedDataset
 from leuk_ray.datasets.splits import EVALUATED_ROLES, copies_with_role, rows_with_role
@@ -42,7 +42,7 @@ from leuk_ray.training.state import TrainingState
 from leuk_ray.training.trainer import Trained, run_training
 from leuk_ray.training.validation import CopyAugmentation, score_rows
 from leuk_ray.utils import scratch
-from leuk_ray.utils.errors import UserError
+from leuk_ray.utils.errors import StorageError, UserError
 
 Save = Callable[[Path], None]
 Report = Callable[[dict[str, Any], Save], None]
@@ -273,7 +273,7 @@ def _loaders(
             ResidentLoader(loader, cells.train, size, device),
             ResidentLoader(loader, cells.validation, size, device),
         )
-    with suppress(CacheError):  # no room there either: every epoch reads the dataset
+    with suppress(StorageError):  # no room there either: every epoch reads the dataset
         loader = ReaderLoader(open_host_cache(shared.dataset), device)
     return loader, loader
 

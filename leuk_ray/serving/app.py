@@ -36,7 +36,7 @@ from leuk_ray.serving.served_model import ModelBackend, Scored
 from leuk_ray.serving.settings import ServeSettings
 from leuk_ray.serving.shadow import shadow_log
 from leuk_ray.serving.sources import open_source
-from leuk_ray.utils.errors import UserError
+from leuk_ray.utils.errors import ConfigError, restated
 
 _SPARE = 16  # requests above our own limit that reach a replica, which answers them 503
 _QUEUED = 256  # requests that wait in a proxy while every replica is full or none is there
@@ -126,7 +126,7 @@ class Predict:
         try:
             return (await self.models.get(reference)).network
         except Problem as problem:  # has more than a message, and would not travel
-            raise UserError(str(problem)) from problem
+            raise restated(problem.__cause__ or problem, str(problem)) from problem
 
 
 def build(args: dict[str, Any]) -> Application:
@@ -144,7 +144,7 @@ def build(args: dict[str, Any]) -> Application:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
         message = first["msg"].removeprefix("Value error, ")
-        raise UserError(f"serve: {where + ': ' if where else ''}{message}") from error
+        raise ConfigError(f"serve: {where + ': ' if where else ''}{message}") from error
     bundle = parse(settings.bundle)
     check_beside(open_source(bundle, settings.trusted_keys), settings.canaries, settings.shadows)
     place = bundle.absolute() if isinstance(bundle, Path) else bundle

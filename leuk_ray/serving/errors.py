@@ -9,6 +9,8 @@ from typing import Any
 
 from fastapi.responses import JSONResponse
 
+from leuk_ray.utils.errors import StorageError, UnknownModelError
+
 MEDIA_TYPE = "application/problem+json"
 
 
@@ -50,6 +52,24 @@ class Problem(Exception):  # noqa: N818 (the RFC's word)
             **self.members,
         }
         return JSONResponse(document, self.status, self.headers, MEDIA_TYPE)
+
+
+_OF_MODELS = (
+    (UnknownModelError, 404, "no_model"),
+    (StorageError, 503, "storage"),
+    (OSError, 503, "storage"),
+)
+
+
+def model_problem(kind: type[BaseException], detail: str) -> Problem:
+    """The problem of a model that is not found or cannot be loaded, by the kind of error.
+
+    What the service itself holds is never the sender's mistake; 404 is for names alone.
+    """
+    for of, status, reason in _OF_MODELS:
+        if issubclass(kind, of):
+            return Problem(status, reason, detail)
+    return Problem(503, "broken_model", detail)
 
 
 def without_texts(error: BaseException) -> str:

@@ -31,7 +31,7 @@ from pathlib import Path
 
 from pydantic import Field, ValidationError
 
-from leuk_ray.utils.errors import UserError
+from leuk_ray.utils.errors import ConfigError, StorageError, UserError
 from leuk_ray.utils.settings import Settings
 
 PROGRAM = "leuk-ray-haproxy"
@@ -75,7 +75,7 @@ class Front(Settings):
         except ValidationError as error:
             first = error.errors()[0]
             name = f"{PREFIX}{str(first['loc'][0]).upper()}"
-            raise UserError(f"{name}: {first['msg']}") from error
+            raise ConfigError(f"{name}: {first['msg']}") from error
 
 
 def changed(text: str, front: Front) -> str:
@@ -118,7 +118,7 @@ def _make_private(folder: Path) -> None:
     for place in (folder, folder.parent):
         found = place.lstat()
         if not stat.S_ISDIR(found.st_mode) or found.st_uid not in (0, os.getuid()):
-            raise UserError(f"{place}: belongs to another user; remove it")
+            raise StorageError(f"{place}: belongs to another user; remove it")
     folder.chmod(0o700)
 
 

@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 
 from leuk_ray.serving.errors import Problem
-from leuk_ray.utils.errors import UserError
+from leuk_ray.utils.errors import ConfigError, UserError, unreadable
 
 _CHECK_SECONDS = 1.0
 _SETTLE_SECONDS = 0.5  # a file that is being written looks whole with half of its lines
@@ -89,7 +89,7 @@ def read_keys(path: Path) -> dict[str, str]:
     try:
         lines = path.read_text().splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: cannot be read as a file of keys ({error})") from error
+        raise unreadable(error, f"{path}: cannot be read as a file of keys ({error})") from error
     keys: dict[str, str] = {}
     for number, line in enumerate(lines, 1):
         text = line.partition("#")[0].strip()
@@ -97,11 +97,11 @@ def read_keys(path: Path) -> dict[str, str]:
             continue
         match = _KEY_LINE.fullmatch(text)
         if match is None or match["name"] in keys:
-            raise UserError(
+            raise ConfigError(
                 f"{path}, line {number}: write `NAME SHA256` with the key's SHA-256 in lower case "
                 "hexadecimal, each name once"
             )
         keys[match["name"]] = match["digest"]
     if not keys:
-        raise UserError(f"{path}: holds no key; write `NAME SHA256`, a line each")
+        raise ConfigError(f"{path}: holds no key; write `NAME SHA256`, a line each")
     return keys

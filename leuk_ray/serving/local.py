@@ -18,7 +18,7 @@ from leuk_ray.cluster import ray_cluster
 from leuk_ray.io.locations import Location
 from leuk_ray.serving.loopback import is_loopback
 from leuk_ray.serving.ray_env import switched_on
-from leuk_ray.utils.errors import UserError
+from leuk_ray.utils.errors import ConfigError
 from leuk_ray.utils.progress import note
 
 APPLICATION = "leuk_ray"
@@ -47,7 +47,7 @@ def serve_until_stopped(
     """
     private = is_loopback(host) and not _reaches_out(address)
     if api_keys is None and not private:
-        raise UserError(
+        raise ConfigError(
             f"--host {host}: others can reach it, so keys are required: add --api-keys FILE with "
             "lines of NAME SHA256_OF_KEY"
         )
@@ -110,7 +110,7 @@ def _check_port(host: str, port: int) -> None:
         try:
             probe.bind((host, port))
         except OSError as error:
-            raise UserError(
+            raise ConfigError(
                 f"--host {host} --port {port}: cannot be listened on ({error.strerror}); choose "
                 "another"
             ) from error
@@ -119,12 +119,12 @@ def _check_port(host: str, port: int) -> None:
 def _check_resources(replicas: int, cpus: float, gpus: bool) -> None:
     have = ray.cluster_resources()
     if replicas * cpus > have.get("CPU", 0):
-        raise UserError(
+        raise ConfigError(
             f"--replicas {replicas}: needs {replicas * cpus:g} CPUs, the cluster has "
             f"{have.get('CPU', 0):g}; ask for fewer"
         )
     if gpus and replicas > have.get("GPU", 0):
-        raise UserError(
+        raise ConfigError(
             f"--gpus: {replicas} replicas need {replicas} GPUs, the cluster has "
             f"{have.get('GPU', 0):g}; ask for fewer, or leave --gpus out"
         )

@@ -8,12 +8,12 @@ import logging
 import time
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 
-from leuk_ray.bundles.registry import BrokenError
 from leuk_ray.inference.classifier import Prediction
 from leuk_ray.io.locations import Location, parse
 from leuk_ray.serving.decoding import Named
-from leuk_ray.serving.errors import Problem
+from leuk_ray.serving.errors import Problem, model_problem
 from leuk_ray.serving.monitoring import Metrics
 from leuk_ray.serving.routing import Canaries
 from leuk_ray.serving.served_model import ServedModel
@@ -21,7 +21,7 @@ from leuk_ray.serving.settings import ServeSettings
 from leuk_ray.serving.shadow import Shadows
 from leuk_ray.serving.sources import Found, open_source
 from leuk_ray.serving.traffic import Traffic
-from leuk_ray.utils.errors import UserError
+from leuk_ray.utils.errors import UnknownModelError, UserError
 
 logger = logging.getLogger(__name__)
 
@@ -30,6 +30,18 @@ _CHECK_SECONDS = 1.0
 _BROKEN_SECONDS = (10.0, 600.0)  # before a version is loaded anew, from the first failure on
 _READY_SECONDS = 2.0
 _MAX_REFERENCES = 1000
+
+
+@dataclass(frozen=True)
+class _Broken:
+    """Why a bundle was not loaded, and until when that is not tried again."""
+
+    kind: type[BaseException]
+    until: float
+    waited: float
+
+
+_WHOLE = _Broken(Exception, 0.0, 0.0)
 
 
 class Models:
@@ -67,7 +79,7 @@ class Models:
         self._checked = -_CHECK_SECONDS
         self._answering: dict[str, Location] = {}
         self._resolved: dict[str, tuple[float, Found]] = {}
-        self._broken: dict[Location, tuple[float, float]] = {}  # until when, after how long
+        self._broken: dict[Location, _Broken] = {}
         self._watching: asyncio.Task[None] | None = None
         self._metrics = metrics
 
@@ -159,7 +171,7 @@ class Models:
         if previous in self._loaded:
             return self._loaded[previous]
         if loading is None:
-            raise _cannot_load(found)
+            raise _cannot_load(found, self._broken[found.path].kind)
         served = await asyncio.shield(loading)
         self._answering[wanted] = found.path
         return served
@@ -167,7 +179,7 @@ class Models:
     def _begin(self, found: Found) -> asyncio.Task[ServedModel] | None:
         """The task that loads a bundle; None where that has failed a while ago."""
         if found.path not in self._loading:
-            if time.monotonic() < self._broken.get(found.path, (0.0, 0.0))[0]:
+            if time.monotonic() < self._broken.get(found.path, _WHOLE).until:
                 return None
             task = asyncio.create_task(self._load(found))
             self._loading[found.path] = task
@@ -193,14 +205,14 @@ class Models:
             return self._resolved[reference][1]
         try:
             found = self.source.resolve(reference)
-        except BrokenError as error:
-            logger.error("%s", error)
-            detail = f"{reference} cannot be read; see the service's log"
-            raise Problem(503, "broken_model", detail) from error
-        except UserError as error:
+        except UnknownModelError as error:
             digest = hashlib.sha256(reference.encode(errors="replace")).hexdigest()
             logger.info("no model: %d characters, SHA-256 %s", len(reference), digest)
-            raise Problem(404, "no_model", "no such model here; see /v1/models") from error
+            raise model_problem(type(error), "no such model here; see /v1/models") from error
+        except (UserError, OSError) as error:
+            logger.error("%s", error)
+            detail = f"{reference} cannot be read; see the service's log"
+            raise model_problem(type(error), detail) from error
         if len(self._resolved) >= _MAX_REFERENCES:
             self._resolved.clear()
         self._resolved[reference] = (now, found)
@@ -222,21 +234,21 @@ class Models:
 
     async def _made(self, found: Found) -> ServedModel:
         async with self._one_load:
-            until, waited = self._broken.get(found.path, (0.0, 0.0))
-            if time.monotonic() < until:
-                raise _cannot_load(found)
+            before = self._broken.get(found.path, _WHOLE)
+            if time.monotonic() < before.until:
+                raise _cannot_load(found, before.kind)
             try:
                 served = await self._make(found)
             except Problem:  # a predictor elsewhere is full or lost
                 raise
             except Exception as error:
                 least, most = _BROKEN_SECONDS
-                waited = min(max(least, 2 * waited), most)
-                self._broken[found.path] = (time.monotonic() + waited, waited)
+                waited = min(max(least, 2 * before.waited), most)
+                self._broken[found.path] = _Broken(type(error), time.monotonic() + waited, waited)
                 self._metrics.broken(found.name, found.version, True)
                 cause = error if isinstance(error, UserError) else type(error).__name__
                 logger.error("%s@%s cannot be loaded: %s", found.name, found.version, cause)
-                raise _cannot_load(found) from error
+                raise _cannot_load(found, type(error)) from error
             if self._broken.pop(found.path, None):
                 self._metrics.broken(found.name, found.version, False)
             return served
@@ -247,5 +259,5 @@ class Models:
         self._checked = time.monotonic()
 
 
-def _cannot_load(found: Found) -> Problem:
-    return Problem(503, "broken_model", f"{found.name}@{found.version} cannot be loaded")
+def _cannot_load(found: Found, kind: type[BaseException]) -> Problem:
+    return model_problem(kind, f"{found.name}@{found.version} cannot be loaded")

@@ -24,7 +24,7 @@ from leuk_ray.serving.monitoring import Metrics
 from leuk_ray.serving.served_model import Batched, LocalBackend, Scored, ServedModel
 from leuk_ray.serving.settings import ServeSettings
 from leuk_ray.serving.sources import Found
-from leuk_ray.utils.errors import UserError
+from leuk_ray.utils.errors import UserError, restated
 
 _GONE = (RayActorError, ReplicaUnavailableError, DeploymentUnavailableError)
 
@@ -101,5 +101,4 @@ async def _told(response: Awaitable[Any]) -> Any:
             503, "lost", "a predictor went away; ask again", headers={"Retry-After": "1"}
         ) from error
     except UserError as error:  # Ray's own class, with a traceback in its text
-        cause = getattr(error, "cause", error)
-        raise UserError(str(cause)) from error
+        raise restated(error, str(getattr(error, "cause", error))) from error

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 
 from leuk_ray.bundles.bundle import open_bundle
 from leuk_ray.serving.sources import Source
-from leuk_ray.utils.errors import UserError
+from leuk_ray.utils.errors import ConfigError
 
 
 class Canaries:
@@ -51,10 +51,10 @@ def check_beside(source: Source, canaries: Mapping[str, float], shadows: Iterabl
         for reference in references:
             name, _, version = reference.partition("@")
             if not version:
-                raise UserError(f"{what} {reference}: name a version, as NAME@VERSION or @ALIAS")
+                raise ConfigError(f"{what} {reference}: name a version, as NAME@VERSION or @ALIAS")
             if name not in source.names():
                 known = ", ".join(source.names())
-                raise UserError(f"{what} {reference}: only what answers has one: {known}")
+                raise ConfigError(f"{what} {reference}: only what answers has one: {known}")
             open_bundle(source.resolve(reference).path)
 
 
@@ -68,4 +68,4 @@ def parse_canary(text: str) -> tuple[str, float]:
     try:
         return reference, float(share)
     except ValueError as error:
-        raise UserError(f"--canary {text}: write NAME@VERSION=SHARE, as cells@2=0.1") from error
+        raise ConfigError(f"--canary {text}: write NAME@VERSION=SHARE, as cells@2=0.1") from error

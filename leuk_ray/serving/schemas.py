@@ -197,6 +197,6 @@ PROBLEMS: dict[int | str, dict[str, Any]] = {
         413: "the request or an image is too large",
         415: "no image in it, or in an encoding that is not read",
         422: "no image that can be used",
-        503: "too much to do: come back after Retry-After seconds",
+        503: "too much to do (come back after Retry-After seconds), or the model cannot be loaded",
     }.items()
 }

@@ -22,7 +22,7 @@ from leuk_ray.serving.monitoring import Metrics
 from leuk_ray.serving.schemas import ModelInfo
 from leuk_ray.serving.settings import ServeSettings
 from leuk_ray.serving.sources import Found, fingerprint
-from leuk_ray.utils.errors import UserError
+from leuk_ray.utils.errors import DataError
 
 Scored = tuple[Scores, int]
 # Turns a function of many images into one of one image, whose calls share forward passes; the
@@ -78,7 +78,7 @@ class LocalBackend:
         for num in range(1, self.max_batch_size + 1):
             scores = self.classifier.score(self._black(num))
             if not np.isfinite(scores.probability).all():
-                raise UserError("the model output is not finite")
+                raise DataError("the model output is not finite")
 
     async def explain(self, pixels: np.ndarray) -> list[Explanation]:
         """Explain answers for cells, a batch at a time."""

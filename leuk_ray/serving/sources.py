@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Protocol
 
 from leuk_ray.bundles.bundle import find_bundle, member_name, open_bundle
-from leuk_ray.bundles.registry import CHAMPION, BrokenError, Model, Registry
+from leuk_ray.bundles.registry import CHAMPION, Model, Registry
 from leuk_ray.inference.check import check_answers
 from leuk_ray.io.locations import Location, join
 from leuk_ray.io.storage import read_bytes
-from leuk_ray.utils.errors import UserError
+from leuk_ray.utils.errors import DataError, StorageError, UnknownModelError
 
 logger = logging.getLogger(__name__)
 
@@ -47,7 +47,12 @@ class Source(Protocol):
         ...
 
     def resolve(self, reference: str) -> Found:
-        """The bundle of NAME, NAME@VERSION or NAME@ALIAS; raises UserError if there is none."""
+        """The bundle of NAME, NAME@VERSION or NAME@ALIAS.
+
+        Raises:
+            UnknownModelError: there is none.
+            UserError: it cannot be read.
+        """
         ...
 
 
@@ -74,7 +79,7 @@ class _OneBundle:
     def resolve(self, reference: str) -> Found:
         if reference not in (self.name, f"{self.name}@{self.version}"):
             known = f"{self.name}@{self.version}"
-            raise UserError(f"{reference}: there is no such model, only {known}")
+            raise UnknownModelError(f"{reference}: there is no such model, only {known}")
         return Found(self.name, self.version, self.path)
 
 
@@ -112,7 +117,7 @@ class _FromRegistry:
         for name in self.registry.names():
             try:
                 models.append(self.registry.show(name))
-            except BrokenError as error:
+            except (DataError, StorageError) as error:
                 logger.error("%s", error)
                 broken.append(name)
         return models, broken
@@ -140,10 +145,10 @@ def _find(path: Location) -> Source:
     if isinstance(path, Path) and any(path.glob("*/registry.json")):
         source = _FromRegistry(path)
         if not source.names():
-            raise UserError(f"{path}: no model has a champion; promote one: models promote")
+            raise DataError(f"{path}: no model has a champion; promote one: models promote")
         return source
     try:
         bundle = find_bundle(path)
-    except UserError as error:
-        raise UserError(f"{path}: is neither a bundle, a run with one, nor a registry") from error
+    except DataError as error:
+        raise DataError(f"{path}: is neither a bundle, a run with one, nor a registry") from error
     return _OneBundle(bundle)

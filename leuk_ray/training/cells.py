@@ -14,7 +14,7 @@ from leuk_ray.models.zoo import build
 from leuk_ray.recipes.recipe import Recipe
 from leuk_ray.recipes.training import TrainingSettings
 from leuk_ray.training.learner import make_optimizer
-from leuk_ray.utils.errors import UserError
+from leuk_ray.utils.errors import ConfigError
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ class TrainingCells:
         needed = 2 * workers * settings.accumulate
         if smallest < needed:
             passes = f" in {settings.accumulate} passes" if settings.accumulate > 1 else ""
-            raise UserError(
+            raise ConfigError(
                 f"training.batch_size {settings.batch_size}: the smallest batch of an epoch has "
                 f"{smallest} cells, {workers} workers{passes} need {needed}; raise batch_size or "
                 f"lower {'accumulate' if settings.accumulate > 1 else '--workers'}"
@@ -92,9 +92,9 @@ def check_run(
     """
     settings = recipe.training
     if not gpus and settings.sync_batchnorm:
-        raise UserError("training.sync_batchnorm: PyTorch has it for GPUs only; add --gpus")
+        raise ConfigError("training.sync_batchnorm: PyTorch has it for GPUs only; add --gpus")
     if not gpus and settings.precision == "fp16":
-        raise UserError("training.precision fp16: needs a GPU; add --gpus or take bf16")
+        raise ConfigError("training.precision fp16: needs a GPU; add --gpus or take bf16")
     core = build(recipe.model, load_weights=recipe.model.weights not in ("imagenet", "scratch"))
     make_optimizer(core, settings)
     cells = TrainingCells.of(dataset.cells, split)

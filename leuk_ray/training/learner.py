@@ -25,7 +25,7 @@ from leuk_ray.models.zoo import positive_logit
 from leuk_ray.recipes.training import TrainingSettings
 from leuk_ray.training.losses import classification_loss
 from leuk_ray.training.recorded import Recorded
-from leuk_ray.utils.errors import UserError
+from leuk_ray.utils.errors import ConfigError
 
 _PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -209,7 +209,7 @@ def make_optimizer(core: nn.Module, settings: TrainingSettings) -> torch.optim.O
     elif hasattr(backbone, "group_matcher"):
         groups = param_groups_layer_decay(backbone, decay, layer_decay=settings.layer_decay)
     else:
-        raise UserError(
+        raise ConfigError(
             f"training.layer_decay {settings.layer_decay}: {type(backbone).__name__} has no order "
             "of layers; take a timm backbone, or backbone_lr"
         )

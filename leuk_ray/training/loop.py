@@ -28,7 +28,7 @@ from leuk_ray.training.schedule import lr_factor
 from leuk_ray.training.state import TrainingState
 from leuk_ray.training.validation import selection, validate
 from leuk_ray.utils.device import to_device
-from leuk_ray.utils.errors import UserError
+from leuk_ray.utils.errors import TrainingDiverged
 from leuk_ray.utils.wording import counted
 
 
@@ -84,7 +84,7 @@ def train(
         }
         metrics["selection"] = selection(metrics, settings.select)
         if not np.isfinite(metrics["selection"]):  # the same on all workers: all raise
-            raise UserError(
+            raise TrainingDiverged(
                 f"training.lr: {settings.select} of epoch {metrics['epoch']} is not a number; "
                 "lower lr"
             )
@@ -235,7 +235,7 @@ def _check_finite(
 
 def _not_finite(
     losses: list[Tensor], passes: list[list[slice]], plan: EpochPlan, uids: list[str], epoch: int
-) -> UserError:
+) -> TrainingDiverged:
     """The error that names the first cells whose loss was not a number. All workers must call."""
     parts = [part for batch in passes for part in batch]
     bad = torch.isfinite(torch.stack(losses)).logical_not().nonzero().flatten().tolist()
@@ -248,8 +248,8 @@ def _not_finite(
     return _loss_error(epoch, worst // len(passes[0]), named)
 
 
-def _loss_error(epoch: int, batch: int, names: list[str]) -> UserError:
-    return UserError(
+def _loss_error(epoch: int, batch: int, names: list[str]) -> TrainingDiverged:
+    return TrainingDiverged(
         f"training.lr: the loss of epoch {epoch + 1}, batch {batch + 1} is not a number "
         f"(cells {', '.join(names)}); lower lr, then --resume from the last checkpoint"
     )

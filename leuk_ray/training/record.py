@@ -36,7 +36,7 @@ from leuk_ray.training.monitoring import Monitor
 from leuk_ray.training.state import TrainingState
 from leuk_ray.training.tracking import MlflowRun
 from leuk_ray.utils import scratch
-from leuk_ray.utils.errors import UserError
+from leuk_ray.utils.errors import ConfigError
 from leuk_ray.utils.provenance import environment
 
 if TYPE_CHECKING:
@@ -76,7 +76,7 @@ def check_same_run(recipe: Recipe, dataset: PreparedDataset, out: Location) -> N
     with fetched(config) as path:
         started_with = load_recipe(str(path))
     if with_values(started_with, {"training.cache": recipe.training.cache}) != recipe:
-        raise UserError(f"{out}: was started with another recipe; resume with {config}")
+        raise ConfigError(f"{out}: was started with another recipe; resume with {config}")
     check_started_on(dataset, out)
 
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from leuk_ray.io.locations import Location, join, name_of
 from leuk_ray.io.storage import exists, read_json, write_json
 from leuk_ray.recipes.recipe import Recipe
-from leuk_ray.utils.errors import UserError
+from leuk_ray.utils.errors import StorageError
 from leuk_ray.utils.extras import require
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ class MlflowRun:
                 client.log_param(run_id, name, value)
         except exceptions.MlflowException as error:
             reason = str(error).strip().splitlines()[0]
-            raise UserError(f"--mlflow: {reason}; check the address and the server") from error
+            raise StorageError(f"--mlflow: {reason}; check the address and the server") from error
         write_json(remembered, {"run_id": run_id})
         return cls(uri, run_id)
 

@@ -37,7 +37,7 @@ from leuk_ray.training.record import Reporter, bundle_manifest, check_same_run, 
 from leuk_ray.training.state import TrainingState
 from leuk_ray.training.tracking import MlflowRun
 from leuk_ray.training.validation import CopyAugmentation, score_rows
-from leuk_ray.utils.errors import UserError
+from leuk_ray.utils.errors import StorageError, UserError, restated
 from leuk_ray.utils.progress import training_bar
 
 
@@ -233,9 +233,9 @@ def _cause(error: BaseException, out: Location) -> BaseException:
         seen: BaseException | None = failure
         while seen is not None:
             if isinstance(seen, UserError):
-                return UserError(str(seen))
+                return restated(seen, str(seen))
             if isinstance(seen, OSError) and seen.errno:
-                return UserError(
+                return StorageError(
                     f"{out}: a worker could not read or write ({seen.strerror}: {seen.filename}); "
                     "existing checkpoints are intact. Fix the storage, then rerun with --resume"
                 )

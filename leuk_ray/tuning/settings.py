@@ -19,7 +19,7 @@ from leuk_ray.recipes.recipe import (
 )
 from leuk_ray.recipes.training import Selection
 from leuk_ray.runs.placement import Resources
-from leuk_ray.utils.errors import UserError, near
+from leuk_ray.utils.errors import ConfigError, UserError, near, restated
 from leuk_ray.utils.parsing import parse_yaml
 from leuk_ray.utils.settings import Settings, first_problem
 
@@ -223,7 +223,7 @@ def load_sweep(path: str, overrides: Iterable[str] = ()) -> SweepSettings:
     try:
         sweep = SweepSettings(**values)
     except ValidationError as error:
-        raise UserError(f"sweep {path}: {first_problem(error)}") from error
+        raise ConfigError(f"sweep {path}: {first_problem(error)}") from error
     _check_keys(path, sweep)
     return sweep.model_copy(update={"search": _typed(path, sweep)})
 
@@ -232,17 +232,17 @@ def _read(path: str) -> dict[str, Any]:
     names = sweep_names()
     file = _shipped() / f"{path}.yaml" if path in names else Path(path)
     if not file.name.endswith((".yaml", ".yml")) or not file.is_file():
-        raise UserError(f"sweep {path}: no such sweep or .yaml file; {near(path, names)}")
+        raise ConfigError(f"sweep {path}: no such sweep or .yaml file; {near(path, names)}")
     values = parse_yaml(file.read_bytes(), f"sweep {path}")
     if not isinstance(values, dict):
-        raise UserError(f"sweep {path}: must be a mapping of settings")
+        raise ConfigError(f"sweep {path}: must be a mapping of settings")
     return values
 
 
 def _override(values: dict[str, Any], override: str) -> None:
     key, separator, text = override.partition("=")
     if not separator:
-        raise UserError(f"override {override!r}: write key=value")
+        raise ConfigError(f"override {override!r}: write key=value")
     value = parse_yaml(text, f"override {override!r}")
     first, _, rest = key.partition(".")
     if first not in SweepSettings.model_fields:
@@ -257,21 +257,21 @@ def _override(values: dict[str, Any], override: str) -> None:
 
 def _check_keys(path: str, sweep: SweepSettings) -> None:
     if sweep.base().split.protocol == "paper-literal":
-        raise UserError(
+        raise ConfigError(
             f"sweep {path}: paper-literal tests on augmented copies; a sweep's winner is evaluated "
             "on cells as they are: set protocol to image-random or one that parts subjects"
         )
     for key in [*sweep.search, *sweep.overrides]:
         if key in _NOT_SEARCHED:
-            raise UserError(f"sweep {path}: {key}: {_NOT_SEARCHED[key]}")
+            raise ConfigError(f"sweep {path}: {key}: {_NOT_SEARCHED[key]}")
     for key in sweep.search:
         if key.startswith("split."):
-            raise UserError(
+            raise ConfigError(
                 f"sweep {path}: search.{key}: configurations are compared on one split; "
                 "set it under overrides"
             )
         if sweep.scheduler.kind == "pbt" and not _changes_midway(key):
-            raise UserError(
+            raise ConfigError(
                 f"sweep {path}: search.{key}: cannot change while a network trains; pbt searches "
                 f"training and augment settings, without {', '.join(_FIXED_MIDWAY)}"
             )
@@ -284,7 +284,7 @@ def _typed(path: str, sweep: SweepSettings) -> dict[str, Dimension]:
         try:
             values = [value_at(with_values(base, {key: v}), key) for v in dimension.extremes]
         except UserError as error:
-            raise UserError(f"sweep {path}: search.{key}: {error}") from error
+            raise restated(error, f"sweep {path}: search.{key}: {error}") from error
         typed[key] = dimension if dimension.choice is None else Dimension(choice=tuple(values))
     return typed
 

@@ -27,7 +27,7 @@ from leuk_ray.tuning.report import write_sweep_report
 from leuk_ray.tuning.schedulers import make_scheduler
 from leuk_ray.tuning.searchers import Tpe, listed, run_name
 from leuk_ray.tuning.settings import SweepSettings
-from leuk_ray.utils.errors import UserError
+from leuk_ray.utils.errors import ConfigError, UserError
 from leuk_ray.utils.progress import note
 from leuk_ray.workflows.evaluate import evaluate
 
@@ -150,7 +150,7 @@ def _check_metric(sweep: SweepSettings, split: pa.Table, dataset: PreparedDatase
     rows = rows_with_role(dataset.cells, split, ("validation",))
     labels = {dataset.cells["label"][row].as_py() for row in rows.tolist()}
     if sweep.metric == "validation_auc" and len(labels) < 2:
-        raise UserError(
+        raise ConfigError(
             "metric validation_auc: is not reported, as validation holds one class only; take "
             "metric=validation_loss, or another split"
         )

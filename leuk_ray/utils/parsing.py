@@ -7,7 +7,7 @@ from typing import Any
 
 import yaml
 
-from leuk_ray.utils.errors import UserError
+from leuk_ray.utils.errors import ConfigError, DataError
 
 _MAX_DEPTH = 64  # what is written here has less than ten levels
 _MAX_YAML = 2**20
@@ -25,9 +25,9 @@ def parse_json(data: bytes, place: object) -> Any:
         if _depth(value) > _MAX_DEPTH:
             raise RecursionError
     except ValueError as error:
-        raise UserError(f"{place}: is not valid JSON ({error}); make it anew") from error
+        raise DataError(f"{place}: is not valid JSON ({error}); make it anew") from error
     except RecursionError:
-        raise UserError(
+        raise DataError(
             f"{place}: is nested deeper than {_MAX_DEPTH} levels; get it anew"
         ) from None
     return value
@@ -40,7 +40,7 @@ def parse_yaml(text: str | bytes, place: object) -> Any:
         UserError: it is not YAML, too large, nested too deep, or its aliases name too much.
     """
     if len(text) > _MAX_YAML:
-        raise UserError(f"{place}: is larger than {_MAX_YAML:,} characters; settings are shorter")
+        raise ConfigError(f"{place}: is larger than {_MAX_YAML:,} characters; settings are shorter")
     try:
         loader = yaml.SafeLoader(text)
         node = loader.get_single_node()
@@ -51,10 +51,10 @@ def parse_yaml(text: str | bytes, place: object) -> Any:
         return loader.construct_document(node)
     except yaml.YAMLError as error:
         problem = " ".join(str(error).split())[:300]
-        raise UserError(f"{place}: is not valid YAML ({problem})") from error
+        raise ConfigError(f"{place}: is not valid YAML ({problem})") from error
     except (RecursionError, ValueError, UnicodeError) as error:
         what = "nested too deep" if isinstance(error, RecursionError) else str(error)[:300]
-        raise UserError(f"{place}: is not valid YAML ({what})") from None
+        raise ConfigError(f"{place}: is not valid YAML ({what})") from None
 
 
 def _expanded(node: yaml.Node, known: dict[int, float]) -> float:

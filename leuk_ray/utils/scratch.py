@@ -19,7 +19,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
-from leuk_ray.utils.errors import UserError
+from leuk_ray.utils.errors import StorageError
 
 _own: dict[int, tuple[Path, BinaryIO]] = {}  # by process: a forked one has its own
 
@@ -34,7 +34,7 @@ def user_folder() -> Path:
     try:
         make_private(folder)
     except OSError as error:
-        raise UserError(
+        raise StorageError(
             f"{folder}: cannot be made ({error.strerror}); set TMPDIR to a folder of your own"
         ) from error
     return folder
@@ -50,7 +50,7 @@ def make_private(folder: Path) -> None:
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     found = folder.lstat()
     if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & 0o077:
-        raise UserError(
+        raise StorageError(
             f"{folder}: is open to other users; remove it, or set TMPDIR to a folder of your own"
         )
 

@@ -21,7 +21,7 @@ from leuk_ray.inference.scope import fit_scope, measure
 from leuk_ray.io.locations import Location
 from leuk_ray.runs.report import predictions_table, split_of
 from leuk_ray.runs.target import EvaluationTarget
-from leuk_ray.utils.errors import UserError
+from leuk_ray.utils.errors import ConfigError, DataError
 from leuk_ray.utils.wording import counted
 
 MIN_CELLS = 20
@@ -57,7 +57,7 @@ def calibrate(
         UserError: too few cells, one class alone, or another dataset than the run's.
     """
     if not 0 <= abstain_share <= 0.9:  # NaN passes click's range
-        raise UserError(f"--abstain {abstain_share}: give a share from 0 to 0.9")
+        raise ConfigError(f"--abstain {abstain_share}: give a share from 0 to 0.9")
     bundle = open_bundle(target.bundle)
     split = split_of(target, bundle.manifest, dataset)
     trained, held = ("test", "test") if target.run is None else ("train", "validation")
@@ -70,7 +70,7 @@ def calibrate(
     if num_held < MIN_CELLS or len(set(labels.tolist())) < 2:
         one_class = ", all of one class" if len(set(labels.tolist())) == 1 else ""
         few = counted(num_held, f"{held} cell")
-        raise UserError(
+        raise DataError(
             f"{target.run or dataset.location}: has {few} to calibrate on{one_class}; {MIN_CELLS} "
             f"of both classes are needed: {_larger(target, split)}"
         )

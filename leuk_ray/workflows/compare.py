@@ -22,7 +22,7 @@ from leuk_ray.io.locations import Location, join, parent
 from leuk_ray.io.storage import exists, read_bytes, read_table
 from leuk_ray.runs.report import check_pixels
 from leuk_ray.runs.target import EvaluationTarget, trained_on_images_of
-from leuk_ray.utils.errors import UserError
+from leuk_ray.utils.errors import DataError
 from leuk_ray.utils.parsing import parse_yaml
 from leuk_ray.utils.wording import counted, natural
 from leuk_ray.workflows.pool import DEFAULT, Pool, score_rows
@@ -102,7 +102,7 @@ def compare(
     thresholds = [{part.manifests[side].threshold for part in parts} for side in (0, 1)]
     for place, found in zip(places, thresholds, strict=True):
         if len(found) > 1:
-            raise UserError(f"{place}: its runs have several thresholds; compare them one by one")
+            raise DataError(f"{place}: its runs have several thresholds; compare them one by one")
     found = paired_bootstrap(
         cells["label"].to_numpy(),
         stated[0],
@@ -157,13 +157,13 @@ def _same_folds(
             f"{place} has {counted(len(side), 'run')}"
             for place, side in zip(places, sides, strict=True)
         )
-        raise UserError(f"{counts}: {advice}")
+        raise DataError(f"{counts}: {advice}")
     tests = [{_tested(one, dataset): one for one in side} for side in sides]
     if len(tests[0]) < len(first) or sum(map(len, tests[0])) > len(frozenset().union(*tests[0])):
-        raise UserError(f"{places[0]}: its runs test some cells more than once; {advice}")
+        raise DataError(f"{places[0]}: its runs test some cells more than once; {advice}")
     for test, one in tests[0].items():
         if test not in tests[1]:
-            raise UserError(f"{one.run}: no run of {places[1]} tests the same cells; {advice}")
+            raise DataError(f"{one.run}: no run of {places[1]} tests the same cells; {advice}")
     return [(one, tests[1][test]) for test, one in tests[0].items()]
 
 
@@ -228,7 +228,7 @@ def comparable_rows(dataset: PreparedDataset, known: Mapping[str, Trained]) -> n
     if known:
         uids = set.intersection(*(_uids(one.split, ("test",)) for one in known.values()))
     if not uids:
-        raise UserError(
+        raise DataError(
             f"{' and '.join(known) or 'compare'}: {dataset.location} has no cell to compare on; "
             "train both with the same split settings, or give a dataset that trained neither"
         )
@@ -239,7 +239,7 @@ def comparable_rows(dataset: PreparedDataset, known: Mapping[str, Trained]) -> n
         trained = {units[row_of[uid]] for uid in _uids(one.split, _TRAINED)}
         asked = {units[row] for row in rows.tolist()}
         if crossing := trained & asked:
-            raise UserError(
+            raise DataError(
                 f"{name}: {len(crossing)} of the {len(asked)} {unit}s to compare on trained it or "
                 "chose its epoch; compare on other patients"
             )
@@ -257,7 +257,7 @@ def _split(
     run = _run_of(target)
     split = join(run, "split.parquet")
     if manifest.datasets and not exists(split):
-        raise UserError(
+        raise DataError(
             f"{target.bundle}: was trained on cells of {dataset.location}, and without its run it "
             "is not known on which; give the run's folder"
         )

@@ -18,7 +18,7 @@ from leuk_ray.io.locations import Location, join
 from leuk_ray.io.storage import exists, read_table, refuse_existing
 from leuk_ray.runs.report import report_on, split_of
 from leuk_ray.runs.target import EvaluationTarget
-from leuk_ray.utils.errors import UserError
+from leuk_ray.utils.errors import ConfigError, DataError
 from leuk_ray.workflows.pool import DEFAULT, Pool, score_rows
 
 
@@ -55,13 +55,13 @@ def evaluate(
     refuse_existing(out, "report")
     split = split_of(target, read_manifest(target.bundle), dataset)
     if copies_with_role(split, roles) is not None:
-        raise UserError(
+        raise ConfigError(
             f"{target.run}: paper-literal tests on augmented copies, which training scores; read "
             "its own report/, or evaluate its bundle/ on the cells as they are"
         )
     rows = rows_with_role(dataset.cells, split, roles)
     if not len(rows):
-        raise UserError(
+        raise DataError(
             f"{dataset.location}: no labelled cell has the role {' or '.join(roles)}: there is "
             "nothing to evaluate; for answers without labels give the image files to "
             "`leuk-ray predict`"

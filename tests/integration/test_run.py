@@ -30,7 +30,7 @@ from leuk_ray.training.learner import Learner
 from leuk_ray.training.loop import train
 from leuk_ray.training.state import TrainingState
 from leuk_ray.training.trainer import run_training
-from leuk_ray.utils.errors import UserError
+from leuk_ray.utils.errors import TrainingDiverged, UserError
 from leuk_ray.workflows.compare import compare
 from leuk_ray.workflows.evaluate import evaluate
 from leuk_ray.workflows.pool import Pool, score_rows
@@ -318,7 +318,7 @@ def test_a_changed_bundle_is_refused(run: Path, tmp_path: Path):
 
 
 def test_a_workers_user_error_reaches_the_user_as_one_line(dataset, tmp_path: Path):
-    with pytest.raises(UserError, match=r"is not a number \(cells UID_.*lower lr") as caught:
+    with pytest.raises(TrainingDiverged, match=r"is not a number \(cells UID_.*lower lr") as caught:
         run_training(recipe(lr=1e30), dataset, tmp_path / "run", workers=2)
     assert "\n" not in str(caught.value)
 

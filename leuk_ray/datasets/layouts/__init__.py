@@ -16,7 +16,7 @@ from leuk_ray.datasets.layouts.catalogue import (
 from leuk_ray.datasets.layouts.folders import folders
 from leuk_ray.datasets.layouts.listing import IMAGE_SUFFIXES, Rejection
 from leuk_ray.datasets.layouts.manifest import manifest
-from leuk_ray.utils.errors import UserError, near
+from leuk_ray.utils.errors import ConfigError, DataError, StorageError, near
 
 __all__ = [
     "CATALOGUE_SCHEMA",
@@ -52,28 +52,28 @@ def read_layout(layout: str, root: Path, options: LayoutOptions = _NONE) -> Cata
         UserError: unknown layout, nothing there, or no image in it.
     """
     if layout not in LAYOUTS:
-        raise UserError(f"--layout {layout}: is not known; {near(layout, LAYOUTS)}")
+        raise ConfigError(f"--layout {layout}: is not known; {near(layout, LAYOUTS)}")
     if options.positive and layout not in ("folders", "csv"):
-        raise UserError(f"--positive: is for folders and csv; {layout} names its classes itself")
+        raise ConfigError(f"--positive: is for folders and csv; {layout} names its classes itself")
     if options.columns and layout != "csv":
-        raise UserError(f"--columns: is for csv; {layout} has no table")
+        raise ConfigError(f"--columns: is for csv; {layout} has no table")
     try:
         if layout == "csv" and not root.is_file():
-            raise UserError(f"{root}: there is no such file; give the CSV file with the images")
+            raise DataError(f"{root}: there is no such file; give the CSV file with the images")
         if layout != "csv" and not root.is_dir():
-            raise UserError(f"{root}: there is no such folder; give the folder with the images")
+            raise DataError(f"{root}: there is no such folder; give the folder with the images")
         catalogue = LAYOUTS[layout](root, options)
     except PermissionError as error:
-        raise UserError(f"{error.filename or root}: may not be read by this user") from error
+        raise StorageError(f"{error.filename or root}: may not be read by this user") from error
     images = [item for item in catalogue.rejected if item.reason != "suffix"]
     if not catalogue.rows and not images:
-        raise UserError(
+        raise DataError(
             f"{root}: holds no image file ({', '.join(IMAGE_SUFFIXES)}); give the folder with the "
             "images"
         )
     if not catalogue.rows:
         first = images[0]
-        raise UserError(
+        raise DataError(
             f"{root}: none of {len(images)} images fits the layout {layout!r} "
             f"(first: {first.path}, {first.detail}); check --layout"
         )

@@ -13,7 +13,7 @@ from typing import Literal
 
 from leuk_ray.datasets.layouts.catalogue import SYNTHETIC_FILES, Catalogue, LayoutOptions, Row
 from leuk_ray.datasets.layouts.listing import Rejection, find_files
-from leuk_ray.utils.errors import UserError
+from leuk_ray.utils.errors import DataError, unreadable
 
 FIELDS = "all-idb1"
 CELLS = "all-idb2"
@@ -49,7 +49,7 @@ def read_centroids(path: Path) -> list[tuple[int, int]]:
     try:
         lines = path.read_text().splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: cannot be read ({error}); give a .xyc file") from error
+        raise unreadable(error, f"{path}: cannot be read ({error}); give a .xyc file") from error
     centroids = []
     for number, line in enumerate(lines, start=1):
         if not line.strip():
@@ -58,7 +58,7 @@ def read_centroids(path: Path) -> list[tuple[int, int]]:
             x, y = (int(float(part)) for part in line.split())
         except (ValueError, OverflowError) as error:
             message = f"{path}, line {number}: {line.strip()[:40]!r} is not `x y`; mend the line"
-            raise UserError(message) from error
+            raise DataError(message) from error
         centroids.append((x, y))
     return centroids
 

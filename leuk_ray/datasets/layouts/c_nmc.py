@@ -20,7 +20,7 @@ from leuk_ray.datasets.layouts.catalogue import (
     Row,
 )
 from leuk_ray.datasets.layouts.listing import Found, Rejection, find_files
-from leuk_ray.utils.errors import UserError
+from leuk_ray.utils.errors import DataError, unreadable
 
 SIDE = 450
 FINAL_SIDE = 600  # the cell lies in the central 450
@@ -43,7 +43,7 @@ def c_nmc(root: Path, _: LayoutOptions) -> Catalogue:
     preliminary = _read_preliminary_labels(root)
     first = next((path for path in found.images if _PRELIMINARY.search(path)), None)
     if first and not preliminary:
-        raise UserError(
+        raise DataError(
             f"{first}: belongs to the preliminary set, whose label file {_PRELIMINARY_LABELS} is "
             f"not under {root}; restore it"
         )
@@ -126,12 +126,12 @@ def _read_preliminary_labels(root: Path) -> dict[str, tuple[str, int]]:
                 number = row["new_names"].removesuffix(".bmp")
                 named = (row["Patient_ID"], {"0": 0, "1": 1}[row["labels"]])
             except (KeyError, AttributeError) as error:
-                raise UserError(
+                raise DataError(
                     f"{path}, line {line}: needs Patient_ID, new_names and labels 0 or 1; "
                     "restore the original file"
                 ) from error
             if labels.setdefault(number, named) != named:
-                raise UserError(
+                raise DataError(
                     f"{path}, line {line}: {number}.bmp is {named[0]} here and {labels[number][0]} "
                     "before; restore the original file"
                 )
@@ -143,4 +143,6 @@ def _csv_rows(path: Path) -> list[dict[str, str]]:
         with path.open(newline="", encoding="utf-8-sig") as stream:
             return list(csv.DictReader(stream))
     except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise UserError(f"{path}: cannot be read ({error}); restore the original file") from error
+        raise unreadable(
+            error, f"{path}: cannot be read ({error}); restore the original file"
+        ) from error

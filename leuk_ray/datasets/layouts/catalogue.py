@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from leuk_ray.datasets.layouts.listing import Found, Rejection
 from leuk_ray.datasets.words import read_labels, subject_key, unify_subjects
-from leuk_ray.utils.errors import UserError
+from leuk_ray.utils.errors import ConfigError, DataError
 
 CATALOGUE_SCHEMA = pa.schema(
     [
@@ -107,7 +107,7 @@ def _refuse_contradiction(first: Row, second: Row) -> None:
     else:
         return
     values = [f"{row[name]}" if row[name] else "empty" for row in (first, second)]
-    raise UserError(
+    raise DataError(
         f"{second['listed']}: {'label' if name == 'word' else name} of {second['path']} is "
         f"{values[1]} here and {values[0]} in {first['listed']}; correct one of the rows"
     )
@@ -136,7 +136,7 @@ class LayoutOptions:
         for item in filter(None, (columns or "").split(",")):
             ours, separator, its = item.partition("=")
             if not separator:
-                raise UserError(f"--columns {item}: write OURS=ITS, as label=diagnosis")
+                raise ConfigError(f"--columns {item}: write OURS=ITS, as label=diagnosis")
             mapping[ours.strip()] = its.strip()
         return cls(names, mapping)
 

@@ -15,7 +15,7 @@ from leuk_ray.datasets.layouts.catalogue import (
     label_rows,
 )
 from leuk_ray.datasets.layouts.listing import Rejection, beginning, find_files
-from leuk_ray.utils.errors import UserError
+from leuk_ray.utils.errors import DataError
 
 
 def folders(root: Path, options: LayoutOptions) -> Catalogue:
@@ -38,12 +38,12 @@ def _label(rows: list[Row], positive: tuple[str, ...], root: Path) -> None:
     classes = sorted({str(row["word"]) for row in rows})
     if len(classes) < 2:
         held = f"only the folder {classes[0]}" if classes else "no folder"
-        raise UserError(f"{root}: holds {held} with images; make one folder a class, two or more")
+        raise DataError(f"{root}: holds {held} with images; make one folder a class, two or more")
     label_rows(rows, positive, root)
     labels = {row["label"] for row in rows}
     if not labels >= {0, 1}:
         missing = "healthy" if 1 in labels else "ALL"
-        raise UserError(
+        raise DataError(
             f"{root}: none of the folders {', '.join(classes)} is {missing}; name the folders that "
             "are ALL with --positive and leave the healthy ones out"
         )

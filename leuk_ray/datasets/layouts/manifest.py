@@ -13,7 +13,7 @@ from pathlib import Path
 
 from leuk_ray.datasets.layouts.catalogue import Catalogue, LayoutOptions, Row, label_rows
 from leuk_ray.datasets.layouts.listing import Rejection
-from leuk_ray.utils.errors import UserError
+from leuk_ray.utils.errors import ConfigError, DataError, unreadable
 
 COLUMNS = ("path", "label", "subject", "site", "stain")
 _DELIMITERS = ",;\t"
@@ -33,7 +33,7 @@ def manifest(table: Path, options: LayoutOptions) -> Catalogue:
         # Spreadsheets leave out empty values at the end; a row that ends before its label is cut.
         cut = len(row) <= places.get("label", -1)
         if cut or any(value.strip() for value in row[len(header[1]) :]):
-            raise UserError(
+            raise DataError(
                 f"{table}, line {line}: has {len(row)} values for {len(header[1])} columns; put "
                 "values that hold the delimiter in double quotes, and leave no label out"
             )
@@ -53,16 +53,18 @@ def _read(table: Path) -> list[tuple[int, list[str]]]:
             reader = csv.reader(stream, delimiter=delimiter, strict=True)  # no quote left open
             return [(reader.line_num, row) for row in reader if row]
     except UnicodeDecodeError as error:
-        raise UserError(f"{table}: is not UTF-8; save it as CSV UTF-8") from error
+        raise DataError(f"{table}: is not UTF-8; save it as CSV UTF-8") from error
     except (OSError, csv.Error) as error:
-        raise UserError(f"{table}: cannot be read as CSV ({error}); save it again") from error
+        raise unreadable(
+            error, f"{table}: cannot be read as CSV ({error}); save it again"
+        ) from error
 
 
 def _places(table: Path, header: Sequence[str], wanted: Mapping[str, str]) -> dict[str, int]:
     """Our name -> which column of the table it is, for those that are there."""
     have = [name.strip() for name in header]
     if unknown := sorted(set(wanted) - set(COLUMNS)):
-        raise UserError(f"--columns {unknown[0]}: choose from {', '.join(COLUMNS)}")
+        raise ConfigError(f"--columns {unknown[0]}: choose from {', '.join(COLUMNS)}")
     places = {}
     for ours in COLUMNS:
         its = wanted.get(ours, ours)
@@ -71,15 +73,15 @@ def _places(table: Path, header: Sequence[str], wanted: Mapping[str, str]) -> di
         found = exact if exact and ours in wanted else found
         if len(found) > 1:
             named = ", ".join(f"{have[at]!r} (column {at + 1})" for at in found)
-            raise UserError(f"{table}: has several columns for {ours}: {named}; rename all but one")
+            raise DataError(f"{table}: has several columns for {ours}: {named}; rename all but one")
         if found:
             places[ours] = found[0]
         elif ours in wanted:
-            raise UserError(
+            raise ConfigError(
                 f"--columns {ours}={its}: {table} has no such column; it has {', '.join(have)}"
             )
     if "path" not in places:
-        raise UserError(
+        raise DataError(
             f"{table}: has no column path (it has {', '.join(have) or 'none'}); "
             "name it with --columns path=NAME"
         )

@@ -21,7 +21,7 @@ from leuk_ray.inference.check import check_answers
 from leuk_ray.io.storage import write_json
 from leuk_ray.models.settings import ModelSettings
 from leuk_ray.models.zoo import build
-from leuk_ray.utils.errors import UserError
+from leuk_ray.utils.errors import StorageError, UnknownModelError, UserError
 
 
 @pytest.fixture(scope="module")
@@ -129,12 +129,13 @@ def test_a_name_is_no_path(registry: Registry, bundle: Path, name: str):
 def test_what_is_not_there_is_said_in_one_line(registry: Registry, bundle: Path):
     with pytest.raises(UserError, match="there is no registry"):
         registry.list()
-    with pytest.raises(UserError, match="no model 'cells'; it holds nothing"):
+    with pytest.raises(StorageError, match="there is no registry"):
         registry.promote("cells", 1)
     assert not registry.path.exists()
     registry.add(bundle, "cells")
-    with pytest.raises(UserError, match="it holds cells"):
-        registry.resolve("cell")
+    for name in ("cell", "../cells"):
+        with pytest.raises(UnknownModelError, match="it holds cells"):
+            registry.resolve(name)
     with pytest.raises(UserError, match="no such version, only 1 to 1"):
         registry.promote("cells", 2)
     with pytest.raises(UserError, match="no such version"):

@@ -1,5 +1,6 @@
 """Standard output of a command is its result alone."""
 
+import json
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -8,7 +9,10 @@ import click
 import pytest
 from click.testing import CliRunner
 
+from leuk_ray.cli import base
+from leuk_ray.cli import main as cli_main
 from leuk_ray.cli.main import cli
+from leuk_ray.utils.errors import TrainingDiverged
 
 _NOISY = """
 import os, click
@@ -65,3 +69,31 @@ def test_a_setting_given_twice_is_refused(twice: tuple[str, str]):
     done = CliRunner().invoke(cli, ["train", "lite", *twice, "--data", "x", "--out", "y"])
     assert done.exit_code == 2
     assert "lr is given twice" in done.output
+
+
+@click.command()
+@base.command
+def diverging() -> None:
+    raise TrainingDiverged("training.lr: the loss is\nnot a number; lower lr")
+
+
+@pytest.mark.parametrize(
+    ("kind", "words"),
+    [
+        ("user", ["recipes", "lite", "--settings=training"]),
+        ("config", ["recipes", "light"]),
+        ("data", ["audit", "."]),
+        ("storage", ["synth", "/proc/none", "--cells", "20", "--subjects", "4"]),
+        ("diverged", ["diverging"]),
+    ],
+)
+def test_an_error_is_one_line_and_has_a_kind(kind: str, words: list[str], monkeypatch, capfd):
+    monkeypatch.setitem(cli.commands, "diverging", diverging)
+    monkeypatch.setattr(sys, "argv", ["leuk-ray", *words, "--json"])
+    with pytest.raises(SystemExit) as ended:
+        cli_main.main()
+    assert ended.value.code == 2
+    shown = capfd.readouterr()
+    document = json.loads(shown.out)
+    assert document["kind"] == kind
+    assert shown.err.splitlines()[-1] == f"leuk-ray: {document['error']}"

@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 
 from leuk_ray.datasets import host_cache
-from leuk_ray.datasets.host_cache import CacheError, open_host_cache
+from leuk_ray.datasets.host_cache import open_host_cache
 from leuk_ray.datasets.prepared import PreparedDataset
+from leuk_ray.utils.errors import StorageError
 
 IMAGE_BYTES = 16 * 16 * 3
 NEEDED = 123 * IMAGE_BYTES
@@ -24,6 +25,7 @@ from pathlib import Path
 import numpy as np
 from leuk_ray.datasets import host_cache
 from leuk_ray.datasets.prepared import PixelReader, PreparedDataset
+from leuk_ray.utils.errors import StorageError
 
 dataset, folder, mode = PreparedDataset.open(sys.argv[1]), Path(sys.argv[2]), sys.argv[3]
 host_cache._WRITE_BYTES = 10 * 768
@@ -45,7 +47,7 @@ print("ready", flush=True)
 sys.stdin.readline()
 try:
     cache = host_cache.open_host_cache(dataset, folder)
-except host_cache.CacheError as error:
+except StorageError as error:
     sys.exit(f"refused: {error}")
 print(len(writes), int(cache.read(np.arange(len(cache))).astype(np.int64).sum()), flush=True)
 """
@@ -139,7 +141,7 @@ def test_a_writer_that_hangs_is_given_up_and_one_that_is_killed_blocks_nobody(
         assert opener.line() == "writing"
         assert [name.endswith(".partial") for name in names(folder)] == [True]
         monkeypatch.setattr(host_cache, "_PATIENCE_SECONDS", 0.5)
-        with pytest.raises(CacheError, match="another process holds the lock and has written"):
+        with pytest.raises(StorageError, match="another process holds the lock and has written"):
             open_host_cache(numbered_dataset, folder)
     finally:
         opener.kill()
@@ -159,7 +161,7 @@ def test_a_disk_that_fills_up_while_writing_leaves_nothing(numbered_dataset, fol
 
 def test_too_small_a_disk_is_refused_with_the_arithmetic(numbered_dataset, folder, monkeypatch):
     disk_with(2 * NEEDED - 2, monkeypatch)
-    with pytest.raises(CacheError, match=r"take 0 MB of disk, .* may hold 0 MB more") as caught:
+    with pytest.raises(StorageError, match=r"take 0 MB of disk, .* may hold 0 MB more") as caught:
         open_host_cache(numbered_dataset, folder)
     assert "\n" not in str(caught.value)
     assert names(folder) == []
@@ -213,7 +215,7 @@ def test_images_prepared_anew_are_cached_anew(store_pixels, tmp_path, folder):
 def test_a_folder_that_others_can_open_is_refused(numbered_dataset, folder):
     folder.mkdir()
     folder.chmod(0o755)
-    with pytest.raises(CacheError, match="is open to other users"):
+    with pytest.raises(StorageError, match="is open to other users"):
         open_host_cache(numbered_dataset, folder)
     folder.chmod(0o700)
     assert len(open_host_cache(numbered_dataset, folder)) == 123
@@ -221,5 +223,5 @@ def test_a_folder_that_others_can_open_is_refused(numbered_dataset, folder):
 
 def test_a_place_that_is_no_folder_is_refused(numbered_dataset, tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(CacheError, match=r"cannot be kept there \(.*set TMPDIR"):
+    with pytest.raises(StorageError, match=r"cannot be kept there \(.*set TMPDIR"):
         open_host_cache(numbered_dataset, tmp_path / "file" / "cache")

@@ -61,15 +61,24 @@ def test_a_broken_registry_file_is_told_and_leaves_the_other_names(content, regi
         assert listed.json()["default"] is None, "the one left is not asked in the other's place"
         unnamed = client.post("/v1/predict", content=CELLS[0])
         broken = client.post("/v1/predict?model=two", content=CELLS[0])
+        unknown = [
+            client.post(f"/v1/predict?model={name}", content=CELLS[0])
+            for name in ("three", "one@7", "one@none", "no such name")
+        ]
         whole = client.post("/v1/predict?model=one", content=CELLS[0])
         (registry.path / "one" / "registry.json").unlink()
         (registry.path / "two" / "registry.json").unlink()
         registry.path.rename(registry.path.with_name("gone"))
         gone = client.get("/v1/models")
+        lost = client.post("/v1/predict?model=three", content=CELLS[0])
     assert (unnamed.status_code, whole.status_code) == (422, 200)
-    assert broken.status_code == 503
+    assert {(answer.status_code, answer.json()["reason"]) for answer in unknown} == {
+        (404, "no_model")
+    }
+    assert (broken.status_code, broken.json()["reason"]) == (503, "broken_model")
     assert broken.json()["detail"] == "two cannot be read; see the service's log"
     assert (gone.status_code, gone.json()["reason"]) == (503, "no_registry")
+    assert (lost.status_code, lost.json()["reason"]) == (503, "storage"), "the name may be there"
     assert str(registry.path) in caplog.text, "the log knows where"
 
 

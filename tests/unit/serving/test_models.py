@@ -18,7 +18,7 @@ from leuk_ray.serving.models import Models
 from leuk_ray.serving.schemas import ModelsOut
 from leuk_ray.serving.served_model import LocalBackend
 from leuk_ray.serving.sources import Found
-from leuk_ray.utils.errors import UserError
+from leuk_ray.utils.errors import DataError, StorageError, UserError
 from tests.support.serving_bundles import (
     cells,
     client_of,
@@ -127,9 +127,12 @@ def test_a_new_champion_answers_from_its_first_request_on(tmp_path: Path):
         assert client.post("/v1/predict", content=cell).json()["model"]["version"] == "2"
 
 
-@pytest.mark.parametrize("kind", [UserError, RuntimeError])
+@pytest.mark.parametrize(
+    ("kind", "reason"),
+    [(DataError, "broken_model"), (RuntimeError, "broken_model"), (StorageError, "storage")],
+)
 def test_a_champion_that_cannot_be_loaded_leaves_the_old_one_answering(
-    kind: type[Exception], tmp_path: Path, monkeypatch, caplog
+    kind: type[Exception], reason: str, tmp_path: Path, monkeypatch, caplog
 ):
     registry, cell = champions(tmp_path)
     loads: list[str] = []
@@ -143,7 +146,7 @@ def test_a_champion_that_cannot_be_loaded_leaves_the_old_one_answering(
 
     monkeypatch.setattr(LocalBackend, "__init__", fails)
     monkeypatch.setattr(models_module, "_RESOLVE_SECONDS", 0.05)
-    monkeypatch.setattr(models_module, "_BROKEN_SECONDS", (1.0, 1.0))
+    monkeypatch.setattr(models_module, "_BROKEN_SECONDS", (2.0, 2.0))
     broken, told = True, []
     with client_of(registry.path) as client:
 
@@ -156,9 +159,10 @@ def test_a_champion_that_cannot_be_loaded_leaves_the_old_one_answering(
         registry.promote("one", 2)
         wait(lambda: told != [])
         assert {answer() for _ in range(30)} == {(200, "1")}
-        assert client.post("/v1/predict?model=one@2", content=cell).status_code == 503
+        refused = client.post("/v1/predict?model=one@2", content=cell)
+        assert (refused.status_code, refused.json()["reason"]) == (503, reason)
         assert loads == ["1", "2"], "no load at every request"
-        cause = "weights of another network" if kind is UserError else "RuntimeError"
+        cause = "RuntimeError" if kind is RuntimeError else "weights of another network"
         lines = [r.getMessage() for r in caplog.records if "one@2" in r.getMessage()]
         assert lines == [f"one@2 cannot be loaded: {cause}"]
         broken = False

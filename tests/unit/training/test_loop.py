@@ -21,7 +21,7 @@ from leuk_ray.datasets.plan import plan_epoch
 from leuk_ray.training import loop
 from leuk_ray.training.learner import Learner
 from leuk_ray.training.validation import CopyAugmentation, score_rows
-from leuk_ray.utils.errors import UserError
+from leuk_ray.utils.errors import TrainingDiverged
 from tests.support.toy_training import SETTINGS, ArrayLoader, changed, make_cells, make_model, run
 
 
@@ -126,7 +126,7 @@ def test_the_history_says_at_its_last_epoch_why_the_run_ended(one_worker):
 def test_a_loss_that_is_no_number_names_the_cells_and_keeps_the_last_checkpoint(tmp_path: Path):
     done = []
     with pytest.raises(
-        UserError, match=r"epoch 1, batch \d is not a number \(cells c\d+, "
+        TrainingDiverged, match=r"epoch 1, batch \d is not a number \(cells c\d+, "
     ) as error:
         run(changed(lr=1e30), save_to=tmp_path, progress=done.append)
     # The batch after the last step: the weights were not moved by what is no number.
@@ -168,7 +168,9 @@ def test_a_tie_is_positive_in_training_and_validation():
 def test_a_validation_loss_that_is_no_number_ends_the_run(monkeypatch):
     real = loop.validate
     monkeypatch.setattr(loop, "validate", lambda *a: real(*a) | {"validation_loss": math.nan})
-    with pytest.raises(UserError, match="validation_loss of epoch 1 is not a number; lower lr"):
+    with pytest.raises(
+        TrainingDiverged, match="validation_loss of epoch 1 is not a number; lower lr"
+    ):
         run(changed(select="validation_loss"))
 
 
