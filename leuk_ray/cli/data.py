@@ -128,6 +128,8 @@ def prepare(
     from leuk_ray.cluster.preflight import check_shared
     from leuk_ray.datasets.images import StorageSettings
     from leuk_ray.datasets.prepare import prepare as run
+    from leuk_ray.datasets.prepared import PreparedDataset
+    from leuk_ray.datasets.split_summary import default_split
     from leuk_ray.utils.progress import bar
 
     ray_cluster.connect(address)
@@ -139,7 +141,8 @@ def prepare(
         bar("prepare: cells in their fields", "comparison") as slides,
     ):
         values = run(source, dataset, layout, storage, decoding, options, near, slides)
-    return values, prepare_text(dataset, values)
+    planned = default_split(PreparedDataset.open(dataset).cells)
+    return values | {"default_split": planned}, prepare_text(dataset, values, planned)
 
 
 @click.command(epilog="Example: leuk-ray crop Im001_1.jpg --centroids Im001_1.xyc --out cells")
@@ -218,13 +221,13 @@ def split(
     from leuk_ray.cli.messages import split_text
     from leuk_ray.datasets.leakage import crossings, find_leakage
     from leuk_ray.datasets.prepared import PreparedDataset
-    from leuk_ray.datasets.splits import (
-        SplitSettings,
+    from leuk_ray.datasets.split_summary import (
         count_left_out,
+        count_test_groups,
         describe,
-        split_cells,
-        write_split,
+        largest_gap,
     )
+    from leuk_ray.datasets.splits import SplitSettings, split_cells, write_split
 
     settings = SplitSettings(protocol=protocol, folds=folds, fold=fold, seed=seed)
     cells = PreparedDataset.open(dataset).cells
@@ -238,6 +241,9 @@ def split(
         "roles": describe(roles, cells),
         "crossings": crossings(roles, cells),
         "left_out": count_left_out(roles, cells),
+        "largest_gap": largest_gap(roles, settings),
+        "test_groups": count_test_groups(roles),
+        "intervals": found.origin != "image",
         "out": str(out),
     }
     return values, split_text(values)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import textwrap
 from pathlib import Path
 
+from leuk_ray.evaluation.intervals import MIN_GROUPS
 from leuk_ray.io.locations import Location, join
 from leuk_ray.utils.wording import counted, counted_subjects
 
@@ -26,8 +27,8 @@ _SQUARED = {
 }
 
 
-def prepare_text(dataset: Location, manifest: dict) -> str:
-    """Format the result of `prepare`."""
+def prepare_text(dataset: Location, manifest: dict, default_split: dict) -> str:
+    """Format the result of `prepare`, and `split_summary.default_split` of its cells."""
     counts = manifest["counts"]
     subjects = counted_subjects(counts["subjects"], counts["rows_without_subject"])
     lines = [
@@ -61,6 +62,8 @@ def prepare_text(dataset: Location, manifest: dict) -> str:
             lines.append(f"  {kind}: {why}")
     if counts["rejected"] or counts["skipped"]:
         lines.append(f"  each by name, with the reason: {join(dataset, 'rejected.parquet')}")
+    if "error" not in default_split:
+        lines += [f"  default split: {line}" for line in _split_warnings(default_split)]
     return "\n".join(lines)
 
 
@@ -79,6 +82,24 @@ def audit_text(audit: dict) -> str:
     return "\n".join(lines)
 
 
+def _split_warnings(values: dict) -> list[str]:
+    """How far a split is from the asked shares, and whether its test set is too small."""
+    lines = []
+    if gap := values["largest_gap"]:
+        lines.append(
+            f"furthest from the shares asked for: {gap['role']} holds {gap['share']:.1%} of the "
+            f"{gap['class']} cells, asked {gap['asked']:.1%}"
+        )
+    groups = values["test_groups"]
+    if min(groups.values()) < MIN_GROUPS:
+        lines.append(
+            f"warning: test holds {groups['ALL']} ALL + {groups['healthy']} healthy groups, too "
+            f"few for an interval ({MIN_GROUPS} of each class): test every subject in turn with "
+            "split.folds=5, or give test a larger share (split.fractions)"
+        )
+    return lines
+
+
 def split_text(values: dict) -> str:
     """Format the result of `split`."""
     lines = [f"{values['out']}: {values['protocol']}", f"  {values['leakage']}"]
@@ -94,6 +115,8 @@ def split_text(values: dict) -> str:
         f"  left out   {values['left_out']:6} cells: duplicates, conflicts, unlabelled, those "
         "of official test sets, and near duplicates across official folds"
     )
+    if values["intervals"]:
+        lines += [f"  {line}" for line in _split_warnings(values)]
     nameless = not any(counts["subjects"] for counts in values["roles"].values())
     for unit, counts in values["crossings"].items():
         if unit == "subject" and nameless:

@@ -13,7 +13,8 @@ from leuk_ray.datasets.leakage import cell_origins, crossings, find_leakage, ori
 from leuk_ray.datasets.prepared import PreparedDataset, count_roles
 from leuk_ray.datasets.protocols import PROTOCOLS
 from leuk_ray.datasets.shortcuts import shortcut_baselines
-from leuk_ray.datasets.splits import SplitSettings, count_left_out, describe, split_cells
+from leuk_ray.datasets.split_summary import count_left_out, describe
+from leuk_ray.datasets.splits import SplitSettings, split_cells
 from leuk_ray.io.locations import join
 from leuk_ray.io.storage import exists, read_json, write_json
 from leuk_ray.utils.errors import UserError

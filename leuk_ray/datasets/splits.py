@@ -22,6 +22,7 @@ from leuk_ray.datasets.holdout import (
     fold_roles,
     holdout_roles,
 )
+from leuk_ray.datasets.prepared import CLASSES
 from leuk_ray.datasets.protocols import PROTOCOLS, ProtocolName
 from leuk_ray.io.locations import Location
 from leuk_ray.io.storage import refuse_existing, write_table
@@ -81,6 +82,17 @@ class SplitSettings(Settings):
         if min(fractions) <= 0 or not math.isclose(sum(fractions), 1, abs_tol=0.005):
             raise ValueError("give shares above 0 for train, validation and test that add up to 1")
         return fractions
+
+    @property
+    def asked(self) -> tuple[float, float, float]:
+        """Shares of cells that train, validation and test should hold, with folds those of one."""
+        train, validation, test = self.fractions
+        if self.folds > 1:
+            test = 1 / self.folds
+            train, validation = (
+                (1 - test) * share / (train + validation) for share in (train, validation)
+            )
+        return train, validation, test
 
 
 def split_cells(cells: pa.Table, settings: SplitSettings) -> pa.Table:
@@ -163,7 +175,7 @@ def _of_both_classes(cells: pa.Table, protocol: str) -> pa.Table:
     cells = eligible(cells)
     if not len(cells):
         raise UnsuitableError(f"protocol {protocol}: no cell is labelled, kept and free to split")
-    for label, name in enumerate(("healthy", "ALL")):
+    for label, name in enumerate(CLASSES):
         if label not in cells["label"].to_pylist():
             raise UnsuitableError(
                 f"protocol {protocol}: none of {counted(len(cells), 'cell')} to split is {name}; "
@@ -220,7 +232,7 @@ def _by_copy(cells: pa.Table, settings: SplitSettings) -> tuple[pa.Table, np.nda
     check_groups(labels, np.arange(len(labels)), settings.protocol)
     generator = np.random.default_rng(settings.seed)
     rows, copies = [], []
-    for label in (0, 1):
+    for label in range(len(CLASSES)):
         members = np.flatnonzero(labels == label)
         whole, rest = divmod(settings.copies, len(members))
         if not whole:
@@ -238,13 +250,10 @@ def _by_copy(cells: pa.Table, settings: SplitSettings) -> tuple[pa.Table, np.nda
 
 def _random_roles(labels: np.ndarray, settings: SplitSettings) -> np.ndarray:
     generator = np.random.default_rng(settings.seed)
-    train, validation, test = settings.fractions
-    start = 0.0
-    if settings.folds > 1:
-        start, test = _fold(settings, settings.folds) / settings.folds, 1 / settings.folds
-        validation = (1 - test) * validation / (train + validation)
+    start = _fold(settings, settings.folds) / settings.folds if settings.folds > 1 else 0.0
+    _, validation, test = settings.asked
     roles = np.full(len(labels), ROLES[0], object)
-    for label in (0, 1):
+    for label in range(len(CLASSES)):
         members = generator.permutation(np.flatnonzero(labels == label))
         cuts = np.rint(np.asarray([start, start + test]) * len(members)).astype(int)
         roles[members[cuts[0] : cuts[1]]] = "test"
@@ -337,34 +346,3 @@ def write_split(split: pa.Table, path: Location) -> None:
         raise ConfigError(f"{path}: a split is a Parquet table; name it .parquet")
     refuse_existing(path, "split")
     write_table(path, split)
-
-
-def describe(split: pa.Table, cells: pa.Table) -> dict[str, dict[str, int]]:
-    """Count the rows of each role.
-
-    Returns:
-        role -> {cells: rows, which are copies of cells under `paper-literal`; ALL + healthy, the
-        same by class; distinct_cells; subjects: that are named; without_subject: distinct cells
-        that name none; groups}.
-    """
-    label = dict(zip(cells["uid"].to_pylist(), cells["label"].to_pylist(), strict=True))
-    out = {}
-    for role in ROLES:
-        rows = split.filter(pc.field("role") == role)
-        labels = [label[uid] for uid in rows["uid"].to_pylist()]
-        nameless = rows.filter(pc.field("subject").is_null())
-        out[role] = {
-            "cells": len(rows),
-            "ALL": labels.count(1),
-            "healthy": labels.count(0),
-            "distinct_cells": len(rows["uid"].unique()),
-            "subjects": len(rows["subject"].unique().drop_null()),
-            "without_subject": len(nameless["uid"].unique()),
-            "groups": len(rows["group"].unique()),
-        }
-    return out
-
-
-def count_left_out(split: pa.Table, cells: pa.Table) -> int:
-    """Count the cells that have no role: duplicates, conflicts, unlabelled or official sets."""
-    return len(cells) - len(split["uid"].unique())

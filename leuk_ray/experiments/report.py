@@ -14,7 +14,7 @@ from leuk_ray.augment.gallery import draw_gallery
 from leuk_ray.datasets.leakage import crossings, find_leakage
 from leuk_ray.datasets.prepared import PreparedDataset
 from leuk_ray.datasets.protocols import PROTOCOLS
-from leuk_ray.datasets.splits import describe
+from leuk_ray.datasets.split_summary import describe
 from leuk_ray.evaluation.figures import Stamp
 from leuk_ray.evaluation.formats import count, json_ready, readable
 from leuk_ray.experiments import figures

@@ -158,7 +158,7 @@ def test_fields_and_their_cells_are_one_group(tmp_path: Path):
     storage = StorageSettings(size=48, crop="pad")  # whatever the size, fields are told apart
     manifest = prepare(tmp_path / "ALL_IDB", tmp_path / "dataset", "all-idb", storage)
     assert manifest["counts"]["not_square"] == 6
-    assert "6 images are not square: mirrored" in prepare_text(tmp_path, manifest)
+    assert "6 images are not square: mirrored" in prepare_text(tmp_path, manifest, {"error": ""})
     dataset = PreparedDataset.open(str(tmp_path / "dataset"))
     assert dataset.synthetic
     group = {row["uid"]: row["group"] for row in dataset.cells.to_pylist()}

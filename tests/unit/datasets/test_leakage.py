@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 from leuk_ray.datasets.groups import assign_groups
 from leuk_ray.datasets.leakage import crossings, find_leakage
 from leuk_ray.datasets.protocols import PROTOCOLS
-from leuk_ray.datasets.splits import SplitSettings, count_left_out, describe, split_cells
+from leuk_ray.datasets.split_summary import count_left_out, describe
+from leuk_ray.datasets.splits import SplitSettings, split_cells
 from leuk_ray.utils.errors import UserError
 from leuk_ray.utils.wording import counted, counted_subjects, overlap_label, worst
 

@@ -1,0 +1,90 @@
+"""Count what a split holds, and how far it is from the shares that were asked for."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from leuk_ray.datasets.holdout import ROLES
+from leuk_ray.datasets.prepared import CLASSES
+from leuk_ray.datasets.splits import SplitSettings, split_cells
+from leuk_ray.utils.errors import UserError
+
+
+def describe(split: pa.Table, cells: pa.Table) -> dict[str, dict[str, int]]:
+    """Count the rows of each role.
+
+    Returns:
+        role -> {cells: rows, which are copies of cells under `paper-literal`; ALL + healthy, the
+        same by class; distinct_cells; subjects: that are named; without_subject: distinct cells
+        that name none; groups}.
+    """
+    label = dict(zip(cells["uid"].to_pylist(), cells["label"].to_pylist(), strict=True))
+    out = {}
+    for role in ROLES:
+        rows = split.filter(pc.field("role") == role)
+        labels = [label[uid] for uid in rows["uid"].to_pylist()]
+        nameless = rows.filter(pc.field("subject").is_null())
+        out[role] = {
+            "cells": len(rows),
+            "ALL": labels.count(1),
+            "healthy": labels.count(0),
+            "distinct_cells": len(rows["uid"].unique()),
+            "subjects": len(rows["subject"].unique().drop_null()),
+            "without_subject": len(nameless["uid"].unique()),
+            "groups": len(rows["group"].unique()),
+        }
+    return out
+
+
+def count_left_out(split: pa.Table, cells: pa.Table) -> int:
+    """Count the cells that have no role: duplicates, conflicts, unlabelled or official sets."""
+    return len(cells) - len(split["uid"].unique())
+
+
+def largest_gap(split: pa.Table, settings: SplitSettings) -> dict[str, Any] | None:
+    """Find the role and class whose share of cells is furthest from what was asked for.
+
+    Returns:
+        role, class, share and asked, 0..1; None under `official-folds`, which asks for no shares.
+    """
+    if settings.protocol == "official-folds":
+        return None
+    label, role = split["label"].to_numpy(), np.asarray(split["role"].to_pylist())
+    found = [
+        {
+            "role": name,
+            "class": class_name,
+            "share": float((role[label == number] == name).mean()),
+            "asked": asked,
+        }
+        for number, class_name in enumerate(CLASSES)
+        for name, asked in zip(ROLES, settings.asked, strict=True)
+    ]
+    return max(found, key=lambda gap: abs(gap["share"] - gap["asked"]))
+
+
+def count_test_groups(split: pa.Table) -> dict[str, int]:
+    """Count the groups of each class in the test set; a group of several counts for each."""
+    test = split.filter(pc.field("role") == "test")
+    return {
+        name: len(test.filter(pc.field("label") == number)["group"].unique())
+        for number, name in enumerate(CLASSES)
+    }
+
+
+def default_split(cells: pa.Table) -> dict[str, Any]:
+    """Summarise the split that `train` makes where nothing else is asked for.
+
+    Returns:
+        largest_gap, test_groups; or error, where the default protocol cannot split the cells.
+    """
+    settings = SplitSettings()
+    try:
+        split = split_cells(cells, settings)
+    except UserError as error:
+        return {"error": str(error)}
+    return {"largest_gap": largest_gap(split, settings), "test_groups": count_test_groups(split)}
