@@ -62,6 +62,8 @@ def prepare_text(dataset: Location, manifest: dict, default_split: dict) -> str:
             lines.append(f"  {kind}: {why}")
     if counts["rejected"] or counts["skipped"]:
         lines.append(f"  each by name, with the reason: {join(dataset, 'rejected.parquet')}")
+    if unknown := default_split["unknown_patients"]:
+        lines.append(f"  warning: {unknown}")
     if "error" not in default_split:
         lines += [f"  default split: {line}" for line in _split_warnings(default_split)]
     return "\n".join(lines)

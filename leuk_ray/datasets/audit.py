@@ -9,7 +9,7 @@ from collections.abc import Callable
 import numpy as np
 import pyarrow as pa
 
-from leuk_ray.datasets.leakage import cell_origins, crossings, find_leakage, origin_of
+from leuk_ray.datasets.leakage import crossings, find_leakage, origin_of, unknown_patients
 from leuk_ray.datasets.prepared import PreparedDataset, count_roles
 from leuk_ray.datasets.protocols import PROTOCOLS
 from leuk_ray.datasets.shortcuts import shortcut_baselines
@@ -143,12 +143,8 @@ def audit_cells(cells: pa.Table) -> dict:
         for name in ("ALL", "healthy")
         if not classes[name]["cells"]
     ]
-    origin = origin_of(cells, np.arange(len(cells)))
-    if origin == "image":
-        warnings.append(
-            f"{_nameless(cells)} of {counted(len(cells), 'cell')} name neither a subject nor the "
-            "field of view they come from: no split can be shown to keep patients apart"
-        )
+    if unknown := unknown_patients(cells):
+        warnings.append(unknown)
     if size > LARGE_GROUP_SHARE * len(cells):
         warnings.append(
             f"group {largest} holds {size} of {counted(len(cells), 'cell')}, more than "
@@ -180,7 +176,7 @@ def audit_cells(cells: pa.Table) -> dict:
         "sources": dict(Counter(cells["source"].fill_null("unknown").to_pylist())),
         "balance": {name: _balance(cells, name) for name in _BALANCED},
         "image_sizes": sizes,
-        "origin": origin,
+        "origin": origin_of(cells, np.arange(len(cells))),
         "identical_images": len(identical),
         "identical_images_across_subjects": len(across),
         "identical": identical,
@@ -213,12 +209,6 @@ def _balance(cells: pa.Table, column: str) -> dict[str, dict[str, int]]:
         counts = out.setdefault("unknown" if value is None else str(value), Counter())
         counts[names[label]] += 1
     return {value: dict(counts) for value, counts in out.items()}
-
-
-def _nameless(cells: pa.Table) -> int:
-    """How many cells name neither subject nor field."""
-    origins = cell_origins(cells)
-    return int((origins == "image").sum())
 
 
 def _image_sizes(cells: pa.Table) -> list[dict]:

@@ -133,11 +133,6 @@ def find_leakage(split: pa.Table, cells: pa.Table) -> Leakage:
     return Leakage(False, _apart(coarsest), coarsest)
 
 
-def cell_origins(cells: pa.Table) -> npt.NDArray[np.str_]:
-    """What each of `PreparedDataset.cells` is known to come from, (N,), a name of ORIGINS."""
-    return np.asarray(ORIGINS)[_origins(cells)]
-
-
 def origin_of(cells: pa.Table, rows: IntArray) -> Origin:
     """What all of some cells are known to come from; see `Leakage.origin`.
 
@@ -146,6 +141,17 @@ def origin_of(cells: pa.Table, rows: IntArray) -> Origin:
         rows: (N,) of them.
     """
     return ORIGINS[int(_origins(cells)[rows].min(initial=len(ORIGINS) - 1))]
+
+
+def unknown_patients(cells: pa.Table) -> str:
+    """Warn of `PreparedDataset.cells` that name no patient and no field; empty without any."""
+    nameless = int((_origins(cells) == ORIGINS.index("image")).sum())
+    if not nameless:
+        return ""
+    return (
+        f"{nameless:,} of {counted(len(cells), 'cell')} name neither a subject nor the field of "
+        "view they come from: no split can be shown to keep patients apart"
+    )
 
 
 def _placed(split: pa.Table, cells: pa.Table) -> tuple[IntArray, IntArray]:

@@ -9,6 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from leuk_ray.datasets.holdout import ROLES
+from leuk_ray.datasets.leakage import unknown_patients
 from leuk_ray.datasets.prepared import CLASSES
 from leuk_ray.datasets.splits import SplitSettings, split_cells
 from leuk_ray.utils.errors import UserError
@@ -80,11 +81,15 @@ def default_split(cells: pa.Table) -> dict[str, Any]:
     """Summarise the split that `train` makes where nothing else is asked for.
 
     Returns:
-        largest_gap, test_groups; or error, where the default protocol cannot split the cells.
+        unknown_patients: a warning, empty where cells name subjects or fields; and largest_gap
+        and test_groups, or error, where the default protocol cannot split the cells.
     """
-    settings = SplitSettings()
+    settings, unknown = SplitSettings(), {"unknown_patients": unknown_patients(cells)}
     try:
         split = split_cells(cells, settings)
     except UserError as error:
-        return {"error": str(error)}
-    return {"largest_gap": largest_gap(split, settings), "test_groups": count_test_groups(split)}
+        return unknown | {"error": str(error)}
+    return unknown | {
+        "largest_gap": largest_gap(split, settings),
+        "test_groups": count_test_groups(split),
+    }

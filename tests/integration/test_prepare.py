@@ -13,6 +13,7 @@ from leuk_ray.datasets.audit_page import write_audit
 from leuk_ray.datasets.images import StorageSettings
 from leuk_ray.datasets.prepare import prepare
 from leuk_ray.datasets.prepared import PreparedDataset
+from leuk_ray.datasets.split_summary import default_split
 from leuk_ray.datasets.synthetic import SyntheticSpec
 from leuk_ray.datasets.synthetic_fields import write_all_idb
 from leuk_ray.utils.errors import UserError
@@ -158,8 +159,10 @@ def test_fields_and_their_cells_are_one_group(tmp_path: Path):
     storage = StorageSettings(size=48, crop="pad")  # whatever the size, fields are told apart
     manifest = prepare(tmp_path / "ALL_IDB", tmp_path / "dataset", "all-idb", storage)
     assert manifest["counts"]["not_square"] == 6
-    assert "6 images are not square: mirrored" in prepare_text(tmp_path, manifest, {"error": ""})
     dataset = PreparedDataset.open(str(tmp_path / "dataset"))
+    text = prepare_text(tmp_path, manifest, default_split(dataset.cells))
+    assert "6 images are not square: mirrored" in text
+    assert "name neither a subject" not in text
     assert dataset.synthetic
     group = {row["uid"]: row["group"] for row in dataset.cells.to_pylist()}
     assert len(set(group.values())) == 4

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from leuk_ray.datasets.groups import assign_groups
 from leuk_ray.datasets.leakage import crossings, find_leakage
 from leuk_ray.datasets.protocols import PROTOCOLS
-from leuk_ray.datasets.split_summary import count_left_out, describe
+from leuk_ray.datasets.split_summary import count_left_out, default_split, describe
 from leuk_ray.datasets.splits import SplitSettings, split_cells
 from leuk_ray.utils.errors import UserError
 from leuk_ray.utils.wording import counted, counted_subjects, overlap_label, worst
@@ -96,14 +96,32 @@ def test_crops_without_their_fields_are_unknown_and_with_them_apart() -> None:
     assert found.origin == "image"
     assert "ALL-IDB1" in found.reason
     assert found.no_intervals
+    planned = default_split(alone)
+    assert planned["unknown_patients"].startswith("80 of 80 cells name neither a subject nor")
+    assert "no subject" in planned["error"]
     beside = cells_of(nobody, image, field, label)
     found = find_leakage(split_cells(beside, wanted), beside)
     assert found.leaky is False
     assert found.origin == "field"
+    assert not default_split(beside)["unknown_patients"]
     assert not found.no_intervals
     mixed = find_leakage(split_cells(beside, SplitSettings(protocol="image-random")), beside)
     assert mixed.leaky
     assert "field of view" in mixed.reason
+
+
+def test_a_subject_of_training_in_the_preliminary_set_leaks_under_the_official_folds() -> None:
+    """By its name the protocol keeps patients apart; the split says otherwise."""
+    place = [*("fold_0", "fold_1", "fold_2") * 4, "preliminary", "preliminary"]
+    image = [f"i{n}" for n in range(14)]
+    for tested, leaky in (("13", False), ("3", True)):
+        subject = [str(n) for n in range(12)] + ["12", tested]
+        cells = cells_of(subject, image, [None] * 14)
+        official = cells.column_names.index("official_split")
+        cells = cells.set_column(official, "official_split", pa.array(place))
+        found = find_leakage(split_cells(cells, SplitSettings(protocol="official-folds")), cells)
+        assert found.leaky is leaky
+        assert ("1 of 2 test cells share a subject" in found.reason) == leaky
 
 
 def test_a_subject_that_shares_an_image_with_training_is_not_called_apart() -> None:
