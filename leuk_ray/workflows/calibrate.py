@@ -13,7 +13,12 @@ from leuk_ray.bundles.bundle import derive_bundle, open_bundle
 from leuk_ray.bundles.manifest import SCOPE_FILE
 from leuk_ray.datasets.prepared import PreparedDataset
 from leuk_ray.datasets.splits import rows_with_role
-from leuk_ray.evaluation.calibration import abstain_band, fit_temperature, probability
+from leuk_ray.evaluation.calibration import (
+    abstain_band,
+    fit_temperature,
+    probability,
+    temperature_caution,
+)
 from leuk_ray.evaluation.decisions import ABSTAIN_SHARES, fix_decisions
 from leuk_ray.evaluation.subjects import per_subject
 from leuk_ray.inference.classifier import Classifier
@@ -50,8 +55,8 @@ def calibrate(
         progress: called with (cells scored, cells in all).
 
     Returns:
-        bundle, cells, fixed_on, caution (`Decisions.basis` and `caution`), temperature,
-        abstain_band, scope_cells.
+        bundle, cells, fixed_on (`Decisions.basis`), caution (that of the decisions and of the
+        temperature), temperature, abstain_band, scope_cells.
 
     Raises:
         UserError: too few cells, one class alone, or another dataset than the run's.
@@ -115,7 +120,7 @@ def calibrate(
         "bundle": str(out),
         "cells": len(logits),
         "fixed_on": decisions.basis,
-        "caution": decisions.caution,
+        "caution": " ".join(filter(None, (decisions.caution, temperature_caution(logits, labels)))),
         "temperature": temperature,
         "abstain_band": list(band) if band else None,
         "scope_cells": len(embedding),

@@ -1,8 +1,15 @@
 import numpy as np
 import pytest
 from scipy.special import expit
+from scipy.stats import norm
 
-from leuk_ray.evaluation.calibration import abstain_band, fit_temperature, probability
+from leuk_ray.evaluation.calibration import (
+    abstain_band,
+    fit_temperature,
+    probability,
+    temperature_caution,
+)
+from leuk_ray.evaluation.metrics import nll
 
 
 def test_the_temperature_that_made_the_labels_is_found():
@@ -14,8 +21,31 @@ def test_the_temperature_that_made_the_labels_is_found():
         assert fit_temperature(truth * temperature, labels) == pytest.approx(temperature, rel=0.05)
 
 
-def test_a_separable_set_gives_a_finite_temperature():
-    assert 0.04 < fit_temperature(np.array([-1.0, 1.0]), np.array([0, 1])) < 0.06
+@pytest.mark.parametrize("num", [24, 80])
+@pytest.mark.parametrize("area", [0.9, 0.999])
+def test_few_cells_make_the_likelihood_of_others_no_worse(num: int, area: float):
+    """Over true temperatures 1/2, 1, 2 and 4, against leaving it at 1; 0.999 is often separable."""
+    generator = np.random.default_rng(0)
+    apart = np.sqrt(2) * norm.ppf(area)  # of two unit normals, whose log-odds is apart * x
+
+    def drawn(cells: int, scale: float) -> tuple[np.ndarray, np.ndarray]:
+        labels = np.arange(cells) % 2
+        score = apart * (labels - 0.5) + generator.standard_normal(cells)
+        return scale * apart * score, labels
+
+    gains = []
+    for scale in np.repeat([0.5, 1, 2, 4], 30):
+        temperature = fit_temperature(*drawn(num, scale))
+        assert 0.2 < temperature < 8  # it ran to 0.05
+        logits, labels = drawn(4000, scale)
+        gains.append(nll(labels, expit(logits)) - nll(labels, probability(logits, temperature)))
+    assert np.mean(gains) > 0
+
+
+def test_a_set_without_an_error_is_warned_of():
+    logits, labels = np.array([-3.0, -1.0, 2.0]), np.array([0, 0, 1])
+    assert temperature_caution(logits, labels).startswith("Every one of these cells is classified")
+    assert not temperature_caution(np.append(logits, 0.5), np.append(labels, 0))
 
 
 @pytest.mark.parametrize("threshold", [0.3, 0.5, 0.8])
