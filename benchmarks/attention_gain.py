@@ -30,7 +30,7 @@ from leuk_ray.datasets.synthetic import SyntheticSpec, draw_cells, render
 from leuk_ray.models.summary import summarise
 from leuk_ray.models.zoo import build
 from leuk_ray.recipes.recipe import load_recipe
-from leuk_ray.training.cells import TrainingCells
+from leuk_ray.training.cells import EpochPlanner, TrainingCells
 from leuk_ray.training.learner import Learner
 from leuk_ray.training.loop import train
 from leuk_ray.training.state import TrainingState
@@ -82,7 +82,8 @@ def train_one(cells: Cells, variant: str, seed: int, settings: list[str]) -> dic
             best = metrics["selection"], metrics["epoch"], weights
 
     started = time.perf_counter()
-    train(learner, state, cells.training, cells, cells, recipe.augment, seed, report)
+    planner = EpochPlanner(cells.training, recipe.training, seed)
+    train(learner, state, planner, cells, cells, recipe.augment, report)
     learner.eval_model.load_state_dict(best[2])
     logits = score_rows(learner.eval_model, cells.test, cells, recipe.training.batch_size)
     return {

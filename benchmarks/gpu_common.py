@@ -20,7 +20,7 @@ from leuk_ray.datasets.plan import uid_keys
 from leuk_ray.datasets.synthetic import SyntheticSpec, draw_cells, render
 from leuk_ray.models.zoo import build
 from leuk_ray.recipes.recipe import Recipe, load_recipe
-from leuk_ray.training.cells import TrainingCells
+from leuk_ray.training.cells import EpochPlanner, TrainingCells
 from leuk_ray.training.learner import Learner
 from leuk_ray.training.loop import train
 from leuk_ray.training.state import TrainingState
@@ -166,7 +166,8 @@ def train_briefly(
             folder.mkdir(parents=True)
             save(folder)
 
-    state = train(learner, state, cells, *loaders, recipe.augment, recipe.seed, report)
+    planner = EpochPlanner(cells, recipe.training, recipe.seed)
+    state = train(learner, state, planner, *loaders, recipe.augment, report)
     return learner, state.history
 
 

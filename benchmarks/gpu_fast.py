@@ -38,6 +38,7 @@ from leuk_ray.datasets.loaders import ReaderLoader, ResidentLoader
 from leuk_ray.datasets.synthetic import SyntheticSpec, write_c_nmc
 from leuk_ray.inference.classifier import Classifier
 from leuk_ray.inference.engines import Engine, PyTorchEngine
+from leuk_ray.training.cells import EpochPlanner
 from leuk_ray.training.loop import train_epoch
 from leuk_ray.training.state import TrainingState
 
@@ -70,10 +71,9 @@ class Trained:
         train_epoch(
             self.learner,
             state,
-            self.cells,
+            EpochPlanner(self.cells, recipe.training, recipe.seed),
             self.loader,
             recipe.augment,
-            recipe.seed,
             lambda _: None,
         )
 

@@ -37,7 +37,7 @@ from leuk_ray.io.storage import write_table
 from leuk_ray.models.zoo import build
 from leuk_ray.recipes.recipe import Recipe, load_recipe
 from leuk_ray.runs.target import EvaluationTarget
-from leuk_ray.training.cells import TrainingCells
+from leuk_ray.training.cells import EpochPlanner, TrainingCells
 from leuk_ray.training.learner import Learner
 from leuk_ray.training.loop import train
 from leuk_ray.training.state import TrainingState
@@ -63,7 +63,8 @@ def train_fold(recipe: Recipe, dataset: PreparedDataset, run: Path) -> None:
 
     cells = TrainingCells.of(dataset.cells, split)
     learner = Learner(model, recipe.training, recipe.augment.fill)
-    train(learner, TrainingState(), cells, loader, loader, recipe.augment, recipe.seed, report)
+    planner = EpochPlanner(cells, recipe.training, recipe.seed)
+    train(learner, TrainingState(), planner, loader, loader, recipe.augment, report)
     model.load_state_dict(best["weights"])
     manifest = ModelManifest(
         model=recipe.model,

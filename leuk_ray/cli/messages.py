@@ -186,7 +186,7 @@ def dry_run_text(values: dict) -> str:
         f"Nothing was trained. This run with {workers} would need:",
         f"  cells    {cells['train']:,} training, {cells['validation']:,} validation, "
         f"{cells['test']:,} test",
-        f"  steps    {values['steps_per_epoch']:,} an epoch ({values['uses_per_epoch']:,} "
+        f"  steps    {values['steps_per_epoch']:,} an epoch ({values['samples_per_epoch']:,} "
         f"samples), at most {counted(values['epochs'], 'epoch')}",
         f"  disk     {_size(size['disk'])}, of it {_size(size['checkpoint'])} a checkpoint",
         f"  memory   {_size(size['pixels'])} of pixels; {values['parameters']:,} parameters",

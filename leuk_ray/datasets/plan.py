@@ -1,15 +1,15 @@
 """The epoch plan: what an epoch trains on, in which order and in which batches.
 
-A pure function of (seed, epoch, rows, balance, batch size, window). Feeds only deliver it, so
+A pure function of (seed, epoch, rows, balance, batch size, window). Loaders only deliver it, so
 a stream, a cache, one worker or three, a resumed run and an unbroken one see the same thing.
 
 With a window, an epoch is shuffled in two steps, for sets that no memory holds: blocks of rows
-that lie together are shuffled, then the uses inside each window. Storage is then read a block
+that lie together are shuffled, then the samples inside each window. Storage is then read a block
 at a time and a reader holds one window of pixels. The price is randomness: rows of different
 windows never meet in a batch of that epoch, and where neighbours are alike (datasets are ordered
 by uid, so a subject's cells are neighbours) a window is a sample of window / 64 blocks. The
 share of a class in a window then strays by at most sqrt(p (1 - p) 64 / window): for p = 0.5
-and 4,096 uses by 0.06, and in a batch of 16 by 0.14 instead of 0.125.
+and 4,096 samples by 0.06, and in a batch of 16 by 0.14 instead of 0.125.
 """
 
 from __future__ import annotations
@@ -79,13 +79,13 @@ def plan_epoch(
         labels: (n,) int, their classes.
         seed: of the run.
         epoch: from 0.
-        balance: uses per class and epoch: `none`, each row once; `equal`, as many of every
-            class as the largest has; a number, that many of every class (A05: 20,000). A row
-            is used floor(number / n_class) times, and as many as are wanting, chosen anew
-            each epoch, once more.
-        batch_size: the largest global batch. The N uses are cut into ceil(N / batch_size)
+        balance: samples of each class in an epoch: `none`, each row once; `equal`, as many of every
+            class as the largest has; a number, that many of every class (saeed2022, augmentation:
+            20,000). A row is used floor(number / n_class) times, and as many as are wanting, chosen
+            anew each epoch, once more.
+        batch_size: the largest global batch. The N samples are cut into ceil(N / batch_size)
             batches whose sizes differ by one at most, so there is no tiny last batch.
-        window: how many uses are shuffled together, see above; `all` shuffles the epoch.
+        window: how many samples are shuffled together, see above; `all` shuffles the epoch.
         copies: (n,) uint64, of `paper-literal`: each row's copy index, used once in every epoch;
             the copies are balanced already, so `balance` has no say.
 
@@ -95,18 +95,18 @@ def plan_epoch(
     if not len(rows):
         raise DataError("there is no training cell; check the split")
     generator = np.random.default_rng([seed, epoch])
-    used, copy = _uses(labels, "none" if copies is not None else balance, generator)
+    sampled, copy = _samples(labels, "none" if copies is not None else balance, generator)
     if window == "all":
-        order = generator.permutation(len(used))
+        order = generator.permutation(len(sampled))
     else:
-        order = _windowed(rows[used] // ROWS_PER_BLOCK, copy, window, generator)
-    used, copy = used[order], copy[order]
-    num_batches = -(-len(used) // batch_size)
-    bounds = np.arange(num_batches + 1, dtype=np.int64) * len(used) // num_batches
+        order = _windowed(rows[sampled] // ROWS_PER_BLOCK, copy, window, generator)
+    sampled, copy = sampled[order], copy[order]
+    num_batches = -(-len(sampled) // batch_size)
+    bounds = np.arange(num_batches + 1, dtype=np.int64) * len(sampled) // num_batches
     copy_index = np.uint64(epoch * _COPIES_PER_EPOCH) + copy.astype(np.uint64)
     if copies is not None:
-        copy_index = copies[used]
-    return EpochPlan(rows[used], copy_index, bounds)
+        copy_index = copies[sampled]
+    return EpochPlan(rows[sampled], copy_index, bounds)
 
 
 def uid_keys(uids: list[str]) -> np.ndarray:
@@ -117,28 +117,28 @@ def uid_keys(uids: list[str]) -> np.ndarray:
     )
 
 
-def _uses(
+def _samples(
     labels: np.ndarray, balance: Balance, generator: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Position of each use in the training rows, and its copy number within the epoch."""
+    """Return each sample's position in the training rows, and its copy index within the epoch."""
     if balance == "none":
         return np.arange(len(labels)), np.zeros(len(labels), np.int64)
     classes = [np.flatnonzero(labels == label) for label in (0, 1)]
     if any(not len(members) for members in classes):
         raise DataError("balance: a class has no training cell; check the split or balance=none")
     wanted = max(map(len, classes)) if balance == "equal" else int(balance)
-    used, copies = [], []
+    sampled, copies = [], []
     for members in classes:
         whole, rest = divmod(wanted, len(members))
-        used += [np.tile(members, whole), generator.permutation(members)[:rest]]
+        sampled += [np.tile(members, whole), generator.permutation(members)[:rest]]
         copies += [np.repeat(np.arange(whole), len(members)), np.full(rest, whole)]
-    return np.concatenate(used), np.concatenate(copies)
+    return np.concatenate(sampled), np.concatenate(copies)
 
 
 def _windowed(
     block: np.ndarray, copy: np.ndarray, window: int, generator: np.random.Generator
 ) -> np.ndarray:
-    """The uses with their blocks shuffled, then shuffled inside each window.
+    """Shuffle the blocks of the samples, then the samples inside each window.
 
     A row's copies lie in blocks of their own, so that they are spread over the epoch.
     """

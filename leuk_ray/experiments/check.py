@@ -12,7 +12,7 @@ from leuk_ray.models.weights import missing_imagenet
 from leuk_ray.models.zoo import build
 from leuk_ray.recipes.recipe import Recipe
 from leuk_ray.runs.spec import make_splits, split_key
-from leuk_ray.training.cells import TrainingCells
+from leuk_ray.training.cells import EpochPlanner, TrainingCells
 from leuk_ray.utils.errors import StorageError, UserError, restated
 from leuk_ray.utils.progress import note
 
@@ -42,7 +42,7 @@ def check_data(
         what = (key, settings.batch_size, settings.accumulate, settings.balance)
         if what not in checked:
             checked.add(what)
-            cells_of[key].check_batches(settings, workers=1)
+            EpochPlanner(cells_of[key], settings, recipe.seed).check_batches(workers=1)
     return splits
 
 

@@ -34,7 +34,7 @@ from leuk_ray.runs.placement import Resources
 from leuk_ray.runs.report import keep_results, report_on
 from leuk_ray.runs.spec import RunSpec, split_key
 from leuk_ray.runs.target import EvaluationTarget
-from leuk_ray.training.cells import TrainingCells
+from leuk_ray.training.cells import EpochPlanner, TrainingCells
 from leuk_ray.training.learner import Learner
 from leuk_ray.training.loop import train
 from leuk_ray.training.record import check_same_run
@@ -207,7 +207,8 @@ def train_in_process(
     if start is None:
         folder.start(split)
     cells, settings = TrainingCells.of(shared.dataset.cells, split), recipe.training
-    cells.check_batches(settings, workers=1)
+    planner = EpochPlanner(cells, settings, recipe.seed)
+    planner.check_batches(workers=1)
     torch.set_num_threads(max(1, int(shared.resources.cpus)))
     device = torch.device("cuda" if shared.resources.gpus else "cpu")
     torch.manual_seed(recipe.seed)
@@ -233,7 +234,7 @@ def train_in_process(
     if state.stopped:  # it took over weights whose training had ended
         reported(state.history[-1], lambda directory: state.save(directory, learner))
     loader, validation_loader = _loaders(shared, cells, device)
-    train(learner, state, cells, loader, validation_loader, recipe.augment, recipe.seed, reported)
+    train(learner, state, planner, loader, validation_loader, recipe.augment, reported)
     model = folder.end(state.stopped)
     if shared.evaluated:
         rows = rows_with_role(shared.dataset.cells, split, EVALUATED_ROLES)

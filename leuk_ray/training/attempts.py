@@ -31,17 +31,16 @@ _MAX_LOSSES = 3
 _FILE = "attempts.jsonl"
 
 
-def fit(
-    worker: Callable[[dict], Any], config: dict[str, Any], scaling: ScalingConfig, run: RunConfig
-) -> Any:
-    """What rank 0 returns, after as many attempts as lost workers make necessary.
+def fit(worker: Callable[[], Any], out: Location, scaling: ScalingConfig, run: RunConfig) -> Any:
+    """Return what rank 0 returns, after as many attempts as lost workers make necessary.
 
     Ray Train's own `max_failures` would also try a user's mistake again. After the notice that a
     node will be preempted, it trains on until the node's deadline, and saves what epochs end by
     then; that is no loss and counts as none.
 
     Args:
-        worker, config: run on every worker; config["run"] is the run's folder.
+        worker: called on every worker.
+        out: the run's folder.
         scaling: how many workers.
         run: where checkpoints go; with `FAILURES`.
 
@@ -50,16 +49,14 @@ def fit(
     """
     losses = 0
     while True:
-        trainer = TorchTrainer(
-            worker, train_loop_config=config, scaling_config=scaling, run_config=run
-        )
+        trainer = TorchTrainer(worker, scaling_config=scaling, run_config=run)
         try:
             return in_thread(trainer.fit).return_value  # its own SIGINT handler exits with 0
         except ray.train.TrainingFailedError as error:
             lost, preempted = _lost_workers(error)
             losses += not preempted
             if lost:
-                _attempt_lost(config["run"], lost, preempted)
+                _attempt_lost(out, lost, preempted)
             if not lost or losses > _MAX_LOSSES:
                 raise
             names = ", ".join(map(str, lost))

@@ -46,40 +46,53 @@ class TrainingCells:
         copies = (copies_with_role(split, (role,)) for role in ("train", "validation"))
         return cls(uids, labels, uid_keys(uids), train, validation, *copies)
 
-    def plan(self, settings: TrainingSettings, seed: int, epoch: int) -> EpochPlan:
-        """Plan an epoch of training; see `plan_epoch`, also for what it raises."""
+
+@dataclass(frozen=True)
+class EpochPlanner:
+    """Plans every epoch of a run: training, checks and dry run all count with it.
+
+    cells: rows, labels and keys. settings: of the training. seed: of the run.
+    """
+
+    cells: TrainingCells
+    settings: TrainingSettings
+    seed: int
+
+    def plan(self, epoch: int) -> EpochPlan:
+        """Plan an epoch, counted from 0; see `plan_epoch`, also for what it raises."""
         return plan_epoch(
-            self.train,
-            self.labels[self.train],
-            seed=seed,
+            self.cells.train,
+            self.cells.labels[self.cells.train],
+            seed=self.seed,
             epoch=epoch,
-            balance=settings.balance,
-            batch_size=settings.batch_size,
-            window=settings.window,
-            copies=self.train_copies,
+            balance=self.settings.balance,
+            batch_size=self.settings.batch_size,
+            window=self.settings.window,
+            copies=self.cells.train_copies,
         )
 
-    def check_batches(self, settings: TrainingSettings, workers: int) -> None:
-        """Check that every worker gets two cells in every pass, which BatchNorm needs.
+    def check_batches(self, workers: int) -> None:
+        """Check that every worker gets two cells in every microbatch, which BatchNorm needs.
 
         Raises:
             UserError: with the arithmetic.
         """
-        smallest = int(np.diff(self.plan(settings, seed=0, epoch=0).bounds).min())
+        settings = self.settings
+        smallest = int(np.diff(self.plan(epoch=0).bounds).min())
         needed = 2 * workers * settings.accumulate
         if smallest < needed:
-            passes = f" in {settings.accumulate} passes" if settings.accumulate > 1 else ""
+            parts = f" in {settings.accumulate} microbatches" if settings.accumulate > 1 else ""
             raise ConfigError(
                 f"training.batch_size {settings.batch_size}: the smallest batch of an epoch has "
-                f"{smallest} cells, {workers} workers{passes} need {needed}; raise batch_size or "
+                f"{smallest} cells, {workers} workers{parts} need {needed}; raise batch_size or "
                 f"lower {'accumulate' if settings.accumulate > 1 else '--workers'}"
             )
 
 
 def check_run(
     recipe: Recipe, dataset: PreparedDataset, split: pa.Table, workers: int, gpus: bool
-) -> TrainingCells:
-    """Check that a run can work, and return its cells.
+) -> EpochPlanner:
+    """Check that a run can work, and return its planner.
 
     Args:
         recipe, dataset, split: what is trained, on what.
@@ -95,8 +108,8 @@ def check_run(
         raise ConfigError("training.sync_batchnorm: PyTorch has it for GPUs only; add --gpus")
     if not gpus and settings.precision == "fp16":
         raise ConfigError("training.precision fp16: needs a GPU; add --gpus or take bf16")
-    core = build(recipe.model, load_weights=recipe.model.weights not in ("imagenet", "scratch"))
-    make_optimizer(core, settings)
-    cells = TrainingCells.of(dataset.cells, split)
-    cells.check_batches(settings, workers)
-    return cells
+    model = build(recipe.model, load_weights=recipe.model.weights not in ("imagenet", "scratch"))
+    make_optimizer(model, settings)
+    planner = EpochPlanner(TrainingCells.of(dataset.cells, split), settings, recipe.seed)
+    planner.check_batches(workers)
+    return planner

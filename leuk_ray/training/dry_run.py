@@ -20,7 +20,7 @@ from leuk_ray.inference.engines import score_images
 from leuk_ray.models.zoo import build
 from leuk_ray.recipes.recipe import Recipe
 from leuk_ray.training.cells import check_run
-from leuk_ray.training.learner import Learner
+from leuk_ray.training.learner import Learner, Microbatch
 from leuk_ray.training.state import TrainingState
 from leuk_ray.utils import scratch
 
@@ -47,7 +47,7 @@ def dry_run(
         address: a Ray cluster to ask for its CPUs and GPUs.
 
     Returns:
-        `cells` by role; `workers` counted with; `steps_per_epoch`, `uses_per_epoch` (samples),
+        `cells` by role; `workers` counted with; `steps_per_epoch`, `samples_per_epoch`,
         `epochs`; `parameters`; `bytes` of the pixels, of a checkpoint and of the run on disk.
         Measured: `device`, `bytes` of a worker's memory at its fullest, and `seconds` of a step,
         an epoch and the run at most, without start and first reading.
@@ -65,9 +65,9 @@ def dry_run(
 
 def _count(recipe: Recipe, dataset: PreparedDataset, workers: int, most: int, gpus: bool) -> dict:
     split = split_cells(dataset.cells, recipe.split)
-    cells = check_run(recipe, dataset, split, most, gpus)
+    planner = check_run(recipe, dataset, split, most, gpus)
+    cells, plan = planner.cells, planner.plan(epoch=0)
     settings, side = recipe.training, dataset.storage.size
-    plan = cells.plan(settings, recipe.seed, epoch=0)
     learner = Learner(build(recipe.model, load_weights=False), settings, recipe.augment.fill)
     sizes = _checkpoint_bytes(learner)
     checkpoint = sum(sizes.values())
@@ -81,7 +81,7 @@ def _count(recipe: Recipe, dataset: PreparedDataset, workers: int, most: int, gp
         "workers": workers,
         "epochs": settings.epochs,
         "steps_per_epoch": len(plan),
-        "uses_per_epoch": len(plan.rows),
+        "samples_per_epoch": len(plan.rows),
         "parameters": sum(p.numel() for p in learner.model.parameters()),
         "bytes": {
             "pixels": (len(cells.train) + len(cells.validation)) * side * side * 3,
@@ -123,8 +123,8 @@ def _measure(recipe: Recipe, share: int, side: int, on_node: int) -> dict:
     torch.set_num_threads(max(1, (os.cpu_count() or 1) // on_node))
     device = torch.device("cuda" if ray.get_gpu_ids() else "cpu")
     before = psutil.Process().memory_info().rss
-    core = build(recipe.model, load_weights=False).to(device)
-    learner = Learner(core, recipe.training, recipe.augment.fill)
+    model = build(recipe.model, load_weights=False).to(device)
+    learner = Learner(model, recipe.training, recipe.augment.fill)
     learner.start_epoch(recipe.training.frozen_epochs)
     generator = np.random.default_rng(0)
     pixels = generator.integers(0, 256, (share, side, side, 3), np.uint8)
@@ -143,7 +143,8 @@ def _measure(recipe: Recipe, share: int, side: int, on_node: int) -> dict:
             )
             labels = torch.from_numpy(part % 2).to(device)
             weights = torch.ones(len(part), device=device)
-            learner.learn(images, params and params.to(device), labels, weights, 1 / share)
+            params = params and params.to(device)
+            learner.learn(Microbatch(images, params, labels, weights, 1 / share))
         learner.step()
         _finish(device)
         step_seconds.append(time.perf_counter() - started)

@@ -5,8 +5,9 @@ The loop says what happens in a step; this says how.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from typing import NamedTuple
 
 import torch
 from timm.layers import convert_sync_batchnorm  # pyright: ignore[reportPrivateImportUsage]
@@ -30,6 +31,25 @@ from leuk_ray.utils.errors import ConfigError
 _PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
+class Microbatch(NamedTuple):
+    """One worker's share of a batch, or a part of that share, on the training device.
+
+    A tuple, so that a recorded pass finds its tensors.
+
+    images: (N, 3, H, W) in 0..255.
+    params: how to augment them; None changes nothing.
+    labels: (N,) int64.
+    weights: (N,) of each sample's loss.
+    scale: the gradient of `scale` times the sum of losses is added.
+    """
+
+    images: Tensor
+    params: AugmentTensors | None
+    labels: Tensor
+    weights: Tensor
+    scale: float
+
+
 class Augmented(nn.Module):
     """Augmentation and network as one graph: what is wrapped, compiled and called in a step."""
 
@@ -46,32 +66,32 @@ class Augmented(nn.Module):
 
 
 class Learner:
-    """What a step changes.
+    """A model with its optimizer: everything that a training step changes.
 
-    core: the network without wrapper, as trained.
-    scored: what is validated, chosen and bundled: the averaged weights where there are, else
-        `core`.
-    wrap: makes the called module of the trained one (DistributedDataParallel); called again
-        when layers freeze or thaw, since the wrapper holds only what trains.
+    model: the network without wrapper, as trained.
+    eval_model: the network that is validated, selected and bundled: the averaged weights (EMA)
+        where there are, else `model`.
+    wrap: wraps the trained module (DistributedDataParallel); called again when layers freeze
+        or thaw, since the wrapper holds only what trains.
     """
 
     def __init__(
         self,
-        core: nn.Module,
+        model: nn.Module,
         settings: TrainingSettings,
         fill: Fill = "black",
         wrap: Callable[[nn.Module], nn.Module] = lambda module: module,
     ) -> None:
-        core = convert_sync_batchnorm(core) if settings.sync_batchnorm else core
-        self.model = core
+        model = convert_sync_batchnorm(model) if settings.sync_batchnorm else model
+        self.model = model
         self.settings = settings
-        self.device = next(core.parameters()).device
-        self.optimizer = make_optimizer(core, settings)
+        self.device = next(model.parameters()).device
+        self.optimizer = make_optimizer(model, settings)
         self.scaler = torch.amp.GradScaler(  # pyright: ignore[reportPrivateImportUsage]
             self.device.type, enabled=settings.precision == "fp16"
         )
-        self.averaged = ModelEmaV3(core, settings.ema_decay) if settings.ema_decay else None
-        self.augmented = Augmented(core, fill)
+        self.averaged = ModelEmaV3(model, settings.ema_decay) if settings.ema_decay else None
+        self.augmented = Augmented(model, fill)
         if settings.compile:
             self.augmented.compile()
         self.wrap = wrap
@@ -82,7 +102,7 @@ class Learner:
 
     @property
     def eval_model(self) -> nn.Module:
-        """See the class."""
+        """The network that is validated, selected and bundled."""
         return self.model if self.averaged is None else self.averaged.module
 
     def start_epoch(self, epoch: int) -> None:
@@ -103,7 +123,7 @@ class Learner:
 
     @property
     def num_batch_norms(self) -> int:
-        """BatchNorm layers that normalise by the cells of a pass."""
+        """Number of BatchNorm layers that normalise by the cells of a microbatch."""
         return sum(
             layer.training
             for layer in self.model.modules()
@@ -115,14 +135,11 @@ class Learner:
         for group in self.optimizer.param_groups:
             group["lr"] = group["initial_lr"] * factor
 
-    @contextmanager
-    def one_pass(self, *, last: bool) -> Iterator[None]:
-        """Around forward and backward; workers exchange gradients in the last pass of a step."""
-        if last or not isinstance(self.wrapped, DistributedDataParallel):
-            yield
-        else:
-            with self.wrapped.no_sync():
-                yield
+    def no_sync(self) -> AbstractContextManager[None]:
+        """Skip the exchange of gradients, as for every microbatch of a step but the last."""
+        if isinstance(self.wrapped, DistributedDataParallel):
+            return self.wrapped.no_sync()
+        return nullcontext()
 
     def _can_be_recorded(self, model: nn.Module) -> bool:
         """A GPU of its own, whose memory holds a batch; the compiler records for itself."""
@@ -134,37 +151,16 @@ class Learner:
             and not self.settings.compile
         )
 
-    def learn(
-        self,
-        images: Tensor,
-        params: AugmentTensors | None,
-        labels: Tensor,
-        weights: Tensor,
-        scale: float,
-    ) -> Tensor:
-        """Run forward and backward over a part of a batch.
-
-        Args:
-            images: (N, 3, H, W) in 0..255.
-            params: how to augment them.
-            labels: (N,) int64.
-            weights: (N,) of each sample's loss.
-            scale: the gradient of `scale` times the sum of losses is added.
+    def learn(self, microbatch: Microbatch) -> Tensor:
+        """Run forward and backward over a microbatch.
 
         Returns:
             (2,) float64: sum of losses, number of correct answers.
         """
-        inputs = (images, params, labels, weights, scale)
-        return self.recorded(self._learn, *inputs) if self.recorded else self._learn(*inputs)
+        return self.recorded(self._learn, microbatch) if self.recorded else self._learn(microbatch)
 
-    def _learn(
-        self,
-        images: Tensor,
-        params: AugmentTensors | None,
-        labels: Tensor,
-        weights: Tensor,
-        scale: float,
-    ) -> Tensor:
+    def _learn(self, microbatch: Microbatch) -> Tensor:
+        images, params, labels, weights, scale = microbatch
         log_odds = self.log_odds(images, params)
         losses = weights * classification_loss(log_odds, labels, self.settings.loss)
         self.backward(losses.sum() * scale)
@@ -172,7 +168,7 @@ class Learner:
         return torch.stack([losses.detach().sum().double(), correct.double()])
 
     def log_odds(self, images: Tensor, params: AugmentTensors | None) -> Tensor:
-        """Augment and score a part of a batch: (N,) float32 or wider, log-odds of ALL."""
+        """Augment and score a microbatch: (N,) float32 or wider, log-odds of ALL."""
         assert self.wrapped is not None, "start_epoch comes first"
         precision = _PRECISIONS[self.settings.precision]
         with torch.autocast(self.device.type, precision, enabled=precision != torch.float32):
@@ -197,13 +193,13 @@ class Learner:
             self.averaged.update(self.model)
 
 
-def make_optimizer(core: nn.Module, settings: TrainingSettings) -> torch.optim.Optimizer:
+def make_optimizer(model: nn.Module, settings: TrainingSettings) -> torch.optim.Optimizer:
     """The optimizer over head and backbone, `initial_lr` the full rate of each group.
 
     Raises:
         UserError: layer_decay for a backbone that does not say what its layers are.
     """
-    backbone, decay = core.get_submodule("backbone"), settings.weight_decay
+    backbone, decay = model.get_submodule("backbone"), settings.weight_decay
     if settings.layer_decay == 1:
         groups = param_groups_weight_decay(backbone, decay)
     elif hasattr(backbone, "group_matcher"):
@@ -215,7 +211,7 @@ def make_optimizer(core: nn.Module, settings: TrainingSettings) -> torch.optim.O
         )
     for group in groups:
         group["initial_lr"] = settings.lr * settings.backbone_lr * group.get("lr_scale", 1.0)
-    head = nn.ModuleList(child for child in core.children() if child is not backbone)
+    head = nn.ModuleList(child for child in model.children() if child is not backbone)
     for group in param_groups_weight_decay(head, decay):
         groups.insert(0, group | {"initial_lr": settings.lr})
     return create_optimizer_v2(

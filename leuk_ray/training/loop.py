@@ -9,6 +9,7 @@ from __future__ import annotations
 import itertools
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -21,8 +22,8 @@ from leuk_ray.augment.settings import AugmentSettings
 from leuk_ray.datasets.loaders import Loader
 from leuk_ray.datasets.plan import EpochPlan
 from leuk_ray.training import collective
-from leuk_ray.training.cells import TrainingCells
-from leuk_ray.training.learner import Learner
+from leuk_ray.training.cells import EpochPlanner
+from leuk_ray.training.learner import Learner, Microbatch
 from leuk_ray.training.losses import class_weights
 from leuk_ray.training.schedule import lr_factor
 from leuk_ray.training.state import TrainingState
@@ -43,11 +44,10 @@ class Report(Protocol):
 def train(
     learner: Learner,
     state: TrainingState,
-    cells: TrainingCells,
+    planner: EpochPlanner,
     loader: Loader,
     validation_loader: Loader,
     augmentation: AugmentSettings,
-    seed: int,
     report: Report,
     progress: Callable[[dict], None] = lambda update: None,
 ) -> TrainingState:
@@ -56,9 +56,9 @@ def train(
     Args:
         learner: the network, its optimizer and the settings of the training.
         state: where to start; a fresh TrainingState or a loaded one.
-        cells: rows, labels and keys.
+        planner: plans the epochs; holds rows, labels and keys, and the seed.
         loader, validation_loader: deliver training and validation pixels to this worker.
-        augmentation, seed: of the recipe.
+        augmentation: of the recipe.
         report: called once an epoch, on every worker.
         progress: called once a step with what has been done in the epoch; every
             `training.log_every` steps also with the `step`'s metrics over all workers.
@@ -66,13 +66,11 @@ def train(
     settings = learner.settings
     while not state.stopped:
         started = time.perf_counter()
-        trained = train_epoch(learner, state, cells, loader, augmentation, seed, progress)
+        trained = train_epoch(learner, state, planner, loader, augmentation, progress)
         trained_at = time.perf_counter()
         for network in dict.fromkeys((learner.model, learner.eval_model)):
             collective.average_running_statistics(network)
-        validated = validate(
-            learner.eval_model, cells, validation_loader, settings.batch_size, augmentation, seed
-        )
+        validated = validate(learner.eval_model, planner, validation_loader, augmentation)
         metrics = {
             "epoch": state.epoch + 1,
             **trained,
@@ -112,27 +110,26 @@ def train(
 def train_epoch(
     learner: Learner,
     state: TrainingState,
-    cells: TrainingCells,
+    planner: EpochPlanner,
     loader: Loader,
     augmentation: AugmentSettings,
-    seed: int,
     progress: Callable[[dict], None],
 ) -> dict[str, float]:
-    """One pass over the plan; loss and accuracy over all workers' cells, as trained on."""
+    """Train one epoch; return loss and accuracy over the samples of all workers, as trained on."""
     settings, epoch = learner.settings, state.epoch
     rank, world_size = collective.rank(), collective.world_size()
-    plan = cells.plan(settings, seed, epoch)
+    cells, seed, plan = planner.cells, planner.seed, planner.plan(epoch)
     targets = cells.labels[plan.rows]
     weights = class_weights(settings.loss, targets)
     torch.manual_seed(_dropout_seed(seed, epoch, rank))
     learner.start_epoch(epoch)
-    passes = _passes(plan, rank, world_size, settings.accumulate)
-    pixels = loader.iter_batches([plan.rows[part] for batch in passes for part in batch])
+    microbatches = _microbatches(plan, rank, world_size, settings.accumulate)
+    pixels = loader.iter_batches([plan.rows[part] for batch in microbatches for part in batch])
     totals: Tensor | None = None
     batch_losses: list[Tensor] = []  # stays on the device: a look at it would stall every step
     waited = 0.0
     logged_at, logged_batch = time.perf_counter(), 0
-    for batch, parts in enumerate(passes):
+    for batch, parts in enumerate(microbatches):
         learner.set_lr(
             lr_factor(
                 settings.schedule,
@@ -155,28 +152,24 @@ def train_epoch(
             )
             labels = to_device(torch.from_numpy(targets[part]), learner.device)
             weight = to_device(torch.from_numpy(weights[targets[part]]), learner.device)
-            with learner.one_pass(last=part is parts[-1]):
-                # DDP averages over workers; with uneven shares this is the whole batch's mean loss.
-                counts = learner.learn(
-                    images,
-                    params and params.to(learner.device),
-                    labels,
-                    weight,
-                    world_size / plan.batch_size(batch),
-                )
+            # DDP averages over workers; with uneven shares this is the whole batch's mean loss.
+            scale = world_size / plan.batch_size(batch)
+            microbatch = Microbatch(
+                images, params and params.to(learner.device), labels, weight, scale
+            )
+            with nullcontext() if part is parts[-1] else learner.no_sync():
+                counts = learner.learn(microbatch)
             totals = counts if totals is None else totals + counts
             batch_losses.append(counts[0])
-            if (
-                learner.device.type == "cpu"
-            ):  # where a look costs nothing: before the weights change
-                _check_finite(batch_losses, passes, plan, cells.uids, epoch)
+            if learner.device.type == "cpu":  # free here: before the weights change
+                _check_finite(batch_losses, microbatches, plan, cells.uids, epoch)
         learner.step()
         update: dict[str, Any] = {"epoch": epoch + 1, "batches": batch + 1, "of": len(plan)}
         if settings.log_every and (batch + 1) % settings.log_every == 0:
             recent = torch.stack(batch_losses[logged_batch * settings.accumulate :]).sum()
             summed = collective.total(recent).item()  # waits for the device
             if not np.isfinite(summed):
-                raise _not_finite(batch_losses, passes, plan, cells.uids, epoch)
+                raise _not_finite(batch_losses, microbatches, plan, cells.uids, epoch)
             num_samples = sum(plan.batch_size(n) for n in range(logged_batch, batch + 1))
             now = time.perf_counter()
             update["step"] = {
@@ -193,26 +186,28 @@ def train_epoch(
     assert next(pixels, None) is None, "the loader delivered more than was planned"
     loss_sum, num_correct = collective.total(totals).tolist()
     if not np.isfinite(loss_sum):
-        raise _not_finite(batch_losses, passes, plan, cells.uids, epoch)
-    used = len(plan.rows)
+        raise _not_finite(batch_losses, microbatches, plan, cells.uids, epoch)
+    num_samples = len(plan.rows)
     return {
-        "train_loss": loss_sum / used,
-        "train_accuracy": num_correct / used,
-        "train_images": used,
+        "train_loss": loss_sum / num_samples,
+        "train_accuracy": num_correct / num_samples,
+        "train_images": num_samples,
         "batch_norms": learner.num_batch_norms,
         "data_wait_seconds": waited,
     }
 
 
-def _passes(plan: EpochPlan, rank: int, world_size: int, accumulate: int) -> list[list[slice]]:
-    """For each batch, the passes over this worker's share of it, as slices of the plan."""
-    passes = []
+def _microbatches(
+    plan: EpochPlan, rank: int, world_size: int, accumulate: int
+) -> list[list[slice]]:
+    """Cut this worker's share of each batch into microbatches, as slices of the plan."""
+    microbatches = []
     for batch in range(len(plan)):
         share = plan.share(batch, rank, world_size)
         size = share.stop - share.start
         cuts = [share.start + size * n // accumulate for n in range(accumulate + 1)]
-        passes.append([slice(*cut) for cut in itertools.pairwise(cuts)])
-    return passes
+        microbatches.append([slice(*cut) for cut in itertools.pairwise(cuts)])
+    return microbatches
 
 
 def _dropout_seed(seed: int, epoch: int, rank: int) -> int:
@@ -221,23 +216,31 @@ def _dropout_seed(seed: int, epoch: int, rank: int) -> int:
 
 
 def _check_finite(
-    losses: list[Tensor], passes: list[list[slice]], plan: EpochPlan, uids: list[str], epoch: int
+    losses: list[Tensor],
+    microbatches: list[list[slice]],
+    plan: EpochPlan,
+    uids: list[str],
+    epoch: int,
 ) -> None:
     """Raise the error that names this worker's cells if the last loss is not finite, on a CPU."""
     try:
         torch._assert_async(torch.isfinite(losses[-1]))  # pyright: ignore[reportPrivateImportUsage]
     except RuntimeError:
         number = len(losses) - 1
-        part = [part for batch in passes for part in batch][number]
+        part = [part for batch in microbatches for part in batch][number]
         names = [uids[row] for row in plan.rows[part]]
-        raise _loss_error(epoch, number // len(passes[0]), names) from None
+        raise _loss_error(epoch, number // len(microbatches[0]), names) from None
 
 
 def _not_finite(
-    losses: list[Tensor], passes: list[list[slice]], plan: EpochPlan, uids: list[str], epoch: int
+    losses: list[Tensor],
+    microbatches: list[list[slice]],
+    plan: EpochPlan,
+    uids: list[str],
+    epoch: int,
 ) -> TrainingDiverged:
     """The error that names the first cells whose loss was not a number. All workers must call."""
-    parts = [part for batch in passes for part in batch]
+    parts = [part for batch in microbatches for part in batch]
     bad = torch.isfinite(torch.stack(losses)).logical_not().nonzero().flatten().tolist()
     first = bad[0] if bad else len(parts)
     everywhere = collective.gather_objects(
@@ -245,7 +248,7 @@ def _not_finite(
     )
     worst = min(number for number, _ in everywhere)
     named = [uid for number, part in everywhere if number == worst for uid in part]
-    return _loss_error(epoch, worst // len(passes[0]), named)
+    return _loss_error(epoch, worst // len(microbatches[0]), named)
 
 
 def _loss_error(epoch: int, batch: int, names: list[str]) -> TrainingDiverged:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import platform
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,7 @@ from leuk_ray.models.zoo import build
 from leuk_ray.recipes.recipe import Recipe
 from leuk_ray.training import collective
 from leuk_ray.training.attempts import FAILURES, attempt_starts, fit
-from leuk_ray.training.cells import TrainingCells, check_run
+from leuk_ray.training.cells import EpochPlanner, check_run
 from leuk_ray.training.learner import Learner
 from leuk_ray.training.loop import train
 from leuk_ray.training.monitoring import Monitor
@@ -54,6 +55,30 @@ class Trained:
     rows: np.ndarray
     logits: np.ndarray
     copies: np.ndarray | None
+
+
+@dataclass(frozen=True)
+class WorkerConfig:
+    """What every worker of a run is given.
+
+    recipe, dataset, planner: what is trained, on what.
+    evaluated: (N,) rows scored with the best checkpoint after training.
+    evaluated_copies: (N,) uint64, under `paper-literal` the copies of these rows; else None.
+    run: the run's folder.
+    board: shows progress, called by rank 0; None shows nothing.
+    mlflow: also gets the metrics.
+    stream: read pixels with Ray Data; not in an elastic run, whose workers may take every CPU.
+    """
+
+    recipe: Recipe
+    dataset: PreparedDataset
+    planner: EpochPlanner
+    evaluated: np.ndarray
+    evaluated_copies: np.ndarray | None
+    run: Location
+    board: Any
+    mlflow: MlflowRun | None
+    stream: bool
 
 
 @dataclass(frozen=True)
@@ -102,7 +127,7 @@ def run_training(
         refuse_existing(out, "run (add --resume to go on with it)")
         split = split_cells(dataset.cells, recipe.split)
     ray_cluster.require(workers, gpus)
-    cells = check_run(recipe, dataset, split, ray_cluster.span(workers)[1], gpus)
+    planner = check_run(recipe, dataset, split, ray_cluster.span(workers)[1], gpus)
     check_shared(out, dataset.location)
     if not resuming:
         start_record(recipe, dataset, out, split)
@@ -111,21 +136,21 @@ def run_training(
     rows, copies = rows_with_role(dataset.cells, split, roles), copies_with_role(split, roles)
     tracked = MlflowRun.of(mlflow, out, recipe) if mlflow else None
     with training_bar(recipe.training.epochs) as board:
+        config = WorkerConfig(
+            recipe,
+            dataset,
+            planner,
+            evaluated=rows,
+            evaluated_copies=copies,
+            run=out,
+            board=board,
+            mlflow=tracked,
+            stream=isinstance(workers, int),
+        )
         try:
             ended = fit(
-                train_worker,
-                {
-                    "recipe": recipe,
-                    "dataset": dataset,
-                    "cells": cells,
-                    "evaluated": rows,
-                    "evaluated_copies": copies,
-                    "run": out,
-                    "board": board,
-                    "mlflow": tracked,
-                    # Workers of an elastic run may take every CPU: Ray Data would get none.
-                    "stream": isinstance(workers, int),
-                },
+                partial(train_worker, config),
+                out,
                 ScalingConfig(num_workers=workers, use_gpu=gpus),
                 RunConfig(
                     storage_path=path,
@@ -148,19 +173,19 @@ def run_training(
     return Trained(bundle, rows, ended.logits, copies)
 
 
-def train_worker(config: dict[str, Any]) -> _Ended:
+def train_worker(config: WorkerConfig) -> _Ended:
     """Train on one worker of Ray Train, then score the evaluated cells with the best checkpoint."""
-    recipe: Recipe = config["recipe"]
+    recipe, cells = config.recipe, config.planner.cells
     context = ray.train.get_context()
     on_node, rank = context.get_local_world_size(), context.get_world_rank()
     torch.set_num_threads(max(1, (os.cpu_count() or 1) // on_node))
     device = get_device()
     assert isinstance(device, torch.device)
     torch.manual_seed(recipe.seed)
-    core = build(recipe.model, load_weights=True).to(device)
-    monitor = Monitor(str(config["run"]).rpartition("/")[2], platform.node(), device)
+    model = build(recipe.model, load_weights=True).to(device)
+    monitor = Monitor(str(config.run).rpartition("/")[2], platform.node(), device)
     learner = Learner(
-        core,
+        model,
         recipe.training,
         recipe.augment.fill,
         lambda module: monitor.time(_distributed(module)),
@@ -169,9 +194,8 @@ def train_worker(config: dict[str, Any]) -> _Ended:
     if checkpoint := ray.train.get_checkpoint():
         with checkpoint.as_directory() as directory:
             state = TrainingState.load(Path(directory), learner)
-    cells: TrainingCells = config["cells"]
     loader, validation_loader = make_loaders(
-        config["dataset"],
+        config.dataset,
         cells.train,
         cells.validation[collective.rank() :: collective.world_size()],
         device,
@@ -179,20 +203,19 @@ def train_worker(config: dict[str, Any]) -> _Ended:
         window=recipe.training.window,
         world_size=collective.world_size(),
         workers_on_node=on_node,
-        stream=config["stream"],
+        stream=config.stream,
     )
     if rank == 0:
-        attempt_starts(config["run"], collective.world_size(), state.epoch)
-    board = config["board"] if rank == 0 else None
-    reporter = Reporter(config["run"], state, board, config["mlflow"], monitor)
+        attempt_starts(config.run, collective.world_size(), state.epoch)
+    board = config.board if rank == 0 else None
+    reporter = Reporter(config.run, state, board, config.mlflow, monitor)
     state = train(
         learner,
         state,
-        config["cells"],
+        config.planner,
         monitor.watch(loader),
         validation_loader,
         recipe.augment,
-        recipe.seed,
         reporter,
         reporter.progress,
     )
@@ -200,11 +223,9 @@ def train_worker(config: dict[str, Any]) -> _Ended:
     best = max(reported, key=lambda item: item.metrics["selection"])
     with best.checkpoint.as_directory() as directory:
         load_model(learner.eval_model, Path(directory) / "model.safetensors")
-    reader, rows = config["dataset"].reader(), config["evaluated"]
-    loader = StreamLoader(reader, device) if config["stream"] else ReaderLoader(reader, device)
-    augment = CopyAugmentation.of(
-        recipe.augment, recipe.seed, cells, rows, config["evaluated_copies"]
-    )
+    reader, rows = config.dataset.reader(), config.evaluated
+    loader = StreamLoader(reader, device) if config.stream else ReaderLoader(reader, device)
+    augment = CopyAugmentation.of(recipe.augment, recipe.seed, cells, rows, config.evaluated_copies)
     logits = score_rows(learner.eval_model, rows, loader, recipe.training.batch_size, augment)
     return _Ended(state.stopped, best.checkpoint, best.metrics, logits)
 

@@ -13,24 +13,24 @@ from leuk_ray.datasets.loaders import Loader
 from leuk_ray.inference.engines import score_images
 from leuk_ray.recipes.training import Selection
 from leuk_ray.training import collective
-from leuk_ray.training.cells import TrainingCells
+from leuk_ray.training.cells import EpochPlanner, TrainingCells
 
 
 def validate(
     network: nn.Module,
-    cells: TrainingCells,
+    planner: EpochPlanner,
     loader: Loader,
-    batch_size: int,
     augmentation: AugmentSettings,
-    seed: int,
 ) -> dict[str, float]:
     """Score every validation row exactly once over all workers; the same dict on each.
 
     With one class in validation there is no AUC, and no key for it.
     """
+    cells = planner.cells
     augment = CopyAugmentation.of(
-        augmentation, seed, cells, cells.validation, cells.validation_copies
+        augmentation, planner.seed, cells, cells.validation, cells.validation_copies
     )
+    batch_size = planner.settings.batch_size
     logits = score_rows(network, cells.validation, loader, batch_size, augment)
     labels = cells.labels[cells.validation]
     signed = np.where(labels == 1, logits, -logits)

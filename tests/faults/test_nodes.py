@@ -86,7 +86,7 @@ def test_a_lost_node_changes_no_number(nodes: Cluster, undisturbed, tmp_path: Pa
     assert interruption["lost_workers"]
 
 
-def slow_worker(config: dict[str, Any]) -> Any:
+def slow_worker(config: trainer.WorkerConfig) -> Any:
     """`train_worker`, slow enough to be met by a notice, until it goes on from a checkpoint."""
     if ray.train.get_checkpoint() is None:
         augment_tensors = loop.augment_tensors
@@ -126,18 +126,18 @@ def test_a_preempted_node_changes_no_number_and_is_listed(
 WAITS = {3: 1, 2: 2}
 
 
-def recording_worker(config: dict[str, Any]) -> Any:
+def recording_worker(config: trainer.WorkerConfig) -> Any:
     """`train_worker`, which writes down every use of a cell as it is trained on, in its order.
 
     uses/ATTEMPT-RANK.jsonl in the run's folder: keys and copy indices, a line for each step.
     """
-    folder = Path(config["run"]) / "uses"
+    folder = Path(config.run) / "uses"
     folder.mkdir(exist_ok=True)
     augment_tensors, files = loop.augment_tensors, []
 
     def recorded(*args, keys: np.ndarray, copy_index: np.ndarray, **others):
         if not files:
-            attempt = collective.from_rank_zero(len(attempts(config["run"])) - 1)
+            attempt = collective.from_rank_zero(len(attempts(config.run)) - 1)
             files.append(folder / f"{attempt}-{collective.rank()}.jsonl")
         with files[0].open("a") as file:
             file.write(json.dumps([keys.tolist(), copy_index.tolist()]) + "\n")

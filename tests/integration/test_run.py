@@ -24,7 +24,7 @@ from leuk_ray.models.zoo import build
 from leuk_ray.recipes.recipe import load_recipe
 from leuk_ray.runs.report import report_on
 from leuk_ray.runs.target import EvaluationTarget
-from leuk_ray.training.cells import TrainingCells
+from leuk_ray.training.cells import EpochPlanner, TrainingCells
 from leuk_ray.training.dry_run import dry_run
 from leuk_ray.training.learner import Learner
 from leuk_ray.training.loop import train
@@ -141,7 +141,7 @@ def test_a_dry_run_reckons_what_the_plan_says(dataset):
     train_rows = rows_with_role(dataset.cells, split, ("train",))
     labels = np.asarray(dataset.cells["label"].to_pylist())[train_rows]
     uses = 2 * max(np.bincount(labels))  # lite balances the classes
-    assert values["uses_per_epoch"] == uses
+    assert values["samples_per_epoch"] == uses
     assert values["steps_per_epoch"] == -(-uses // 16)
     assert values["cells"]["train"] == len(train_rows)
     # Weights twice (trained and averaged), Adamax's two moments, and a little beside them.
@@ -209,8 +209,8 @@ def test_stream_host_and_device_feed_give_the_same_metrics_to_the_last_digit(
             world_size=1, workers_on_node=1,
         )  # fmt: skip
         state = train(
-            Learner(core, settings), TrainingState(), cells, *loaders,
-            AugmentSettings(policy="none"), 0, lambda metrics, save: None,
+            Learner(core, settings), TrainingState(), EpochPlanner(cells, settings, 0), *loaders,
+            AugmentSettings(policy="none"), lambda metrics, save: None,
         )  # fmt: skip
         timings = ("seconds", "data_wait_seconds", "images_per_second")
         histories[cache] = [

@@ -18,7 +18,7 @@ from leuk_ray.datasets.prepared import PreparedDataset
 from leuk_ray.datasets.splits import assert_disjoint, rows_with_role, split_cells
 from leuk_ray.models.zoo import build
 from leuk_ray.recipes.recipe import load_recipe
-from leuk_ray.training.cells import TrainingCells
+from leuk_ray.training.cells import EpochPlanner, TrainingCells
 from leuk_ray.training.learner import Learner
 from leuk_ray.training.loop import train
 from leuk_ray.training.state import TrainingState
@@ -80,7 +80,8 @@ def test_lite_beats_chance_on_unseen_subjects(dataset: PreparedDataset):
                 best.update(selection=metrics["selection"], weights=weights)
 
         learner = Learner(model, recipe.training, recipe.augment.fill)
-        train(learner, TrainingState(), cells, loader, loader, recipe.augment, recipe.seed, report)
+        planner = EpochPlanner(cells, recipe.training, recipe.seed)
+        train(learner, TrainingState(), planner, loader, loader, recipe.augment, report)
         model.load_state_dict(best["weights"])
         rows = rows_with_role(dataset.cells, split, ("test",))
         scored.append(rows)

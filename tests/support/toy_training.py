@@ -16,7 +16,7 @@ from leuk_ray.models.network import ImageClassifier
 from leuk_ray.models.settings import ModelSettings
 from leuk_ray.models.zoo import build
 from leuk_ray.recipes.training import TrainingSettings
-from leuk_ray.training.cells import TrainingCells
+from leuk_ray.training.cells import EpochPlanner, TrainingCells
 from leuk_ray.training.learner import Learner
 from leuk_ray.training.loop import train
 from leuk_ray.training.state import TrainingState
@@ -91,8 +91,9 @@ def run(
             save(target)
 
     validation_loader = ArrayLoader(pixels, device)
+    planner = EpochPlanner(cells, settings, seed=0)
     state = train(
-        learner, state, cells, source, validation_loader, AugmentSettings(), 0, report, progress
+        learner, state, planner, source, validation_loader, AugmentSettings(), report, progress
     )
     unlike = ("seconds", "data_wait_seconds", "images_per_second", "workers")
     return [{k: v for k, v in line.items() if k not in unlike} for line in state.history]

@@ -27,7 +27,7 @@ from leuk_ray.datasets.prepared import PreparedDataset
 from leuk_ray.datasets.staging import PinnedStaging
 from leuk_ray.recipes.recipe import load_recipe
 from leuk_ray.recipes.training import TrainingSettings
-from leuk_ray.training.cells import TrainingCells
+from leuk_ray.training.cells import EpochPlanner, TrainingCells
 from leuk_ray.training.learner import Learner
 from leuk_ray.training.loop import train_epoch
 from leuk_ray.training.state import TrainingState
@@ -89,8 +89,9 @@ def test_the_network_sees_each_cell_as_often_as_the_plan_says(numbered_dataset, 
         for epoch in range(3):
             model = Counting()
             train_epoch(
-                Learner(model, settings), TrainingState(epoch=epoch), cells, loader,
-                AugmentSettings(policy="none"), 0, lambda update: None,
+                Learner(model, settings), TrainingState(epoch=epoch),
+                EpochPlanner(cells, settings, 0), loader,
+                AugmentSettings(policy="none"), lambda update: None,
             )  # fmt: skip
             plan = plan_epoch(
                 rows, labels[rows], seed=0, epoch=epoch, balance="equal", batch_size=16,

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from leuk_ray.datasets.plan import ROWS_PER_BLOCK, Balance, plan_epoch, uid_keys
 from leuk_ray.recipes.training import TrainingSettings
-from leuk_ray.training.cells import TrainingCells
+from leuk_ray.training.cells import EpochPlanner, TrainingCells
 from leuk_ray.utils.errors import UserError
 
 plans = {
@@ -85,12 +85,12 @@ def test_batches_too_small_for_the_workers_are_refused():
         labels = np.r_[np.ones(10, int), np.zeros(10, int)]
         cells = TrainingCells([], labels, uid_keys([]), np.arange(rows), np.arange(0))
         settings = TrainingSettings(balance=balance, batch_size=batch_size, accumulate=accumulate)
-        cells.check_batches(settings, workers)
+        EpochPlanner(cells, settings, seed=0).check_batches(workers)
 
     check(20, "none", 10, 5, 1)
     with pytest.raises(UserError, match="2 workers need 4"):
         check(20, "none", 3, 2, 1)
-    with pytest.raises(UserError, match=r"2 workers in 2 passes need 8.*lower accumulate"):
+    with pytest.raises(UserError, match=r"2 workers in 2 microbatches need 8.*lower accumulate"):
         check(20, "none", 7, 2, 2)
     with pytest.raises(UserError, match="no training cell"):
         check(0, "none", 3, 2, 1)

@@ -12,7 +12,7 @@ from leuk_ray.models.se_cnn import SECNN
 from leuk_ray.models.settings import ModelSettings
 from leuk_ray.models.zoo import build, positive_logit
 from leuk_ray.recipes.training import TrainingSettings
-from leuk_ray.training.cells import TrainingCells
+from leuk_ray.training.cells import EpochPlanner, TrainingCells
 from leuk_ray.training.learner import Learner
 from leuk_ray.training.loop import train
 from leuk_ray.training.losses import classification_loss
@@ -136,8 +136,8 @@ def test_the_training_loop_takes_a_network_with_one_logit():
         epochs=8, batch_size=8, optimizer="adam", lr=1e-2, frozen_norm="backbone"
     )
     state = train(
-        Learner(model, training), TrainingState(), cells, Memory(), Memory(),
-        AugmentSettings(policy="bukhari2022-pixel"), 0, lambda metrics, save: None,
+        Learner(model, training), TrainingState(), EpochPlanner(cells, training, 0),
+        Memory(), Memory(), AugmentSettings(policy="bukhari2022-pixel"), lambda metrics, save: None,
     )  # fmt: skip
     assert state.history[-1]["train_loss"] < 0.7 * state.history[0]["train_loss"]
     assert state.history[-1]["train_accuracy"] > 0.8

@@ -50,8 +50,8 @@ class Trainer:
     sizes: list[int]
     fits = 0
 
-    def __init__(self, *_, train_loop_config: dict, **__):
-        self.run = train_loop_config["run"]
+    def __init__(self, worker, **_):
+        self.run = worker()
 
     def fit(self):
         Trainer.fits += 1
@@ -74,7 +74,7 @@ def run(tmp_path: Path, monkeypatch) -> Path:
 
 
 def fit(run: Path):
-    return attempts.fit(lambda config: None, {"run": run}, None, None)  # pyright: ignore
+    return attempts.fit(lambda: run, run, None, None)  # pyright: ignore
 
 
 def test_a_lost_worker_is_recorded_and_the_run_goes_on(run: Path, monkeypatch):

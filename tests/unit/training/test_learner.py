@@ -18,7 +18,7 @@ from leuk_ray.datasets.plan import uid_keys
 from leuk_ray.models.settings import ModelSettings
 from leuk_ray.models.zoo import build
 from leuk_ray.recipes.training import LossSettings, ScheduleSettings
-from leuk_ray.training.learner import Augmented, Learner, make_optimizer
+from leuk_ray.training.learner import Augmented, Learner, Microbatch, make_optimizer
 from leuk_ray.training.losses import class_weights, classification_loss
 from leuk_ray.training.recorded import Recorded
 from leuk_ray.training.schedule import lr_factor
@@ -32,8 +32,8 @@ def plain() -> list[dict]:
     return run()
 
 
-def test_a_batch_in_several_passes_is_the_same_step():
-    """In float64: the passes' gradients add up to the batch's, in another order."""
+def test_a_batch_in_several_microbatches_is_the_same_step():
+    """In float64: the microbatches' gradients add up to the batch's, in another order."""
     whole = run(changed(epochs=2), dtype=torch.float64)
     parts = run(changed(epochs=2, accumulate=3), dtype=torch.float64)
     for ours, single in zip(parts, whole, strict=True):
@@ -333,7 +333,7 @@ def test_a_gpu_trains_and_resumes(changes: dict, tmp_path: Path):
     weights = torch.ones(16, device=device)
     losses = []
     for step in range(20):
-        counts = learner.learn(images, None, labels, weights, 1 / 16)
+        counts = learner.learn(Microbatch(images, None, labels, weights, 1 / 16))
         if step >= 4 and changes.get("precision") != "fp16":  # compiled or recorded; scaler looks
             torch.cuda.set_sync_debug_mode("error")
         learner.step()

@@ -19,7 +19,8 @@ from leuk_ray.datasets.host_cache import open_host_cache
 from leuk_ray.datasets.loaders import ReaderLoader
 from leuk_ray.datasets.plan import plan_epoch
 from leuk_ray.training import loop
-from leuk_ray.training.learner import Learner
+from leuk_ray.training.cells import EpochPlanner
+from leuk_ray.training.learner import Learner, Microbatch
 from leuk_ray.training.validation import CopyAugmentation, score_rows
 from leuk_ray.utils.errors import TrainingDiverged
 from tests.support.toy_training import SETTINGS, ArrayLoader, changed, make_cells, make_model, run
@@ -159,9 +160,11 @@ def test_a_tie_is_positive_in_training_and_validation():
     cells, pixels = make_cells()
     labels = torch.from_numpy(cells.labels)
     images = torch.from_numpy(pixels).permute(0, 3, 1, 2)
-    counts = learner.learn(images, None, labels, torch.ones(len(labels)), 1.0)
+    counts = learner.learn(Microbatch(images, None, labels, torch.ones(len(labels)), 1.0))
     assert counts[1] == labels.sum()
-    metrics = loop.validate(model.eval(), cells, ArrayLoader(pixels), 16, AugmentSettings(), 0)
+    metrics = loop.validate(
+        model.eval(), EpochPlanner(cells, SETTINGS, 0), ArrayLoader(pixels), AugmentSettings()
+    )
     assert metrics["validation_accuracy"] == cells.labels[cells.validation].mean()
 
 
