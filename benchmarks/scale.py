@@ -83,7 +83,7 @@ def measure(num: int) -> tuple[dict[str, float], dict[str, float]]:
         return made
 
     groups = clocked("group", lambda: assign_groups(cells))
-    for name in ("group", "role", "picture"):
+    for name in ("group", "status", "duplicate_id"):
         cells = cells.append_column(name, groups[name])
     split = clocked("split", lambda: split_cells(cells, SplitSettings()))
     rows = np.flatnonzero(np.asarray(split["role"]) == "train")
@@ -104,7 +104,8 @@ def measure(num: int) -> tuple[dict[str, float], dict[str, float]]:
 
     clocked("near duplicates", search)
     return seconds, {
-        "bytes a row": cells.select([*CELL_COLUMNS, "group", "role", "picture"]).nbytes / num,
+        "bytes a row": cells.select([*CELL_COLUMNS, "group", "status", "duplicate_id"]).nbytes
+        / num,
         "bytes a row, stored": _stored(cells) / num,
         "planted found": float(np.mean([(row - 1, row) in found for row in planted(num).tolist()])),
         "pairs proposed": len(found),

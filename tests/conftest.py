@@ -60,7 +60,7 @@ def write_dataset(folder: Path, pixels: np.ndarray) -> PreparedDataset:
         "synthetic": True,
     }
     write_json(folder / "dataset.json", manifest)
-    groups = {"uid": uids, "group": uids, "role": ["keep"] * len(uids), "picture": uids}
+    groups = {"uid": uids, "group": uids, "status": ["keep"] * len(uids), "duplicate_id": uids}
     pq.write_table(pa.table(groups), folder / "groups.parquet")
     return PreparedDataset.open(str(folder))
 

@@ -124,7 +124,7 @@ def split_text(values: dict) -> str:
         if unit == "subject" and nameless:
             lines.append("  subjects are unknown: none can be seen to cross")
             continue
-        name = "image" if unit == "picture" else unit
+        name = "image" if unit == "duplicate_id" else unit
         lines.append(
             f"  {counted(counts['units'], name)} in two roles or more; "
             f"{counted(counts['test_cells'], 'test cell')} whose {name} trains too"

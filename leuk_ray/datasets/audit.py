@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 
 from leuk_ray.datasets.leakage import crossings, find_leakage, origin_of, unknown_patients
-from leuk_ray.datasets.prepared import PreparedDataset, count_roles
+from leuk_ray.datasets.prepared import PreparedDataset, count_statuses
 from leuk_ray.datasets.protocols import PROTOCOLS
 from leuk_ray.datasets.shortcuts import shortcut_baselines
 from leuk_ray.datasets.split_summary import count_left_out, describe
@@ -160,7 +160,7 @@ def audit_cells(cells: pa.Table) -> dict:
             f"{counted(len(near_across), 'set')} of near-duplicate images under several subjects; "
             "groups join those subjects"
         )
-    roles = count_roles(cells)
+    roles = count_statuses(cells)
     if roles.get("conflict"):
         warnings.append(
             f"{counted(roles['conflict'], 'row')} share an image but not a label: excluded"
@@ -255,7 +255,7 @@ def _identical(cells: pa.Table) -> list[dict]:
 def _near(cells: pa.Table) -> list[dict]:
     """Pictures that several different images show, each image by its first uid."""
     out = []
-    for rows in _members(cells, "picture"):
+    for rows in _members(cells, "duplicate_id"):
         first = {row["pixels_sha256"]: row for row in reversed(rows)}
         if len(first) > 1:
             out.append(_described(sorted(first.values(), key=lambda row: row["uid"])))
@@ -264,7 +264,7 @@ def _near(cells: pa.Table) -> list[dict]:
 
 def _members(cells: pa.Table, column: str) -> list[list[dict]]:
     members: dict[str, list[dict]] = {}
-    columns = ["uid", "subject", "label", "pixels_sha256", "picture"]
+    columns = ["uid", "subject", "label", "pixels_sha256", "duplicate_id"]
     for row in cells.select(columns).to_pylist():
         members.setdefault(row[column], []).append(row)
     return list(members.values())

@@ -20,11 +20,11 @@ from leuk_ray.datasets.prepared import codes
 from leuk_ray.utils.wording import natural
 
 GROUPS_SCHEMA = pa.schema(
-    [("uid", pa.string()), ("group", pa.string()), ("role", pa.string()), ("picture", pa.string())]
+    [(name, pa.string()) for name in ("uid", "group", "status", "duplicate_id")]
 )
 
-_ROLES = ["keep", "duplicate", "conflict"]
-_KEEP, _DUPLICATE, _CONFLICT = range(len(_ROLES))
+_STATUSES = ["keep", "duplicate", "conflict"]
+_KEEP, _DUPLICATE, _CONFLICT = range(len(_STATUSES))
 
 
 def assign_groups(
@@ -37,13 +37,13 @@ def assign_groups(
     Args:
         cells: columns uid, subject (null: unknown, a subject of its own), label (null:
             unknown) and pixels_sha256, one row a cell.
-        near: pairs of uids that show the same picture. They are joined and keep their roles.
-        slides: pairs of uids that come from one slide. They are joined and keep their roles.
+        near: pairs of uids that show the same picture. They are joined and keep their status.
+        slides: pairs of uids that come from one slide. They are joined and keep their status.
 
     Returns:
         GROUPS_SCHEMA in the order of `cells`. `group` is the first subject of the group.
-        `role` is `keep`; `duplicate` for every further row of an image; `conflict` for all
-        rows of an image that carries both labels. `picture` is the first uid of those with
+        `status` is `keep`; `duplicate` for every further row of an image; `conflict` for all
+        rows of an image that carries both labels. `duplicate_id` is the first uid of those with
         identical pixels and their near duplicates.
     """
     uids = cells["uid"].combine_chunks()
@@ -53,15 +53,15 @@ def assign_groups(
     )
     subjects = pa.array(units, pa.string())
     image = codes(cells["pixels_sha256"].combine_chunks())
-    same_picture, same_slide = _rows_of(near, uids), _rows_of(slides, uids)
-    group = _components(codes(subjects), image, np.concatenate([same_picture, same_slide]))
-    picture = _components(codes(uids), image, same_picture)
+    near_pairs, slide_pairs = _rows_of(near, uids), _rows_of(slides, uids)
+    group = _components(codes(subjects), image, np.concatenate([near_pairs, slide_pairs]))
+    duplicates = _components(codes(uids), image, near_pairs)
     return pa.table(
         {
             "uid": uids,
             "group": _first_names(subjects, group),
-            "role": _roles(uids, image, cells["label"]),
-            "picture": _first_names(uids, picture),
+            "status": _statuses(uids, image, cells["label"]),
+            "duplicate_id": _first_names(uids, duplicates),
         },
         schema=GROUPS_SCHEMA,
     )
@@ -110,8 +110,8 @@ def _first_names(texts: pa.Array, component: np.ndarray) -> pa.Array:
     return names.take(pa.array(first[component]))
 
 
-def _roles(uids: pa.Array, image: np.ndarray, labels: pa.ChunkedArray) -> pa.Array:
-    roles = np.full(len(image), _KEEP, np.int8)
+def _statuses(uids: pa.Array, image: np.ndarray, labels: pa.ChunkedArray) -> pa.Array:
+    statuses = np.full(len(image), _KEEP, np.int8)
     shared = np.flatnonzero(np.bincount(image)[image] > 1)
     chosen = pa.array(shared)
     members: dict[int, list[tuple[int, str, int | None]]] = {}
@@ -123,9 +123,9 @@ def _roles(uids: pa.Array, image: np.ndarray, labels: pa.ChunkedArray) -> pa.Arr
         known = {label for _, _, label in same if label is not None}
         rows = [row for row, _, _ in same]
         if len(known) > 1:
-            roles[rows] = _CONFLICT
+            statuses[rows] = _CONFLICT
             continue
         first, _, _ = min(same, key=lambda one: (one[2] is None, natural(one[1])))
-        roles[rows] = _DUPLICATE
-        roles[first] = _KEEP
-    return pa.DictionaryArray.from_arrays(roles, _ROLES).dictionary_decode()
+        statuses[rows] = _DUPLICATE
+        statuses[first] = _KEEP
+    return pa.DictionaryArray.from_arrays(statuses, _STATUSES).dictionary_decode()

@@ -44,7 +44,7 @@ class DatasetIdentity(Settings):
             names=_sha256([uids, pixels]),
             labels=_sha256([uids, cells["label"].to_pylist()]),
             subjects=_sha256([uids, cells["subject"].to_pylist()]),
-            status=_sha256([uids, cells["role"].to_pylist()]),
+            status=_sha256([uids, cells["status"].to_pylist()]),
             storage=storage,
         )
 

@@ -21,7 +21,7 @@ from leuk_ray.utils.wording import counted, overlap_label
 IntArray = npt.NDArray[np.int64]
 BoolArray = npt.NDArray[np.bool_]
 
-CROSSING_UNITS = ("picture", "group", "subject")  # finer first
+CROSSING_UNITS = ("duplicate_id", "group", "subject")  # finer first
 
 Origin = Literal["image", "field", "subject"]
 ORIGINS: tuple[Origin, ...] = ("image", "field", "subject")  # the least known first
@@ -79,8 +79,8 @@ def crossings(split: pa.Table, cells: pa.Table) -> dict[str, dict[str, int]]:
         cells: `PreparedDataset.cells` that it was made from.
 
     Returns:
-        picture, group, subject -> {units: in two roles or more, test_cells: cells of test whose
-        unit stands in train too}.
+        duplicate_id, group, subject -> {units: in two roles or more, test_cells: cells of test
+        whose unit stands in train too}.
     """
     rows, roles = _placed(split, cells)
     out = {}
@@ -114,7 +114,7 @@ def find_leakage(split: pa.Table, cells: pa.Table) -> Leakage:
 
     joined = crosses("group")
     crossing = {
-        "image": int(crosses("picture").sum()),
+        "image": int(crosses("duplicate_id").sum()),
         "subject": int(crosses("subject").sum()),
         "field of view": int((joined & (origin[tested] < ORIGINS.index("subject"))).sum()),
     }

@@ -33,7 +33,7 @@ from leuk_ray.datasets.prepared import (
     SCHEMA_VERSION,
     PreparedDataset,
     as_bytes,
-    count_roles,
+    count_statuses,
 )
 from leuk_ray.datasets.slides import find_slides
 from leuk_ray.io.locations import Location, join
@@ -118,7 +118,7 @@ def prepare(
             "labels": _labels(table["word"].filter(results["reason"].is_null()), rows["label"]),
             "subject_spellings": catalogue.spellings,
             "fingerprint": DatasetIdentity.of(
-                rows.append_column("role", groups["role"]), storage
+                rows.append_column("status", groups["status"]), storage
             ).fingerprint,
             **_origin(source),
         }
@@ -215,7 +215,7 @@ def _counts(rows: pa.Table, groups: pa.Table, left_out: pa.Table) -> dict[str, A
         "subjects": len(subjects.drop_null().unique()),
         "rows_without_subject": subjects.null_count,
         "groups": len(groups["group"].unique()),
-        "roles": count_roles(groups),
+        "roles": count_statuses(groups),
     }
 
 

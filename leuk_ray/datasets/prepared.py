@@ -2,7 +2,7 @@
 
     dataset.json             what it is, counts, fingerprint (see `identity`)
     images/*.parquet         image_schema; `image` holds raw uint8 pixels, height x width x 3
-    groups.parquet           uid, group, role, picture
+    groups.parquet           uid, group, status, duplicate_id
     near_duplicates.parquet  uid_a, uid_b, correlation
     slides.parquet           uid_a, uid_b, kind (crop, overlap), correlation
     rejected.parquet         path, kind (rejected, skipped), reason, detail of every other file
@@ -36,6 +36,8 @@ from leuk_ray.utils.errors import DataError, StorageError, UserError
 
 SCHEMA_VERSION = 2
 CLASSES = ("healthy", "ALL")
+# Columns of groups.parquet: as older datasets name them -> as they are named now.
+_RENAMED = {"role": "status", "picture": "duplicate_id"}
 ROWS_PER_GROUP = 8
 _OPEN_FILES = 64
 _FILES_AT_ONCE = 8
@@ -143,14 +145,17 @@ class PreparedDataset:
 
     @cached_property
     def cells(self) -> pa.Table:
-        """CELL_COLUMNS plus group, role and picture, one row a cell, ordered by uid."""
+        """CELL_COLUMNS plus group, status and duplicate_id, one row a cell, ordered by uid."""
         cells = self._index.select(CELL_COLUMNS)
         place = join(self.location, "groups.parquet")
         with _undamaged(place):
             groups = self.read_table("groups.parquet").sort_by("uid")
             if not groups["uid"].equals(cells["uid"]):
                 raise _damaged(place, "names other cells than the files in images")
-            for name in ("group", "role", "picture"):
+            groups = groups.rename_columns(
+                [_RENAMED.get(name, name) for name in groups.schema.names]
+            )
+            for name in ("group", "status", "duplicate_id"):
                 cells = cells.append_column(name, groups[name])
         return cells
 
@@ -320,7 +325,7 @@ def codes(values: pa.Array) -> np.ndarray:
     return values.dictionary_encode().indices.to_numpy()
 
 
-def count_roles(cells: pa.Table) -> dict[str, int]:
-    """How many rows have each role (keep, duplicate, conflict)."""
-    counts = cells["role"].value_counts()
+def count_statuses(cells: pa.Table) -> dict[str, int]:
+    """Count the rows of each status (keep, duplicate, conflict)."""
+    counts = cells["status"].value_counts()
     return {item["values"].as_py(): item["counts"].as_py() for item in counts}

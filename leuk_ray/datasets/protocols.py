@@ -33,7 +33,9 @@ PROTOCOLS: dict[str, Protocol] = {
     "slide-group-disjoint": Protocol(
         "group", "the same where subjects are unknown: fields of view stay whole (ALL-IDB)"
     ),
-    "official-folds": Protocol("picture", "the three folds of C-NMC 2019, and its preliminary set"),
+    "official-folds": Protocol(
+        "duplicate_id", "the three folds of C-NMC 2019, and its preliminary set"
+    ),
     "image-random": Protocol("uid", "parts images; leaks wherever a patient has several"),
     "paper-literal": Protocol(
         "copy", "parts augmented copies of images, as saeed2022 does; always leaks"

@@ -160,12 +160,12 @@ def _of_source(cells: pa.Table, source: str) -> pa.Table:
 
 
 def eligible(cells: pa.Table) -> pa.Table:
-    """The labelled cells with role `keep` that belong to no official outer test set."""
+    """The labelled cells with status `keep` that belong to no official outer test set."""
     official = cells["official_split"].to_pylist()
     mask = [
-        role == "keep" and label is not None and split not in ("preliminary", "final")
-        for role, label, split in zip(
-            cells["role"].to_pylist(), cells["label"].to_pylist(), official, strict=True
+        status == "keep" and label is not None and split not in ("preliminary", "final")
+        for status, label, split in zip(
+            cells["status"].to_pylist(), cells["label"].to_pylist(), official, strict=True
         )
     ]
     return cells.filter(pa.array(mask, pa.bool_()))
@@ -270,7 +270,7 @@ def _by_official_fold(cells: pa.Table, settings: SplitSettings) -> tuple[pa.Tabl
     """
     if settings.folds > 1:
         raise ConfigError("folds: official-folds has three of its own; choose with fold=0, 1 or 2")
-    cells = cells.filter(pc.field("label").is_valid() & (pc.field("role") != "conflict"))
+    cells = cells.filter(pc.field("label").is_valid() & (pc.field("status") != "conflict"))
     fold = _fold(settings, 3)
     place = {f"fold_{n}": "train" for n in range(3)}
     if "preliminary" in cells["official_split"].to_pylist():
@@ -284,15 +284,15 @@ def _by_official_fold(cells: pa.Table, settings: SplitSettings) -> tuple[pa.Tabl
             "folds (layout c-nmc)"
         )
     best: dict[str, int] = {}
-    pictures = cells["picture"].to_pylist()
-    for picture, role in zip(pictures, roles, strict=True):
-        if role and ROLES.index(role) > best.get(picture, -1):
-            best[picture] = ROLES.index(role)
+    duplicates = cells["duplicate_id"].to_pylist()
+    for duplicate_id, role in zip(duplicates, roles, strict=True):
+        if role and ROLES.index(role) > best.get(duplicate_id, -1):
+            best[duplicate_id] = ROLES.index(role)
     images: set[str] = set()
     chosen = []
     hashes = cells["pixels_sha256"].to_pylist()
-    for row, (picture, role, image) in enumerate(zip(pictures, roles, hashes, strict=True)):
-        if role and ROLES.index(role) == best[picture] and image not in images:
+    for row, (duplicate_id, role, image) in enumerate(zip(duplicates, roles, hashes, strict=True)):
+        if role and ROLES.index(role) == best[duplicate_id] and image not in images:
             images.add(image)
             chosen.append(row)
     return cells.take(chosen), np.asarray([roles[row] for row in chosen], object)

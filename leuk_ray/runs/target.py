@@ -134,7 +134,7 @@ _GROUP = {
     "image": "images: neither subjects nor fields of view are known",
 }
 _UNIT = {
-    "picture": "pictures, in the dataset's own folds of subjects",
+    "duplicate_id": "pictures, in the dataset's own folds of subjects",
     "uid": "images",
     "copy": "augmented copies of images",
 }

@@ -234,7 +234,7 @@ def comparable_rows(dataset: PreparedDataset, known: Mapping[str, Trained]) -> n
         )
     rows = np.asarray(sorted(row_of[uid] for uid in uids), np.int64)
     for name, one in known.items():
-        unit = "picture" if one.protocol == "official-folds" else "group"
+        unit = "duplicate_id" if one.protocol == "official-folds" else "group"
         units = dataset.cells[unit].to_pylist()
         trained = {units[row_of[uid]] for uid in _uids(one.split, _TRAINED)}
         asked = {units[row] for row in rows.tolist()}

@@ -136,8 +136,8 @@ def test_the_audit_of_real_cells_names_three_identical_and_three_near_pairs(
     ]
     assert len(audit["near_pairs"]) == 3
     kept = [item["uids"] for item in audit["near_duplicates"]]
-    role = {row["uid"]: row["role"] for row in real_dataset.cells.to_pylist()}
-    assert {role[uid] for pair in kept for uid in pair} == {"keep"}
+    status = {row["uid"]: row["status"] for row in real_dataset.cells.to_pylist()}
+    assert {status[uid] for pair in kept for uid in pair} == {"keep"}
     crossed = audit["protocols"]["subject-disjoint"]["crossings"]
     assert all(unit == {"units": 0, "test_cells": 0} for unit in crossed.values())
     assert audit["protocols"]["image-random"]["crossings"]["subject"]["test_cells"] > 0

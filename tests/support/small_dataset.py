@@ -19,10 +19,10 @@ def small_dataset() -> PreparedDataset:
         "label": [1 - n % 2 for n in range(40)],
         "subject": subject,
         "group": subject,
-        "role": ["keep"] * 40,
+        "status": ["keep"] * 40,
         "source": ["lab"] * 40,
         "source_image": pa.nulls(40, pa.string()),
-        "picture": [f"c{n:02}" for n in range(40)],
+        "duplicate_id": [f"c{n:02}" for n in range(40)],
         "pixels_sha256": [f"{n:064x}" for n in range(40)],
         "official_split": pa.nulls(40, pa.string()),
     }

@@ -41,7 +41,7 @@ def cells(num: int = 120, subjects: int = 12, **columns) -> pa.Table:
 
 def grouped(table: pa.Table, near: list[tuple[str, str]] | None = None) -> pa.Table:
     groups = assign_groups(table, near or [])
-    for name in ("group", "role", "picture"):
+    for name in ("group", "status", "duplicate_id"):
         table = table.append_column(name, groups[name])
     return table
 
@@ -109,7 +109,7 @@ def test_what_cannot_be_measured_says_why():
 def test_near_duplicates_identical_images_and_balance_are_named():
     table = cells(20, 6, source=["a"] * 15 + ["b"] * 5, pixels_sha256=["same", *(
         "same" if n == 6 else f"i{n}" for n in range(1, 20))])  # fmt: skip
-    table = grouped(table.drop_columns(["group", "role", "picture"]), [("c003", "c005")])
+    table = grouped(table.drop_columns(["group", "status", "duplicate_id"]), [("c003", "c005")])
     audit = audit_cells(table)
     assert [item["uids"] for item in audit["identical"]] == [["c000", "c006"]]
     assert [item["uids"] for item in audit["near_duplicates"]] == [["c003", "c005"]]

@@ -53,7 +53,17 @@ def other_groups(folder: Path) -> None:
 
 def without_column(folder: Path) -> None:
     table = pq.read_table(folder / "groups.parquet")
-    pq.write_table(table.drop_columns("role"), folder / "groups.parquet")
+    pq.write_table(table.drop_columns("status"), folder / "groups.parquet")
+
+
+def test_columns_of_an_older_dataset_are_read_under_their_names_of_today(numbered_dataset):
+    now = numbered_dataset.cells
+    file = numbered_dataset.location / "groups.parquet"
+    table = pq.read_table(file)
+    pq.write_table(table.rename_columns(["uid", "group", "role", "picture"]), file)
+    older = PreparedDataset.open(str(numbered_dataset.location)).cells
+    assert older.equals(now)
+    assert {"status", "duplicate_id"} < {*older.column_names}
 
 
 def other_table(folder: Path) -> None:

@@ -28,7 +28,7 @@ from leuk_ray.utils.errors import UserError
 
 def grouped(cells: pa.Table, near: list[tuple[str, str]] | None = None) -> pa.Table:
     groups = assign_groups(cells, near or [])
-    for name in ("group", "role", "picture"):
+    for name in ("group", "status", "duplicate_id"):
         cells = cells.append_column(name, groups[name])
     return cells
 
@@ -55,17 +55,17 @@ def test_an_image_under_two_subjects_joins_them():
         [("a", "20", 1, "x"), ("b", "21", 1, "x"), ("c", "21", 1, "y"), ("d", "3", 1, "z")]
     )
     assert cells["group"].to_pylist() == ["20", "20", "20", "3"]
-    assert cells["role"].to_pylist() == ["keep", "duplicate", "keep", "keep"]
+    assert cells["status"].to_pylist() == ["keep", "duplicate", "keep", "keep"]
 
 
 def test_identical_images_with_both_labels_are_conflicts():
     cells = table([("a", "1", 1, "x"), ("b", "H1", 0, "x"), ("c", "1", 1, "y")])
-    assert cells["role"].to_pylist() == ["conflict", "conflict", "keep"]
+    assert cells["status"].to_pylist() == ["conflict", "conflict", "keep"]
 
 
 def test_a_labelled_copy_is_kept_before_an_unlabelled_one():
     cells = table([("a", None, None, "x"), ("b", "1", 1, "x")])
-    assert cells["role"].to_pylist() == ["duplicate", "keep"]
+    assert cells["status"].to_pylist() == ["duplicate", "keep"]
 
 
 def test_cells_without_subject_are_groups_of_their_own():
@@ -78,8 +78,8 @@ def test_pairs_join_groups_and_keep_their_roles():
     for near, slides in (([("c", "b")], []), ([], [("c", "b")])):
         groups = assign_groups(cells, near, slides)
         assert groups["group"].to_pylist() == ["1", "2", "2"]
-        assert groups["role"].to_pylist() == ["keep"] * 3
-        assert groups["picture"].to_pylist() == (["a", "b", "b"] if near else ["a", "b", "c"])
+        assert groups["status"].to_pylist() == ["keep"] * 3
+        assert groups["duplicate_id"].to_pylist() == (["a", "b", "b"] if near else ["a", "b", "c"])
 
 
 def _joined(num: int, alike: Callable[[int, int], bool]) -> list[set[int]]:
@@ -140,13 +140,13 @@ def test_groups_pictures_and_roles_are_those_of_the_definition(rows, pairs):
         first = min((subjects[m] for m in sorted(members)), key=natural)
         assert natural(groups["group"][row].as_py()) == natural(first)
     for row, members in enumerate(_joined(len(rows), same_picture)):
-        assert groups["picture"][row].as_py() == min((uids[m] for m in members), key=natural)
+        assert groups["duplicate_id"][row].as_py() == min((uids[m] for m in members), key=natural)
     for row, (_, _, image) in enumerate(rows):
         same = [other for other in range(len(rows)) if rows[other][2] == image]
         labels = {rows[other][1] for other in same} - {None}
         kept = min(same, key=lambda other: (rows[other][1] is None, other))
         expected = "conflict" if len(labels) > 1 else "keep" if row == kept else "duplicate"
-        assert groups["role"][row].as_py() == expected
+        assert groups["status"][row].as_py() == expected
 
 
 cell_rows = st.lists(
@@ -171,7 +171,7 @@ def test_any_split_keeps_groups_whole_and_covers_every_kept_cell_once(rows, seed
     assert_disjoint(split)
     kept = [
         u
-        for u, r in zip(cells["uid"].to_pylist(), cells["role"].to_pylist(), strict=True)
+        for u, r in zip(cells["uid"].to_pylist(), cells["status"].to_pylist(), strict=True)
         if r == "keep"
     ]
     assert split["uid"].to_pylist() == kept
@@ -185,7 +185,7 @@ def test_any_protocol_keeps_its_unit_whole_and_uses_an_image_once(rows, seed, fo
     folds = data.draw(st.sampled_from([0, 3])) if protocol != "official-folds" else 0
     uids = [row[0] for row in rows]
     near = data.draw(st.lists(st.tuples(st.sampled_from(uids), st.sampled_from(uids)), max_size=5))
-    bare = table(rows).drop_columns(["group", "role", "picture"])
+    bare = table(rows).drop_columns(["group", "status", "duplicate_id"])
     place = data.draw(
         st.lists(st.sampled_from(["fold_0", "fold_1", "fold_2", "preliminary", "final", None]),
                  min_size=len(rows), max_size=len(rows))
@@ -218,7 +218,7 @@ def test_any_protocol_keeps_its_unit_whole_and_uses_an_image_once(rows, seed, fo
         outer = ("preliminary", "final")
         kept = [
             uid for uid, row in by_uid.items()
-            if row["role"] == "keep" and row["official_split"] not in outer
+            if row["status"] == "keep" and row["official_split"] not in outer
         ]  # fmt: skip
         assert split["uid"].to_pylist() == sorted(kept)
 
@@ -248,7 +248,7 @@ def test_copies_of_one_image_train_and_test():
     rows = [(f"c{n:03}", f"{'' if n % 2 else 'H'}{n % 8}", n % 2, f"i{n}") for n in range(200)]
     cells = table(rows)
     split = split_cells(cells, SplitSettings(protocol="paper-literal", copies=400))
-    crossed = crossings(split, cells)["picture"]
+    crossed = crossings(split, cells)["duplicate_id"]
     assert describe(split, cells)["test"]["cells"] == 80
     assert crossed["test_cells"] > 70
     assert find_leakage(split, cells).leaky
@@ -267,7 +267,7 @@ def test_image_random_folds_test_every_cell_once_and_leak():
 
 
 def official(rows: list[tuple[str, str, int, str, str]]) -> pa.Table:
-    cells = table([row[:4] for row in rows]).drop_columns(["group", "role", "picture"])
+    cells = table([row[:4] for row in rows]).drop_columns(["group", "status", "duplicate_id"])
     place = pa.array([row[4] for row in sorted(rows)])
     index = cells.schema.get_field_index("official_split")
     return cells.set_column(index, "official_split", place)
@@ -351,7 +351,7 @@ def test_real_official_folds_lose_94_training_copies(real_data: Path):
     lost = 0
     for fold in range(3):
         split = split_cells(cells, SplitSettings(protocol="official-folds", fold=fold))
-        assert crossings(split, cells)["picture"] == {"units": 0, "test_cells": 0}
+        assert crossings(split, cells)["duplicate_id"] == {"units": 0, "test_cells": 0}
         assert len(split) == 10_661 - 104
         tested = [row for row in split.to_pylist() if row["role"] == "test"]
         in_fold = {"fold_0": 3_527, "fold_1": 3_581, "fold_2": 3_553}[f"fold_{fold}"]

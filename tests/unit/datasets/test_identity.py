@@ -38,7 +38,7 @@ def dataset(storage: StorageSettings = STORED, **changes: Any) -> PreparedDatase
         "label": [1, 1, 0, 0, 1, 0],
         "subject": ["1", "1", "H1", "H1", "2", None],
         "group": ["1", "1", "H1", "H1", "2", "uid:c5"],
-        "role": ["keep"] * 6,
+        "status": ["keep"] * 6,
         "pixels_sha256": [f"{n:064x}" for n in range(6)],
         "official_split": [None] * 6,
         "source": ["folders"] * 6,
@@ -62,7 +62,7 @@ CHANGES: dict[str, Callable[[], PreparedDataset]] = {
     "other subjects (of 1 of the run's 6 cells)": lambda: dataset(
         subject=["1", "1", "H1", "H1", "2", "3"]
     ),
-    "other status": lambda: dataset(role=["duplicate", *["keep"] * 5]),
+    "other status": lambda: dataset(status=["duplicate", *["keep"] * 5]),
     "crop tight instead of center": lambda: dataset(StorageSettings(size=32, crop="tight")),
     "size 64 instead of 32": lambda: dataset(StorageSettings(size=64, crop="center")),
     "other names of the images": lambda: dataset(uid=[f"d{n}" for n in range(6)]),
@@ -193,15 +193,15 @@ def test_a_run_keeps_the_labels_beside_the_roles(run: Path):
 
 @settings(max_examples=60, deadline=None)
 @given(
-    st.sampled_from(["label", "subject", "role", "pixels_sha256", "uid"]),
+    st.sampled_from(["label", "subject", "status", "pixels_sha256", "uid"]),
     st.integers(0, 5),
 )
 def test_any_single_value_is_part_of_the_identity(column: str, row: int):
     own = dataset()
     values = own.cells[column].to_pylist()
-    values[row] = {"label": None, "role": "conflict"}.get(column, f"{values[row]}x")
+    values[row] = {"label": None, "status": "conflict"}.get(column, f"{values[row]}x")
     other = dataset(**{column: values})
-    part = {"uid": "names", "label": "labels", "subject": "subjects", "role": "status"}
+    part = {"uid": "names", "label": "labels", "subject": "subjects", "status": "status"}
     (told,) = own.identity.differences(other.identity)
     assert told.startswith(f"other {part.get(column, 'images')}")
     assert own.identity.fingerprint != other.identity.fingerprint

@@ -46,7 +46,7 @@ def cells_of(
     first = {}
     slides = [(first.setdefault(name, u), u) for u, name in zip(uid, field, strict=True) if name]
     groups = assign_groups(cells, slides=slides)
-    for name in ("group", "role", "picture"):
+    for name in ("group", "status", "duplicate_id"):
         cells = cells.append_column(name, groups[name])
     return cells
 
@@ -71,7 +71,7 @@ def test_leakage_is_what_its_definition_says(rows: list) -> None:
         own = {cell[column] for cell in rest} - {None}
         return [cell for cell in test if cell[column] in own]
 
-    crosses = shared("subject") or shared("picture")
+    crosses = shared("subject") or shared("duplicate_id")
     crosses = crosses or [cell for cell in shared("group") if cell["subject"] is None]
     unknown = nameless or shared("group")
     found = find_leakage(split, cells)

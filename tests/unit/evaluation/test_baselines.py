@@ -44,8 +44,8 @@ def store(folder: Path, pixels: np.ndarray, labels: np.ndarray, groups: np.ndarr
     columns = {
         "uid": [f"c{row:06d}" for row in range(len(pixels))],
         "group": groups.tolist(),
-        "role": ["keep"] * len(pixels),
-        "picture": [str(row) for row in range(len(pixels))],
+        "status": ["keep"] * len(pixels),
+        "duplicate_id": [str(row) for row in range(len(pixels))],
     }
     pq.write_table(pa.table(columns), folder / "groups.parquet")
     return PreparedDataset.open(str(dataset.location))

@@ -22,7 +22,7 @@ CELLS = pa.table(
     {
         "uid": [f"c{n:02}" for n in range(40)],
         "label": pa.array([n % 3 // 2 for n in range(40)], pa.int8()),
-        "role": ["keep"] * 40,
+        "status": ["keep"] * 40,
         "official_split": pa.array([None] * 40, pa.string()),
         "source": ["all-idb1"] * 10 + ["all-idb2"] * 30,
     }

@@ -26,8 +26,8 @@ def dataset(groups: str, labelled: bool = True) -> Any:
             "uid": [f"c{n}" for n in range(len(names))],
             "label": [int(labelled)] * len(names),
             "group": names,
-            "picture": [f"p{n}" for n in range(len(names))],
-            "role": ["keep"] * len(names),
+            "duplicate_id": [f"p{n}" for n in range(len(names))],
+            "status": ["keep"] * len(names),
             "official_split": pa.nulls(len(names), pa.string()),
         }
     )
