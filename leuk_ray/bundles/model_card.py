@@ -10,6 +10,7 @@ from leuk_ray.utils.wording import counted, counted_subjects, overlap_label, wit
 
 if TYPE_CHECKING:
     from leuk_ray.bundles.manifest import BundleManifest
+    from leuk_ray.evaluation.report_model import Report
 
 _METRICS = (
     ("auc", "Area under ROC", decimal),
@@ -23,32 +24,29 @@ _METRICS = (
 )
 
 
-def results_of(report: Mapping[str, Any]) -> dict[str, Any]:
+def results_of(report: Report) -> dict[str, Any]:
     """What a bundle keeps of its run's report: the test metrics with counts and intervals.
-
-    Args:
-        report: the content of report.json.
 
     Returns:
         Empty without test cells; else `protocol`, `leaky`, `leakage`, `audit_warnings`,
         `threshold`, `temperature`, `scored` and `metrics`: name -> {value, counts, low, high,
         note}.
     """
-    tested, intervals = report["metrics"]["test"], report["intervals"]
+    tested, run = report.tested, report.run
     if tested is None:
         return {}
-    bounds = ("low", "high", "note")
     return {
-        "protocol": report["run"]["protocol"],
-        "leaky": report["run"]["leaky"],
-        "leakage": report["run"]["leakage"],
-        "audit_warnings": (report["audit"] or {}).get("warnings", []),
-        "threshold": report["threshold"],
-        "temperature": report["run"]["temperature"],
-        "scored": report["scored"]["test"],
+        "protocol": run.protocol,
+        "leaky": run.leaky,
+        "leakage": run.leakage,
+        "audit_warnings": (report.audit or {}).get("warnings", []),
+        "threshold": report.threshold,
+        "temperature": run.temperature,
+        "scored": report.scored["test"],
         "metrics": {
-            name: tested[name] | {key: intervals[name][key] for key in bounds}
+            name: tested[name] | {"low": own.low, "high": own.high, "note": own.note}
             for name, _, _ in _METRICS
+            for own in (report.intervals[name],)
         },
     }
 

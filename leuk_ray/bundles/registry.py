@@ -17,10 +17,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal, Self
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import BaseModel, Field, ValidationError, model_validator
 
 from leuk_ray.bundles.bundle import Bundle, copy_files, load_bundle, open_bundle
 from leuk_ray.bundles.signature import SIGNATURE, sign
+from leuk_ray.evaluation.report_model import StoredReport
 from leuk_ray.io.hashes import sha256
 from leuk_ray.io.locations import Location, join, name_of, parent
 from leuk_ray.io.storage import directory_by_rename, exists, read_json, write_json
@@ -34,6 +35,18 @@ SCHEMA_VERSION = 1
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _NUMBER = re.compile(r"[1-9][0-9]{0,8}")
 _ALIAS = re.compile(r"[a-z][a-z0-9_-]{0,31}")
+
+
+class _Standing(BaseModel):
+    run: str
+
+
+class _SweepReport(StoredReport):
+    """What a sweep's report says of its `top`; `tuning.report` writes it."""
+
+    made_by = "tune --resume"
+    schema_version: int = 1
+    standings: list[_Standing]
 
 
 class Lineage(Settings):
@@ -58,8 +71,8 @@ class Lineage(Settings):
         if not exists(join(sweep, "sweep.yaml")):
             sweep = None
         elif run is None:
-            standings = read_json(join(sweep, "report", "report.json"))["standings"]
-            run = join(sweep, "runs", standings[int(name_of(place)) - 1]["run"])
+            standings = _SweepReport.read(join(sweep, "report")).standings
+            run = join(sweep, "runs", standings[int(name_of(place)) - 1].run)
         started = join(run, "environment.json") if run else None
         data = read_json(started).get("data") if started and exists(started) else None
         return cls(run=run and str(run), data=data, sweep=sweep and str(sweep))

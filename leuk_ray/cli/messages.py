@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import textwrap
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from leuk_ray.evaluation.intervals import MIN_GROUPS
 from leuk_ray.io.locations import Location, join
 from leuk_ray.utils.wording import counted, counted_subjects
+
+if TYPE_CHECKING:
+    from leuk_ray.evaluation.report_model import Report
 
 
 def synth_text(directory: Path, values: dict) -> str:
@@ -212,12 +216,12 @@ def _duration(seconds: float) -> str:
     return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
 
 
-def report_text(report: dict, directory: Location) -> str:
+def report_text(report: Report, directory: Location) -> str:
     """Format the result of `train` and `evaluate`."""
-    lines = [report["sentence"]]
-    if report["audit"] and report["audit"]["warnings"]:
-        lines += [f"Audit of the dataset: {warning}" for warning in report["audit"]["warnings"]]
-    if stopping := report["run"]["stopping"]:
+    lines = [report.sentence]
+    if report.audit:
+        lines += [f"Audit of the dataset: {warning}" for warning in report.audit["warnings"]]
+    if stopping := report.run.stopping:
         lines.append(
             f"Training ended after {counted(stopping['epochs'], 'epoch')}: {stopping['reason']}; "
             f"epoch {stopping['best_epoch']} was best on the validation cells."

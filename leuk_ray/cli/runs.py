@@ -170,7 +170,7 @@ def train(
         show_images=not no_images,
         mlflow=mlflow,
     )
-    return report, report_text(report, join(out, "report"))
+    return report.model_dump(mode="json"), report_text(report, join(out, "report"))
 
 
 @click.command(epilog="Example: leuk-ray evaluate runs/lite --data cnmc.dataset --out again")
@@ -212,7 +212,7 @@ def evaluate(
             show_images=not no_images,
             progress=progress,
         )
-    return report, report_text(report, out)
+    return report.model_dump(mode="json"), report_text(report, out)
 
 
 @click.command(epilog="Example: leuk-ray compare runs/lite runs/none --data cnmc.dataset")

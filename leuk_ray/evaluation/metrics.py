@@ -7,10 +7,10 @@ it rests on. "eq" numbers are those of saeed2022.
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from typing import TypedDict
 
 import numpy as np
 import numpy.typing as npt
+from typing_extensions import TypedDict
 
 from leuk_ray.evaluation.intervals import FloatArray, IntArray, checked_cells
 
@@ -22,7 +22,7 @@ class Ratio(TypedDict):
     """A share and what it is a share of; `value` is None when the denominator is 0."""
 
     value: float | None
-    numerator: float
+    numerator: int | float  # pairs that tie count half
     denominator: int
 
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,10 +27,17 @@ from leuk_ray.evaluation.decisions import (
     worst_subjects,
 )
 from leuk_ray.evaluation.formats import count, decimal, json_ready, percent, readable, verbatim
-from leuk_ray.evaluation.intervals import FloatArray, GroupResamples, IntArray, metric_samples
+from leuk_ray.evaluation.intervals import (
+    FloatArray,
+    GroupResamples,
+    IntArray,
+    Interval,
+    metric_samples,
+)
 from leuk_ray.evaluation.metrics import CLASSES, ECE_BINS, Confusion, evaluate
 from leuk_ray.evaluation.probabilities import probability_intervals, refit
 from leuk_ray.evaluation.published import beside_published
+from leuk_ray.evaluation.report_model import FILE, Report, ReportContext, Scored
 from leuk_ray.evaluation.sources import apart, by_source
 from leuk_ray.evaluation.subjects import SubjectRow, check_predictions, per_subject
 from leuk_ray.io.locations import Location
@@ -44,55 +50,10 @@ if TYPE_CHECKING:
 
 Images = Callable[[list[str]], list[npt.NDArray[np.uint8]]]
 
-SCHEMA_VERSION = 2  # 2: run.leaky may be null, which is no "no"
 BOOTSTRAP = {"seed": 0, "resamples": 2000}
 MAX_ERRORS = 12
 MAX_WORST_SUBJECTS = 5
 _FIXED_COUNTS = ("cells", "num_all", "num_healthy", "num_subjects")
-
-
-@dataclass(frozen=True)
-class ReportContext:
-    """What a report says of a run besides its predictions.
-
-    title: heading of the page.
-    recipe, protocol: names of the recipe and of the split protocol.
-    leaky: cells of one patient stand in training and in test; None where that cannot be known.
-    leakage: the same in words, with the reason.
-    no_intervals: why there are none over groups, where groups are no patients; else empty.
-    synthetic: the cells are rendered; best_auc is then the best AUC there is to reach.
-    dataset_fingerprint, dataset_counts: of the prepared dataset.
-    roles: role -> {cells, subjects, groups, ALL, healthy}, as split.
-    config, environment: resolved settings and versions, nested as they come.
-    stopping: {epochs, best_epoch, reason}, as far as known.
-    notes: sentences the reader must see.
-    temperature: that the log-odds were divided by for the probabilities.
-    test_set: name of an official test set that all test cells are from, else empty.
-    network, unit, pixels, external: in words, empty where unknown: the network, what no two
-        roles share, how files became pixels, and which data the training did not come from.
-    """
-
-    title: str
-    recipe: str
-    protocol: str
-    leaky: bool | None
-    synthetic: bool
-    dataset_fingerprint: str
-    leakage: str = ""
-    no_intervals: str = ""
-    best_auc: float | None = None
-    dataset_counts: Mapping[str, Any] = field(default_factory=dict)
-    roles: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
-    config: Mapping[str, Any] = field(default_factory=dict)
-    environment: Mapping[str, Any] = field(default_factory=dict)
-    stopping: Mapping[str, Any] = field(default_factory=dict)
-    notes: Sequence[str] = ()
-    temperature: float = 1.0
-    test_set: str = ""
-    network: str = ""
-    unit: str = ""
-    pixels: str = ""
-    external: str = ""
 
 
 def write_report(
@@ -106,7 +67,7 @@ def write_report(
     audit: dict[str, Any] | None,
     decisions: Decisions | None = None,
     band: tuple[float, float] | None = None,
-) -> dict[str, Any]:
+) -> Report:
     """Write report.json, report.html, checklist.json, predictions.parquet and figures/*.png.
 
     All or nothing.
@@ -126,9 +87,6 @@ def write_report(
         band: the bundle's abstain band: subjects are counted without the cells it leaves
             unanswered, as everywhere else. Metrics of cells count all.
 
-    Returns:
-        What report.json holds.
-
     Raises:
         UserError: the directory exists.
         ValueError: the predictions lack a column or hold a value they must not.
@@ -137,18 +95,19 @@ def write_report(
     check_predictions(predictions)
     roles = reversed(EVALUATED_ROLES)  # test first
     by_role = {role: predictions.filter(pc.field("role") == role) for role in roles}
-    content = _content(run, by_role, history, threshold, audit, decisions, band)
-    drawn = _draw(content, by_role["test"], images)
+    report = _report(run, by_role, history, threshold, audit, decisions, band)
+    drawn = _draw(report, by_role["test"], images)
     with directory_by_rename(directory, new="report") as partial:
-        content["figures"] = save_figures(drawn, partial)
+        report = report.model_copy(update={"figures": save_figures(drawn, partial)})
+        content = report.model_dump(mode="json")
         write_table(partial / "predictions.parquet", predictions)
-        write_json(partial / "report.json", content)
+        write_json(partial / FILE, content)
         write_json(partial / "checklist.json", content["checklist"])
         (partial / "report.html").write_text(_page(content, partial), encoding="utf-8")
-    return content
+    return report
 
 
-def _content(
+def _report(
     run: ReportContext,
     by_role: Mapping[str, pa.Table],
     history: Sequence[Mapping[str, Any]],
@@ -156,8 +115,8 @@ def _content(
     audit: Mapping[str, Any] | None,
     decisions: Decisions | None,
     band: tuple[float, float] | None,
-) -> dict[str, Any]:
-    """Everything the report says, without NaN and fit for JSON."""
+) -> Report:
+    """Everything the report says but its figures, without NaN and fit for JSON."""
     test, validation = by_role["test"], by_role["validation"]
     metrics = {
         role: evaluate(table["label"], table["probability"], threshold) if table.num_rows else None
@@ -180,9 +139,8 @@ def _content(
             threshold=threshold,
             source="validation cells of the run",
         )
-    content = json_ready(
+    values = json_ready(
         {
-            "schema_version": SCHEMA_VERSION,
             "run": run,
             "threshold": threshold,
             "scored": {role: _scored(table) for role, table in by_role.items()},
@@ -203,11 +161,12 @@ def _content(
             "audit": audit,
         }
     )
-    content["source"] = _source(content)
-    content["sentence"] = _sentence(content)
-    content["uncertainty"] = _uncertainty(content["intervals"])
-    content["checklist"] = fill_checklist(content)
-    return content
+    report = Report(**values)
+    report = report.model_copy(update={"source": _source(report)})
+    said = {"sentence": _sentence(report), "uncertainty": _uncertainty(report.intervals)}
+    report = report.model_copy(update=said)
+    checklist = fill_checklist(report.model_dump(mode="json"))
+    return report.model_copy(update={"checklist": checklist})
 
 
 def _labels_and_logits(table: pa.Table) -> tuple[IntArray, FloatArray]:
@@ -239,7 +198,7 @@ def _decided(
     }
 
 
-def _scored(table: pa.Table) -> dict[str, int]:
+def _scored(table: pa.Table) -> Scored:
     """Rows of a role, and how many cells, subjects and groups they come from."""
     subjects = table["subject"].to_pylist()
     return {
@@ -266,56 +225,56 @@ def _worst_errors(table: pa.Table, threshold: float) -> list[dict[str, Any]]:
     return list(worst.values())[:MAX_ERRORS]
 
 
-def _source(content: Mapping[str, Any]) -> str:
+def _source(report: Report) -> str:
     """What the test cells are known to come from, counted."""
-    scored = content["scored"]["test"]
+    scored = report.scored["test"]
     groups = counted(scored["groups"], "group")
     if scored["subjects"]:
         return f"{counted_subjects(scored['subjects'], scored['rows_without_subject'])} in {groups}"
-    return "unknown patients" if content["run"]["no_intervals"] else groups
+    return "unknown patients" if report.run.no_intervals else groups
 
 
-def _sentence(content: Mapping[str, Any]) -> str:
+def _sentence(report: Report) -> str:
     """The result in one breath, with its counts."""
-    tested = content["metrics"]["test"]
+    tested = report.tested
     if tested is None:
         return "No test cells were scored, so there is no result."
-    label = overlap_label(content["run"]["leaky"])
+    label = overlap_label(report.run.leaky)
     counts = Confusion(**tested["confusion"])
-    area, interval = tested["auc"]["value"], content["intervals"]["auc"]
+    area, interval = tested["auc"]["value"], report.intervals["auc"]
     ranking = "Only one class occurs, so there is no area under ROC."
     if area is not None:
-        low, high = interval["low"], interval["high"]
-        bounds = f"95% interval {decimal(low)} to {decimal(high)}"
-        if interval["note"]:
-            bounds += f" ({interval['note'].partition(':')[0]})"  # how few groups there are
-        ranking = f"Area under ROC {decimal(area)}; {interval['note'] if low is None else bounds}."
+        bounds = f"95% interval {decimal(interval.low)} to {decimal(interval.high)}"
+        if interval.note:
+            bounds += f" ({interval.note.partition(':')[0]})"  # how few groups there are
+        stated = interval.note if interval.low is None else bounds
+        ranking = f"Area under ROC {decimal(area)}; {stated}."
     right = counts.tp + counts.tn
     return (
         f"{label + ': ' if label else ''}{right:,} of {counts.cells:,} test cells from "
-        f"{content['source']} are classified correctly ({percent(tested['accuracy']['value'])}): "
+        f"{report.source} are classified correctly ({percent(tested['accuracy']['value'])}): "
         f"{counts.tp:,} of {counts.positives:,} ALL and {counts.tn:,} of {counts.negatives:,} "
-        f"healthy. {ranking}{apart(content['by_source'])}"
+        f"healthy. {ranking}{apart(report.by_source)}"
     )
 
 
-def _uncertainty(intervals: Mapping[str, Any]) -> str:
+def _uncertainty(intervals: Mapping[str, Interval]) -> str:
     """How intervals were made, or why there are none; empty without test cells."""
     if not intervals:
         return ""
     area = intervals["auc"]
-    if not area["resamples"]:
-        return area["note"]
+    if not area.resamples:
+        return area.note
     return (
-        f"bootstrap over groups, {area['resamples']:,} resamples, {area['groups_positive']} ALL "
-        f"and {area['groups_negative']} healthy groups"
+        f"bootstrap over groups, {area.resamples:,} resamples, {area.groups_positive} ALL "
+        f"and {area.groups_negative} healthy groups"
     )
 
 
-def _draw(content: Mapping[str, Any], test: pa.Table, images: Images | None) -> dict[str, Figure]:
+def _draw(report: Report, test: pa.Table, images: Images | None) -> dict[str, Figure]:
     """The figures there is something to draw for, by file name."""
-    stamp = figures.Stamp(content["run"]["synthetic"], overlap_label(content["run"]["leaky"]))
-    threshold, tested = content["threshold"], content["metrics"]["test"]
+    stamp = figures.Stamp(report.run.synthetic, overlap_label(report.run.leaky))
+    threshold, tested = report.threshold, report.tested
     drawn: dict[str, Figure] = {}
     if tested is not None:
         label, probability = test["label"].to_numpy(), test["probability"].to_numpy()
@@ -327,13 +286,13 @@ def _draw(content: Mapping[str, Any], test: pa.Table, images: Images | None) -> 
             area = f"average precision {decimal(tested['average_precision']['value'])}"
             drawn["precision_recall"] = figures.precision_recall_figure(*cells, area, stamp)
         drawn["calibration"] = figures.calibration_figure(*cells, stamp)
-        if content["subjects"]:
+        if report.subjects:
             subject = test["subject"].to_pylist()
-            drawn["subjects"] = figures.subject_figure(content["subjects"], subject, *cells, stamp)
-    if content["history"]:
-        best_epoch = content["run"]["stopping"].get("best_epoch")
-        drawn["training"] = figures.training_figure(content["history"], best_epoch, stamp)
-    errors = content["worst_errors"]
+            drawn["subjects"] = figures.subject_figure(report.subjects, subject, *cells, stamp)
+    if report.history:
+        best_epoch = report.run.stopping.get("best_epoch")
+        drawn["training"] = figures.training_figure(report.history, best_epoch, stamp)
+    errors = report.worst_errors
     if images is not None and errors:
         captions = [(row["uid"], row["probability"], row["label"]) for row in errors]
         pictures = images([row["uid"] for row in errors])

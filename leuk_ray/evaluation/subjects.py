@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TypedDict
 
 import numpy as np
 import pyarrow as pa
+from typing_extensions import TypedDict
 
 from leuk_ray.evaluation.calibration import in_band
 from leuk_ray.evaluation.intervals import checked_cells, clopper_pearson

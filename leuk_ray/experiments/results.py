@@ -6,20 +6,19 @@ import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import torch
 
-from leuk_ray.evaluation.formats import json_ready
-from leuk_ray.evaluation.intervals import group_bootstrap
-from leuk_ray.evaluation.metrics import evaluate
+from leuk_ray.evaluation.intervals import Interval, group_bootstrap
+from leuk_ray.evaluation.metrics import Evaluation, evaluate
 from leuk_ray.evaluation.report import BOOTSTRAP
+from leuk_ray.evaluation.report_model import Report
 from leuk_ray.experiments.plan import Plan, RunKey
 from leuk_ray.experiments.settings import ExperimentSettings, Vote
-from leuk_ray.io.storage import read_json, read_table
+from leuk_ray.io.storage import read_table
 from leuk_ray.models.ensemble import vote
 from leuk_ray.models.summary import summarise
 from leuk_ray.runs.table import RunRecord
@@ -31,16 +30,16 @@ THRESHOLD = 0.5
 class Outcome:
     """How one run or vote did on the test cells of its split.
 
-    metrics: an `Evaluation` as JSON has it. intervals: of groups, by metric.
+    metrics: of the test cells. intervals: of groups, by metric.
     roles: cells by role, as `splits.describe` counts them.
     costs: parameters, flops, images_per_second, epochs, as far as there are such.
     stopped: why the training ended.
     leaky: whether its split lets patients cross; None where that cannot be known.
     """
 
-    metrics: dict[str, Any]
-    intervals: dict[str, Any]
-    roles: dict[str, Any] = field(default_factory=dict)
+    metrics: Evaluation
+    intervals: Mapping[str, Interval]
+    roles: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
     costs: dict[str, float] = field(default_factory=dict)
     stopped: str = ""
     leaky: bool | None = False
@@ -63,19 +62,19 @@ def outcomes_of_runs(root: Path, plan: Plan, records: Mapping[str, RunRecord]) -
         if key not in networks:
             summary = summarise(model)
             networks[key] = {name: summary[name] for name in ("parameters", "flops")}
-        report = read_json(str(root / "runs" / spec.name / "report" / "report.json"))
-        if report["metrics"]["test"] is None:
+        report = _report_of(root, spec.name)
+        if report.tested is None:
             found[place] = "no test cell was scored"
             continue
         rate = record.metrics.get("images_per_second")
         costs = networks[key] | {"epochs": len(record.curve)}
         found[place] = Outcome(
-            report["metrics"]["test"],
-            report["intervals"],
-            report["run"]["roles"],
+            report.tested,
+            report.intervals,
+            report.run.roles,
             costs if rate is None else costs | {"images_per_second": rate},
             record.reason,
-            report["run"]["leaky"],
+            report.run.leaky,
         )
     return found
 
@@ -119,7 +118,7 @@ def evaluate_predictions(
         withheld=withheld,
     )
     metrics = evaluate(label, probability, THRESHOLD)
-    return Outcome(json_ready(metrics), json_ready(intervals), leaky=leaky)
+    return Outcome(metrics, intervals, leaky=leaky)
 
 
 def tested_cells(root: Path, place: RunKey) -> pa.Table:
@@ -136,12 +135,14 @@ def _voted(root: Path, ensemble: Vote, members: list[RunKey]) -> Outcome:
     for one, other in itertools.pairwise(tables):
         assert one.select(keys).equals(other.select(keys)), "members were tested on other cells"
     stated = np.stack([table["probability"].to_numpy() for table in tables])
-    reports = [
-        read_json(str(root / "runs" / member.name / "report" / "report.json")) for member in members
-    ]
-    thresholds = [report["threshold"] for report in reports]
+    reports = [_report_of(root, member.name) for member in members]
+    thresholds = [report.threshold for report in reports]
     share = vote(torch.from_numpy(stated), thresholds, ensemble.rule).numpy()
     place = tables[0].column_names.index("probability")
     voted = tables[0].set_column(place, "probability", pa.array(share))
-    run = reports[0]["run"]  # all members were trained on one split
-    return evaluate_predictions(voted, run["leaky"], run.get("no_intervals", ""))
+    run = reports[0].run  # all members were trained on one split
+    return evaluate_predictions(voted, run.leaky, run.no_intervals)
+
+
+def _report_of(root: Path, name: str) -> Report:
+    return Report.read(root / "runs" / name / "report")

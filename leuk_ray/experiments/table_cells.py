@@ -76,13 +76,14 @@ def _one(column: str, role: str | None, outcome: Outcome) -> dict[str, Any]:
         values = [ratio["value"] for ratio in own]
         found = dict(own[0]) if len(own) == 1 else {}
         found["value"] = None if None in values else statistics.fmean(values)
-        interval = {}
+        interval = None
     else:
         name = "sensitivity" if name == "recall" else name
         found = {key: metrics[name].get(key) for key in ("value", "numerator", "denominator")}
-        interval = outcome.intervals.get(name, {})
-    bounds = {key: interval.get(key) for key in ("low", "high")}
-    return found | bounds | {"note": interval.get("note", ""), "cells": metrics["cells"]}
+        interval = outcome.intervals.get(name)
+    bounds = {"low": interval and interval.low, "high": interval and interval.high}
+    note = interval.note if interval else ""
+    return found | bounds | {"note": note, "cells": metrics["cells"]}
 
 
 def _counts(each: list[dict[str, Any]]) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from leuk_ray.datasets.splits import (
 from leuk_ray.evaluation.calibration import probability
 from leuk_ray.evaluation.formats import decimal
 from leuk_ray.evaluation.report import write_report
+from leuk_ray.evaluation.report_model import Report
 from leuk_ray.io.locations import Location, join
 from leuk_ray.io.storage import read_table
 from leuk_ray.runs.target import EvaluationTarget, history_of, report_context
@@ -34,7 +35,7 @@ def report_on(
     *,
     copies: np.ndarray | None = None,
     show_images: bool = True,
-) -> dict:
+) -> Report:
     """Report on scored rows: predictions.parquet and the report in the folder `out`.
 
     Args:
@@ -139,7 +140,7 @@ def check_pixels(
         )
 
 
-def keep_results(target: EvaluationTarget, report: dict) -> None:
+def keep_results(target: EvaluationTarget, report: Report) -> None:
     """Write the test results of a run's own report into its bundle and the bundle's card."""
     bundle = open_bundle(target.bundle)
     derive_bundle(bundle, target.bundle, changes={"test": results_of(report)})

@@ -15,7 +15,7 @@ from leuk_ray.datasets.prepared import PreparedDataset
 from leuk_ray.datasets.protocols import PROTOCOLS
 from leuk_ray.datasets.split_summary import describe
 from leuk_ray.datasets.splits import rows_with_role
-from leuk_ray.evaluation.report import ReportContext
+from leuk_ray.evaluation.report_model import ReportContext
 from leuk_ray.io.locations import Location, join
 from leuk_ray.io.storage import read_bytes, read_json
 from leuk_ray.training.attempts import interruptions

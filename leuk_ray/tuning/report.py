@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 from leuk_ray.datasets.prepared import PreparedDataset
 from leuk_ray.evaluation.figures import Stamp
-from leuk_ray.io.storage import directory_by_rename, read_json, write_json
+from leuk_ray.evaluation.report_model import Report
+from leuk_ray.io.storage import directory_by_rename, write_json
 from leuk_ray.models.summary import summarise
 from leuk_ray.recipes.recipe import with_values
 from leuk_ray.runs.table import RunRecord
@@ -45,8 +46,8 @@ def write_sweep_report(
         What report.json holds.
     """
     protocol = sweep.base().split.protocol
-    winner = read_json(str(out / "winner" / "report.json"))
-    leaky = winner["run"]["leaky"]  # all runs of a sweep have one split
+    winner = Report.read(out / "winner")
+    leaky = winner.run.leaky  # all runs of a sweep have one split
     stamp = Stamp(dataset.synthetic, overlap_label(leaky))
     runs = sorted(records.values(), key=lambda record: record.name)
     weights = importance(sweep.search, runs)
@@ -56,13 +57,13 @@ def write_sweep_report(
         "synthetic": dataset.synthetic,
         "best_auc": dataset.manifest.get("best_auc"),
         "leaky": leaky,
-        "leakage": winner["run"]["leakage"],
+        "leakage": winner.run.leakage,
         "protocol": protocol,
         "dataset_fingerprint": dataset.identity.fingerprint,
         "counts": _counts(runs),
         "standings": _rows(sweep, standings, runs),
         "verdict": verdict(list(standings)),
-        "winner": {"run": standings[0].best, "test": winner["sentence"]},
+        "winner": {"run": standings[0].best, "test": winner.sentence},
         "importance": weights,
         "runs": [asdict(record) for record in runs],
     }

@@ -48,7 +48,7 @@ def run_demo(out: Path) -> dict:
         "synthetic": True,
         "best_auc": made["best_auc"],
         "audit": audit,
-        "report": report,
+        "report": report.model_dump(mode="json"),
         "paths": {
             "report": str(out / "run" / "report" / "report.html"),
             "bundle": str(bundle),

@@ -14,6 +14,7 @@ from leuk_ray.datasets.splits import (
     copies_with_role,
     rows_with_role,
 )
+from leuk_ray.evaluation.report_model import Report
 from leuk_ray.io.locations import Location, join
 from leuk_ray.io.storage import exists, read_table, refuse_existing
 from leuk_ray.runs.report import report_on, split_of
@@ -31,7 +32,7 @@ def evaluate(
     pool: Pool = DEFAULT,
     show_images: bool = True,
     progress: Callable[[int, int], None] = lambda done, total: None,
-) -> dict:
+) -> Report:
     """Score the rows of `roles` and report on them in the folder `out`.
 
     A report on a run's test rows also holds its validation rows, on which decisions are fixed.
@@ -45,9 +46,6 @@ def evaluate(
         pool: where to score.
         show_images: False keeps every picture of a cell out of the report.
         progress: called with (cells scored, cells in all).
-
-    Returns:
-        The content of report.json.
 
     Raises:
         UserError: another dataset than the run's, nothing to evaluate, or `out` exists.

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from leuk_ray.cluster.ray_cluster import Workers
 from leuk_ray.datasets.prepared import PreparedDataset
 from leuk_ray.io.locations import Location, join
 from leuk_ray.io.storage import remove
 from leuk_ray.recipes.recipe import Recipe
 from leuk_ray.training.trainer import run_training
+
+if TYPE_CHECKING:
+    from leuk_ray.evaluation.report_model import Report
 
 
 def train_and_evaluate(
@@ -20,11 +25,8 @@ def train_and_evaluate(
     resume: bool = False,
     show_images: bool = True,
     mlflow: str | None = None,
-) -> dict:
+) -> Report:
     """Train and evaluate into the folder `out`; Ray must be initialised.
-
-    Returns:
-        The content of report.json.
 
     Raises:
         UserError: what cannot work is refused before any worker starts.

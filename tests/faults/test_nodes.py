@@ -118,7 +118,7 @@ def test_a_preempted_node_changes_no_number_and_is_listed(
     (interruption,) = interruptions(out)
     assert interruption["preempted"]
     assert interruption["lost_workers"]
-    (note,) = [note for note in report["run"]["notes"] if note.startswith("Interrupted at")]
+    (note,) = [note for note in report.run.notes if note.startswith("Interrupted at")]
     assert "was lost, its node preempted" in note
 
 
@@ -196,7 +196,7 @@ def test_three_workers_two_and_three_again_lose_and_repeat_no_row(
     assert [line["workers"] for line in history(out)] == [3, 2, *[3] * (EPOCHS - 2)]
     sizes = [(item["workers_before"], item["workers_after"]) for item in interruptions(out)]
     assert sizes == [(3, 2), (2, 3)]
-    notes = [note for note in report["run"]["notes"] if note.startswith("Interrupted at")]
+    notes = [note for note in report.run.notes if note.startswith("Interrupted at")]
     assert "2 workers instead of 3" in notes[0]
     assert "3 workers instead of 2" in notes[1]
 

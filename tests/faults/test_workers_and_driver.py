@@ -62,7 +62,7 @@ def test_two_killed_workers_in_a_row_change_no_number(undisturbed, dataset, tmp_
     assert all(event.is_set() for event in killed)
     assert results(out) == undisturbed.results
     assert [bool(item["lost_workers"]) for item in interruptions(out)] == [True, True]
-    notes = [note for note in report["run"]["notes"] if note.startswith("Interrupted at")]
+    notes = [note for note in report.run.notes if note.startswith("Interrupted at")]
     assert len(notes) == 2, "the report lists them"
 
 

@@ -19,6 +19,7 @@ from leuk_ray.datasets.images import StorageSettings
 from leuk_ray.datasets.loaders import ReaderLoader, ResidentLoader, StreamLoader, make_loaders
 from leuk_ray.datasets.plan import plan_epoch
 from leuk_ray.datasets.splits import rows_with_role, split_cells
+from leuk_ray.evaluation.report_model import Report
 from leuk_ray.inference.classifier import Classifier, Prediction
 from leuk_ray.models.zoo import build
 from leuk_ray.recipes.recipe import load_recipe
@@ -245,7 +246,8 @@ def test_a_bundle_is_judged_on_any_dataset(run: Path, dataset, tmp_path: Path):
         roles=("test",),
         show_images=False,
     )
-    assert report["metrics"]["test"]["cells"] == 121
+    assert report.tested is not None
+    assert report.tested["cells"] == 121
     with pytest.raises(UserError, match="neither a bundle nor a run"):
         EvaluationTarget.at(tmp_path)
 
@@ -253,13 +255,16 @@ def test_a_bundle_is_judged_on_any_dataset(run: Path, dataset, tmp_path: Path):
 def test_a_run_judged_again_tells_the_same_and_decides_by_its_validation_cells(
     run: Path, dataset, tmp_path: Path
 ):
-    first = json.loads((run / "report" / "report.json").read_text())
+    first = Report.read(run / "report")
     again = evaluate(EvaluationTarget.at(run), dataset, tmp_path / "again", show_images=False)
-    assert again["metrics"]["validation"] == first["metrics"]["validation"]
-    assert again["metrics"]["test"]["confusion"] == first["metrics"]["test"]["confusion"]
-    fixed = again["decided"]["fixed_on"]
+    assert again.metrics["validation"] == first.metrics["validation"]
+    assert again.tested is not None
+    assert first.tested is not None
+    assert again.tested["confusion"] == first.tested["confusion"]
+    assert again.decided is not None
+    fixed = again.decided["fixed_on"]
     assert fixed["source"] == "validation cells of the run"
-    assert fixed["cells"] == first["scored"]["validation"]["rows"]
+    assert fixed["cells"] == first.scored["validation"]["rows"]
     logits = [point["log_odds"] for point in again["decided"]["points"]]
     assert logits == [point["log_odds"] for point in first["decided"]["points"]]
     checklist = json.loads((tmp_path / "again" / "checklist.json").read_text())
@@ -333,7 +338,7 @@ def test_copies_train_and_test_as_the_paper_literally_has_it(dataset, tmp_path: 
     scored = pq.read_table(out / "report" / "predictions.parquet").to_pylist()
     assert [(r["uid"], r["copy"], r["role"]) for r in scored] == wanted
     assert len(wanted) == 36
-    assert report["run"]["leaky"]
+    assert report.run.leaky
     assert history(out)[0]["train_images"] == 144
     with pytest.raises(UserError, match="paper-literal tests on augmented copies"):
         evaluate(EvaluationTarget.at(out), dataset, tmp_path / "again")

@@ -72,13 +72,14 @@ def test_it_is_evaluated_and_predicts_as_its_members_vote(
     report = evaluate(
         EvaluationTarget.at(voted), dataset, tmp_path / "report", pool=Pool(2), show_images=False
     )
-    metrics = report["metrics"]["test"]
+    metrics = report.tested
+    assert metrics is not None
     counts = metrics["confusion"]
     assert metrics["cells"] == len(labels)
     assert counts["tp"] + counts["tn"] == ((expected >= 0.5) == labels).sum()
     # Majority votes tie; their log-odds stay finite and keep the order.
     assert metrics["auc"]["value"] == pytest.approx(roc_auc_score(labels, expected), abs=1e-6)
-    assert report["run"]["config"]["rule"] == rule
+    assert report.run.config["rule"] == rule
 
     uid, path = next((path.stem, path) for path in sorted(cells_folder.rglob("*.bmp")))
     (answer,) = Classifier.load(voted).predict([(uid, path.read_bytes())])

@@ -7,32 +7,29 @@ from leuk_ray.bundles.model_card import model_card, results_of
 from leuk_ray.datasets.datasheet import datasheet
 from leuk_ray.datasets.images import StorageSettings
 from leuk_ray.evaluation.decisions import Decisions
+from leuk_ray.evaluation.intervals import Interval
+from leuk_ray.evaluation.report_model import Report, ReportContext
 
 OLD = ("protocol", "leaky", "threshold", "temperature", "scored", "metrics")
 METRICS = ("auc", "weighted_f1", "accuracy", "sensitivity", "specificity", "brier", "nll", "ece")
 
 
-def a_report(leaky: bool | None = False) -> dict[str, Any]:
+def a_report(leaky: bool | None = False) -> Report:
     ratio = {"value": 0.9, "numerator": 90, "denominator": 100}
     score = {"value": 0.2, "cells": 100}
     own = {name: ratio if name in METRICS[2:5] else score for name in METRICS}
-    few = {"low": None, "high": None, "note": "too few subjects for an interval"}
-    interval = {"low": 0.8, "high": 0.95, "note": ""}
-    return {
-        "run": {
-            "protocol": "image-random",
-            "leaky": leaky,
-            "leakage": {True: "LEAKY: Why.", None: "PATIENT OVERLAP UNKNOWN: Why.", False: ""}[
-                leaky
-            ],
-            "temperature": 1.0,
-        },
-        "audit": {"warnings": ["mean colour alone tells ALL from healthy"]},
-        "threshold": 0.5,
-        "scored": {"test": {"rows": 100, "subjects": 9, "groups": 8}},
-        "metrics": {"test": own},
-        "intervals": {name: few if name == "auc" else interval for name in METRICS},
-    }
+    few = Interval(None, None, 1, 1, 0, "too few subjects for an interval")
+    interval = Interval(0.8, 0.95, 4, 4, 2000, "")
+    why = {True: "LEAKY: Why.", None: "PATIENT OVERLAP UNKNOWN: Why.", False: ""}[leaky]
+    context = ReportContext("t", "lite", "image-random", leaky, False, "ab" * 32, leakage=why)
+    return Report.model_construct(  # of the metrics, those that a card shows
+        run=context,
+        audit={"warnings": ["mean colour alone tells ALL from healthy"]},
+        threshold=0.5,
+        scored={"test": {"rows": 100, "subjects": 9, "groups": 8}},
+        metrics={"test": own},
+        intervals={name: few if name == "auc" else interval for name in METRICS},
+    )
 
 
 def card(**changes: Any) -> str:
@@ -107,7 +104,7 @@ def test_a_bundle_of_fields_is_for_fields() -> None:
 
 
 def test_without_test_cells_nothing_is_kept() -> None:
-    assert results_of({"metrics": {"test": None}, "intervals": {}}) == {}
+    assert results_of(a_report().model_copy(update={"metrics": {"test": None}})) == {}
 
 
 def test_a_datasheet_claims_nothing_that_the_files_do_not_say() -> None:

@@ -11,8 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from leuk_ray.evaluation.decisions import Decisions
-from leuk_ray.evaluation.report import ReportContext, _content, write_report
-from leuk_ray.utils.errors import UserError
+from leuk_ray.evaluation.report import _report, write_report
+from leuk_ray.evaluation.report_model import Report, ReportContext
+from leuk_ray.utils.errors import DataError, UserError
 
 PNG = b"\x89PNG"
 CONTEXT: dict[str, Any] = {
@@ -68,7 +69,9 @@ def report(directory: Path, table: pa.Table, **changed: Any) -> tuple[dict[str, 
     """Write a report and read back its content and its page."""
     inputs = {"history": HISTORY, "threshold": 0.5, "images": None, "audit": None, **changed}
     run = inputs.pop("run", ReportContext(**CONTEXT))
-    content = write_report(directory, run=run, predictions=table, **inputs)
+    report = write_report(directory, run=run, predictions=table, **inputs)
+    assert Report.read(directory) == report
+    content = report.model_dump(mode="json")
     text = (directory / "report.json").read_text()
     assert not re.search(r"\b(NaN|Infinity)\b", text)
     assert json.loads(text) == content
@@ -357,7 +360,8 @@ def test_counts_of_a_report_add_up(rows: list, band: tuple[float, float] | None)
         }
     )
     by_role = {name: table.filter(pc.field("role") == name) for name in ("test", "validation")}
-    content = _content(ReportContext(**CONTEXT), by_role, [], 0.5, None, None, band)
+    report = _report(ReportContext(**CONTEXT), by_role, [], 0.5, None, None, band)
+    content = report.model_dump(mode="json")
     for name, scored in content["scored"].items():
         assert scored["rows"] == role.count(name) == scored["cells"]
         if scored["rows"]:
@@ -410,3 +414,28 @@ def test_a_report_is_never_overwritten_or_half_written(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="exists already"):
         report(target, predictions())
     assert [path.name for path in tmp_path.iterdir()] == ["report"]
+
+
+def test_a_report_of_another_version_is_refused_in_one_line(tmp_path: Path) -> None:
+    folder = tmp_path / "report"
+    report(folder, predictions())
+    file = folder / "report.json"
+    content = json.loads(file.read_text())
+    for changes, advice in (
+        ({"schema_version": 1}, "by an older leuk_ray; run `leuk-ray evaluate` again"),
+        ({"schema_version": None}, "by an older leuk_ray; run `leuk-ray evaluate` again"),
+        ({"schema_version": 3}, "schema_version 3 is newer than 2; update leuk_ray"),
+        ({"threshold": "high"}, r"is damaged \(threshold.*; run `leuk-ray evaluate` again"),
+        ({"intervals": {"auc": {"low": 0.1}}}, r"is damaged \(intervals.auc.high"),
+    ):
+        file.write_text(json.dumps(content | changes))
+        with pytest.raises(DataError, match=advice) as refused:
+            Report.read(folder)
+        assert str(file) in str(refused.value)
+        assert "\n" not in str(refused.value)
+    file.write_text("[]")
+    with pytest.raises(DataError, match="by an older leuk_ray"):
+        Report.read(folder)
+    file.unlink()
+    with pytest.raises(DataError, match="is missing; run `leuk-ray evaluate` again"):
+        Report.read(folder)

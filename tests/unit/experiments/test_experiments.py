@@ -7,7 +7,6 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from leuk_ray.evaluation.formats import json_ready
 from leuk_ray.evaluation.metrics import evaluate
 from leuk_ray.experiments import check
 from leuk_ray.experiments.check import check_networks
@@ -40,9 +39,8 @@ def plan(name: str, scale: str, **options):
 def outcome(tp: int, fn: int, fp: int, tn: int, costs: dict | None = None) -> Outcome:
     label = np.repeat([1, 1, 0, 0], [tp, fn, fp, tn])
     probability = np.repeat([0.9, 0.2, 0.8, 0.1], [tp, fn, fp, tn])
-    judged = json_ready(evaluate(label, probability, 0.5))
     roles = {role: {"ALL": tp + fn, "healthy": fp + tn} for role in ("train", "test")}
-    return Outcome(judged, {}, roles, costs or {}, "all 2 epochs done")
+    return Outcome(evaluate(label, probability, 0.5), {}, roles, costs or {}, "all 2 epochs done")
 
 
 @pytest.mark.parametrize(

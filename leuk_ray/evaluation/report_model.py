@@ -1,0 +1,155 @@
+"""What report.json holds, as one model that writes it and reads it back."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Self
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+from typing_extensions import TypedDict
+
+from leuk_ray.evaluation.intervals import Interval
+from leuk_ray.evaluation.metrics import Evaluation
+from leuk_ray.evaluation.subjects import SubjectRow
+from leuk_ray.io.locations import Location, join
+from leuk_ray.io.storage import read_json
+from leuk_ray.utils.errors import DataError
+from leuk_ray.utils.settings import first_problem
+
+FILE = "report.json"
+
+
+class StoredReport(BaseModel):
+    """A report.json; `made_by` is the command that writes it again."""
+
+    model_config = ConfigDict(frozen=True)
+    made_by: ClassVar[str]
+    schema_version: int
+
+    @classmethod
+    def read(cls, folder: Location) -> Self:
+        """Read the report in a folder.
+
+        Raises:
+            DataError: it is missing or damaged, or an older or a newer leuk_ray wrote it.
+            StorageError: it cannot be read.
+        """
+        place = join(folder, FILE)
+        again = f"run `leuk-ray {cls.made_by}` again"
+        try:
+            values = read_json(place)
+        except (FileNotFoundError, NotADirectoryError) as error:
+            raise DataError(f"{place}: is missing; {again}") from error
+        known = cls.model_fields["schema_version"].default
+        version = values.get("schema_version") if isinstance(values, dict) else None
+        if type(version) is int and version > known:
+            raise DataError(
+                f"{place}: schema_version {version} is newer than {known}; update leuk_ray"
+            )
+        if version != known:
+            raise DataError(f"{place}: was written by an older leuk_ray; {again}")
+        try:
+            return cls(**values)
+        except ValidationError as error:
+            raise DataError(f"{place}: is damaged ({first_problem(error)}); {again}") from error
+
+
+@dataclass(frozen=True)
+class ReportContext:
+    """What a report says of a run besides its predictions.
+
+    title: heading of the page.
+    recipe, protocol: names of the recipe and of the split protocol.
+    leaky: cells of one patient stand in training and in test; None where that cannot be known.
+    leakage: the same in words, with the reason.
+    no_intervals: why there are none over groups, where groups are no patients; else empty.
+    synthetic: the cells are rendered; best_auc is then the best AUC there is to reach.
+    dataset_fingerprint, dataset_counts: of the prepared dataset.
+    roles: role -> {cells, subjects, groups, ALL, healthy}, as split.
+    config, environment: resolved settings and versions, nested as they come.
+    stopping: {epochs, best_epoch, reason}, as far as known.
+    notes: sentences the reader must see.
+    temperature: that the log-odds were divided by for the probabilities.
+    test_set: name of an official test set that all test cells are from, else empty.
+    network, unit, pixels, external: in words, empty where unknown: the network, what no two
+        roles share, how files became pixels, and which data the training did not come from.
+    """
+
+    title: str
+    recipe: str
+    protocol: str
+    leaky: bool | None
+    synthetic: bool
+    dataset_fingerprint: str
+    leakage: str = ""
+    no_intervals: str = ""
+    best_auc: float | None = None
+    dataset_counts: Mapping[str, Any] = field(default_factory=dict)
+    roles: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+    config: Mapping[str, Any] = field(default_factory=dict)
+    environment: Mapping[str, Any] = field(default_factory=dict)
+    stopping: Mapping[str, Any] = field(default_factory=dict)
+    notes: Sequence[str] = ()
+    temperature: float = 1.0
+    test_set: str = ""
+    network: str = ""
+    unit: str = ""
+    pixels: str = ""
+    external: str = ""
+
+
+class Scored(TypedDict):
+    """Rows of a role, and how many cells, subjects and groups they come from."""
+
+    rows: int
+    cells: int
+    subjects: int
+    groups: int
+    rows_without_subject: int
+
+
+class Report(StoredReport):
+    """The report of a run, or of a bundle on a dataset.
+
+    run: see `ReportContext`. threshold: a cell is called ALL from this probability on.
+    scored, metrics: by role; metrics are None where none of its cells were scored.
+    bootstrap: seed and resamples of the intervals. calibration_bins: of the calibration error.
+    intervals: of the test metrics, by name; empty without test cells.
+    by_source: metrics and intervals of each source, where there are several.
+    refitted: see `probabilities.refit`. decided: what was fixed on validation, on the test cells.
+    subjects, worst_subjects: of the test cells. worst_errors: see `report.MAX_ERRORS`.
+    published: see `published.beside_published`. history: one row an epoch.
+    audit: of the dataset; None leaves it out.
+    source, sentence, uncertainty: the test cells, the result and its intervals, in words.
+    checklist: items with id, about and value. figures: paths by name.
+    """
+
+    made_by = "evaluate"
+    schema_version: int = 2  # 2: run.leaky may be null, which is no "no"
+    run: ReportContext
+    threshold: float
+    scored: dict[str, Scored]
+    metrics: dict[str, Evaluation | None]
+    bootstrap: dict[str, int]
+    calibration_bins: int
+    intervals: dict[str, Interval]
+    by_source: list[dict[str, Any]]
+    refitted: dict[str, Any] | None
+    decided: dict[str, Any] | None
+    subjects: list[SubjectRow]
+    worst_subjects: list[SubjectRow]
+    published: dict[str, Any] | None
+    worst_errors: list[dict[str, Any]]
+    history: list[dict[str, Any]]
+    audit: dict[str, Any] | None
+    source: str = ""
+    sentence: str = ""
+    uncertainty: str = ""
+    checklist: list[dict[str, str]] = []
+    figures: dict[str, str] = {}
+
+    @property
+    def tested(self) -> Evaluation | None:
+        """Metrics of the test cells."""
+        return self.metrics["test"]
