@@ -12,7 +12,7 @@ import pyarrow as pa
 from leuk_ray.datasets.leakage import crossings, find_leakage, origin_of, unknown_patients
 from leuk_ray.datasets.prepared import PreparedDataset, count_statuses
 from leuk_ray.datasets.protocols import PROTOCOLS
-from leuk_ray.datasets.shortcuts import shortcut_baselines
+from leuk_ray.datasets.shortcuts import CHANCE, shortcut_baselines
 from leuk_ray.datasets.split_summary import count_left_out, describe
 from leuk_ray.datasets.splits import SplitSettings, split_cells
 from leuk_ray.io.locations import join
@@ -20,9 +20,8 @@ from leuk_ray.io.storage import exists, read_json, write_json
 from leuk_ray.utils.errors import UserError
 from leuk_ray.utils.wording import counted
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3  # 3: shortcuts by permutation
 LARGE_GROUP_SHARE = 0.2
-SHORTCUT_AUC = 0.7
 _CHANCE = 0.01  # a size that one class alone has is named where chance would rarely give that
 _MIN_OF_SIZE = 10
 
@@ -71,12 +70,6 @@ def audit_dataset(
     }
 
 
-def best_auc(found: dict) -> float | None:
-    """The larger area under ROC that a shortcut's two classifiers reach."""
-    known = [found[name] for name in ("logistic_regression", "gradient_boosting") if found[name]]
-    return max(known, default=None)
-
-
 def _shortcut_warnings(shortcuts: dict, of_source: dict[str, dict]) -> list[str]:
     places = {"": shortcuts} | {
         f" among the images of {name}": of_source[name] for name in of_source
@@ -84,13 +77,21 @@ def _shortcut_warnings(shortcuts: dict, of_source: dict[str, dict]) -> list[str]
     warnings = []
     for where, own in places.items():
         for name, found in own.items():
-            area = best_auc(found)
-            if area is not None and area >= SHORTCUT_AUC:
-                warnings.append(
-                    f"{name} alone tells ALL from healthy with an area under ROC of {area:.2f}"
-                    f"{where} (cross-validated by group; 0.5 is chance): a network can be right "
-                    "for that reason"
-                )
+            if found["p"] is None or not (
+                found["p"] <= CHANCE or (found["few"] and found["auc"] >= found["chance"])
+            ):
+                continue
+            chance = (
+                f"with so few subjects chance reaches that in {found['p']:.0%}"
+                if found["few"]
+                else f"labels exchanged between subjects exceed {found['chance']:.2f} in "
+                f"{CHANCE:.0%} of permutations"
+            )
+            warnings.append(
+                f"{name} alone tells ALL from healthy with an area under ROC of {found['auc']:.2f}"
+                f"{where} (cross-validated by group; {chance}): a network can be right for that "
+                "reason"
+            )
     return warnings
 
 

@@ -8,7 +8,7 @@ import pyarrow as pa
 from leuk_ray.bundles.bundle import derive_bundle, open_bundle
 from leuk_ray.bundles.manifest import BundleManifest, read_manifest
 from leuk_ray.bundles.model_card import results_of
-from leuk_ray.datasets.audit import best_auc, known_audit
+from leuk_ray.datasets.audit import known_audit
 from leuk_ray.datasets.pairing import check_same_dataset
 from leuk_ray.datasets.prepared import PreparedDataset
 from leuk_ray.datasets.splits import (
@@ -158,7 +158,7 @@ def _audit_summary(dataset: PreparedDataset) -> dict:
         "sets of near-duplicate images": len(audit["near_duplicates"]),
         "largest group": f"{largest['group']} ({counted(largest['cells'], 'cell')})",
         "area under ROC of one property alone": {
-            where: {name: decimal(best_auc(found)) for name, found in own.items()}
+            where: {name: decimal(found["auc"]) for name, found in own.items()}
             for where, own in places.items()
         },
         "images by size": [
