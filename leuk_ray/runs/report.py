@@ -6,7 +6,6 @@ import numpy as np
 import pyarrow as pa
 
 from leuk_ray.bundles.bundle import derive_bundle, open_bundle
-from leuk_ray.bundles.manifest import BundleManifest, read_manifest
 from leuk_ray.bundles.model_card import results_of
 from leuk_ray.datasets.audit import known_audit
 from leuk_ray.datasets.pairing import check_same_dataset
@@ -20,7 +19,7 @@ from leuk_ray.evaluation.report import write_report
 from leuk_ray.evaluation.report_model import Report
 from leuk_ray.io.locations import Location, join
 from leuk_ray.io.storage import read_table
-from leuk_ray.runs.target import EvaluationTarget, history_of, report_context
+from leuk_ray.runs.target import EvaluationTarget, report_context
 from leuk_ray.utils.errors import DataError
 from leuk_ray.utils.progress import bar, note
 from leuk_ray.utils.wording import counted
@@ -29,6 +28,7 @@ from leuk_ray.utils.wording import counted
 def report_on(
     target: EvaluationTarget,
     dataset: PreparedDataset,
+    split: pa.Table,
     rows: np.ndarray,
     logits: np.ndarray,
     out: Location,
@@ -40,12 +40,12 @@ def report_on(
 
     Args:
         target, dataset, out, show_images: see `workflows.evaluate.evaluate`.
+        split: of the run, or as `split_of` gives it.
         rows: (N,) dataset rows, in the order of the split.
         logits: (N,) their log-odds of ALL.
         copies: (N,) under `paper-literal`, which copy of the row was scored.
     """
-    manifest = read_manifest(target.bundle)
-    split = split_of(target, manifest, dataset)
+    manifest = target.manifest
     predictions = predictions_table(dataset, split, rows, logits, manifest.temperature, copies)
     uids = predictions["uid"].to_pylist()
     row_of = dict(zip(uids, rows.tolist(), strict=True))
@@ -57,9 +57,9 @@ def report_on(
     note("report: drawing figures")
     return write_report(
         out,
-        run=report_context(target, manifest, dataset, split),
+        run=report_context(target, dataset, split),
         predictions=predictions,
-        history=history_of(target),
+        history=target.history,
         threshold=manifest.threshold,
         images=pictures if show_images else None,
         audit=_audit_summary(dataset),
@@ -108,29 +108,26 @@ def _roles(split: pa.Table, cells: pa.Table) -> pa.Array:
     return pa.array([role_of[key] for key in wanted])
 
 
-def split_of(
-    target: EvaluationTarget, manifest: BundleManifest, dataset: PreparedDataset
-) -> pa.Table:
+def split_of(target: EvaluationTarget, dataset: PreparedDataset) -> pa.Table:
     """The run's split; for a bare bundle every labelled, kept cell as `test`.
 
     Raises:
         UserError: another dataset than the run's, or pixels that the bundle does not expect.
     """
     if target.run is None:
-        check_pixels(target, manifest, dataset)
+        check_pixels(target, dataset)
         cells = eligible(dataset.cells)
         role = pa.array(["test"] * len(cells), pa.string())
         return cells.select(["uid", "subject", "group"]).append_column("role", role)
     split = join(target.run, "split.parquet")
     advice = f"give that one, or take {target.bundle} instead of the run, on images stored alike"
-    check_same_dataset(manifest.datasets, dataset, target.run, advice, split)
+    check_same_dataset(target.manifest.datasets, dataset, target.run, advice, split)
     return read_table(split)
 
 
-def check_pixels(
-    target: EvaluationTarget, manifest: BundleManifest, dataset: PreparedDataset
-) -> None:
+def check_pixels(target: EvaluationTarget, dataset: PreparedDataset) -> None:
     """Raise UserError where a dataset's pixels are not stored as a bundle expects them."""
+    manifest = target.manifest
     if manifest.storage != dataset.storage:
         raise DataError(
             f"{target.bundle}: expects {manifest.storage.crop} crops stored at "

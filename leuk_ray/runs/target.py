@@ -5,11 +5,13 @@ from __future__ import annotations
 import itertools
 import json
 from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
 
 import pyarrow as pa
 
 from leuk_ray.bundles.bundle import find_bundle
-from leuk_ray.bundles.manifest import BundleManifest, ModelManifest, network_title
+from leuk_ray.bundles.manifest import BundleManifest, ModelManifest, network_title, read_manifest
 from leuk_ray.datasets.leakage import Leakage, find_leakage, origin_of
 from leuk_ray.datasets.prepared import PreparedDataset
 from leuk_ray.datasets.protocols import PROTOCOLS
@@ -40,7 +42,10 @@ _COUNTS = (
 
 @dataclass(frozen=True)
 class EvaluationTarget:
-    """What is evaluated: a bundle, and the run that made it where there is one."""
+    """What is evaluated: a bundle, and the run that made it where there is one.
+
+    Each of their files is read once, when it is first asked for.
+    """
 
     bundle: Location
     run: Location | None
@@ -51,12 +56,34 @@ class EvaluationTarget:
         bundle = find_bundle(path)
         return cls(bundle, None if bundle == path else path)
 
+    @cached_property
+    def manifest(self) -> BundleManifest:
+        """What the bundle says of itself."""
+        return read_manifest(self.bundle)
+
+    @cached_property
+    def config(self) -> dict[str, Any]:
+        """The recipe of the run, as config.yaml has it; empty without a run."""
+        if self.run is None:
+            return {}
+        place = join(self.run, "config.yaml")
+        return parse_yaml(read_bytes(place), place)
+
+    @cached_property
+    def history(self) -> list[dict[str, Any]]:
+        """One row an epoch; none without a run."""
+        if self.run is None:
+            return []
+        return [
+            json.loads(line) for line in read_bytes(join(self.run, "metrics.jsonl")).splitlines()
+        ]
+
 
 def report_context(
-    target: EvaluationTarget, manifest: BundleManifest, dataset: PreparedDataset, split: pa.Table
+    target: EvaluationTarget, dataset: PreparedDataset, split: pa.Table
 ) -> ReportContext:
     """What the report says of a run, or of a bundle on a dataset, besides predictions."""
-    history = history_of(target)
+    manifest, history = target.manifest, target.history
     config = manifest.model_dump(mode="json", include={"model", "members", "rule", "storage"})
     notes = []
     if target.run is None:
@@ -64,13 +91,12 @@ def report_context(
             "A bundle evaluated on a dataset of its own: every kept, labelled cell is a test cell."
         )
     else:
-        place = join(target.run, "config.yaml")
-        config = parse_yaml(read_bytes(place), place)
+        config = target.config | {"model": dict(target.config["model"])}
         notes += batch_norm_notes(config["training"], history)
         notes += interruption_notes(interruptions(target.run))
         if isinstance(manifest, ModelManifest):  # a report tells no path of this machine
             config["model"]["weights"] = manifest.model.weights
-    leakage = _leakage(target, manifest, dataset, split)
+    leakage = _leakage(target, dataset, split)
     stopping = (
         {"epochs": len(history), "best_epoch": manifest.metrics.get("epoch")} if history else {}
     )
@@ -94,37 +120,35 @@ def report_context(
         temperature=manifest.temperature,
         test_set=_official_set(dataset, split),
         network=network_title(manifest),
-        unit=_unit(target, manifest, leakage),
+        unit=_unit(target, leakage),
         pixels=f"decoded to RGB, {manifest.storage.crop} crop, {manifest.storage.size} px a side",
-        external=_external(target, manifest, dataset),
+        external=_external(target, dataset),
     )
 
 
-def _leakage(
-    target: EvaluationTarget, manifest: BundleManifest, dataset: PreparedDataset, split: pa.Table
-) -> Leakage:
+def _leakage(target: EvaluationTarget, dataset: PreparedDataset, split: pa.Table) -> Leakage:
     """Of a run by its split; of a bundle alone by what trained it."""
     if target.run is not None:
         return find_leakage(split, dataset.cells)
     rows = rows_with_role(dataset.cells, split, ("test",))
     origin = origin_of(dataset.cells, rows)
-    if trained_on_images_of(dataset, manifest):
+    if trained_on_images_of(dataset, target.manifest):
         reason = "This dataset trained the bundle, and most of these cells trained it."
         return Leakage(True, reason, origin)
     reason = (
         "These cells are not from the dataset that trained the bundle, and a bundle does not say "
         "which patients trained it. See to it that none of these did."
     )
-    if not manifest.datasets:
+    if not target.manifest.datasets:
         reason = f"{_OLD}, so whether these cells trained it is not known."
     return Leakage(None, reason, origin)
 
 
-def _unit(target: EvaluationTarget, manifest: BundleManifest, leakage: Leakage) -> str:
+def _unit(target: EvaluationTarget, leakage: Leakage) -> str:
     """What no two roles share, in words; empty where there is one role or no known protocol."""
-    if target.run is None or manifest.protocol not in PROTOCOLS:
+    if target.run is None or target.manifest.protocol not in PROTOCOLS:
         return ""
-    unit = PROTOCOLS[manifest.protocol].unit
+    unit = PROTOCOLS[target.manifest.protocol].unit
     return _GROUP[leakage.origin] if unit == "group" else _UNIT[unit]
 
 
@@ -149,11 +173,11 @@ def _official_set(dataset: PreparedDataset, split: pa.Table) -> str:
     return "c-nmc-preliminary" if sets == {"preliminary"} else ""
 
 
-def _external(target: EvaluationTarget, manifest: BundleManifest, dataset: PreparedDataset) -> str:
+def _external(target: EvaluationTarget, dataset: PreparedDataset) -> str:
     """Whether the test cells come from another dataset than the training's, where it is known."""
-    if trained_on_images_of(dataset, manifest):
+    if trained_on_images_of(dataset, target.manifest):
         return "none: the test cells are from the dataset that trained" if target.run else ""
-    if not manifest.datasets:
+    if not target.manifest.datasets:
         return f"not known. {_OLD}"
     name = dataset.identity.fingerprint[:12]
     return f"dataset {name}: not the training's set of images; single ones may be in both"
@@ -216,11 +240,3 @@ def _environment(target: EvaluationTarget) -> dict:
     if target.run is None:
         return environment()
     return read_json(join(target.run, "environment.json"))
-
-
-def history_of(target: EvaluationTarget) -> list[dict]:
-    """One row an epoch; none without a run."""
-    if target.run is None:
-        return []
-    lines = read_bytes(join(target.run, "metrics.jsonl")).splitlines()
-    return [json.loads(line) for line in lines]

@@ -162,7 +162,7 @@ def _train_on_ray_train(spec: RunSpec, shared: TrialContext) -> None:
             num_told += 1
     trained = training.result()
     if shared.evaluated:
-        _report(path, shared.dataset, trained.rows, trained.logits, trained.copies)
+        _report(path, shared.dataset, trained.split, trained.rows, trained.logits, trained.copies)
 
 
 def _is_done(training: Future[Trained]) -> bool:
@@ -242,12 +242,13 @@ def train_in_process(
         reader = ReaderLoader(shared.dataset.reader(), device)
         augment = CopyAugmentation.of(recipe.augment, recipe.seed, cells, rows, copies)
         logits = score_rows(model.to(device), rows, reader, settings.batch_size, augment)
-        _report(folder.path, shared.dataset, rows, logits, copies)
+        _report(folder.path, shared.dataset, split, rows, logits, copies)
 
 
 def _report(
     run: Path,
     dataset: PreparedDataset,
+    split: pa.Table,
     rows: np.ndarray,
     logits: np.ndarray,
     copies: np.ndarray | None,
@@ -257,7 +258,8 @@ def _report(
     target = EvaluationTarget(run / "bundle", run)
     out = run / "report"
     keep_results(
-        target, report_on(target, dataset, rows, logits, out, copies=copies, show_images=False)
+        target,
+        report_on(target, dataset, split, rows, logits, out, copies=copies, show_images=False),
     )
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import ray.train
 import torch
 from ray.train import Checkpoint, CheckpointConfig, RunConfig, ScalingConfig
@@ -46,12 +47,14 @@ from leuk_ray.utils.progress import training_bar
 class Trained:
     """A run's bundle, and how its network scores what it was not trained on.
 
+    split: of the run.
     rows: (N,) validation and test rows of the dataset, in the order of the split.
     logits: (N,) float64, their log-odds of ALL, each scored exactly once over all workers.
     copies: (N,) uint64, under `paper-literal` the copies of these rows; else None.
     """
 
     bundle: Location
+    split: pa.Table
     rows: np.ndarray
     logits: np.ndarray
     copies: np.ndarray | None
@@ -170,7 +173,7 @@ def run_training(
         tracked.end("FINISHED")
     assert isinstance(ended, _Ended)
     bundle = _make_bundle(recipe, dataset, out, ended)
-    return Trained(bundle, rows, ended.logits, copies)
+    return Trained(bundle, split, rows, ended.logits, copies)
 
 
 def train_worker(config: WorkerConfig) -> _Ended:

@@ -64,7 +64,7 @@ def calibrate(
     if not 0 <= abstain_share <= 0.9:  # NaN passes click's range
         raise ConfigError(f"--abstain {abstain_share}: give a share from 0 to 0.9")
     bundle = open_bundle(target.bundle)
-    split = split_of(target, bundle.manifest, dataset)
+    split = split_of(target, dataset)
     trained, held = ("test", "test") if target.run is None else ("train", "validation")
     rows = {
         "scope": _some(rows_with_role(dataset.cells, split, (trained, held)), max_cells),

@@ -11,7 +11,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from leuk_ray.bundles.manifest import BundleManifest, read_manifest
 from leuk_ray.datasets.leakage import NO_INTERVALS, origin_of
 from leuk_ray.datasets.pairing import check_same_dataset
 from leuk_ray.datasets.prepared import PreparedDataset
@@ -19,11 +18,10 @@ from leuk_ray.datasets.splits import eligible
 from leuk_ray.evaluation.calibration import probability
 from leuk_ray.evaluation.paired import paired_bootstrap
 from leuk_ray.io.locations import Location, join, parent
-from leuk_ray.io.storage import exists, read_bytes, read_table
+from leuk_ray.io.storage import exists, read_table
 from leuk_ray.runs.report import check_pixels
 from leuk_ray.runs.target import EvaluationTarget, trained_on_images_of
 from leuk_ray.utils.errors import DataError
-from leuk_ray.utils.parsing import parse_yaml
 from leuk_ray.utils.wording import counted, natural
 from leuk_ray.workflows.pool import DEFAULT, Pool, score_rows
 
@@ -44,7 +42,6 @@ class Part:
     """Two bundles and the rows they are compared on: all there is, or one fold."""
 
     targets: tuple[EvaluationTarget, EvaluationTarget]
-    manifests: tuple[BundleManifest, BundleManifest]
     rows: np.ndarray
 
 
@@ -78,16 +75,15 @@ def compare(
     sides = [find_runs(place) for place in places]
     parts, known = [], []
     for pair in _same_folds(places, sides, dataset):
-        manifests = read_manifest(pair[0].bundle), read_manifest(pair[1].bundle)
-        for one, own in zip(pair, manifests, strict=True):
-            check_pixels(one, own, dataset)
+        for one in pair:
+            check_pixels(one, dataset)
         names = [str(one.run or one.bundle) for one in pair]
         splits = {
-            name: Trained(_split(one, own, dataset), own.protocol)
-            for name, one, own in zip(names, pair, manifests, strict=True)
-            if trained_on_images_of(dataset, own) or not own.datasets
+            name: Trained(_split(one, dataset), one.manifest.protocol)
+            for name, one in zip(names, pair, strict=True)
+            if trained_on_images_of(dataset, one.manifest) or not one.manifest.datasets
         }
-        parts.append(Part(pair, manifests, comparable_rows(dataset, splits)))
+        parts.append(Part(pair, comparable_rows(dataset, splits)))
         known.append([splits.get(name) for name in names])
     tested = [_count_tested([pair[side] for pair in known]) for side in (0, 1)]
     rows = np.concatenate([part.rows for part in parts])
@@ -99,7 +95,7 @@ def compare(
     ]
     stated = [_score(parts, side, dataset, pool, progress) for side in (0, 1)]
     cells = dataset.cells.take(pa.array(rows))
-    thresholds = [{part.manifests[side].threshold for part in parts} for side in (0, 1)]
+    thresholds = [{part.targets[side].manifest.threshold for part in parts} for side in (0, 1)]
     for place, found in zip(places, thresholds, strict=True):
         if len(found) > 1:
             raise DataError(f"{place}: its runs have several thresholds; compare them one by one")
@@ -186,7 +182,7 @@ def _score(
             lambda scored, _, before=done: progress(before + scored, total),
         )
         done += len(part.rows)
-        stated.append(probability(logits, part.manifests[side].temperature))
+        stated.append(probability(logits, part.targets[side].manifest.temperature))
     return np.concatenate(stated)
 
 
@@ -200,14 +196,15 @@ def _count_tested(known: list[Trained | None]) -> int | None:
 
 def _tested(target: EvaluationTarget, dataset: PreparedDataset) -> frozenset[str]:
     """uids that a run keeps for testing."""
-    split = _split(target, read_manifest(target.bundle), dataset)
+    split = _split(target, dataset)
     return frozenset(_uids(split, ("test",)))
 
 
 def _why_other(first: EvaluationTarget, second: EvaluationTarget) -> str:
     """In which settings the splits of two runs differ."""
-    configs = [join(_run_of(one), "config.yaml") for one in (first, second)]
-    ours, theirs = (parse_yaml(read_bytes(config), config)["split"] for config in configs)
+    ours, theirs = (
+        EvaluationTarget(one.bundle, _run_of(one)).config["split"] for one in (first, second)
+    )
     differing = [key for key in ours if ours[key] != theirs.get(key)]
     return ", ".join(f"split.{key} {ours[key]} and {theirs.get(key)}" for key in differing)
 
@@ -250,19 +247,17 @@ def _uids(split: pa.Table, roles: tuple[str, ...]) -> set[str]:
     return set(split.filter(pc.field("role").isin(roles))["uid"].to_pylist())
 
 
-def _split(
-    target: EvaluationTarget, manifest: BundleManifest, dataset: PreparedDataset
-) -> pa.Table:
+def _split(target: EvaluationTarget, dataset: PreparedDataset) -> pa.Table:
     """The split of a bundle that the dataset trained, from the run's folder around it."""
     run = _run_of(target)
     split = join(run, "split.parquet")
-    if manifest.datasets and not exists(split):
+    if target.manifest.datasets and not exists(split):
         raise DataError(
             f"{target.bundle}: was trained on cells of {dataset.location}, and without its run it "
             "is not known on which; give the run's folder"
         )
     advice = "compare on the dataset that trained it, or on other images"
-    check_same_dataset(manifest.datasets, dataset, target.bundle, advice, split)
+    check_same_dataset(target.manifest.datasets, dataset, target.bundle, advice, split)
     return read_table(split)
 
 

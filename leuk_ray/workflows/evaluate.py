@@ -8,7 +8,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from leuk_ray.bundles.manifest import read_manifest
 from leuk_ray.datasets.prepared import PreparedDataset
 from leuk_ray.datasets.splits import (
     copies_with_role,
@@ -51,7 +50,7 @@ def evaluate(
         UserError: another dataset than the run's, nothing to evaluate, or `out` exists.
     """
     refuse_existing(out, "report")
-    split = split_of(target, read_manifest(target.bundle), dataset)
+    split = split_of(target, dataset)
     if copies_with_role(split, roles) is not None:
         raise ConfigError(
             f"{target.run}: paper-literal tests on augmented copies, which training scores; read "
@@ -72,7 +71,7 @@ def evaluate(
         rows, logits = np.concatenate([known[0], rows]), np.concatenate([known[1], logits])
         order = np.argsort(rows)
         rows, logits = rows[order], logits[order]
-    return report_on(target, dataset, rows, logits, out, show_images=show_images)
+    return report_on(target, dataset, split, rows, logits, out, show_images=show_images)
 
 
 def _known_validation(

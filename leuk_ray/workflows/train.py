@@ -43,6 +43,7 @@ def train_and_evaluate(
     report = report_on(
         target,
         dataset,
+        trained.split,
         trained.rows,
         trained.logits,
         join(out, "report"),

@@ -265,8 +265,9 @@ def test_a_run_judged_again_tells_the_same_and_decides_by_its_validation_cells(
     fixed = again.decided["fixed_on"]
     assert fixed["source"] == "validation cells of the run"
     assert fixed["cells"] == first.scored["validation"]["rows"]
-    logits = [point["log_odds"] for point in again["decided"]["points"]]
-    assert logits == [point["log_odds"] for point in first["decided"]["points"]]
+    assert first.decided is not None
+    logits = [point["log_odds"] for point in again.decided["points"]]
+    assert logits == [point["log_odds"] for point in first.decided["points"]]
     checklist = json.loads((tmp_path / "again" / "checklist.json").read_text())
     values = {item["about"]: item["value"] for item in checklist}
     assert "adamax" in values["training"]
@@ -276,8 +277,8 @@ def test_a_run_judged_again_tells_the_same_and_decides_by_its_validation_cells(
         load_bundle(run / "bundle").manifest,
         (run / "bundle/MODEL_CARD.md").read_text(),
     )
-    assert manifest.test["metrics"]["auc"]["value"] == first["metrics"]["test"]["auc"]["value"]
-    right = first["metrics"]["test"]["accuracy"]
+    assert manifest.test["metrics"]["auc"]["value"] == first.tested["auc"]["value"]
+    right = first.tested["accuracy"]
     assert f"{right['numerator']:.0f} of {right['denominator']}" in card
 
 
@@ -307,7 +308,8 @@ def test_a_report_tells_no_path_of_first_weights(run: Path, dataset, tmp_path: P
     split = pq.read_table(run / "split.parquet")
     rows = rows_with_role(dataset.cells, split, ("validation", "test"))
     out = tmp_path / "report"
-    report_on(EvaluationTarget.at(copy), dataset, rows, np.zeros(len(rows)), out, show_images=False)
+    target, logits = EvaluationTarget.at(copy), np.zeros(len(rows))
+    report_on(target, dataset, split, rows, logits, out, show_images=False)
     for name in ("report.json", "report.html"):
         assert "somebody" not in (out / name).read_text()
 

@@ -152,7 +152,6 @@ def test_a_comparison_needs_the_labels_that_trained(run: Path):
 def test_a_bundle_alone_knows_the_images_that_trained_it_whatever_their_labels(run: Path):
     """Else turned labels would make a test on training cells an external one."""
     manifest = ModelManifest(**json.loads((run / "bundle" / "bundle.json").read_text()))
-    judged = EvaluationTarget(run / "bundle", None)
     split = SPLIT_SCHEMA.empty_table()
     counts = dict.fromkeys(
         ("files", "rejected", "rows", "ALL", "healthy", "unlabelled", "subjects", "groups", "roles")
@@ -160,7 +159,8 @@ def test_a_bundle_alone_knows_the_images_that_trained_it_whatever_their_labels(r
 
     def told(other: PreparedDataset, own: ModelManifest = manifest) -> Any:
         other.manifest["counts"] = counts
-        return report_context(judged, own, other, split)
+        write_json(run / "bundle" / "bundle.json", own.model_dump(mode="json"))
+        return report_context(EvaluationTarget(run / "bundle", None), other, split)
 
     turned = told(TURNED)
     assert turned.leaky is True

@@ -1,3 +1,5 @@
+import shutil
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -10,6 +12,7 @@ from scipy.special import expit
 from leuk_ray.bundles.manifest import ModelManifest
 from leuk_ray.datasets.identity import DatasetIdentity
 from leuk_ray.datasets.images import StorageSettings
+from leuk_ray.io.storage import write_json
 from leuk_ray.models.settings import ModelSettings
 from leuk_ray.runs.report import predictions_table
 from leuk_ray.runs.target import EvaluationTarget, report_context
@@ -58,8 +61,8 @@ def split(roles: str) -> pa.Table:
     )
 
 
-def bundle(protocol: str = "official-folds") -> ModelManifest:
-    return ModelManifest(
+def target(folder: Path, protocol: str) -> EvaluationTarget:
+    manifest = ModelManifest(
         model=ModelSettings(input_size=64, weights="scratch"),
         storage=STORED,
         synthetic=False,
@@ -69,6 +72,8 @@ def bundle(protocol: str = "official-folds") -> ModelManifest:
         recipe="lite",
         seed=0,
     )
+    write_json(folder / "bundle.json", manifest.model_dump(mode="json"))
+    return EvaluationTarget(folder, None)
 
 
 @pytest.mark.parametrize(
@@ -78,21 +83,16 @@ def bundle(protocol: str = "official-folds") -> ModelManifest:
 def test_the_preliminary_set_is_named_where_nothing_else_is_tested(
     tmp_path, roles: str, synthetic: bool, expected: str
 ) -> None:
-    context = report_context(
-        EvaluationTarget(tmp_path, None), bundle(), dataset(synthetic), split(roles)
-    )
+    context = report_context(target(tmp_path, "official-folds"), dataset(synthetic), split(roles))
     assert context.test_set == expected
 
 
 def test_cells_that_trained_the_bundle_are_told_and_others_are_external(tmp_path) -> None:
-    own = report_context(
-        EvaluationTarget(tmp_path, None), bundle("subject-disjoint"), dataset(), split("eeee")
-    )
+    own = report_context(target(tmp_path, "subject-disjoint"), dataset(), split("eeee"))
     assert own.leaky is True
     assert own.leakage.startswith("LEAKY: This dataset trained the bundle")
     other = report_context(
-        EvaluationTarget(tmp_path, None),
-        bundle("subject-disjoint"),
+        target(tmp_path, "subject-disjoint"),
         dataset(images="b" * 64),
         split("eeee"),
     )
@@ -115,3 +115,17 @@ def test_cells_of_a_split_of_copies_have_the_role_of_the_part_that_is_asked_for(
     assert table["role"].to_pylist() == ["validation"] * 4
     assert table["uid"].to_pylist() == ["a", "b", "b", "c"]
     assert table["probability"].to_numpy() == pytest.approx(expit(np.arange(4) / 2))
+
+
+def test_files_of_a_run_are_read_once(tmp_path: Path) -> None:
+    bundle = tmp_path / "bundle"
+    bundle.mkdir()
+    asked = EvaluationTarget(target(bundle, "subject-disjoint").bundle, tmp_path)
+    (tmp_path / "config.yaml").write_text("name: lite\n")
+    (tmp_path / "metrics.jsonl").write_text('{"epoch": 1}\n{"epoch": 2}\n')
+    first = asked.manifest, asked.config, asked.history
+    assert first[1:] == ({"name": "lite"}, [{"epoch": 1}, {"epoch": 2}])
+    shutil.rmtree(bundle)
+    (tmp_path / "config.yaml").unlink()
+    (tmp_path / "metrics.jsonl").unlink()
+    assert (asked.manifest, asked.config, asked.history) == first
