@@ -8,11 +8,14 @@ from __future__ import annotations
 
 import json
 import os
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+
 from leuk_ray.utils.errors import DataError
+from leuk_ray.utils.settings import first_problem
 
 Status = Literal["finished", "stopped", "failed"]
 
@@ -35,6 +38,8 @@ class RunRecord:
         also the steps by which it took another's weights.
     """
 
+    __pydantic_config__ = ConfigDict(extra="forbid")
+
     name: str
     status: Status
     recipe: str
@@ -56,6 +61,9 @@ class RunRecord:
     def done(self) -> bool:
         """Whether a resumed table leaves the run as it is; a failed one is tried again."""
         return self.status != "failed"
+
+
+_RECORD = TypeAdapter(RunRecord)
 
 
 class RunTable:
@@ -85,17 +93,15 @@ class RunTable:
         """
         if not self.path.exists():
             return {}
-        known = {item.name for item in fields(RunRecord)}
         found: dict[str, RunRecord] = {}
         for number, line in enumerate(whole_lines(self.path.read_bytes()), 1):
             try:
-                values = json.loads(line)
-                if set(values) != known:
-                    raise ValueError(f"has other fields than {', '.join(sorted(known))}")
-                record = RunRecord(**values)
-            except (ValueError, TypeError) as error:
+                record = _RECORD.validate_json(line, strict=True)
+            except ValidationError as error:
+                problem = first_problem(error)[:300]
                 raise DataError(
-                    f"{self.path}, line {number}: is no record of a run ({error}); remove the line"
+                    f"{self.path}, line {number}: is no record of a run ({problem}); "
+                    "remove the line"
                 ) from error
             found[record.name] = record
         return found

@@ -1,7 +1,7 @@
 """The table of runs and the arithmetic of placing them."""
 
 import json
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -68,7 +68,17 @@ def test_a_torn_last_line_is_passed_over_and_cut_off_by_the_next_writer(tmp_path
     assert list(table.records()) == ["000", "001"]
 
 
-@pytest.mark.parametrize("line", ["{}", "[1]", '{"name": "000"}', "no JSON"])
+def line_with(**changes: object) -> str:
+    return json.dumps(asdict(RECORD) | changes)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "{}", "[1]", '{"name": "000"}', "no JSON",
+        line_with(seed="0"), line_with(status="done"), line_with(curve=["0.8"]), line_with(gpu=1),
+    ],
+)  # fmt: skip
 def test_a_whole_line_that_is_no_record_is_named(tmp_path: Path, line: str):
     table = RunTable(tmp_path / "runs.jsonl")
     table.append(RECORD)
