@@ -56,15 +56,15 @@ def coverage(num_all: int, num_healthy: int, trials: int, resamples: int) -> dic
         if trial % NAIVE_TRIALS == 0:
             units["cell"] = np.arange(len(label))
         for name, unit in units.items():
-            drawn = GroupResamples.draw(label, unit, seed=trial, resamples=resamples)
-            found = drawn.interval(drawn.auc(label, score))
+            resampled = GroupResamples.sample(label, unit, seed=trial, resamples=resamples)
+            found = resampled.interval(resampled.auc(label, score))
             assert found.low is not None
             assert found.high is not None
             held[name].append(found.low <= area <= found.high)
             width[name].append(found.high - found.low)
             if name == "group":
-                counted = count_samples(drawn, label, score >= SEPARATION / 2)["sensitivity"]
-                bounds = drawn.interval(counted)
+                counted = count_samples(resampled, label, score >= SEPARATION / 2)["sensitivity"]
+                bounds = resampled.interval(counted)
                 inside = bounds.low is not None and bounds.high is not None
                 held["sensitivity"].append(
                     inside and bounds.low <= true_sensitivity() <= bounds.high

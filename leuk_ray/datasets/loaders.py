@@ -62,9 +62,10 @@ class ReaderLoader:
 class StreamLoader:
     """Streams batches through Ray Data; the driver's cluster reads ahead of the worker.
 
-    Batches go in stretches of about `ahead` uses, of one task's rows at least. Every row of a
-    stretch is read once, in the order of storage; this process holds one stretch of pixels. With
-    a stretch as long as the plan's window, rows that lie together are read together.
+    Batches go in prefetch windows of about `ahead` samples, of one task's rows at least. Every
+    row of a prefetch window is read once, in the order of storage; this process holds one
+    window of pixels. With a prefetch window as long as the plan's window, rows that lie
+    together are read together.
     """
 
     def __init__(self, reader: PixelReader, device: torch.device, ahead: int = 1) -> None:
@@ -75,17 +76,17 @@ class StreamLoader:
 
     def iter_batches(self, batches: Sequence[np.ndarray]) -> Iterator[Tensor]:
         """See Loader."""
-        stretches = _stretches(batches, self.ahead)
-        parts = [_parts(stretch, self.rows_per_task) for stretch in stretches]
-        stream = self._stream([part for of_stretch in parts for part in of_stretch])
-        for stretch, of_stretch in zip(stretches, parts, strict=True):
-            rows = np.concatenate([np.empty(0, np.int64), *of_stretch])
+        windows = _windows(batches, self.ahead)
+        parts = [_parts(batches_of_window, self.rows_per_task) for batches_of_window in windows]
+        stream = self._stream([part for of_window in parts for part in of_window])
+        for batches_of_window, of_window in zip(windows, parts, strict=True):
+            rows = np.concatenate([np.empty(0, np.int64), *of_window])
             pixels = np.empty((len(rows), self.reader.size, self.reader.size, 3), np.uint8)
             start = 0
-            for part in of_stretch:
+            for part in of_window:
                 pixels[start : start + len(part)] = next(stream)
                 start += len(part)
-            for wanted in stretch:
+            for wanted in batches_of_window:
                 images = self.staging.empty(len(wanted), self.reader.size)
                 gather(pixels, np.searchsorted(rows, wanted), images)
                 yield self.staging.send(images)
@@ -238,22 +239,22 @@ def device_shortage(num_rows: int, size: int, device: torch.device, sharing: int
     )
 
 
-def _stretches(batches: Sequence[np.ndarray], ahead: int) -> list[list[np.ndarray]]:
-    """Consecutive batches, cut anew where another `ahead` uses are full."""
-    stretches: list[list[np.ndarray]] = []
+def _windows(batches: Sequence[np.ndarray], ahead: int) -> list[list[np.ndarray]]:
+    """Group consecutive batches into prefetch windows of about `ahead` samples."""
+    windows: list[list[np.ndarray]] = []
     used, last = 0, -1
     for rows in batches:
         if used // ahead != last:
             last = used // ahead
-            stretches.append([])
-        stretches[-1].append(rows)
+            windows.append([])
+        windows[-1].append(rows)
         used += len(rows)
-    return stretches
+    return windows
 
 
-def _parts(stretch: list[np.ndarray], most: int) -> list[np.ndarray]:
-    """The rows of a stretch, each once and ascending, in parts of at most `most`."""
-    rows = np.unique(np.concatenate(stretch))
+def _parts(batches_of_window: list[np.ndarray], most: int) -> list[np.ndarray]:
+    """Return the rows of a prefetch window, each once and ascending, in parts of at most `most`."""
+    rows = np.unique(np.concatenate(batches_of_window))
     return [rows[start : start + most] for start in range(0, len(rows), most)]
 
 

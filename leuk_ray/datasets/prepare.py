@@ -160,7 +160,7 @@ def _decode_all(
         batch_format="pyarrow",
         fn_kwargs={"target": target, "rows_per_part": per_part, "settings": storage},
     )
-    dataset.context.raise_original_map_exception = True  # a full disk is told as one
+    dataset.context.raise_original_map_exception = True  # so that a full disk is reported as one
     results: list[pa.Table] = []
     thumbs = np.zeros((len(table), THUMB**2), np.uint8)
     done = 0

@@ -190,14 +190,14 @@ def apply_points(
     label: IntArray,
     logit: FloatArray,
     temperature: float,
-    drawn: GroupResamples,
+    resampled: GroupResamples,
 ) -> list[dict[str, Any]]:
     """Each operating point on other cells: sensitivity and specificity with counts, intervals."""
     out = []
     for point in decisions.points:
         called = logit >= point.log_odds
         counts = confusion(label, called.astype(float), 0.5)
-        samples = count_samples(drawn, label, called)
+        samples = count_samples(resampled, label, called)
         out.append(
             {
                 **point.model_dump(),
@@ -205,7 +205,8 @@ def apply_points(
                 "sensitivity": sensitivity(counts),
                 "specificity": specificity(counts),
                 "intervals": {
-                    side: drawn.interval(samples[side]) for side in ("sensitivity", "specificity")
+                    side: resampled.interval(samples[side])
+                    for side in ("sensitivity", "specificity")
                 },
             }
         )
@@ -244,7 +245,7 @@ def apply_bands(
     label: IntArray,
     stated: FloatArray,
     threshold: float,
-    drawn: GroupResamples,
+    resampled: GroupResamples,
 ) -> list[dict[str, Any]]:
     """Each abstain band on other cells: how many are answered, and how many of these rightly.
 
@@ -253,7 +254,7 @@ def apply_bands(
         label: (N,) 1 ALL, 0 healthy.
         stated: (N,) probability of ALL, 0..1.
         threshold: a cell is called ALL from this probability on.
-        drawn: groups drawn for these cells.
+        resampled: the bootstrap over the groups of these cells.
     """
     right = (stated >= threshold) == (label == 1)
     out = []
@@ -261,13 +262,13 @@ def apply_bands(
         answered: BoolArray = ~in_band(stated, (band.low, band.high))
         num_answered, num_right = int(answered.sum()), int((right & answered).sum())
         with np.errstate(invalid="ignore", divide="ignore"):
-            samples = drawn.sums(right & answered) / drawn.sums(answered)
+            samples = resampled.sums(right & answered) / resampled.sums(answered)
         out.append(
             {
                 **band.model_dump(),
                 "answered": _ratio(num_answered, len(label)),
                 "accuracy": _ratio(num_right, num_answered),
-                "interval": drawn.interval(samples[np.isfinite(samples)]),
+                "interval": resampled.interval(samples[np.isfinite(samples)]),
             }
         )
     return out

@@ -1,7 +1,7 @@
 """95% intervals: a bootstrap over groups for metrics of cells, Clopper-Pearson for one proportion.
 
 Cells of one subject resemble each other, so a bootstrap over cells is far too narrow. Here whole
-groups (a subject joined with its duplicates) are drawn, ALL and healthy groups apart.
+groups (a subject joined with its duplicates) are resampled, ALL and healthy groups apart.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class Interval:
 
     low, high: the bounds, in the metric's unit; both None when there is no interval.
     groups_positive, groups_negative: how many ALL and healthy groups were there to draw from.
-    resamples: how many times groups were drawn; 0 when they were too few.
+    resamples: how many times groups were resampled; 0 when they were too few.
     note: what the reader must know; empty for an interval from enough groups.
     """
 
@@ -111,14 +111,14 @@ def weighted_auc(label: IntArray, score: FloatArray, weight: FloatArray) -> Floa
 
 @dataclass(frozen=True)
 class GroupResamples:
-    """Whole groups drawn again and again with replacement, ALL and healthy groups apart.
+    """Bootstrap resamples of whole groups with replacement, ALL and healthy groups apart.
 
     One drawing serves all metrics of the same cells, and both sides of a paired comparison.
 
     member: (N,) the number of the group that each cell belongs to.
-    weight: (R, G) how often each group is drawn; R is 0 where a class has too few groups.
+    weight: (R, G) how often a resample holds each group; R is 0 where a class has too few groups.
     groups_positive, groups_negative: how many ALL and healthy groups there are.
-    withheld: why nothing was drawn although there are groups enough; empty where it was.
+    withheld: why nothing was resampled although there are groups enough; empty where it was.
     """
 
     member: IntArray
@@ -128,7 +128,7 @@ class GroupResamples:
     withheld: str = ""
 
     @classmethod
-    def draw(
+    def sample(
         cls,
         label: IntArray,
         group: npt.ArrayLike,
@@ -142,8 +142,8 @@ class GroupResamples:
         Args:
             label: (N,) 1 ALL, 0 healthy.
             group: (N,) the group each cell belongs to.
-            seed: of the drawing; the same seed draws the same groups.
-            resamples: how many times groups are drawn.
+            seed: of the resampling; the same seed takes the same groups.
+            resamples: how many times groups are resampled.
             withheld: a reason to draw none and to give no interval, as where groups are images
                 of unknown patients.
 
@@ -158,7 +158,7 @@ class GroupResamples:
         num_positive, num_negative = int(positive.sum()), int((~positive).sum())
         enough = min(num_positive, num_negative) >= MIN_GROUPS and not withheld
         rows = resamples if enough else 0
-        weight = _draw(positive, rows, np.random.default_rng(seed))
+        weight = _resample(positive, rows, np.random.default_rng(seed))
         return cls(member, weight, num_positive, num_negative, withheld)
 
     def sums(self, values: npt.NDArray[np.generic]) -> FloatArray:
@@ -225,8 +225,8 @@ def group_bootstrap(
         group: (N,) the group each cell belongs to.
         threshold: a cell is called ALL from this probability on.
         seed: of the resampling; the same seed gives the same intervals.
-        resamples: how many times groups are drawn.
-        withheld: a reason to give no interval; see `GroupResamples.draw`.
+        resamples: how many times groups are resampled.
+        withheld: a reason to give no interval; see `GroupResamples.sample`.
 
     Returns:
         Intervals of `auc`, `accuracy`, `sensitivity`, `specificity` and `weighted_f1`; see
@@ -236,28 +236,30 @@ def group_bootstrap(
         ValueError: the cells are malformed, or `group` is not (N,).
     """
     labels, probabilities = checked_cells(label, probability)
-    drawn = GroupResamples.draw(labels, group, seed=seed, resamples=resamples, withheld=withheld)
-    samples = metric_samples(drawn, labels, probabilities, threshold)
-    return {name: drawn.interval(values) for name, values in samples.items()}
+    resampled = GroupResamples.sample(
+        labels, group, seed=seed, resamples=resamples, withheld=withheld
+    )
+    samples = metric_samples(resampled, labels, probabilities, threshold)
+    return {name: resampled.interval(values) for name, values in samples.items()}
 
 
 def metric_samples(
-    drawn: GroupResamples, label: IntArray, probability: FloatArray, threshold: float
+    resampled: GroupResamples, label: IntArray, probability: FloatArray, threshold: float
 ) -> dict[str, FloatArray]:
     """Area under ROC and the metrics of calls in each resample: (R,) values by name."""
     return {
-        "auc": drawn.auc(label, probability),
-        **count_samples(drawn, label, probability >= threshold),
+        "auc": resampled.auc(label, probability),
+        **count_samples(resampled, label, probability >= threshold),
     }
 
 
 def count_samples(
-    drawn: GroupResamples, label: IntArray, called: BoolArray
+    resampled: GroupResamples, label: IntArray, called: BoolArray
 ) -> dict[str, FloatArray]:
     """Metrics that need only counts of calls, in each resample: (R,) values by name."""
     truth = label == 1
     outcomes = (truth & called, ~truth & called, ~truth & ~called, truth & ~called)
-    tp, fp, tn, fn = (drawn.sums(outcome) for outcome in outcomes)
+    tp, fp, tn, fn = (resampled.sums(outcome) for outcome in outcomes)
     f1_all = 2 * tp / (2 * tp + fp + fn)
     f1_healthy = 2 * tn / (2 * tn + fn + fp)
     cells = tp + fp + tn + fn
@@ -288,8 +290,8 @@ def _tail(num_groups: int) -> float:
     return float(ndtr(np.sqrt(num_groups / degrees) * stdtrit(degrees, (1 - LEVEL) / 2)))
 
 
-def _draw(positive: BoolArray, resamples: int, generator: np.random.Generator) -> FloatArray:
-    """How often each group (G,) is drawn in each resample: (R, G)."""
+def _resample(positive: BoolArray, resamples: int, generator: np.random.Generator) -> FloatArray:
+    """Return how often each group (G,) is in each resample: (R, G)."""
     weight = np.empty((resamples, positive.size))
     for members in (np.flatnonzero(positive), np.flatnonzero(~positive)):
         if members.size:

@@ -42,7 +42,7 @@ def paired_bootstrap(
         group: (N,) the group each cell belongs to.
         thresholds: of the first and of the second.
         seed, resamples: of the resampling.
-        withheld: a reason to give no interval; see `GroupResamples.draw`.
+        withheld: a reason to give no interval; see `GroupResamples.sample`.
 
     Returns:
         `metrics`: name -> {first, second, difference, low, high, p, note}, None where undefined;
@@ -54,27 +54,29 @@ def paired_bootstrap(
     """
     labels, before = checked_cells(label, first)
     _, after = checked_cells(label, second)
-    drawn = GroupResamples.draw(labels, group, seed=seed, resamples=resamples, withheld=withheld)
+    resampled = GroupResamples.sample(
+        labels, group, seed=seed, resamples=resamples, withheld=withheld
+    )
     values = [
         evaluate(labels, stated, threshold)
         for stated, threshold in zip((before, after), thresholds, strict=True)
     ]
     samples = [
-        _samples(drawn, labels, stated, threshold)
+        _samples(resampled, labels, stated, threshold)
         for stated, threshold in zip((before, after), thresholds, strict=True)
     ]
     metrics = {}
     for name in COMPARED:
         old, new = (metrics[name]["value"] for metrics in values)
         change = samples[1][name] - samples[0][name]
-        found = drawn.interval(change)
+        found = resampled.interval(change)
         metrics[name] = {
             "first": old,
             "second": new,
             "difference": None if old is None or new is None else new - old,
             "low": found.low,
             "high": found.high,
-            "p": drawn.p_value(change) if found.low is not None else None,
+            "p": resampled.p_value(change) if found.low is not None else None,
             "note": found.note,
         }
     called = zip((before, after), thresholds, strict=True)
@@ -82,19 +84,19 @@ def paired_bootstrap(
     return {
         "metrics": metrics,
         "cells": len(labels),
-        "groups_positive": drawn.groups_positive,
-        "groups_negative": drawn.groups_negative,
+        "groups_positive": resampled.groups_positive,
+        "groups_negative": resampled.groups_negative,
         "only_first": int((right[0] & ~right[1]).sum()),
         "only_second": int((right[1] & ~right[0]).sum()),
     }
 
 
 def _samples(
-    drawn: GroupResamples, label: IntArray, stated: FloatArray, threshold: float
+    resampled: GroupResamples, label: IntArray, stated: FloatArray, threshold: float
 ) -> dict[str, FloatArray]:
-    cells = drawn.sums(np.ones(len(label)))
+    cells = resampled.sums(np.ones(len(label)))
     return {
-        **metric_samples(drawn, label, stated, threshold),
-        "brier": drawn.sums((stated - label) ** 2) / cells,
-        "nll": drawn.sums(losses(label, stated)) / cells,
+        **metric_samples(resampled, label, stated, threshold),
+        "brier": resampled.sums((stated - label) ** 2) / cells,
+        "nll": resampled.sums(losses(label, stated)) / cells,
     }

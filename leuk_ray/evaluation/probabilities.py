@@ -12,7 +12,7 @@ from leuk_ray.evaluation.metrics import ECE_BINS, brier, calibration_index, ece,
 
 
 def probability_intervals(
-    drawn: GroupResamples, label: IntArray, stated: FloatArray
+    resampled: GroupResamples, label: IntArray, stated: FloatArray
 ) -> dict[str, Interval]:
     """95% group-bootstrap intervals of `brier`, `nll` and `ece`.
 
@@ -23,18 +23,18 @@ def probability_intervals(
     and 96%.
 
     Args:
-        drawn: groups drawn for these cells.
+        resampled: the bootstrap over the groups of these cells.
         label: (N,) 1 ALL, 0 healthy.
         stated: (N,) probability of ALL, 0..1.
     """
-    cells = drawn.sums(np.ones(len(label)))
+    cells = resampled.sums(np.ones(len(label)))
     index = calibration_index(stated)
-    gaps = [np.abs(drawn.sums((label - stated) * (index == n))) for n in range(ECE_BINS)]
+    gaps = [np.abs(resampled.sums((label - stated) * (index == n))) for n in range(ECE_BINS)]
     reflected = 2 * (ece(label, stated) or 0) - np.sum(gaps, axis=0) / cells
     return {
-        "brier": drawn.interval(drawn.sums((stated - label) ** 2) / cells),
-        "nll": drawn.interval(drawn.sums(losses(label, stated)) / cells),
-        "ece": drawn.interval(np.maximum(0, reflected)),
+        "brier": resampled.interval(resampled.sums((stated - label) ** 2) / cells),
+        "nll": resampled.interval(resampled.sums(losses(label, stated)) / cells),
+        "ece": resampled.interval(np.maximum(0, reflected)),
     }
 
 

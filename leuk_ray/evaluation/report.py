@@ -96,9 +96,9 @@ def write_report(
     roles = reversed(EVALUATED_ROLES)  # test first
     by_role = {role: predictions.filter(pc.field("role") == role) for role in roles}
     report = _report(run, by_role, history, threshold, audit, decisions, band)
-    drawn = _draw(report, by_role["test"], images)
+    plots = _plot(report, by_role["test"], images)
     with directory_by_rename(directory, new="report") as partial:
-        report = report.model_copy(update={"figures": save_figures(drawn, partial)})
+        report = report.model_copy(update={"figures": save_figures(plots, partial)})
         content = report.model_dump(mode="json")
         write_table(partial / "predictions.parquet", predictions)
         write_json(partial / FILE, content)
@@ -124,12 +124,12 @@ def _report(
     }
     label, stated = test["label"].to_numpy().astype(np.int64), test["probability"].to_numpy()
     group = test["group"].to_pylist()
-    drawn = GroupResamples.draw(label, group, **BOOTSTRAP, withheld=run.no_intervals)
+    resampled = GroupResamples.sample(label, group, **BOOTSTRAP, withheld=run.no_intervals)
     intervals: dict[str, Any] = {}
     if test.num_rows:
-        samples = metric_samples(drawn, label, stated, threshold)
-        intervals = {name: drawn.interval(values) for name, values in samples.items()}
-        intervals |= probability_intervals(drawn, label, stated)
+        samples = metric_samples(resampled, label, stated, threshold)
+        intervals = {name: resampled.interval(values) for name, values in samples.items()}
+        intervals |= probability_intervals(resampled, label, stated)
     subjects = per_subject(test, threshold, band)
     if decisions is None and validation.num_rows:
         decisions = fix_decisions(
@@ -152,7 +152,7 @@ def _report(
             "refitted": refit(
                 _labels_and_logits(validation), _labels_and_logits(test), run.temperature
             ),
-            "decided": _decided(decisions, run, test, threshold, drawn, subjects),
+            "decided": _decided(decisions, run, test, threshold, resampled, subjects),
             "subjects": subjects,
             "worst_subjects": worst_subjects(subjects, MAX_WORST_SUBJECTS),
             "published": beside_published(run.protocol, run.test_set),
@@ -178,7 +178,7 @@ def _decided(
     run: ReportContext,
     test: pa.Table,
     threshold: float,
-    drawn: GroupResamples,
+    resampled: GroupResamples,
     subjects: Sequence[SubjectRow],
 ) -> dict[str, Any] | None:
     """What was fixed elsewhere, applied to the test cells; None without the one or the other."""
@@ -192,9 +192,9 @@ def _decided(
     return {
         "fixed_on": decisions.model_dump(include={"source", *_FIXED_COUNTS})
         | {"caution": decisions.caution},
-        "points": apply_points(decisions, label, logit, run.temperature, drawn),
+        "points": apply_points(decisions, label, logit, run.temperature, resampled),
         "subjects": called,
-        "bands": apply_bands(decisions, label, stated, threshold, drawn),
+        "bands": apply_bands(decisions, label, stated, threshold, resampled),
     }
 
 
@@ -271,33 +271,33 @@ def _uncertainty(intervals: Mapping[str, Interval]) -> str:
     )
 
 
-def _draw(report: Report, test: pa.Table, images: Images | None) -> dict[str, Figure]:
-    """The figures there is something to draw for, by file name."""
+def _plot(report: Report, test: pa.Table, images: Images | None) -> dict[str, Figure]:
+    """Plot every figure that there are data for, by file name."""
     stamp = figures.Stamp(report.run.synthetic, overlap_label(report.run.leaky))
     threshold, tested = report.threshold, report.tested
-    drawn: dict[str, Figure] = {}
+    plots: dict[str, Figure] = {}
     if tested is not None:
         label, probability = test["label"].to_numpy(), test["probability"].to_numpy()
         cells = (label, probability, threshold)
-        drawn["confusion"] = figures.confusion_figure(Confusion(**tested["confusion"]), stamp)
+        plots["confusion"] = figures.confusion_figure(Confusion(**tested["confusion"]), stamp)
         if tested["auc"]["value"] is not None:
             area = f"area {decimal(tested['auc']['value'])}"
-            drawn["roc"] = figures.roc_figure(*cells, area, stamp)
+            plots["roc"] = figures.roc_figure(*cells, area, stamp)
             area = f"average precision {decimal(tested['average_precision']['value'])}"
-            drawn["precision_recall"] = figures.precision_recall_figure(*cells, area, stamp)
-        drawn["calibration"] = figures.calibration_figure(*cells, stamp)
+            plots["precision_recall"] = figures.precision_recall_figure(*cells, area, stamp)
+        plots["calibration"] = figures.calibration_figure(*cells, stamp)
         if report.subjects:
             subject = test["subject"].to_pylist()
-            drawn["subjects"] = figures.subject_figure(report.subjects, subject, *cells, stamp)
+            plots["subjects"] = figures.subject_figure(report.subjects, subject, *cells, stamp)
     if report.history:
         best_epoch = report.run.stopping.get("best_epoch")
-        drawn["training"] = figures.training_figure(report.history, best_epoch, stamp)
+        plots["training"] = figures.training_figure(report.history, best_epoch, stamp)
     errors = report.worst_errors
     if images is not None and errors:
         captions = [(row["uid"], row["probability"], row["label"]) for row in errors]
         pictures = images([row["uid"] for row in errors])
-        drawn["errors"] = figures.contact_sheet(pictures, captions, stamp)
-    return drawn
+        plots["errors"] = figures.contact_sheet(pictures, captions, stamp)
+    return plots
 
 
 def _dataset_rows(counts: Mapping[str, Any]) -> list[tuple[str, str]]:

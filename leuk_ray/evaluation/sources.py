@@ -57,9 +57,11 @@ def _title(source: str | None) -> str:
 
 def _judge(cells: pa.Table, threshold: float, withheld: str, **bootstrap: int) -> dict[str, Any]:
     label, stated = cells["label"].to_numpy().astype(np.int64), cells["probability"].to_numpy()
-    drawn = GroupResamples.draw(label, cells["group"].to_pylist(), **bootstrap, withheld=withheld)
-    samples = metric_samples(drawn, label, stated, threshold)
+    resampled = GroupResamples.sample(
+        label, cells["group"].to_pylist(), **bootstrap, withheld=withheld
+    )
+    samples = metric_samples(resampled, label, stated, threshold)
     return {
         "metrics": evaluate(label, stated, threshold),
-        "intervals": {name: drawn.interval(values) for name, values in samples.items()},
+        "intervals": {name: resampled.interval(values) for name, values in samples.items()},
     }

@@ -13,7 +13,7 @@ from leuk_ray.datasets.prepared import PreparedDataset
 from leuk_ray.experiments.baselines import outcomes_of_baselines
 from leuk_ray.experiments.check import check_data, check_networks
 from leuk_ray.experiments.plan import make_plan
-from leuk_ray.experiments.report import Told, write_experiment_report
+from leuk_ray.experiments.report import ExperimentContext, write_experiment_report
 from leuk_ray.experiments.results import outcomes_of_runs, outcomes_of_votes
 from leuk_ray.experiments.settings import ExperimentSettings, ScaleName
 from leuk_ray.runs.executor import Executor
@@ -95,10 +95,10 @@ def run_experiment(
     found = outcomes_of_runs(out, plan, records)
     found |= outcomes_of_votes(out, experiment, found)
     found |= outcomes_of_baselines(out, experiment, plan, dataset, splits)
-    told = Told(
+    context = ExperimentContext(
         out, experiment, scale, dataset, plan, splits, records, found, show_images
     )  # fmt: skip
-    return write_experiment_report(told)
+    return write_experiment_report(context)
 
 
 def _trained_before(experiment: ExperimentSettings, table: RunTable) -> list[str]:

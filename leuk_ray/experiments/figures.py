@@ -113,7 +113,7 @@ def gradcam_figure(
     split: pa.Table,
     stamp: Stamp,
 ) -> Figure:
-    """Test cells, and where each pair's baseline and full network look (A34).
+    """Test cells, and where each pair's baseline and full network look (saeed2022, Grad-CAM).
 
     Args:
         pairs: networks and their bundles, baseline then full, trained on `split`.

@@ -39,7 +39,7 @@ CURVES = ("training", "confusion", "roc")  # of a run's own report
 
 
 @dataclass(frozen=True)
-class Told:
+class ExperimentContext:
     """What an experiment's report is made of.
 
     root: the experiment's folder. splits: by `split_key`. show_images: whether pictures of cells
@@ -57,40 +57,40 @@ class Told:
     show_images: bool
 
 
-def write_experiment_report(told: Told) -> dict[str, Any]:
+def write_experiment_report(context: ExperimentContext) -> dict[str, Any]:
     """Write ROOT/report, replacing an earlier one.
 
     Returns:
         What report.json holds.
     """
-    content = _content(told)
-    with directory_by_rename(told.root / "report") as partial:
-        drawn = _draw(told, content)
-        content["figures"] = save_figures(drawn, partial)
-        if told.show_images:
-            _add_gallery(told, content, partial)
-        content["curves"] = _add_curves(told, partial)
+    content = _content(context)
+    with directory_by_rename(context.root / "report") as partial:
+        plots = _plot(context, content)
+        content["figures"] = save_figures(plots, partial)
+        if context.show_images:
+            _add_gallery(context, content, partial)
+        content["curves"] = _add_curves(context, partial)
         write_json(partial / "report.json", content)
         (partial / "report.html").write_text(_page(content, partial), encoding="utf-8")
     return content
 
 
-def _content(told: Told) -> dict[str, Any]:
-    experiment, dataset = told.experiment, told.dataset
-    recipe = _main_recipe(told)
+def _content(context: ExperimentContext) -> dict[str, Any]:
+    experiment, dataset = context.experiment, context.dataset
+    recipe = _main_recipe(context)
     tables = [
-        fill_table(table, experiment, told.plan, told.outcomes) for table in experiment.tables
+        fill_table(table, experiment, context.plan, context.outcomes) for table in experiment.tables
     ]
-    protocols = _protocols(told)
+    protocols = _protocols(context)
     overlap = {(item["protocol"], item["data"]): item["leaky"] for item in protocols}
     content: dict[str, Any] = {
         "schema_version": SCHEMA_VERSION,
         "experiment": experiment.name,
         "paper": experiment.paper,
-        "scale": {"name": told.scale, "note": experiment.scales[told.scale].note},
+        "scale": {"name": context.scale, "note": experiment.scales[context.scale].note},
         "synthetic": dataset.synthetic,
         "best_auc": dataset.manifest.get("best_auc"),
-        "show_images": told.show_images,
+        "show_images": context.show_images,
         "dataset": {
             "fingerprint": dataset.identity.fingerprint,
             "storage": dataset.manifest["storage"],
@@ -101,7 +101,7 @@ def _content(told: Told) -> dict[str, Any]:
         "tables": tables,
         "leaks": [
             item | {"honest_leaky": overlap.get((item["honest"], item["data"]), False)}
-            for item in leaks(experiment, told.outcomes)
+            for item in leaks(experiment, context.outcomes)
         ],
         "rows": [
             {
@@ -112,60 +112,60 @@ def _content(told: Told) -> dict[str, Any]:
             }
             for key, row in experiment.rows.items()
         ],
-        "layers": _layers(told),
-        "runs": [asdict(record) for record in _own_records(told)],
-        "stand_ins": told.plan.stand_ins,
-        "left_out": told.plan.left_out,
+        "layers": _layers(context),
+        "runs": [asdict(record) for record in _own_records(context)],
+        "stand_ins": context.plan.stand_ins,
+        "left_out": context.plan.left_out,
     }
-    content["sentence"] = _sentence(content, _bars_table(told, tables))
+    content["sentence"] = _sentence(content, _bars_table(context, tables))
     return json_ready(content)
 
 
-def _main_recipe(told: Told) -> Recipe:
+def _main_recipe(context: ExperimentContext) -> Recipe:
     """Of the network that stands for the paper; of the first that trains where it does not."""
-    main = told.experiment.figures.main
-    own = [spec for place, spec in told.plan.specs.items() if place.of == main]
-    return (own or list(told.plan.specs.values()))[0].resolved
+    main = context.experiment.figures.main
+    own = [spec for place, spec in context.plan.specs.items() if place.of == main]
+    return (own or list(context.plan.specs.values()))[0].resolved
 
 
-def _own_records(told: Told) -> list[RunRecord]:
-    names = {spec.name for spec in told.plan.specs.values()}
-    return [record for name, record in sorted(told.records.items()) if name in names]
+def _own_records(context: ExperimentContext) -> list[RunRecord]:
+    names = {spec.name for spec in context.plan.specs.values()}
+    return [record for name, record in sorted(context.records.items()) if name in names]
 
 
-def _bars_table(told: Told, tables: list[dict[str, Any]]) -> dict[str, Any]:
-    """The table that stands for the paper: drawn as bars, and told in one sentence."""
-    return next(table for table in tables if table["id"] == told.experiment.figures.bars)
+def _bars_table(context: ExperimentContext, tables: list[dict[str, Any]]) -> dict[str, Any]:
+    """Return the table that stands for the paper: plotted as bars, summarised in one sentence."""
+    return next(table for table in tables if table["id"] == context.experiment.figures.bars)
 
 
-def _protocols(told: Told) -> list[dict[str, Any]]:
+def _protocols(context: ExperimentContext) -> list[dict[str, Any]]:
     """Each protocol on each part of the data, as its first split parts it."""
     seen: dict[tuple[str, str], dict[str, Any]] = {}
-    for place, spec in told.plan.specs.items():
+    for place, spec in context.plan.specs.items():
         if (place.protocol, place.data) in seen:
             continue
-        split = told.splits[split_key(spec.resolved)]
-        leakage = find_leakage(split, told.dataset.cells)
+        split = context.splits[split_key(spec.resolved)]
+        leakage = find_leakage(split, context.dataset.cells)
         seen[place.protocol, place.data] = {
             "protocol": place.protocol,
             "data": place.data,
             "leaky": leakage.leaky,
             "leakage": leakage.text,
             "unit": PROTOCOLS[place.protocol].unit,
-            "roles": describe(split, told.dataset.cells),
-            "crossings": crossings(split, told.dataset.cells),
+            "roles": describe(split, context.dataset.cells),
+            "crossings": crossings(split, context.dataset.cells),
         }
     return list(seen.values())
 
 
-def _layers(told: Told) -> list[dict[str, Any]]:
-    """The networks as tables (A09, B19)."""
+def _layers(context: ExperimentContext) -> list[dict[str, Any]]:
+    """Return the networks as tables of layers."""
     found = []
-    for name in told.experiment.figures.layers:
-        own = [spec for place, spec in told.plan.specs.items() if place.of == name]
+    for name in context.experiment.figures.layers:
+        own = [spec for place, spec in context.plan.specs.items() if place.of == name]
         if own:
-            title = told.experiment.models[name].title
-            stand_in = told.plan.stand_ins.get(name, "")
+            title = context.experiment.models[name].title
+            stand_in = context.plan.stand_ins.get(name, "")
             found.append({"of": name, "title": title, "stand_in": stand_in})
             found[-1] |= summarise(own[0].resolved.model)
     return found
@@ -176,76 +176,78 @@ def _sentence(content: Mapping[str, Any], table: Mapping[str, Any]) -> str:
     done = sum(run["status"] == "finished" for run in content["runs"])
     text = f"{done} of {counted(len(content['runs']), 'run')} finished."
     for row in table["rows"]:
-        told = [
+        ours = [
             f"{overlap_label(line['leaky'])} {line['protocol']} ".lstrip()
             + f"{line['cells']['accuracy']['text']} ({line['cells']['accuracy']['detail']})"
             for line in row["ours"]
             if "cells" in line
         ]
-        if told:
+        if ours:
             paper = (row["reported"] or {}).get("accuracy", "not reported")
-            return f"{text} {row['name']}, accuracy: reported {paper}; ours: {', '.join(told)}."
+            return f"{text} {row['name']}, accuracy: reported {paper}; ours: {', '.join(ours)}."
     return f"{text} No row of {table['title']} has a figure of ours."
 
 
-def _draw(told: Told, content: Mapping[str, Any]) -> dict[str, Figure]:
-    wanted, synthetic = told.experiment.figures, told.dataset.synthetic
-    drawn: dict[str, Figure] = {"activations": figures.activations_figure(wanted.activations)}
-    bars = figures.bars_figure(_bars_table(told, content["tables"]), Stamp(synthetic))
+def _plot(context: ExperimentContext, content: Mapping[str, Any]) -> dict[str, Figure]:
+    wanted, synthetic = context.experiment.figures, context.dataset.synthetic
+    plots: dict[str, Figure] = {"activations": figures.activations_figure(wanted.activations)}
+    bars = figures.bars_figure(_bars_table(context, content["tables"]), Stamp(synthetic))
     if bars is not None:
-        drawn["bars"] = bars
-    if told.show_images:
-        drawn["samples"] = figures.samples_figure(told.dataset, Stamp(synthetic))
-        drawn |= _gradcam(told)
-    return drawn
+        plots["bars"] = bars
+    if context.show_images:
+        plots["samples"] = figures.samples_figure(context.dataset, Stamp(synthetic))
+        plots |= _gradcam(context)
+    return plots
 
 
-def _gradcam(told: Told) -> dict[str, Figure]:
+def _gradcam(context: ExperimentContext) -> dict[str, Figure]:
     """On the honest split of the first repeat, where both networks of a pair have a bundle."""
-    honest = told.experiment.leaks[0][1]
+    honest = context.experiment.leaks[0][1]
     pairs, split = [], None
-    for pair in told.experiment.figures.gradcam:
-        data = told.experiment.models[pair.full].data[-1]
+    for pair in context.experiment.figures.gradcam:
+        data = context.experiment.models[pair.full].data[-1]
         places = [RunKey(name, data, honest, 1) for name in (pair.baseline, pair.full)]
-        if all(isinstance(told.outcomes.get(place), Outcome) for place in places):
-            bundles = [told.root / "runs" / place.name / "bundle" for place in places]
+        if all(isinstance(context.outcomes.get(place), Outcome) for place in places):
+            bundles = [context.root / "runs" / place.name / "bundle" for place in places]
             pairs.append((pair, *bundles))
-            split = told.splits[split_key(told.plan.specs[places[0]].resolved)]
+            split = context.splits[split_key(context.plan.specs[places[0]].resolved)]
     if split is None:
         return {}
-    leakage = find_leakage(split, told.dataset.cells)
-    stamp = Stamp(told.dataset.synthetic, leakage.label)
-    return {"gradcam": figures.gradcam_figure(pairs, told.dataset, split, stamp)}
+    leakage = find_leakage(split, context.dataset.cells)
+    stamp = Stamp(context.dataset.synthetic, leakage.label)
+    return {"gradcam": figures.gradcam_figure(pairs, context.dataset, split, stamp)}
 
 
-def _add_gallery(told: Told, content: dict[str, Any], directory: Path) -> None:
-    recipe = _main_recipe(told)
+def _add_gallery(context: ExperimentContext, content: dict[str, Any], directory: Path) -> None:
+    recipe = _main_recipe(context)
     path = directory / "figures" / "augmentation.png"
-    draw_gallery(path, told.dataset, recipe.augment, recipe.seed)
+    draw_gallery(path, context.dataset, recipe.augment, recipe.seed)
     content["figures"]["augmentation"] = "figures/augmentation.png"
 
 
-def _add_curves(told: Told, directory: Path) -> list[dict[str, Any]]:
-    """Copy the figures of the first repeat's own reports (A32-33, B20)."""
+def _add_curves(context: ExperimentContext, directory: Path) -> list[dict[str, Any]]:
+    """Copy the curves and confusion matrices of the first repeat's own reports."""
     found = []
-    for place, spec in told.plan.specs.items():
-        if place.repeat > 1 or place.data not in told.experiment.figures.curves.get(place.of, ()):
+    for place, spec in context.plan.specs.items():
+        if place.repeat > 1 or place.data not in context.experiment.figures.curves.get(
+            place.of, ()
+        ):
             continue
         item = {
-            "title": told.experiment.models[place.of].title,
+            "title": context.experiment.models[place.of].title,
             "data": place.data,
             "protocol": place.protocol,
             "leaky": False,
             "figures": {},
             "reason": "",
         }
-        outcome = told.outcomes[place]
+        outcome = context.outcomes[place]
         if isinstance(outcome, Outcome):
             item["leaky"] = outcome.leaky
         else:
             item["reason"] = outcome
         for name in CURVES:
-            file = told.root / "runs" / spec.name / "report" / "figures" / f"{name}.png"
+            file = context.root / "runs" / spec.name / "report" / "figures" / f"{name}.png"
             if not item["reason"] and file.exists():
                 target = f"figures/{place.name}.{name}.png"
                 shutil.copyfile(file, directory / target)

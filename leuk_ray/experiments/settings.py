@@ -267,9 +267,9 @@ class ExperimentSettings(Settings):
             raise ValueError(
                 f"figures.bars {self.figures.bars!r}: no table with accuracy is so called"
             )
-        drawn = [*self.figures.curves, *self.figures.layers, self.figures.main]
+        plotted = [*self.figures.curves, *self.figures.layers, self.figures.main]
         pairs = [name for pair in self.figures.gradcam for name in (pair.baseline, pair.full)]
-        _known("figure of", [*drawn, *pairs], self.models)
+        _known("figure of", [*plotted, *pairs], self.models)
         return self
 
 

@@ -89,8 +89,8 @@ class Failure:
         return asdict(self)
 
 
-class Reader:
-    """What stands around a bundle's network: from bytes to pixels, from scores to an answer."""
+class PrePostProcessor:
+    """Preprocessing and decision of a bundle: from bytes to pixels, from scores to an answer."""
 
     def __init__(self, manifest: BundleManifest) -> None:
         self.manifest = manifest
@@ -129,7 +129,7 @@ class Reader:
         return bool(scores.distance[index] > scope.distance)
 
 
-class Classifier(Reader):
+class Classifier(PrePostProcessor):
     """A bundle's network on a device, with the bundle's preprocessing and decision."""
 
     def __init__(self, bundle: Bundle, device: str = "cpu", engine: EngineName = "auto") -> None:

@@ -1,4 +1,4 @@
-"""From a probability and the scope's verdict to an answer: ALL, healthy, or none."""
+"""From a probability and the scope's reasons to an answer: ALL, healthy, or none."""
 
 from __future__ import annotations
 

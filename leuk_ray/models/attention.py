@@ -62,7 +62,7 @@ def global_weighted_average(features: Tensor, attention: Tensor) -> Tensor:
 
 
 class ChannelSpatialPooling(nn.Module):
-    """The first branch: channel attention, then spatial attention (A12), ended by GWAP (A13)."""
+    """The first branch: channel, then spatial attention (eq 7-8), ended by GWAP (eq 9)."""
 
     def __init__(self, channels: int, reduction: int = 16) -> None:
         super().__init__()
@@ -93,7 +93,7 @@ class WeightedAttentionAverage(nn.Module):
 
 
 class AttendedAverage(nn.Module):
-    """The global average after a block from the literature, for comparison (A28, A35).
+    """The global average after a block from the literature, for comparison (saeed2022, Table 2).
 
     se: squeeze and excitation (Hu 2018); eca: efficient channel attention (Wang 2020);
     cbam: channel, then spatial attention (Woo 2018); all as timm has them.

@@ -1,4 +1,4 @@
-"""Several networks as one: a soft or a majority vote inside the graph (A28)."""
+"""Several networks as one: a soft or a majority vote inside the graph (saeed2022, Table 2)."""
 
 from __future__ import annotations
 

@@ -14,11 +14,11 @@ from leuk_ray.models.settings import Attention, Merge
 
 
 class MultiAttentionHead(nn.Module):
-    """Pool by attention, merge, normalise, classify (A10-A18).
+    """Pool by attention, merge, normalise, classify: the head of saeed2022 (eq 7-12).
 
-    Both branches see the same feature map and run in parallel (A15). Their vectors are
-    concatenated or added, go through BatchNorm and a fully connected layer with ELU (A16,
-    A17) and end in `num_classes` logits (A18; softmax belongs to the loss).
+    Both branches see the same feature map and run in parallel. Their vectors are
+    concatenated or added, go through BatchNorm and a fully connected layer with ELU,
+    and end in `num_classes` logits (softmax belongs to the loss).
     """
 
     def __init__(

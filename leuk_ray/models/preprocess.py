@@ -13,7 +13,7 @@ IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 class Preprocess(nn.Module):
-    """Resize and scale (A03: pixels 0-255 at the input, scaling inside the model).
+    """Resize and scale (saeed2022: pixels 0-255 at the input, scaling inside the model).
 
     input_size: side of the network's input, pixels.
     mean, std: of each channel, for pixels scaled to 0..1.

@@ -1,4 +1,4 @@
-"""SE-CNN of bukhari2022 and, without SE, its "traditional CNN" (B04-B13)."""
+"""SE-CNN of bukhari2022 and, without SE, its "traditional CNN" (Table 5)."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ class SECNN(nn.Module):
     52, 26 (eq 1-2). SE squeezes by global average, excites by FC, ReLU, FC, sigmoid, and
     rescales the channels (eq 3-6): timm's SEModule with C / r units in between.
 
-    filters: of the three convolutions (B05).
+    filters: of the three convolutions.
     reduction: r of the SE blocks; the paper does not state it.
-    squeeze_excite: False for the traditional CNN (B13).
+    squeeze_excite: False for the traditional CNN.
     pool_stride: of the 2x2 max pooling.
     """
 
@@ -54,6 +54,6 @@ class SECNN(nn.Module):
         return self.blocks(images)
 
     def forward_head(self, features: Tensor, pre_logits: bool = True) -> Tensor:
-        """Global max pooling and dense ReLU (B09): (N, C, h, w) -> (N, 128)."""
+        """Global max pooling and dense ReLU: (N, C, h, w) -> (N, 128)."""
         assert pre_logits, "the classifier is the network's head"
         return F.relu(self.dense(features.amax(dim=(2, 3))))

@@ -1,4 +1,4 @@
-"""A network as a table: layers, output shapes, parameters, FLOPs (A09, B19)."""
+"""A network as a table: layers, output shapes, parameters, FLOPs."""
 
 from __future__ import annotations
 

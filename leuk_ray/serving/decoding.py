@@ -24,7 +24,7 @@ from weakref import WeakValueDictionary
 import numpy as np
 
 from leuk_ray.datasets.images import BadImageError, StorageSettings, plain_pixels
-from leuk_ray.inference.classifier import Cell, Reader
+from leuk_ray.inference.classifier import Cell, PrePostProcessor
 from leuk_ray.serving.decoder import Done, Job
 from leuk_ray.serving.errors import Problem
 from leuk_ray.serving.traffic import Shares
@@ -66,12 +66,12 @@ class Decoding:
         self._halves: WeakValueDictionary[str, asyncio.Semaphore] = WeakValueDictionary()
 
     async def read(
-        self, reader: Reader, files: Sequence[Named], holder: str
+        self, processor: PrePostProcessor, files: Sequence[Named], holder: str
     ) -> list[Cell | BadImageError]:
         """Decode the files of a request; a bad one is an item. Cancelling ends the work.
 
         Args:
-            reader: what to make of them.
+            processor: what to make of them.
             files: named.
             holder: the key that they came with, or the request where there are no keys.
 
@@ -90,9 +90,9 @@ class Decoding:
         try:
             return await asyncio.gather(
                 *(
-                    self._in_process(reader, file, slow)
+                    self._in_process(processor, file, slow)
                     if known is None
-                    else self._in_thread(reader, file, few)
+                    else self._in_thread(processor, file, few)
                     for file, known in zip(files, pixels, strict=True)
                 )
             )
@@ -101,20 +101,22 @@ class Decoding:
                 self._waiting.give_back(holder, 1)
 
     async def _in_thread(
-        self, reader: Reader, file: Named, few: asyncio.Semaphore
+        self, processor: PrePostProcessor, file: Named, few: asyncio.Semaphore
     ) -> Cell | BadImageError:
         async with few:
-            return await self.threads.run(_read, reader, file)
+            return await self.threads.run(_read, processor, file)
 
-    async def _in_process(self, reader: Reader, file: Named, slow: _Slow) -> Cell | BadImageError:
+    async def _in_process(
+        self, processor: PrePostProcessor, file: Named, slow: _Slow
+    ) -> Cell | BadImageError:
         name, data = file
         async with slow.one, slow.half:
             seconds = min(_FILE_SECONDS, slow.seconds)
-            found, spent = await self._processes.decode(data, reader.manifest.storage, seconds)
+            found, spent = await self._processes.decode(data, processor.manifest.storage, seconds)
             slow.seconds -= spent
         if isinstance(found, BadImageError):
             return found
-        return await self.threads.run(reader.cell, name, data, found)
+        return await self.threads.run(processor.cell, name, data, found)
 
 
 class _Slow:
@@ -213,9 +215,9 @@ def _plain(data: bytes) -> int | None:
     return None if pixels is None or pixels > _FILE_PIXELS else pixels
 
 
-def _read(reader: Reader, file: Named) -> Cell | BadImageError:
+def _read(processor: PrePostProcessor, file: Named) -> Cell | BadImageError:
     try:
-        return reader.read(*file)
+        return processor.read(*file)
     except BadImageError as error:
         return error
 

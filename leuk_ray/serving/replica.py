@@ -16,7 +16,7 @@ from ray.serve.exceptions import (
 from ray.serve.handle import DeploymentHandle
 
 from leuk_ray.bundles.manifest import read_manifest
-from leuk_ray.inference.classifier import Reader
+from leuk_ray.inference.classifier import PrePostProcessor
 from leuk_ray.inference.explain import Explanation
 from leuk_ray.serving.decoding import Decoding
 from leuk_ray.serving.errors import Problem
@@ -49,9 +49,9 @@ def remote_runners(
     decoding = Decoding()
 
     async def make(found: Found) -> ServedModel:
-        reader = Reader(await asyncio.to_thread(read_manifest, found.path))
+        processor = PrePostProcessor(await asyncio.to_thread(read_manifest, found.path))
         network = await RemoteBackend.of(predictor, found)
-        return ServedModel(found, reader, network, metrics, decoding)
+        return ServedModel(found, processor, network, metrics, decoding)
 
     return make
 

@@ -14,7 +14,14 @@ import numpy as np
 from PIL import Image
 
 from leuk_ray.datasets.images import BadImageError
-from leuk_ray.inference.classifier import Cell, Classifier, Failure, Prediction, Reader, Scores
+from leuk_ray.inference.classifier import (
+    Cell,
+    Classifier,
+    Failure,
+    Prediction,
+    PrePostProcessor,
+    Scores,
+)
 from leuk_ray.inference.explain import Explanation, explain_pixels, overlay
 from leuk_ray.serving.decoding import Decoding, Named, Threads
 from leuk_ray.serving.drift import Drift, Shift
@@ -110,12 +117,12 @@ class ServedModel:
     def __init__(
         self,
         found: Found,
-        reader: Reader,
+        processor: PrePostProcessor,
         network: ModelBackend,
         metrics: Metrics,
         decoding: Decoding,
     ) -> None:
-        self.reader = reader
+        self.processor = processor
         self.network = network
         self.info = ModelInfo(
             name=found.name,
@@ -125,7 +132,7 @@ class ServedModel:
         )
         self.metrics = metrics
         self._decoding = decoding
-        scope = reader.manifest.scope
+        scope = processor.manifest.scope
         self._drift = Drift(scope.typical if scope else {})
         self._alarmed = False
 
@@ -136,7 +143,7 @@ class ServedModel:
 
     async def read(self, files: Sequence[Named], holder: str) -> list[Cell | BadImageError]:
         """`Decoding.read`, with bad files counted."""
-        read = await self._decoding.read(self.reader, files, holder)
+        read = await self._decoding.read(self.processor, files, holder)
         for item in read:
             if isinstance(item, BadImageError):
                 self.metrics.rejected(item.reason)
@@ -144,7 +151,7 @@ class ServedModel:
 
     async def check(self) -> None:
         """Decode an image and run the network; raises RuntimeError if its output is not finite."""
-        await self._decoding.read(self.reader, [("check", _PICTURE)], "check")
+        await self._decoding.read(self.processor, [("check", _PICTURE)], "check")
         await self.network.check()
 
     async def classify(
@@ -153,7 +160,7 @@ class ServedModel:
         """Answers for decoded cells, scored in one batch with those of other requests."""
         scored = await asyncio.gather(*(self.network.score(cell.pixels) for cell in cells))
         answers = [
-            self.reader.answer(cell, scores, index)
+            self.processor.answer(cell, scores, index)
             for cell, (scores, index) in zip(cells, scored, strict=True)
         ]
         return answers, scored
@@ -179,7 +186,7 @@ class ServedModel:
             UserError: the network has no map.
         """
         explained = await self.network.explain(np.stack([cell.pixels for cell in cells]))
-        drawn = await asyncio.gather(
+        pictures = await asyncio.gather(
             *(
                 self._decoding.threads.run(_picture, cell.pixels, explanation.heat)
                 for cell, explanation in zip(cells, explained, strict=True)
@@ -187,7 +194,7 @@ class ServedModel:
         )
         return [
             explanation.as_dict(picture)
-            for explanation, picture in zip(explained, drawn, strict=True)
+            for explanation, picture in zip(explained, pictures, strict=True)
         ]
 
     def _watch(self, features: dict[str, float]) -> None:

@@ -1,7 +1,7 @@
 """The loss of a sample, from its log-odds of ALL.
 
 A softmax over two logits and a sigmoid of their difference are the same probability, so
-cross-entropy (A24) and binary cross-entropy (B11) are one function here.
+cross-entropy (saeed2022) and binary cross-entropy (bukhari2022) are one function here.
 """
 
 from __future__ import annotations

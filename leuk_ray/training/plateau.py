@@ -1,4 +1,4 @@
-"""When to lower the learning rate and when to stop (A20, A21).
+"""When to lower the learning rate and when to stop (saeed2022, learning rate).
 
 The paper monitors an undefined value. Ours is the training accuracy while that lies below
 0.9, and the validation loss from then on.

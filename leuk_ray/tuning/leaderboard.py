@@ -13,7 +13,7 @@ from leuk_ray.runs.table import RunRecord
 
 
 @dataclass(frozen=True)
-class Standing:
+class LeaderboardRow:
     """A configuration and its runs.
 
     overrides: in what it differs from the recipe, without the seed.
@@ -47,33 +47,33 @@ def configuration(overrides: dict[str, Any]) -> str:
     return json.dumps(rest, sort_keys=True)
 
 
-def rank(records: Iterable[RunRecord], num_seeds: int) -> list[Standing]:
+def rank(records: Iterable[RunRecord], num_seeds: int) -> list[LeaderboardRow]:
     """Configurations, best first: those trained with all seeds by mean, then the others."""
     runs: dict[str, list[RunRecord]] = {}
     for record in records:
         if record.status != "failed" and record.bundle and record.score is not None:
             runs.setdefault(configuration(record.overrides), []).append(record)
-    standings = []
+    leaderboard = []
     for key, members in runs.items():
         members.sort(key=lambda member: member.score or 0.0, reverse=True)
         scores = {member.seed: member.score or 0.0 for member in reversed(members)}
-        standings.append(Standing(json.loads(key), scores, members[0].name))
-    return sorted(standings, key=lambda s: (-min(len(s.scores), num_seeds), -s.mean, s.best))
+        leaderboard.append(LeaderboardRow(json.loads(key), scores, members[0].name))
+    return sorted(leaderboard, key=lambda s: (-min(len(s.scores), num_seeds), -s.mean, s.best))
 
 
-def lead(first: Standing, other: Standing) -> tuple[float, float] | None:
-    """95% interval of how far `first` leads, paired by seed; None below two common seeds."""
+def paired_difference(first: LeaderboardRow, other: LeaderboardRow) -> tuple[float, float] | None:
+    """Return the 95% interval of `first` minus `other`, paired by seed; None below two seeds."""
     seeds = sorted(first.scores.keys() & other.scores.keys())
     return mean_interval([first.scores[seed] - other.scores[seed] for seed in seeds])
 
 
-def verdict(standings: list[Standing]) -> str:
-    """Whether the winner's lead is more than noise, in one sentence."""
-    if len(standings) < 2:
+def summary(leaderboard: list[LeaderboardRow]) -> str:
+    """Summarise in one sentence whether the winner's lead is more than noise."""
+    if len(leaderboard) < 2:
         return "Only one configuration was trained to a result, so there is nothing to compare."
-    first = standings[0]
-    leads = {other.best: lead(first, other) for other in standings[1:]}
-    compared = {name: interval for name, interval in leads.items() if interval is not None}
+    first = leaderboard[0]
+    differences = {other.best: paired_difference(first, other) for other in leaderboard[1:]}
+    compared = {name: interval for name, interval in differences.items() if interval is not None}
     if not compared and len(first.scores) == 1:
         return (
             "One seed: the spread between seeds is unknown, so no lead can be told from noise. "

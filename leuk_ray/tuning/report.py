@@ -20,7 +20,7 @@ from leuk_ray.recipes.recipe import with_values
 from leuk_ray.runs.table import RunRecord
 from leuk_ray.tuning import figures
 from leuk_ray.tuning.importance import importance
-from leuk_ray.tuning.leaderboard import Standing, configuration, verdict
+from leuk_ray.tuning.leaderboard import LeaderboardRow, configuration, summary
 from leuk_ray.tuning.settings import SweepSettings
 from leuk_ray.utils.html import embedded, page_templates, save_figures
 from leuk_ray.utils.wording import counted, overlap_label
@@ -38,7 +38,7 @@ def write_sweep_report(
     sweep: SweepSettings,
     dataset: PreparedDataset,
     records: Mapping[str, RunRecord],
-    standings: Sequence[Standing],
+    leaderboard: Sequence[LeaderboardRow],
 ) -> dict[str, Any]:
     """Write `out/report`, replacing an earlier one; `out/winner` has been evaluated.
 
@@ -61,16 +61,16 @@ def write_sweep_report(
         "protocol": protocol,
         "dataset_fingerprint": dataset.identity.fingerprint,
         "counts": _counts(runs),
-        "standings": _rows(sweep, standings, runs),
-        "verdict": verdict(list(standings)),
-        "winner": {"run": standings[0].best, "test": winner.sentence},
+        "standings": _rows(sweep, leaderboard, runs),
+        "verdict": summary(list(leaderboard)),
+        "winner": {"run": leaderboard[0].best, "test": winner.sentence},
         "importance": weights,
         "runs": [asdict(record) for record in runs],
     }
     content["sentence"] = _sentence(content)
-    drawn = _draw(sweep, list(records.values()), weights, stamp)
+    plots = _plot(sweep, list(records.values()), weights, stamp)
     with directory_by_rename(out / "report") as partial:
-        content["figures"] = save_figures(drawn, partial)
+        content["figures"] = save_figures(plots, partial)
         write_json(partial / "report.json", content)
         _write_csv(partial / "runs.csv", sweep, runs)
         (partial / "report.html").write_text(_page(content, partial), encoding="utf-8")
@@ -85,13 +85,13 @@ def _counts(runs: Sequence[RunRecord]) -> dict[str, int]:
 
 
 def _rows(
-    sweep: SweepSettings, standings: Sequence[Standing], runs: Sequence[RunRecord]
+    sweep: SweepSettings, leaderboard: Sequence[LeaderboardRow], runs: Sequence[RunRecord]
 ) -> list[dict[str, Any]]:
     """The configurations with what they cost: parameters, FLOPs, images a second."""
     base, costs = sweep.base(), {}
     rows = []
-    for place, standing in enumerate(standings, 1):
-        recipe = with_values(base, standing.overrides)
+    for place, row in enumerate(leaderboard, 1):
+        recipe = with_values(base, row.overrides)
         network = recipe.model.model_dump_json()
         if network not in costs and len(costs) < MAX_NETWORKS:
             summary = summarise(recipe.model)
@@ -99,18 +99,18 @@ def _rows(
         rates = [
             record.metrics["images_per_second"]
             for record in runs
-            if configuration(record.overrides) == configuration(standing.overrides)
+            if configuration(record.overrides) == configuration(row.overrides)
             and "images_per_second" in record.metrics
         ]
         rows.append(
             {
                 "place": place,
-                "overrides": standing.overrides,
-                "mean": figures.shown(standing.mean, sweep.metric),
-                "spread": standing.spread,
-                "interval": _shown_interval(standing.interval, sweep.metric),
-                "seeds": sorted(standing.scores),
-                "run": standing.best,
+                "overrides": row.overrides,
+                "mean": figures.shown(row.mean, sweep.metric),
+                "spread": row.spread,
+                "interval": _shown_interval(row.interval, sweep.metric),
+                "seeds": sorted(row.scores),
+                "run": row.best,
                 "network": recipe.model.title,
                 "images_per_second": statistics.median(rates) if rates else None,
                 **costs.get(network, {"parameters": None, "flops": None}),
@@ -138,14 +138,14 @@ def _sentence(content: Mapping[str, Any]) -> str:
     )
 
 
-def _draw(
+def _plot(
     sweep: SweepSettings,
     records: Sequence[RunRecord],
     weights: Mapping[str, float] | None,
     stamp: Stamp,
 ) -> dict[str, Figure]:
-    """The figures there is something to draw for, by file name; runs in the order they ended."""
-    drawn = {
+    """Plot every figure that there are data for, by file name; runs in the order they ended."""
+    plots = {
         "best_so_far": figures.best_so_far_figure(records, sweep.metric, stamp),
         "curves": figures.curves_figure(records, sweep.metric, stamp),
         "parallel": figures.parallel_figure(records, sweep.search, sweep.metric, stamp),
@@ -154,10 +154,10 @@ def _draw(
     pair = _MAP if set(_MAP) <= set(numeric) else tuple(numeric[:2])
     if len(pair) == 2:
         across, up = ((key, sweep.search[key]) for key in pair)
-        drawn["map"] = figures.map_figure(records, across, up, sweep.metric, stamp)
+        plots["map"] = figures.map_figure(records, across, up, sweep.metric, stamp)
     if weights:
-        drawn["importance"] = figures.importance_figure(weights, stamp)
-    return drawn
+        plots["importance"] = figures.importance_figure(weights, stamp)
+    return plots
 
 
 def _write_csv(path: Path, sweep: SweepSettings, runs: Sequence[RunRecord]) -> None:

@@ -27,16 +27,16 @@ def grid(search: Mapping[str, Dimension]) -> list[dict[str, Any]]:
     return [dict(zip(search, point, strict=True)) for point in itertools.product(*values)]
 
 
-def draws(search: Mapping[str, Dimension], number: int, seed: int) -> list[dict[str, Any]]:
-    """Configurations drawn at random: the same for the same seed, and the first n of more."""
+def random_points(search: Mapping[str, Dimension], number: int, seed: int) -> list[dict[str, Any]]:
+    """Sample configurations at random: the same for the same seed, and the first n of more."""
     generator = np.random.default_rng(seed)
     return [
-        {key: _draw(dimension, generator) for key, dimension in search.items()}
+        {key: _sample(dimension, generator) for key, dimension in search.items()}
         for _ in range(number)
     ]
 
 
-def _draw(dimension: Dimension, generator: np.random.Generator) -> Any:
+def _sample(dimension: Dimension, generator: np.random.Generator) -> Any:
     if dimension.choice is not None:
         return dimension.choice[int(generator.integers(len(dimension.choice)))]
     if dimension.integer is not None:
@@ -56,7 +56,7 @@ def listed(sweep: SweepSettings) -> list[RunSpec] | None:
     if sweep.searcher == "grid":
         points = grid(sweep.search)
     else:
-        points = draws(sweep.search, sweep.trials or 0, sweep.seeds[0])
+        points = random_points(sweep.search, sweep.trials or 0, sweep.seeds[0])
     base = sweep.base()
     return [RunSpec(run_name(number), base, point) for number, point in enumerate(points)]
 

@@ -22,7 +22,7 @@ from leuk_ray.runs.spec import RunSpec, make_splits, split_key
 from leuk_ray.runs.table import RunRecord, RunTable
 from leuk_ray.runs.target import EvaluationTarget
 from leuk_ray.tuning.hparams import write_hparams
-from leuk_ray.tuning.leaderboard import Standing, configuration, rank
+from leuk_ray.tuning.leaderboard import LeaderboardRow, configuration, rank
 from leuk_ray.tuning.report import write_sweep_report
 from leuk_ray.tuning.schedulers import make_scheduler
 from leuk_ray.tuning.searchers import Tpe, listed, run_name
@@ -71,12 +71,12 @@ def run_sweep(
         root.start()
     _search(sweep, executor)
     _finals(sweep, executor)
-    standings = rank(executor.table.records().values(), len(sweep.seeds))
-    if not standings:
+    leaderboard = rank(executor.table.records().values(), len(sweep.seeds))
+    if not leaderboard:
         raise UserError(_all_failed(out, executor.table))
-    _keep_top(standings[: sweep.top], out)
-    _evaluate_winner(standings[0].best, dataset, out)
-    return write_sweep_report(out, sweep, dataset, executor.table.records(), standings)
+    _keep_top(leaderboard[: sweep.top], out)
+    _evaluate_winner(leaderboard[0].best, dataset, out)
+    return write_sweep_report(out, sweep, dataset, executor.table.records(), leaderboard)
 
 
 def _search(sweep: SweepSettings, executor: Executor) -> None:
@@ -98,8 +98,8 @@ def _finals(sweep: SweepSettings, executor: Executor) -> None:
     searched = [record for record in executor.table.records().values() if record.name.isdigit()]
     base = sweep.base()
     specs = [
-        RunSpec(run_name(int(standing.best), seed), base, standing.overrides | {"seed": seed})
-        for standing in rank(searched, 1)[: sweep.finalists]
+        RunSpec(run_name(int(row.best), seed), base, row.overrides | {"seed": seed})
+        for row in rank(searched, 1)[: sweep.finalists]
         for seed in sweep.seeds[1:]
     ]
     executor.run_all(specs, "finals")
@@ -109,18 +109,18 @@ def _after(record: RunRecord, sweep: SweepSettings, out: Path) -> None:
     """Log a run for TensorBoard, and remove the weights that no place among the best needs."""
     write_hparams(out / "tensorboard", record)
     records = RunTable(out / "runs.jsonl").records()
-    standings = rank(records.values(), len(sweep.seeds))[: max(sweep.top, sweep.finalists)]
-    kept = {configuration(standing.overrides) for standing in standings}
+    leaderboard = rank(records.values(), len(sweep.seeds))[: max(sweep.top, sweep.finalists)]
+    kept = {configuration(row.overrides) for row in leaderboard}
     for other in records.values():
         if configuration(other.overrides) not in kept:
             for part in ("bundle", "checkpoints"):
                 shutil.rmtree(out / "runs" / other.name / part, ignore_errors=True)
 
 
-def _keep_top(standings: list[Standing], out: Path) -> None:
+def _keep_top(leaderboard: list[LeaderboardRow], out: Path) -> None:
     with directory_by_rename(out / "top") as partial:
-        for place, standing in enumerate(standings, 1):
-            shutil.copytree(out / "runs" / standing.best / "bundle", partial / str(place))
+        for place, row in enumerate(leaderboard, 1):
+            shutil.copytree(out / "runs" / row.best / "bundle", partial / str(place))
 
 
 def _evaluate_winner(name: str, dataset: PreparedDataset, out: Path) -> None:

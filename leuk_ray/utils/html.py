@@ -27,12 +27,12 @@ def page_templates(folder: Path) -> Environment:
     )
 
 
-def save_figures(drawn: Mapping[str, Figure], directory: Path) -> dict[str, str]:
+def save_figures(plots: Mapping[str, Figure], directory: Path) -> dict[str, str]:
     """Write figures as `directory/figures/NAME.png`; name -> path within the directory."""
     (directory / "figures").mkdir(exist_ok=True)
-    for name, figure in drawn.items():
+    for name, figure in plots.items():
         figure.savefig(directory / "figures" / f"{name}.png", dpi=DOTS_PER_INCH)
-    return {name: f"figures/{name}.png" for name in drawn}
+    return {name: f"figures/{name}.png" for name in plots}
 
 
 def embedded(paths: Mapping[str, str], directory: Path) -> dict[str, str]:

@@ -36,7 +36,7 @@ def all_idb2(root: Path, _: LayoutOptions) -> Catalogue:
 
 
 def all_idb(root: Path, _: LayoutOptions) -> Catalogue:
-    """Both, told apart by the column `source`."""
+    """Read both, distinguished by the column `source`."""
     return _all_idb(root, fields=True, cells=True)
 
 

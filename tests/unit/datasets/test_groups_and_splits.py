@@ -244,7 +244,7 @@ def test_copies_are_parted_each_once_and_as_many_of_each_class(rows, seed, copie
 
 
 def test_copies_of_one_image_train_and_test():
-    """A05 before A06: nearly every test copy has its image in training."""
+    """Balanced by copies before the split: nearly every test copy has its image in training."""
     rows = [(f"c{n:03}", f"{'' if n % 2 else 'H'}{n % 8}", n % 2, f"i{n}") for n in range(200)]
     cells = table(rows)
     split = split_cells(cells, SplitSettings(protocol="paper-literal", copies=400))

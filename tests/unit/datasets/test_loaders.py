@@ -159,7 +159,7 @@ def test_the_stream_reads_as_far_ahead_as_the_window(numbered_dataset):
         assert loader.ahead == ahead
 
 
-def test_a_windowed_stretch_reads_each_row_group_about_once():
+def test_a_prefetch_window_reads_each_row_group_about_once():
     """What the window is for: a window of 640 uses is 80 row groups, not hundreds."""
     rows = np.arange(6400)
     arguments = {"seed": 0, "epoch": 0, "balance": "none", "batch_size": 16}
@@ -167,12 +167,12 @@ def test_a_windowed_stretch_reads_each_row_group_about_once():
     for window in ("all", 640):
         plan = plan_epoch(rows, rows % 2, **arguments, window=window)
         batches = [plan.rows[plan.share(batch, 0, 1)] for batch in range(len(plan))]
-        stretches = loaders._stretches(batches, 640)
+        stretches = loaders._windows(batches, 640)
         assert np.array_equal(np.concatenate([b for s in stretches for b in s]), plan.rows)
         read[window] = sum(
             len(np.unique(part // 8))
-            for stretch in stretches
-            for part in loaders._parts(stretch, 512)
+            for window_batches in stretches
+            for part in loaders._parts(window_batches, 512)
         )
     assert read[640] < 1.1 * 6400 / 8
     assert read["all"] > 4 * read[640]

@@ -73,9 +73,9 @@ def test_thresholds_of_other_cells_are_applied_and_counted() -> None:
     ]
     other_label, other = scores(1)
     group = np.arange(400) // 20 + 100 * other_label
-    drawn = GroupResamples.draw(other_label, group, seed=0, resamples=200)
+    resampled = GroupResamples.sample(other_label, group, seed=0, resamples=200)
     for row, point in zip(
-        apply_points(fixed, other_label, other, 2.0, drawn), fixed.points, strict=True
+        apply_points(fixed, other_label, other, 2.0, resampled), fixed.points, strict=True
     ):
         called = other >= point.log_odds
         assert row["sensitivity"]["numerator"] == called[other_label == 1].sum()
@@ -132,8 +132,8 @@ def test_subjects_are_counted_with_exact_intervals() -> None:
 def test_a_band_says_what_it_answers_and_how_well() -> None:
     label, logit = scores(3, 4000)
     fixed = fix_decisions(label, logit, [], temperature=1, threshold=0.5, source="x", shares=[0.2])
-    drawn = GroupResamples.draw(label, np.arange(4000) // 50 + 1000 * label, seed=0)
-    (row,) = apply_bands(fixed, label, expit(logit), 0.5, drawn)
+    resampled = GroupResamples.sample(label, np.arange(4000) // 50 + 1000 * label, seed=0)
+    (row,) = apply_bands(fixed, label, expit(logit), 0.5, resampled)
     answered = (expit(logit) <= row["low"]) | (expit(logit) >= row["high"])
     right = (logit >= 0) == (label == 1)
     assert row["answered"]["numerator"] == answered.sum()

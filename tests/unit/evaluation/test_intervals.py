@@ -44,14 +44,14 @@ def test_bounds_are_those_of_the_drawn_cells() -> None:
     probability = np.round(probability, 2)
     got = group_bootstrap(label, probability, group, 0.4, seed=3, resamples=60)
     positive = np.arange(13) < 6
-    weight = intervals._draw(positive, 60, np.random.default_rng(3)).astype(int)
+    weight = intervals._resample(positive, 60, np.random.default_rng(3)).astype(int)
     assert (weight[:, :6].sum(axis=1) == 6).all()
     assert (weight[:, 6:].sum(axis=1) == 7).all()
     samples: dict[str, list[float]] = {name: [] for name in got}
     for row in weight:
-        drawn = np.repeat(np.arange(label.size), row[group])
-        truth, called = label[drawn], probability[drawn] >= 0.4
-        samples["auc"].append(roc_auc_score(truth, probability[drawn]))
+        resampled = np.repeat(np.arange(label.size), row[group])
+        truth, called = label[resampled], probability[resampled] >= 0.4
+        samples["auc"].append(roc_auc_score(truth, probability[resampled]))
         samples["accuracy"].append(float((truth == called).mean()))
         samples["sensitivity"].append(recall_score(truth, called))
         samples["specificity"].append(recall_score(truth, called, pos_label=0))
@@ -128,7 +128,7 @@ def test_a_metric_without_any_error_has_no_interval() -> None:
 
 def test_groups_must_match_the_cells() -> None:
     with pytest.raises(ValueError, match="must be"):
-        GroupResamples.draw(np.array([1, 0]), ["a"], seed=0)
+        GroupResamples.sample(np.array([1, 0]), ["a"], seed=0)
 
 
 @pytest.mark.parametrize(("successes", "trials"), [(0, 10), (3, 10), (10, 10), (1, 1), (57, 900)])

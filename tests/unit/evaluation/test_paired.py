@@ -34,15 +34,15 @@ def test_both_see_the_same_groups() -> None:
     """The interval is that of differences within resamples, narrower than of two drawings."""
     label, first, second, group = cells(2, gain=0.2)
     found = paired_bootstrap(label, first, second, group, seed=5, resamples=100)["metrics"]["auc"]
-    drawn = GroupResamples.draw(label, group, seed=5, resamples=100)
+    resampled = GroupResamples.sample(label, group, seed=5, resamples=100)
     change = []
-    for row in drawn.weight.astype(int):
+    for row in resampled.weight.astype(int):
         chosen = np.repeat(np.arange(len(label)), row[group])
         areas = [roc_auc_score(label[chosen], p[chosen]) for p in (first, second)]
         change.append(areas[1] - areas[0])
-    expected = drawn.interval(np.asarray(change))
+    expected = resampled.interval(np.asarray(change))
     assert (found["low"], found["high"]) == pytest.approx((expected.low, expected.high))
-    alone = drawn.interval(drawn.auc(label, first))
+    alone = resampled.interval(resampled.auc(label, first))
     assert alone.low is not None
     assert alone.high is not None
     assert found["high"] - found["low"] < (alone.high - alone.low) / 2
@@ -50,14 +50,14 @@ def test_both_see_the_same_groups() -> None:
 
 def test_p_is_the_level_at_which_the_interval_ends_at_0() -> None:
     label, *_, group = cells(2, gain=0.2)
-    drawn = GroupResamples.draw(label, group, seed=5)
+    resampled = GroupResamples.sample(label, group, seed=5)
     change = np.random.default_rng(0).standard_normal(200_001)
-    found = drawn.interval(change)
+    found = resampled.interval(change)
     for end in (found.low, found.high):
         assert end is not None
-        assert drawn.p_value(change - end) == pytest.approx(0.05, abs=0.002)
-    assert drawn.p_value(np.zeros(100)) == 1
-    assert 0 < drawn.p_value(np.ones(100)) < 0.05
+        assert resampled.p_value(change - end) == pytest.approx(0.05, abs=0.002)
+    assert resampled.p_value(np.zeros(100)) == 1
+    assert 0 < resampled.p_value(np.ones(100)) < 0.05
 
 
 def test_the_same_scores_have_no_interval_and_no_p() -> None:

@@ -50,8 +50,8 @@ def test_there_is_no_temperature_of_one_class() -> None:
 def test_intervals_are_those_of_the_drawn_cells() -> None:
     label, logit, group = groups_of_cells(2, num_groups=14)
     stated = expit(1.7 * logit)
-    drawn = GroupResamples.draw(label, group, seed=3, resamples=80)
-    found = probability_intervals(drawn, label, stated)
+    resampled = GroupResamples.sample(label, group, seed=3, resamples=80)
+    found = probability_intervals(resampled, label, stated)
     index = calibration_index(stated)
 
     def error(cells: np.ndarray) -> float:
@@ -60,19 +60,19 @@ def test_intervals_are_those_of_the_drawn_cells() -> None:
         return float(np.abs(gaps).sum() / len(cells))
 
     samples: dict[str, list[float]] = {"brier": [], "nll": [], "ece": []}
-    for row in drawn.weight.astype(int):
+    for row in resampled.weight.astype(int):
         cells = np.repeat(np.arange(len(label)), row[group])
         samples["brier"].append(brier_score_loss(label[cells], stated[cells]))
         samples["nll"].append(log_loss(label[cells], stated[cells]))
         samples["ece"].append(max(0, 2 * error(np.arange(len(label))) - error(cells)))
     for name, values in samples.items():
-        expected = drawn.interval(np.asarray(values))
+        expected = resampled.interval(np.asarray(values))
         assert (found[name].low, found[name].high) == pytest.approx((expected.low, expected.high))
 
 
 def test_too_few_groups_have_no_interval() -> None:
     label, logit, group = groups_of_cells(4, num_groups=6)
-    drawn = GroupResamples.draw(label, group, seed=0)
-    found = probability_intervals(drawn, label, expit(logit))
+    resampled = GroupResamples.sample(label, group, seed=0)
+    found = probability_intervals(resampled, label, expit(logit))
     assert {interval.low for interval in found.values()} == {None}
     assert "too few subjects" in found["ece"].note

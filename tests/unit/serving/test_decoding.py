@@ -18,7 +18,7 @@ from PIL import Image
 
 from leuk_ray.bundles.manifest import read_manifest
 from leuk_ray.datasets.images import BadImageError
-from leuk_ray.inference.classifier import Cell, Reader
+from leuk_ray.inference.classifier import Cell, PrePostProcessor
 from leuk_ray.serving import decoding, models
 from leuk_ray.serving.decoding import Decoding
 from leuk_ray.serving.errors import Problem
@@ -35,8 +35,8 @@ def bundle(tmp_path_factory) -> Path:
 
 
 @pytest.fixture
-def reader(bundle: Path) -> Reader:
-    return Reader(read_manifest(bundle))
+def processor(bundle: Path) -> PrePostProcessor:
+    return PrePostProcessor(read_manifest(bundle))
 
 
 def decoders() -> list[psutil.Process]:
@@ -56,19 +56,19 @@ def slow(kind: str) -> bytes:
     return out.getvalue()
 
 
-def test_a_process_gives_the_pixels_and_errors_of_a_thread(reader: Reader):
+def test_a_process_gives_the_pixels_and_errors_of_a_thread(processor: PrePostProcessor):
     files = [slow("JPEG"), slow("WEBP"), slow("JPEG")[:-2000], b"no image", b"", JPEG]
     named = [(str(number), data) for number, data in enumerate(files)]
     before = len(decoders())
-    read = asyncio.run(Decoding().read(reader, named, "lab"))
+    read = asyncio.run(Decoding().read(processor, named, "lab"))
     assert len(decoders()) <= before + 1, "a request has one at a time"
     for item, (name, data) in zip(read, named, strict=True):
         if isinstance(item, BadImageError):
             with pytest.raises(BadImageError) as caught:
-                reader.read(name, data)
+                processor.read(name, data)
             assert (item.reason, item.detail) == (caught.value.reason, caught.value.detail)
             continue
-        expected = reader.read(name, data)
+        expected = processor.read(name, data)
         assert np.array_equal(item.pixels, expected.pixels)
         assert (item.sha256, item.features) == (expected.sha256, expected.features)
     assert [isinstance(item, Cell) for item in read] == [True, True, False, False, False, True]
@@ -100,21 +100,21 @@ def test_nobody_waits_for_a_neighbours_bad_files(bundle: Path, monkeypatch):
         assert "label" in last
 
 
-def test_the_files_of_a_request_have_seconds_together(reader: Reader, monkeypatch):
+def test_the_files_of_a_request_have_seconds_together(processor: PrePostProcessor, monkeypatch):
     monkeypatch.setattr(decoding, "_FILE_SECONDS", 0.3)
     monkeypatch.setattr(decoding, "_REQUEST_SECONDS", 0.5)
     before = resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime
     named = [(str(number), BOMB) for number in range(20)]
-    read = asyncio.run(Decoding().read(reader, named, "lab"))
+    read = asyncio.run(Decoding().read(processor, named, "lab"))
     assert {item.reason for item in read if isinstance(item, BadImageError)} == {"too_slow"}
     assert len(read) == 20
     spent = resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime - before
     assert spent < 4, "s; half a second of work, and the starts of two processes"
 
 
-def test_work_ends_when_its_sender_goes_away(reader: Reader):
+def test_work_ends_when_its_sender_goes_away(processor: PrePostProcessor):
     async def hang_up() -> tuple[int, int]:
-        reading = asyncio.create_task(Decoding().read(reader, [("a", BOMB)] * 2, "lab"))
+        reading = asyncio.create_task(Decoding().read(processor, [("a", BOMB)] * 2, "lab"))
         await asyncio.sleep(0.8)
         working = len(decoders()) - before
         reading.cancel()
@@ -127,7 +127,9 @@ def test_work_ends_when_its_sender_goes_away(reader: Reader):
     assert asyncio.run(hang_up()) == (1, 0)
 
 
-def test_too_many_pixels_and_too_many_waiting_are_told(bundle, reader: Reader, monkeypatch):
+def test_too_many_pixels_and_too_many_waiting_are_told(
+    bundle, processor: PrePostProcessor, monkeypatch
+):
     large = encode(np.zeros((2800, 2900, 3), np.uint8))
     with client_of(bundle) as client:
         answer = client.post("/v1/predict", files=[("file", (str(n), large)) for n in range(9)])
@@ -137,7 +139,7 @@ def test_too_many_pixels_and_too_many_waiting_are_told(bundle, reader: Reader, m
 
     async def crowd() -> list[object]:
         shared, webp = Decoding(), [("a", slow("WEBP"))]
-        asked = [shared.read(reader, webp, holder) for holder in ("lab", "lab", "lab", "clinic")]
+        asked = [shared.read(processor, webp, holder) for holder in ("lab", "lab", "lab", "clinic")]
         return await asyncio.gather(*asked, return_exceptions=True)
 
     *_, third, clinic = asyncio.run(crowd())
@@ -152,8 +154,10 @@ def test_readiness_tells_when_answers_take_long(bundle: Path, monkeypatch):
     with client_of(bundle) as client:
         assert client.post("/v1/predict", content=JPEG).status_code == 200
         assert client.get("/readyz").status_code == 200
-        plain = Reader.read
-        monkeypatch.setattr(Reader, "read", lambda *given: (time.sleep(0.7), plain(*given))[1])
+        plain = PrePostProcessor.read
+        monkeypatch.setattr(
+            PrePostProcessor, "read", lambda *given: (time.sleep(0.7), plain(*given))[1]
+        )
         for path in ("/readyz", "/v2/health/ready"):
             answer = client.get(path)
             assert (answer.status_code, answer.json()["reason"]) == (503, "not_ready")

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from fastapi import FastAPI
 
-from leuk_ray.inference.classifier import Reader
+from leuk_ray.inference.classifier import PrePostProcessor
 from leuk_ray.serving import middleware
 from leuk_ray.serving.api import create_api
 from leuk_ray.serving.monitoring import Metrics
@@ -148,10 +148,10 @@ def test_nothing_that_is_sent_reaches_the_logs(client, caplog, monkeypatch):
         client.post(path, content=image)
     client.request("MEIER", "/v1/predict")
 
-    def fail(_: Reader, name: str, data: bytes) -> None:
+    def fail(_: PrePostProcessor, name: str, data: bytes) -> None:
         raise ValueError(name)
 
-    monkeypatch.setattr(Reader, "read", fail)
+    monkeypatch.setattr(PrePostProcessor, "read", fail)
     answer = client.post("/v1/predict", files=[("file", ("MEIER-5.png", image))])
     assert answer.status_code == 500
     lines = [r.getMessage() for r in caplog.records if r.name.startswith("leuk_ray")]

@@ -1,4 +1,4 @@
-"""The learning-rate and stopping rule of A20 and A21."""
+"""The learning-rate and stopping rule of saeed2022."""
 
 from leuk_ray.recipes.training import PlateauSettings
 from leuk_ray.training.plateau import Plateau

@@ -12,9 +12,9 @@ from ray.tune.schedulers import PopulationBasedTraining, TrialScheduler
 
 from leuk_ray.evaluation.repeats import mean_interval
 from leuk_ray.tuning.importance import importance
-from leuk_ray.tuning.leaderboard import rank, verdict
+from leuk_ray.tuning.leaderboard import rank, summary
 from leuk_ray.tuning.schedulers import make_scheduler
-from leuk_ray.tuning.searchers import Tpe, draws, grid, listed
+from leuk_ray.tuning.searchers import Tpe, grid, listed, random_points
 from leuk_ray.tuning.settings import Dimension, SweepSettings, load_sweep
 from tests.unit.runs.test_runs import RECORD
 
@@ -54,9 +54,9 @@ def test_a_grid_is_every_combination_once():
 
 def test_draws_repeat_fill_their_ranges_evenly_and_more_only_add():
     search = {key: Dimension(**value) for key, value in SEARCH.items()}
-    points = draws(search, 2000, seed=1)
-    assert points[:20] == draws(search, 20, seed=1)
-    assert points[:20] != draws(search, 20, seed=2)
+    points = random_points(search, 2000, seed=1)
+    assert points[:20] == random_points(search, 20, seed=1)
+    assert points[:20] != random_points(search, 20, seed=2)
     logs = np.log10([point["training.lr"] for point in points])
     # Uniform on [-5, -1]: the mean of 2,000 has an SD of 4 / sqrt(12 * 2000) = 0.026.
     assert logs.mean() == pytest.approx(-3, abs=0.1)
@@ -238,12 +238,12 @@ def over_seeds(*scores: tuple[float, ...]) -> list:
 
 def test_a_lead_within_noise_is_called_one():
     noisy = over_seeds((0.80, 0.90, 0.85), (0.84, 0.82, 0.86))
-    assert "Within noise" in verdict(rank(noisy, 3))
+    assert "Within noise" in summary(rank(noisy, 3))
     clear = over_seeds((0.90, 0.91, 0.90), (0.70, 0.71, 0.71))
-    assert "Run 000-seed1 leads the next configuration by 0.1" in verdict(rank(clear, 3))
+    assert "Run 000-seed1 leads the next configuration by 0.1" in summary(rank(clear, 3))
     single = [record(0, 0.9, lr=1), record(1, 0.8, lr=2)]
-    assert "One seed" in verdict(rank(single, 1))
-    assert "nothing to compare" in verdict(rank(single[:1], 1))
+    assert "One seed" in summary(rank(single, 1))
+    assert "nothing to compare" in summary(rank(single[:1], 1))
 
 
 def test_importance_finds_the_setting_that_matters():
