@@ -1,99 +1,92 @@
-"""How often 95% intervals of area under ROC and sensitivity hold the true value, by groups.
+"""How often 95% intervals hold the true value, by area, sizes of patients, and number of groups.
 
-Groups of cells are drawn whose scores differ by class (1.6 SD) and by subject (0.7 SD); the true
-values are known from the two normals. Beside the group bootstrap of the reports stands the naive
-bootstrap, which takes cells for independent.
+Cells of groups have scores that differ by class and by subject (0.7 SD); the true values are known
+from the two normals. Beside the interval of the reports (Student's t on log-odds, groups left out
+in turn) stands the expanded bootstrap over groups, and for the area the naive bootstrap, which
+takes cells for independent. An interval that could not be given counts as one that does not hold.
 
-    python benchmarks/interval_coverage.py [--trials 1000] [--out coverage.json]
+    python benchmarks/interval_coverage.py [--trials 300] [--areas 0.8 0.9 0.98]
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import math
-from pathlib import Path
 from statistics import NormalDist
 
 import numpy as np
 
-from leuk_ray.evaluation import intervals
-from leuk_ray.evaluation.intervals import GroupResamples, count_samples
+from leuk_ray.evaluation.intervals import GroupResamples, Interval, metric_samples
 
-SEPARATION, SUBJECT_EFFECT, CELLS = 1.6, 0.7, 20
-GROUPS = ((2, 3), (3, 5), (5, 5), (9, 9), (13, 15), (22, 44))
-NAIVE_TRIALS = 5  # one in so many trials also takes the naive interval, which is slower
-
-
-def true_area() -> float:
-    """The chance that an ALL cell of a new subject scores above a healthy cell of another."""
-    return NormalDist().cdf(SEPARATION / math.sqrt(2 * (1 + SUBJECT_EFFECT**2)))
-
-
-def true_sensitivity() -> float:
-    """The chance that an ALL cell of a new subject scores above the middle of the classes."""
-    return NormalDist(SEPARATION / 2, math.hypot(1, SUBJECT_EFFECT)).cdf(SEPARATION)
+SUBJECT_EFFECT, CELLS = 0.7, 20
+GROUPS = (5, 13, 22, 44)  # of each class
+METRICS = ("auc", "sensitivity", "accuracy", "weighted_f1")
+NAIVE_TRIALS = 20  # one in so many trials also takes the naive interval, which is slower
 
 
 def draw(
-    generator: np.random.Generator, num_all: int, num_healthy: int
+    generator: np.random.Generator, area: float, groups: int, uneven: bool
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Label, score and group of the cells of one trial."""
-    label = np.repeat([1] * num_all + [0] * num_healthy, CELLS)
-    group = np.repeat(np.arange(num_all + num_healthy), CELLS)
-    effect = SUBJECT_EFFECT * generator.standard_normal(num_all + num_healthy)
-    return label, SEPARATION * label + effect[group] + generator.standard_normal(len(label)), group
+    """Label, score and group of the cells of one trial; 0 lies midway between the classes."""
+    apart = math.sqrt(2 * (1 + SUBJECT_EFFECT**2)) * NormalDist().inv_cdf(area)
+    size = np.full(2 * groups, CELLS)
+    if uneven:
+        size = np.ceil(generator.lognormal(math.log(CELLS) - 0.4, 0.9, 2 * groups)).astype(int)
+    group = np.repeat(np.arange(2 * groups), size)
+    label = (group < groups).astype(np.int64)
+    effect = SUBJECT_EFFECT * generator.standard_normal(2 * groups)
+    return (
+        label,
+        (label - 0.5) * apart + effect[group] + generator.standard_normal(len(group)),
+        group,
+    )
 
 
-def coverage(num_all: int, num_healthy: int, trials: int, resamples: int) -> dict[str, float]:
-    """Shares of trials whose interval holds the true area, and the mean widths."""
-    generator, area = np.random.default_rng(num_all * 100 + num_healthy), true_area()
-    held: dict[str, list[bool]] = {"group": [], "cell": [], "sensitivity": []}
-    width: dict[str, list[float]] = {"group": [], "cell": []}
+def coverage(area: float, groups: int, uneven: bool, trials: int) -> dict[tuple[str, str], float]:
+    """(metric, way) -> share of trials whose interval holds the true value."""
+    generator = np.random.default_rng(groups)
+    apart = math.sqrt(2 * (1 + SUBJECT_EFFECT**2)) * NormalDist().inv_cdf(area)
+    right = NormalDist().cdf(apart / 2 / math.hypot(1, SUBJECT_EFFECT))
+    held: dict[tuple[str, str], list[bool]] = {}
+
+    def note(metric: str, way: str, found: Interval) -> None:
+        truth = area if metric == "auc" else right
+        inside = found.low is not None and found.high is not None
+        held.setdefault((metric, way), []).append(inside and found.low <= truth <= found.high)
+
     for trial in range(trials):
-        label, score, group = draw(generator, num_all, num_healthy)
-        units = {"group": group}
+        label, score, group = draw(generator, area, groups, uneven)
+        resampled = GroupResamples.sample(label, group, seed=trial, resamples=400)
+        for metric, values in metric_samples(resampled, label, score, 0.0).items():
+            if metric in METRICS:
+                note(metric, "t", resampled.interval(values))
+                note(metric, "bootstrap", resampled.percentile_interval(values))
         if trial % NAIVE_TRIALS == 0:
-            units["cell"] = np.arange(len(label))
-        for name, unit in units.items():
-            resampled = GroupResamples.sample(label, unit, seed=trial, resamples=resamples)
-            found = resampled.interval(resampled.auc(label, score))
-            assert found.low is not None
-            assert found.high is not None
-            held[name].append(found.low <= area <= found.high)
-            width[name].append(found.high - found.low)
-            if name == "group":
-                counted = count_samples(resampled, label, score >= SEPARATION / 2)["sensitivity"]
-                bounds = resampled.interval(counted)
-                inside = bounds.low is not None and bounds.high is not None
-                held["sensitivity"].append(
-                    inside and bounds.low <= true_sensitivity() <= bounds.high
-                )
-    means = {f"{name}_held": float(np.mean(values)) for name, values in held.items()}
-    return means | {f"{name}_width": float(np.mean(values)) for name, values in width.items()}
+            cells = GroupResamples.sample(label, np.arange(len(label)), seed=trial, resamples=200)
+            note("auc", "naive", cells.percentile_interval(cells.auc(label, score)))
+    return {key: float(np.mean(values)) for key, values in held.items()}
 
 
 def main() -> None:
-    """Print the table; write it as JSON where --out says."""
+    """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--trials", type=int, default=1000)
-    parser.add_argument("--resamples", type=int, default=1000)
-    parser.add_argument("--out", type=Path)
+    parser.add_argument("--trials", type=int, default=300)
+    parser.add_argument("--areas", type=float, nargs="+", default=[0.8, 0.9, 0.98])
     given = parser.parse_args()
-    intervals.MIN_GROUPS = 2  # a report gives no interval for the smallest sizes; here is why
-    print("| ALL + healthy groups | area held | width | naive: held | width | sensitivity held |")
-    print("|---|---|---|---|---|---|")
-    rows = []
-    for num_all, num_healthy in GROUPS:
-        row = coverage(num_all, num_healthy, given.trials, given.resamples)
-        rows.append({"all": num_all, "healthy": num_healthy, "trials": given.trials, **row})
-        print(
-            f"| {num_all} + {num_healthy} | {row['group_held']:.3f} | {row['group_width']:.3f} "
-            f"| {row['cell_held']:.3f} | {row['cell_width']:.3f} | {row['sensitivity_held']:.3f} |",
-            flush=True,
-        )
-    if given.out:
-        given.out.write_text(json.dumps(rows, indent=2) + "\n")
+    header = " | ".join(f"{metric}: t | bootstrap" for metric in METRICS)
+    print(f"| AUC | patients | groups a class | {header} | auc: naive |")
+    print("|---|---|---|" + "---|" * (2 * len(METRICS) + 1))
+    for area in given.areas:
+        for uneven in (False, True):
+            for groups in GROUPS:
+                found = coverage(area, groups, uneven, given.trials)
+                ways = [found[metric, way] for metric in METRICS for way in ("t", "bootstrap")]
+                shown = " | ".join(f"{share:.3f}" for share in ways)
+                print(
+                    f"| {area} | {'uneven' if uneven else 'even'} | {groups} | {shown} "
+                    f"| {found['auc', 'naive']:.2f} |",
+                    flush=True,
+                )
 
 
 if __name__ == "__main__":

@@ -31,7 +31,7 @@ from leuk_ray.datasets.images import decode
 from leuk_ray.datasets.loaders import ReaderLoader
 from leuk_ray.datasets.prepared import PreparedDataset
 from leuk_ray.datasets.splits import rows_with_role, split_cells
-from leuk_ray.evaluation.intervals import clopper_pearson
+from leuk_ray.evaluation.proportions import clopper_pearson
 from leuk_ray.inference.classifier import Classifier
 from leuk_ray.io.storage import write_table
 from leuk_ray.models.zoo import build

@@ -19,10 +19,10 @@ from leuk_ray.evaluation.intervals import (
     FloatArray,
     GroupResamples,
     IntArray,
-    clopper_pearson,
     count_samples,
 )
 from leuk_ray.evaluation.metrics import confusion, sensitivity, specificity
+from leuk_ray.evaluation.proportions import clopper_pearson
 from leuk_ray.evaluation.subjects import SubjectRow
 from leuk_ray.utils.settings import Settings
 from leuk_ray.utils.wording import counted
@@ -254,7 +254,7 @@ def apply_bands(
         label: (N,) 1 ALL, 0 healthy.
         stated: (N,) probability of ALL, 0..1.
         threshold: a cell is called ALL from this probability on.
-        resampled: the bootstrap over the groups of these cells.
+        resampled: the groups of these cells, left out or resampled.
     """
     right = (stated >= threshold) == (label == 1)
     out = []
@@ -268,7 +268,7 @@ def apply_bands(
                 **band.model_dump(),
                 "answered": _ratio(num_answered, len(label)),
                 "accuracy": _ratio(num_right, num_answered),
-                "interval": resampled.interval(samples[np.isfinite(samples)]),
+                "interval": resampled.interval(samples),
             }
         )
     return out

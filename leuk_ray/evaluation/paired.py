@@ -69,7 +69,7 @@ def paired_bootstrap(
     for name in COMPARED:
         old, new = (metrics[name]["value"] for metrics in values)
         change = samples[1][name] - samples[0][name]
-        found = resampled.interval(change)
+        found = resampled.percentile_interval(change)
         metrics[name] = {
             "first": old,
             "second": new,

@@ -23,7 +23,7 @@ def probability_intervals(
     and 96%.
 
     Args:
-        resampled: the bootstrap over the groups of these cells.
+        resampled: groups resampled for these cells.
         label: (N,) 1 ALL, 0 healthy.
         stated: (N,) probability of ALL, 0..1.
     """
@@ -32,9 +32,9 @@ def probability_intervals(
     gaps = [np.abs(resampled.sums((label - stated) * (index == n))) for n in range(ECE_BINS)]
     reflected = 2 * (ece(label, stated) or 0) - np.sum(gaps, axis=0) / cells
     return {
-        "brier": resampled.interval(resampled.sums((stated - label) ** 2) / cells),
-        "nll": resampled.interval(resampled.sums(losses(label, stated)) / cells),
-        "ece": resampled.interval(np.maximum(0, reflected)),
+        "brier": resampled.percentile_interval(resampled.sums((stated - label) ** 2) / cells),
+        "nll": resampled.percentile_interval(resampled.sums(losses(label, stated)) / cells),
+        "ece": resampled.percentile_interval(np.maximum(0, reflected)),
     }
 
 

@@ -266,8 +266,8 @@ def _uncertainty(intervals: Mapping[str, Interval]) -> str:
     if not area.resamples:
         return area.note
     return (
-        f"bootstrap over groups, {area.resamples:,} resamples, {area.groups_positive} ALL "
-        f"and {area.groups_negative} healthy groups"
+        f"Student's t on log-odds, whole groups left out in turn, {area.groups_positive} ALL and "
+        f"{area.groups_negative} healthy groups"
     )
 
 

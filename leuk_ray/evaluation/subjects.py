@@ -10,8 +10,9 @@ import pyarrow as pa
 from typing_extensions import TypedDict
 
 from leuk_ray.evaluation.calibration import in_band
-from leuk_ray.evaluation.intervals import checked_cells, clopper_pearson
+from leuk_ray.evaluation.intervals import checked_cells
 from leuk_ray.evaluation.metrics import CLASSES
+from leuk_ray.evaluation.proportions import clopper_pearson
 from leuk_ray.utils.wording import natural
 
 ABSTAIN = "abstain"  # the label of a cell that gets no answer

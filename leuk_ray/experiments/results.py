@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import torch
 
-from leuk_ray.evaluation.intervals import Interval, group_bootstrap
+from leuk_ray.evaluation.intervals import Interval, group_intervals
 from leuk_ray.evaluation.metrics import Evaluation, evaluate
 from leuk_ray.evaluation.report import BOOTSTRAP
 from leuk_ray.evaluation.report_model import Report
@@ -109,7 +109,7 @@ def evaluate_predictions(
         withheld: a reason to give no interval.
     """
     label, probability = predictions["label"].to_numpy(), predictions["probability"].to_numpy()
-    intervals = group_bootstrap(
+    intervals = group_intervals(
         label,
         probability,
         predictions["group"].to_pylist(),

@@ -40,9 +40,9 @@ def test_both_see_the_same_groups() -> None:
         chosen = np.repeat(np.arange(len(label)), row[group])
         areas = [roc_auc_score(label[chosen], p[chosen]) for p in (first, second)]
         change.append(areas[1] - areas[0])
-    expected = resampled.interval(np.asarray(change))
+    expected = resampled.percentile_interval(np.asarray(change))
     assert (found["low"], found["high"]) == pytest.approx((expected.low, expected.high))
-    alone = resampled.interval(resampled.auc(label, first))
+    alone = resampled.percentile_interval(resampled.auc(label, first))
     assert alone.low is not None
     assert alone.high is not None
     assert found["high"] - found["low"] < (alone.high - alone.low) / 2
@@ -52,12 +52,12 @@ def test_p_is_the_level_at_which_the_interval_ends_at_0() -> None:
     label, *_, group = cells(2, gain=0.2)
     resampled = GroupResamples.sample(label, group, seed=5)
     change = np.random.default_rng(0).standard_normal(200_001)
-    found = resampled.interval(change)
+    found = resampled.percentile_interval(change)
     for end in (found.low, found.high):
         assert end is not None
         assert resampled.p_value(change - end) == pytest.approx(0.05, abs=0.002)
-    assert resampled.p_value(np.zeros(100)) == 1
-    assert 0 < resampled.p_value(np.ones(100)) < 0.05
+    assert resampled.p_value(np.zeros(len(resampled.weight))) == 1
+    assert 0 < resampled.p_value(np.ones(len(resampled.weight))) < 0.05
 
 
 def test_the_same_scores_have_no_interval_and_no_p() -> None:
