@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from leuk_ray.datasets.classes import BINARY
 from leuk_ray.datasets.images import StorageSettings
 from leuk_ray.datasets.prepared import (
     METADATA_SCHEMA,
@@ -58,6 +59,9 @@ def write_dataset(folder: Path, pixels: np.ndarray) -> PreparedDataset:
         "storage": StorageSettings(size=size).model_dump(),
         "fingerprint": "0" * 64,
         "synthetic": True,
+        "classes": BINARY.names,
+        "positive": BINARY.positive,
+        "ordered": False,
     }
     write_json(folder / "dataset.json", manifest)
     groups = {"uid": uids, "group": uids, "status": ["keep"] * len(uids), "duplicate_id": uids}

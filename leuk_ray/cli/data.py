@@ -89,10 +89,17 @@ def synth(
     "or squeezed to one. Default: center for c-nmc, else pad.",
 )
 @click.option(
+    "--classes",
+    metavar="NAME,NAME[,...]",
+    help="Classes to keep, in this order; by default all folders or labels. Others are skipped.",
+)
+@click.option(
     "--positive",
     metavar="NAME[,NAME]",
-    help="Class folders or label words that mean ALL; all others are healthy.",
+    help="Positive classes (blasts) of the binary view: ROC, thresholds, blast percentage.",
 )
+@click.option("--ordered", is_flag=True, help="--classes are stages in this order.")
+@click.option("--binary", is_flag=True, help="Collapse: --positive become ALL, others healthy.")
 @click.option(
     "--columns", metavar="OURS=ITS[,...]", help="Columns of a CSV manifest, as label=diagnosis."
 )
@@ -104,22 +111,25 @@ def prepare(
     layout: str,
     size: int,
     crop: Any,
+    classes: str | None,
     positive: str | None,
+    ordered: bool,
+    binary: bool,
     columns: str | None,
     address: str | None,
 ) -> tuple[dict, str]:
     """Decode image files into a prepared dataset: files = rows + rejected + skipped.
 
-    Labels: ALL, blast, leukemia, positive and 1 mean ALL; healthy, hem, normal, benign, negative
-    and 0 healthy, in any case; empty, NaN, NA, unknown and the like are unlabelled. Other words
-    need --positive. Skipped are hidden files and folders, and what systems leave (@eaDir,
-    __MACOSX, Thumbs.db).
+    Every folder or label is a class. Where all are known words there are two classes: ALL, blast,
+    leukemia, positive and 1 mean ALL; healthy, hem, normal, benign, negative and 0 healthy, in any
+    case. Empty, NaN, NA, unknown and the like are unlabelled. Hidden files and folders and system
+    files (@eaDir, __MACOSX, Thumbs.db) are skipped.
     """
     from leuk_ray.datasets.layouts import LayoutOptions, read_layout
     from leuk_ray.io.storage import refuse_existing
 
     refuse_existing(dataset, "dataset")
-    options = LayoutOptions.parse(positive, columns)
+    options = LayoutOptions.parse(classes, positive, columns, ordered=ordered, binary=binary)
     read_layout(layout, source, options)
     crop = crop or ("center" if layout == "c-nmc" else "pad")
 
@@ -141,7 +151,8 @@ def prepare(
         bar("prepare: cells in their fields", "comparison") as slides,
     ):
         values = run(source, dataset, layout, storage, decoding, options, near, slides)
-    planned = default_split(PreparedDataset.open(dataset).cells)
+    prepared = PreparedDataset.open(dataset)
+    planned = default_split(prepared.cells, prepared.classes)
     return values | {"default_split": planned}, prepare_text(dataset, values, planned)
 
 
@@ -230,19 +241,20 @@ def split(
     from leuk_ray.datasets.splits import SplitSettings, split_cells, write_split
 
     settings = SplitSettings(protocol=protocol, folds=folds, fold=fold, seed=seed)
-    cells = PreparedDataset.open(dataset).cells
-    roles = split_cells(cells, settings)
+    opened = PreparedDataset.open(dataset)
+    cells, classes = opened.cells, opened.classes
+    roles = split_cells(cells, settings, classes)
     write_split(roles, out)
     found = find_leakage(roles, cells)
     values = {
         "protocol": protocol,
         "leaky": found.leaky,
         "leakage": found.text,
-        "roles": describe(roles, cells),
+        "roles": describe(roles, cells, classes),
         "crossings": crossings(roles, cells),
         "left_out": count_left_out(roles, cells),
-        "largest_gap": largest_gap(roles, settings),
-        "test_groups": count_test_groups(roles),
+        "largest_gap": largest_gap(roles, settings, classes),
+        "test_groups": count_test_groups(roles, classes),
         "intervals": found.origin != "image",
         "out": str(out),
     }

@@ -25,6 +25,13 @@ def synth_text(directory: Path, values: dict) -> str:
     return f"{text} (an oracle that sees the latent variable reaches {oracle} on these cells)"
 
 
+def _classes(counts: dict[str, int], separator: str = ", ") -> str:
+    """How many of each class, of two classes the positive one first."""
+    items = list(counts.items())
+    ordered = items[::-1] if len(items) == 2 else items
+    return separator.join(f"{count} {name}" for name, count in ordered)
+
+
 _SQUARED = {
     "pad": "mirrored at their borders to squares (--crop pad)",
     "full": "resized to squares (--crop full); --crop pad keeps the aspect ratio",
@@ -38,7 +45,7 @@ def prepare_text(dataset: Location, manifest: dict, default_split: dict) -> str:
     lines = [
         f"{dataset}: {counts['files']} files in = {counts['rows']} rows out + "
         f"{counts['rejected']} rejected + {counts['skipped']} skipped",
-        f"  {counts['ALL']} ALL, {counts['healthy']} healthy, {counts['unlabelled']} unlabelled; "
+        f"  {_classes(counts['classes'])}, {counts['unlabelled']} unlabelled; "
         f"{subjects} in {counted(counts['groups'], 'group')}",
     ]
     if manifest["labels"]:
@@ -47,7 +54,7 @@ def prepare_text(dataset: Location, manifest: dict, default_split: dict) -> str:
             for item in manifest["labels"]
         ]
         lines.append(f"  labels read as: {', '.join(read)}")
-    if missing := [name for name in ("ALL", "healthy") if not counts[name]]:
+    if missing := [name for name, count in counts["classes"].items() if not count]:
         lines.append(
             f"  warning: no cell is {' or '.join(missing)}: the dataset can be audited"
             f"{', and a bundle evaluated on it,' * (len(missing) == 1)} but not split or trained "
@@ -99,8 +106,8 @@ def _split_warnings(values: dict) -> list[str]:
     groups = values["test_groups"]
     if min(groups.values()) < MIN_GROUPS:
         lines.append(
-            f"warning: test holds {groups['ALL']} ALL + {groups['healthy']} healthy groups, too "
-            f"few for an interval ({MIN_GROUPS} of each class): test every subject in turn with "
+            f"warning: test holds {_classes(groups, ' + ')} groups, too few "
+            f"for an interval ({MIN_GROUPS} of each class): test every subject in turn with "
             "split.folds=5, or give test a larger share (split.fractions)"
         )
     return lines
@@ -114,8 +121,8 @@ def split_text(values: dict) -> str:
         cells = f"copies of {counted(counts['distinct_cells'], 'cell')}" if copies else "cells"
         subjects = counted_subjects(counts["subjects"], counts["without_subject"])
         lines.append(
-            f"  {role:10} {counts['cells']:6} {cells} = {counts['ALL']} ALL + {counts['healthy']} "
-            f"healthy; {subjects}, {counted(counts['groups'], 'group')}"
+            f"  {role:10} {counts['cells']:6} {cells} = {_classes(counts['classes'], ' + ')}; "
+            f"{subjects}, {counted(counts['groups'], 'group')}"
         )
     lines.append(
         f"  left out   {values['left_out']:6} cells: duplicates, conflicts, unlabelled, those "

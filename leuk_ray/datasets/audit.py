@@ -9,6 +9,7 @@ from collections.abc import Callable
 import numpy as np
 import pyarrow as pa
 
+from leuk_ray.datasets.classes import ClassSet
 from leuk_ray.datasets.leakage import crossings, find_leakage, origin_of, unknown_patients
 from leuk_ray.datasets.prepared import PreparedDataset, count_statuses
 from leuk_ray.datasets.protocols import PROTOCOLS
@@ -20,7 +21,7 @@ from leuk_ray.io.storage import exists, read_json, write_json
 from leuk_ray.utils.errors import UserError
 from leuk_ray.utils.wording import counted
 
-SCHEMA_VERSION = 3  # 3: shortcuts by permutation
+SCHEMA_VERSION = 4  # 3: shortcuts by permutation; 4: any number of classes
 LARGE_GROUP_SHARE = 0.2
 _CHANCE = 0.01  # a size that one class alone has is named where chance would rarely give that
 _MIN_OF_SIZE = 10
@@ -56,7 +57,7 @@ def audit_dataset(
         `shortcuts.shortcut_baselines`, and `shortcuts_by_source`, the same of each source that
         has both classes, where there are several sources.
     """
-    audit = audit_cells(dataset.cells)
+    audit = audit_cells(dataset.cells, dataset.classes)
     shortcuts, of_source = shortcut_baselines(dataset.cells, dataset.reader(), progress)
     audit["warnings"] += _shortcut_warnings(shortcuts, of_source)
     return {
@@ -64,7 +65,7 @@ def audit_dataset(
         **audit,
         "near_pairs": dataset.near_duplicates.to_pylist(),
         "slides": _slides(dataset.slides),
-        "protocols": {name: _leaks(dataset.cells, name) for name in PROTOCOLS},
+        "protocols": {name: _leaks(dataset.cells, name, dataset.classes) for name in PROTOCOLS},
         "shortcuts": shortcuts,
         "shortcuts_by_source": of_source,
     }
@@ -107,23 +108,24 @@ def _slides(pairs: pa.Table) -> dict:
     }
 
 
-def _leaks(cells: pa.Table, protocol: str) -> dict:
+def _leaks(cells: pa.Table, protocol: str, classes: ClassSet) -> dict:
+    settings = SplitSettings.model_validate({"protocol": protocol})
     try:
-        split = split_cells(cells, SplitSettings.model_validate({"protocol": protocol}))
+        split = split_cells(cells, settings, classes)
     except UserError as error:
         return {"error": str(error)}
     found = find_leakage(split, cells)
     return {
         "leaky": found.leaky,
         "leakage": found.text,
-        "roles": describe(split, cells),
+        "roles": describe(split, cells, classes),
         "crossings": crossings(split, cells),
         "left_out": count_left_out(split, cells),
     }
 
 
-def audit_cells(cells: pa.Table) -> dict:
-    """Audit `PreparedDataset.cells`.
+def audit_cells(cells: pa.Table, known: ClassSet) -> dict:
+    """Audit `PreparedDataset.cells`, whose labels mean the `known` classes.
 
     Returns:
         Plain values: counts of cells, subjects and groups per class; `identical`, the list of
@@ -138,10 +140,11 @@ def audit_cells(cells: pa.Table) -> dict:
     across = [item for item in identical if item["across_subjects"]]
     groups = Counter(cells["group"].to_pylist())
     largest, size = groups.most_common(1)[0]
-    classes = {name: _class_counts(cells, label) for name, label in _CLASSES}
+    names: _Names = {**dict(enumerate(known.names)), None: UNLABELLED}
+    classes = {name: _class_counts(cells, label) for label, name in names.items()}
     warnings = [
         f"no cell is labelled {name}: nothing can be split or trained"
-        for name in ("ALL", "healthy")
+        for name in known.names
         if not classes[name]["cells"]
     ]
     if unknown := unknown_patients(cells):
@@ -166,8 +169,8 @@ def audit_cells(cells: pa.Table) -> dict:
         warnings.append(
             f"{counted(roles['conflict'], 'row')} share an image but not a label: excluded"
         )
-    sizes = _image_sizes(cells)
-    warnings += _one_class_sizes(sizes)
+    sizes = _image_sizes(cells, names)
+    warnings += _one_class_sizes(sizes, known)
     return {
         "cells": len(cells),
         "classes": classes,
@@ -175,7 +178,7 @@ def audit_cells(cells: pa.Table) -> dict:
         "largest_group": {"group": largest, "cells": size},
         "roles": roles,
         "sources": dict(Counter(cells["source"].fill_null("unknown").to_pylist())),
-        "balance": {name: _balance(cells, name) for name in _BALANCED},
+        "balance": {name: _balance(cells, name, names) for name in _BALANCED},
         "image_sizes": sizes,
         "origin": origin_of(cells, np.arange(len(cells))),
         "identical_images": len(identical),
@@ -186,7 +189,8 @@ def audit_cells(cells: pa.Table) -> dict:
     }
 
 
-_CLASSES = (("ALL", 1), ("healthy", 0), ("unlabelled", None))
+UNLABELLED = "unlabelled"
+_Names = dict[int | None, str]  # label -> class
 
 
 def _class_counts(cells: pa.Table, label: int | None) -> dict[str, int]:
@@ -202,43 +206,42 @@ def _class_counts(cells: pa.Table, label: int | None) -> dict[str, int]:
 _BALANCED = ("subject", "source", "official_split", "site", "stain", "format")
 
 
-def _balance(cells: pa.Table, column: str) -> dict[str, dict[str, int]]:
+def _balance(cells: pa.Table, column: str, names: _Names) -> dict[str, dict[str, int]]:
     """value -> cells of each class."""
     out: dict[str, dict[str, int]] = {}
-    names = {label: name for name, label in _CLASSES}
     for value, label in zip(cells[column].to_pylist(), cells["label"].to_pylist(), strict=True):
         counts = out.setdefault("unknown" if value is None else str(value), Counter())
         counts[names[label]] += 1
     return {value: dict(counts) for value, counts in out.items()}
 
 
-def _image_sizes(cells: pa.Table) -> list[dict]:
+def _image_sizes(cells: pa.Table, names: _Names) -> list[dict]:
     """Cells of each class by source, width, height and format of their files, most first."""
     columns = ["source", "width", "height", "format"]
-    names = {label: name for name, label in _CLASSES}
     found: dict[tuple, Counter] = {}
     for row in cells.select([*columns, "label"]).to_pylist():
         key = tuple(row[name] for name in columns)
         found.setdefault(key, Counter())[names[row["label"]]] += 1
     return [
-        dict(zip(columns, key, strict=True)) | {name: counts[name] for name in names.values()}
+        dict(zip(columns, key, strict=True))
+        | {"classes": {name: counts[name] for name in names.values()}}
         for key, counts in sorted(found.items(), key=lambda item: (-item[1].total(), str(item[0])))
     ]
 
 
-def _one_class_sizes(sizes: list[dict]) -> list[str]:
-    """Sizes that one class alone has in a source that has both."""
+def _one_class_sizes(sizes: list[dict], known: ClassSet) -> list[str]:
+    """Sizes that one class alone has in a source that has several."""
     warnings = []
     for source in dict.fromkeys(item["source"] for item in sizes):
         own = [item for item in sizes if item["source"] == source]
-        total = {name: sum(item[name] for item in own) for name in ("ALL", "healthy")}
+        total = {name: sum(item["classes"][name] for item in own) for name in known.names}
         for item in own:
-            for name, other in (("ALL", "healthy"), ("healthy", "ALL")):
-                share = total[name] / max(1, sum(total.values()))
-                rare = item[name] >= _MIN_OF_SIZE and share ** item[name] < _CHANCE
-                if not item[other] and share < 1 and rare:
+            found = {name: n for name in known.names if (n := item["classes"][name])}
+            for name, images in found.items() if len(found) == 1 else ():
+                share = total[name] / sum(total.values())
+                if share < 1 and images >= _MIN_OF_SIZE and share**images < _CHANCE:
                     warnings.append(
-                        f"all {counted(item[name], 'image')} of {item['width']} x {item['height']} "
+                        f"all {counted(images, 'image')} of {item['width']} x {item['height']} "
                         f"pixels ({item['format']}, {source}) are {name}: image resolution can "
                         "stand in for the class"
                     )

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from leuk_ray.datasets.prepared import CLASSES
+from leuk_ray.datasets.classes import BINARY
 from leuk_ray.utils.errors import DataError
 from leuk_ray.utils.wording import counted, natural
 
@@ -32,7 +32,7 @@ def check_groups(
     labels: IntArray,
     groups: npt.NDArray[np.object_] | IntArray,
     protocol: str,
-    classes: Sequence[str] = CLASSES,
+    classes: Sequence[str] = BINARY.names,
 ) -> None:
     """Check that there is a group of each class for each role.
 
@@ -99,7 +99,7 @@ def holdout_roles(
     groups: npt.NDArray[np.object_],
     fractions: tuple[float, float, float],
     seed: int,
-    classes: Sequence[str] = CLASSES,
+    classes: Sequence[str] = BINARY.names,
 ) -> npt.NDArray[np.object_]:
     """Assign each cell's group to training, validation or test.
 
@@ -134,7 +134,7 @@ def fold_roles(
     seed: int,
     folds: int,
     fold: int,
-    classes: Sequence[str] = CLASSES,
+    classes: Sequence[str] = BINARY.names,
 ) -> npt.NDArray[np.object_]:
     """Test is one fold; validation comes from the rest, by group, as in the hold-out.
 

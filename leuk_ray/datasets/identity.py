@@ -11,6 +11,7 @@ import json
 
 import pyarrow as pa
 
+from leuk_ray.datasets.classes import BINARY, ClassSet
 from leuk_ray.datasets.images import StorageSettings
 from leuk_ray.utils.settings import Settings
 
@@ -34,15 +35,20 @@ class DatasetIdentity(Settings):
     storage: StorageSettings
 
     @classmethod
-    def of(cls, cells: pa.Table, storage: StorageSettings) -> DatasetIdentity:
+    def of(
+        cls, cells: pa.Table, storage: StorageSettings, classes: ClassSet = BINARY
+    ) -> DatasetIdentity:
         """Compute the identity of `PreparedDataset.cells`, which are ordered by uid."""
         pixels = cells["pixels_sha256"].to_pylist()
         uids = _sha256(cells["uid"].to_pylist())
+        labels: list[object] = [uids, cells["label"].to_pylist()]
+        if classes != BINARY:  # those of two classes keep the hash that older bundles name
+            labels.append([classes.names, classes.positive])
         return cls(
             rows=len(cells),
             images=_sha256(sorted(pixels)),
             names=_sha256([uids, pixels]),
-            labels=_sha256([uids, cells["label"].to_pylist()]),
+            labels=_sha256(labels),
             subjects=_sha256([uids, cells["subject"].to_pylist()]),
             status=_sha256([uids, cells["status"].to_pylist()]),
             storage=storage,

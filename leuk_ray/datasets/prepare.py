@@ -20,6 +20,7 @@ import pyarrow.parquet as pq
 import ray.data
 
 from leuk_ray.datasets import images, layouts
+from leuk_ray.datasets.classes import ClassSet
 from leuk_ray.datasets.decoding import RESULT_SCHEMA, THUMB, part_name, prepare_part
 from leuk_ray.datasets.groups import assign_groups
 from leuk_ray.datasets.identity import DatasetIdentity
@@ -28,7 +29,6 @@ from leuk_ray.datasets.layouts import Catalogue, LayoutOptions
 from leuk_ray.datasets.layouts.all_idb import FIELDS
 from leuk_ray.datasets.near_duplicates import find_near_duplicates
 from leuk_ray.datasets.prepared import (
-    CLASSES,
     METADATA_SCHEMA,
     SCHEMA_VERSION,
     PreparedDataset,
@@ -90,7 +90,7 @@ def prepare(
     """
     refuse_existing(target, "dataset")
     catalogue = layouts.read_layout(layout, source, options)
-    table = catalogue.table()
+    table, classes = catalogue.table(), catalogue.classes
     if storage.crop not in images.WHOLE and FIELDS in table["source"].unique().to_pylist():
         raise ConfigError(f"--crop {storage.crop}: {source} holds whole fields; use --crop pad")
     target = target.absolute() if isinstance(target, Path) else target
@@ -112,13 +112,17 @@ def prepare(
         manifest = {
             "schema_version": SCHEMA_VERSION,
             "layout": layout,
-            "classes": list(CLASSES),
+            "classes": list(classes.names),
+            "positive": list(classes.positive),
+            "ordered": classes.ordered,
             "storage": storage.model_dump(),
-            "counts": _counts(rows, groups, left_out) | _changed(good),
-            "labels": _labels(table["word"].filter(results["reason"].is_null()), rows["label"]),
+            "counts": _counts(rows, groups, left_out, classes) | _changed(good),
+            "labels": _labels(
+                table["word"].filter(results["reason"].is_null()), rows["label"], classes
+            ),
             "subject_spellings": catalogue.spellings,
             "fingerprint": DatasetIdentity.of(
-                rows.append_column("status", groups["status"]), storage
+                rows.append_column("status", groups["status"]), storage, classes
             ).fingerprint,
             **_origin(source),
         }
@@ -195,8 +199,10 @@ def _pairs(table: pa.Table) -> list[tuple[str, str]]:
     return list(zip(table["uid_a"].to_pylist(), table["uid_b"].to_pylist(), strict=True))
 
 
-def _counts(rows: pa.Table, groups: pa.Table, left_out: pa.Table) -> dict[str, Any]:
-    """files = rows + rejected + skipped; rows = ALL + healthy + unlabelled."""
+def _counts(
+    rows: pa.Table, groups: pa.Table, left_out: pa.Table, classes: ClassSet
+) -> dict[str, Any]:
+    """files = rows + rejected + skipped; rows = those of all classes + unlabelled."""
     labels, subjects = rows["label"].to_pylist(), rows["subject"]
     kinds = left_out["kind"].to_pylist()
     reasons = Counter(zip(kinds, left_out["reason"].to_pylist(), strict=True))
@@ -209,8 +215,7 @@ def _counts(rows: pa.Table, groups: pa.Table, left_out: pa.Table) -> dict[str, A
             kind: {why: n for (of, why), n in reasons.most_common() if of == kind}
             for kind in ("rejected", "skipped")
         },
-        "ALL": labels.count(1),
-        "healthy": labels.count(0),
+        "classes": classes.count(labels),
         "unlabelled": labels.count(None),
         "subjects": len(subjects.drop_null().unique()),
         "rows_without_subject": subjects.null_count,
@@ -227,11 +232,13 @@ def _changed(good: pa.Table) -> dict[str, int]:
     }
 
 
-def _labels(words: pa.ChunkedArray, labels: pa.ChunkedArray) -> list[dict[str, Any]]:
+def _labels(
+    words: pa.ChunkedArray, labels: pa.ChunkedArray, classes: ClassSet
+) -> list[dict[str, Any]]:
     """Each word that a label was read from, its class (None: unlabelled) and how many rows."""
     found = Counter(zip(words.to_pylist(), labels.to_pylist(), strict=True))
     return [
-        {"word": word, "class": None if label is None else CLASSES[label], "rows": count}
+        {"word": word, "class": None if label is None else classes.names[label], "rows": count}
         for (word, label), count in found.most_common()
         if word is not None
     ]

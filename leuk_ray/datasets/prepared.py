@@ -28,14 +28,14 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from leuk_ray.datasets.classes import BINARY, ClassSet
 from leuk_ray.datasets.identity import DatasetIdentity
 from leuk_ray.datasets.images import StorageSettings
 from leuk_ray.io.locations import Location, filesystem, join, parse, reason
 from leuk_ray.io.storage import list_files, read_json, read_table
 from leuk_ray.utils.errors import DataError, StorageError, UserError
 
-SCHEMA_VERSION = 2
-CLASSES = ("healthy", "ALL")
+SCHEMA_VERSION = 3  # 3: any number of classes; 2 had ALL and healthy alone, and is still read
 # Columns of groups.parquet: as older datasets name them -> as they are named now.
 _RENAMED = {"role": "status", "picture": "duplicate_id"}
 ROWS_PER_GROUP = 8
@@ -89,6 +89,19 @@ def _undamaged(place: Location) -> Iterator[None]:
         raise _damaged(place, "is cut off or was altered") from error
 
 
+def _classes(manifest: dict) -> ClassSet:
+    names, positive = tuple(manifest["classes"]), tuple(manifest["positive"])
+    return ClassSet(names, positive, bool(manifest["ordered"]))
+
+
+def _from_two_classes(manifest: dict) -> dict:
+    """dataset.json of schema version 2, which knew ALL and healthy alone, as it is now."""
+    counts = dict(manifest.get("counts", {}))
+    counts["classes"] = {name: counts.pop(name, 0) for name in BINARY.names}
+    named = {"classes": BINARY.names, "positive": BINARY.positive, "ordered": False}
+    return manifest | named | {"counts": counts, "schema_version": SCHEMA_VERSION}
+
+
 def _damaged(place: Location, what: str) -> UserError:
     return DataError(f"{place}: {what}; copy the dataset again, or prepare the images again")
 
@@ -119,6 +132,8 @@ class PreparedDataset:
                 f"{location}: is no prepared dataset (no dataset.json); "
                 "make one with `leuk-ray prepare`"
             ) from error
+        if isinstance(manifest, dict) and manifest.get("schema_version") == 2:
+            manifest = _from_two_classes(manifest)
         version = manifest.get("schema_version") if isinstance(manifest, dict) else None
         if version != SCHEMA_VERSION:
             raise DataError(
@@ -127,11 +142,17 @@ class PreparedDataset:
             )
         with _undamaged(join(place, "dataset.json")):
             StorageSettings(**manifest["storage"])
+            _classes(manifest)
             if not (
                 isinstance(manifest["fingerprint"], str) and isinstance(manifest["synthetic"], bool)
             ):
                 raise TypeError
         return cls(place.absolute() if isinstance(place, Path) else place, manifest)
+
+    @cached_property
+    def classes(self) -> ClassSet:
+        """What the labels mean."""
+        return _classes(self.manifest)
 
     @property
     def storage(self) -> StorageSettings:
@@ -162,7 +183,7 @@ class PreparedDataset:
     @cached_property
     def identity(self) -> DatasetIdentity:
         """What the rows are now, so that labels changed by hand are another dataset."""
-        return DatasetIdentity.of(self.cells, self.storage)
+        return DatasetIdentity.of(self.cells, self.storage, self.classes)
 
     @cached_property
     def near_duplicates(self) -> pa.Table:

@@ -8,19 +8,19 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from leuk_ray.datasets.classes import ClassSet
 from leuk_ray.datasets.holdout import ROLES
 from leuk_ray.datasets.leakage import unknown_patients
-from leuk_ray.datasets.prepared import CLASSES
 from leuk_ray.datasets.splits import SplitSettings, split_cells
 from leuk_ray.utils.errors import UserError
 
 
-def describe(split: pa.Table, cells: pa.Table) -> dict[str, dict[str, int]]:
+def describe(split: pa.Table, cells: pa.Table, classes: ClassSet) -> dict[str, dict[str, Any]]:
     """Count the rows of each role.
 
     Returns:
-        role -> {cells: rows, which are copies of cells under `paper-literal`; ALL + healthy, the
-        same by class; distinct_cells; subjects: that are named; without_subject: distinct cells
+        role -> {cells: rows, which are copies of cells under `paper-literal`; classes: the same by
+        class; distinct_cells; subjects: that are named; without_subject: distinct cells
         that name none; groups}.
     """
     label = dict(zip(cells["uid"].to_pylist(), cells["label"].to_pylist(), strict=True))
@@ -31,8 +31,7 @@ def describe(split: pa.Table, cells: pa.Table) -> dict[str, dict[str, int]]:
         nameless = rows.filter(pc.field("subject").is_null())
         out[role] = {
             "cells": len(rows),
-            "ALL": labels.count(1),
-            "healthy": labels.count(0),
+            "classes": classes.count(labels),
             "distinct_cells": len(rows["uid"].unique()),
             "subjects": len(rows["subject"].unique().drop_null()),
             "without_subject": len(nameless["uid"].unique()),
@@ -46,7 +45,9 @@ def count_left_out(split: pa.Table, cells: pa.Table) -> int:
     return len(cells) - len(split["uid"].unique())
 
 
-def largest_gap(split: pa.Table, settings: SplitSettings) -> dict[str, Any] | None:
+def largest_gap(
+    split: pa.Table, settings: SplitSettings, classes: ClassSet
+) -> dict[str, Any] | None:
     """Find the role and class whose share of cells is furthest from what was asked for.
 
     Returns:
@@ -62,22 +63,22 @@ def largest_gap(split: pa.Table, settings: SplitSettings) -> dict[str, Any] | No
             "share": float((role[label == number] == name).mean()),
             "asked": asked,
         }
-        for number, class_name in enumerate(CLASSES)
+        for number, class_name in enumerate(classes.names)
         for name, asked in zip(ROLES, settings.asked, strict=True)
     ]
     return max(found, key=lambda gap: abs(gap["share"] - gap["asked"]))
 
 
-def count_test_groups(split: pa.Table) -> dict[str, int]:
+def count_test_groups(split: pa.Table, classes: ClassSet) -> dict[str, int]:
     """Count the groups of each class in the test set; a group of several counts for each."""
     test = split.filter(pc.field("role") == "test")
     return {
         name: len(test.filter(pc.field("label") == number)["group"].unique())
-        for number, name in enumerate(CLASSES)
+        for number, name in enumerate(classes.names)
     }
 
 
-def default_split(cells: pa.Table) -> dict[str, Any]:
+def default_split(cells: pa.Table, classes: ClassSet) -> dict[str, Any]:
     """Summarise the split that `train` makes where nothing else is asked for.
 
     Returns:
@@ -86,10 +87,10 @@ def default_split(cells: pa.Table) -> dict[str, Any]:
     """
     settings, unknown = SplitSettings(), {"unknown_patients": unknown_patients(cells)}
     try:
-        split = split_cells(cells, settings)
+        split = split_cells(cells, settings, classes)
     except UserError as error:
         return unknown | {"error": str(error)}
     return unknown | {
-        "largest_gap": largest_gap(split, settings),
-        "test_groups": count_test_groups(split),
+        "largest_gap": largest_gap(split, settings, classes),
+        "test_groups": count_test_groups(split, classes),
     }

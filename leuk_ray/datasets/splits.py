@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pydantic import Field, field_validator
 
+from leuk_ray.datasets.classes import BINARY, ClassSet
 from leuk_ray.datasets.holdout import (
     ROLES,
     UnsuitableError,
@@ -22,7 +23,6 @@ from leuk_ray.datasets.holdout import (
     fold_roles,
     holdout_roles,
 )
-from leuk_ray.datasets.prepared import CLASSES
 from leuk_ray.datasets.protocols import PROTOCOLS, ProtocolName
 from leuk_ray.io.locations import Location
 from leuk_ray.io.storage import refuse_existing, write_table
@@ -95,13 +95,14 @@ class SplitSettings(Settings):
         return train, validation, test
 
 
-def split_cells(cells: pa.Table, settings: SplitSettings) -> pa.Table:
+def split_cells(cells: pa.Table, settings: SplitSettings, classes: ClassSet = BINARY) -> pa.Table:
     """Give every labelled cell that is kept a role.
 
     Args:
         cells: `PreparedDataset.cells`. Conflicts and unlabelled rows take no part, duplicates
             and C-NMC's preliminary and final sets only where `official-folds` wants them.
         settings: protocol, fractions, folds and seed.
+        classes: what the labels mean.
 
     Returns:
         SPLIT_SCHEMA ordered by uid, under `paper-literal` with `copy`, and by it; no unit of
@@ -115,9 +116,9 @@ def split_cells(cells: pa.Table, settings: SplitSettings) -> pa.Table:
     if settings.source is not None:
         cells = _of_source(cells, settings.source)
     try:
-        chosen, roles = _ROLES_BY[settings.protocol](cells, settings)
+        chosen, roles = _ROLES_BY[settings.protocol](cells, settings, classes)
     except UnsuitableError as error:
-        raise DataError(f"{error}; {_that_work(cells, settings)}") from error
+        raise DataError(f"{error}; {_that_work(cells, settings, classes)}") from error
     split = chosen.select(SPLIT_SCHEMA.names[:-1]).append_column("role", pa.array(list(roles)))
     split = split.cast(SPLIT_SCHEMA)
     unit = PROTOCOLS[settings.protocol].unit
@@ -139,12 +140,12 @@ def _check_folds(settings: SplitSettings) -> None:
         )
 
 
-def _that_work(cells: pa.Table, settings: SplitSettings) -> str:
+def _that_work(cells: pa.Table, settings: SplitSettings, classes: ClassSet) -> str:
     """Which protocols can part these cells, where the one that was asked for cannot."""
     found = []
     for name, protocol in PROTOCOLS.items():
         with contextlib.suppress(UserError):
-            _ROLES_BY[name](cells, settings.model_copy(update={"protocol": name}))
+            _ROLES_BY[name](cells, settings.model_copy(update={"protocol": name}), classes)
             found.append(f"{name}{' (ignores patients)' * (protocol.unit in ('uid', 'copy'))}")
     return f"protocols that work on these cells: {', '.join(found) or 'none'}"
 
@@ -171,15 +172,17 @@ def eligible(cells: pa.Table) -> pa.Table:
     return cells.filter(pa.array(mask, pa.bool_()))
 
 
-def _of_both_classes(cells: pa.Table, protocol: str) -> pa.Table:
+def _of_all_classes(cells: pa.Table, protocol: str, classes: ClassSet) -> pa.Table:
     cells = eligible(cells)
     if not len(cells):
         raise UnsuitableError(f"protocol {protocol}: no cell is labelled, kept and free to split")
-    for label, name in enumerate(CLASSES):
-        if label not in cells["label"].to_pylist():
+    labels = set(cells["label"].to_pylist())
+    assert max(labels) < len(classes), "labels of other classes"
+    for label, name in enumerate(classes.names):
+        if label not in labels:
             raise UnsuitableError(
                 f"protocol {protocol}: none of {counted(len(cells), 'cell')} to split is {name}; "
-                "prepare images of both classes together"
+                "prepare images of all classes together"
             )
     return cells
 
@@ -197,9 +200,11 @@ def assert_whole(units: pa.ChunkedArray, roles: pa.ChunkedArray) -> None:
         assert seen.setdefault(unit, role) == role, f"{unit} is in two roles"
 
 
-def _by_group(cells: pa.Table, settings: SplitSettings) -> tuple[pa.Table, np.ndarray]:
+def _by_group(
+    cells: pa.Table, settings: SplitSettings, classes: ClassSet
+) -> tuple[pa.Table, np.ndarray]:
     protocol = settings.protocol
-    cells = _of_both_classes(cells, protocol)
+    cells = _of_all_classes(cells, protocol, classes)
     nameless = cells["subject"].null_count
     if nameless and protocol == "subject-disjoint":
         verb = "has" if nameless == 1 else "have"
@@ -208,31 +213,35 @@ def _by_group(cells: pa.Table, settings: SplitSettings) -> tuple[pa.Table, np.nd
             "name it with a layout or a manifest"
         )
     labels, groups = _column(cells, "label"), _column(cells, "group")
-    check_groups(labels, groups, protocol)
+    check_groups(labels, groups, protocol, classes.names)
     if settings.folds > 1:
         fold = _fold(settings, settings.folds)
         return cells, fold_roles(
-            labels, groups, settings.fractions, settings.seed, settings.folds, fold
+            labels, groups, settings.fractions, settings.seed, settings.folds, fold, classes.names
         )
-    return cells, holdout_roles(labels, groups, settings.fractions, settings.seed)
+    return cells, holdout_roles(labels, groups, settings.fractions, settings.seed, classes.names)
 
 
-def _by_image(cells: pa.Table, settings: SplitSettings) -> tuple[pa.Table, np.ndarray]:
+def _by_image(
+    cells: pa.Table, settings: SplitSettings, classes: ClassSet
+) -> tuple[pa.Table, np.ndarray]:
     """Cut a random order of each class; with folds, test is one of equal parts of it."""
-    cells = _of_both_classes(cells, settings.protocol)
+    cells = _of_all_classes(cells, settings.protocol, classes)
     labels = _column(cells, "label")
-    check_groups(labels, np.arange(len(labels)), settings.protocol)
-    return cells, _random_roles(labels, settings)
+    check_groups(labels, np.arange(len(labels)), settings.protocol, classes.names)
+    return cells, _random_roles(labels, settings, classes)
 
 
-def _by_copy(cells: pa.Table, settings: SplitSettings) -> tuple[pa.Table, np.ndarray]:
+def _by_copy(
+    cells: pa.Table, settings: SplitSettings, classes: ClassSet
+) -> tuple[pa.Table, np.ndarray]:
     """Copy every cell until each class has `copies`, then part the copies as if images."""
-    cells = _of_both_classes(cells, settings.protocol)
+    cells = _of_all_classes(cells, settings.protocol, classes)
     labels = _column(cells, "label")
-    check_groups(labels, np.arange(len(labels)), settings.protocol)
+    check_groups(labels, np.arange(len(labels)), settings.protocol, classes.names)
     generator = np.random.default_rng(settings.seed)
     rows, copies = [], []
-    for label in range(len(CLASSES)):
+    for label in range(len(classes)):
         members = np.flatnonzero(labels == label)
         whole, rest = divmod(settings.copies, len(members))
         if not whole:
@@ -245,15 +254,15 @@ def _by_copy(cells: pa.Table, settings: SplitSettings) -> tuple[pa.Table, np.nda
     row, copy = np.concatenate(rows), np.concatenate(copies)
     order = np.lexsort((copy, row))
     chosen = cells.take(pa.array(row[order])).append_column(COPY, pa.array(copy[order]))
-    return chosen, _random_roles(labels[row[order]], settings)
+    return chosen, _random_roles(labels[row[order]], settings, classes)
 
 
-def _random_roles(labels: np.ndarray, settings: SplitSettings) -> np.ndarray:
+def _random_roles(labels: np.ndarray, settings: SplitSettings, classes: ClassSet) -> np.ndarray:
     generator = np.random.default_rng(settings.seed)
     start = _fold(settings, settings.folds) / settings.folds if settings.folds > 1 else 0.0
     _, validation, test = settings.asked
     roles = np.full(len(labels), ROLES[0], object)
-    for label in range(len(CLASSES)):
+    for label in range(len(classes)):
         members = generator.permutation(np.flatnonzero(labels == label))
         cuts = np.rint(np.asarray([start, start + test]) * len(members)).astype(int)
         roles[members[cuts[0] : cuts[1]]] = "test"
@@ -262,7 +271,9 @@ def _random_roles(labels: np.ndarray, settings: SplitSettings) -> np.ndarray:
     return roles
 
 
-def _by_official_fold(cells: pa.Table, settings: SplitSettings) -> tuple[pa.Table, np.ndarray]:
+def _by_official_fold(
+    cells: pa.Table, settings: SplitSettings, _: ClassSet
+) -> tuple[pa.Table, np.ndarray]:
     """C-NMC's own folds; of copies, the one in test or else in validation stays.
 
     So training rows with a copy in validation or test are dropped, and no row of those two is

@@ -9,8 +9,11 @@ import difflib
 import re
 import unicodedata
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 
+from leuk_ray.datasets.classes import BINARY, ClassSet
 from leuk_ray.utils.errors import ConfigError, DataError
+from leuk_ray.utils.wording import natural
 
 ALL_WORDS = ("ALL", "blast", "blasts", "leukemia", "leukaemia", "positive", "1", "1.0")
 HEALTHY_WORDS = ("healthy", "hem", "normal", "benign", "negative", "0", "0.0")
@@ -18,6 +21,7 @@ UNKNOWN = frozenset(
     ("", "nan", "-nan", "na", "n/a", "#n/a", "<na>", "none", "null", "nil", "nat", "unknown",
      "unlabelled", "unlabeled", "missing", "?", "-")
 )  # fmt: skip
+_NEAR = 0.8  # of difflib: blst and blast have 0.89, AML and ALL 0.67
 _KNOWN = {word.casefold(): 1 for word in ALL_WORDS} | dict.fromkeys(HEALTHY_WORDS, 0)
 
 
@@ -33,55 +37,125 @@ def _plain(text: str) -> str:
     return " ".join(unicodedata.normalize("NFKC", folded).split())
 
 
-def read_labels(
-    counts: Mapping[str, int], positive: Sequence[str], where: object
-) -> dict[str, int | None]:
-    """Give each label word its class.
+@dataclass(frozen=True)
+class ClassChoice:
+    """What the user says about classes.
 
-    Without `positive` every word must be one of ALL_WORDS or HEALTHY_WORDS, in any case. With it,
-    these words are ALL and all others healthy. UNKNOWN words are unlabelled.
+    classes: names of the classes to keep, in this order; empty keeps all.
+    positive: names of the positive classes.
+    ordered: the classes are stages, in the order given.
+    binary: collapse to healthy and ALL (the positive classes).
+    """
+
+    classes: tuple[str, ...] = ()
+    positive: tuple[str, ...] = ()
+    ordered: bool = False
+    binary: bool = False
+
+
+def read_labels(
+    counts: Mapping[str, int], choice: ClassChoice, where: object
+) -> tuple[ClassSet, dict[str, int | None]]:
+    """Find the classes that label words name.
+
+    Words that are all among ALL_WORDS and HEALTHY_WORDS, in any case, are the two classes healthy
+    and ALL. Else every word is a class of its own, unless `choice.binary` collapses them. UNKNOWN
+    words are unlabelled.
 
     Args:
         counts: each word and how many images have it.
-        positive: the words that mean ALL, spelt as they are there; none for the known words.
+        choice: what the user says about the classes.
         where: the table or folder, for messages.
 
     Returns:
-        Word -> 1 ALL, 0 healthy, None unlabelled.
+        The classes; and word -> label, None where unlabelled. Words that `choice.classes` leaves
+        out are missing.
 
     Raises:
-        UserError: words that differ by case alone, a word that is not known, one of `positive`
-            that no image has, or that contradicts what it is known to mean.
+        UserError: words that are spellings of one; a class in `choice` that no image has, or that
+            contradicts what its name is known to mean; one class alone; two classes of which
+            none is said to be positive.
     """
     words = [word for word in counts if not is_unknown(word)]
+    unlabelled: dict[str, int | None] = {word: None for word in counts if is_unknown(word)}
     _refuse_near_words(words, counts, where, str.casefold, "differ by case alone")
-    if not positive:
-        if strange := [word for word in words if word.casefold() not in _KNOWN]:
-            raise DataError(
-                f"{where}: which of {_listed(words, counts)} are ALL? {strange[0]!r} is not known; "
-                f"say it with --positive NAME[,NAME], or use {ALL_WORDS[0]} and {HEALTHY_WORDS[0]}"
-            )
-        return {word: _KNOWN.get(word.casefold()) for word in counts}
+    known = all(word.casefold() in _KNOWN for word in words)
+    if known and not (choice.classes or choice.positive):
+        return BINARY, unlabelled | {word: _KNOWN[word.casefold()] for word in words}
     _refuse_near_words(words, counts, where, subject_key, "are spellings of one word")
-    for word in positive:
+    for option, named in (("--classes", choice.classes), ("--positive", choice.positive)):
+        _refuse_unknown_classes(option, named, words, counts, where)
+    kept = list(choice.classes) or sorted(words, key=natural)
+    if not (choice.classes or choice.positive):
+        _refuse_typing_errors(words, counts, where)
+    _refuse_contradiction(choice.positive, kept, where)
+    if choice.binary or (known and not choice.classes):
+        if not choice.positive:
+            raise DataError(
+                f"{where}: which of {_listed(kept, counts)} are ALL? Name them with "
+                "--positive NAME[,NAME]"
+            )
+        return BINARY, unlabelled | {word: int(word in choice.positive) for word in kept}
+    if len(kept) < 2:
+        raise DataError(
+            f"{where}: the only class is {_listed(kept, counts) or 'missing'}; prepare images of "
+            "all classes together"
+        )
+    if len(kept) == 2:
+        if len(choice.positive) != 1:
+            raise DataError(
+                f"{where}: which of {_listed(kept, counts)} is the positive class? Name it with "
+                f"--positive NAME, or call the classes {ALL_WORDS[0]} and {HEALTHY_WORDS[0]}"
+            )
+        kept.sort(key=lambda word: word in choice.positive)
+    positive = tuple(word for word in kept if word in choice.positive)
+    classes = ClassSet(tuple(kept), positive, choice.ordered)
+    return classes, unlabelled | {word: label for label, word in enumerate(kept)}
+
+
+def _refuse_typing_errors(words: Sequence[str], counts: Mapping[str, int], where: object) -> None:
+    """Refuse a class that is nearly, but not quite, called by a known word beside another one."""
+    known = [word for word in words if word.casefold() in _KNOWN]
+    for word in words if known else ():
+        near = difflib.get_close_matches(word.casefold(), _KNOWN, 1, _NEAR)
+        if near and word not in known:
+            raise DataError(
+                f"{where}: the label {_listed([word], counts)} is close to the known word "
+                f"{near[0]}; correct it, or list all classes with --classes if it is one"
+            )
+
+
+def _refuse_unknown_classes(
+    option: str,
+    named: Sequence[str],
+    words: Sequence[str],
+    counts: Mapping[str, int],
+    where: object,
+) -> None:
+    for word in named:
         if is_unknown(word):
-            raise ConfigError(f"--positive {word}: this word means that the label is unknown")
+            raise ConfigError(f"{option} {word}: this word means that the label is unknown")
+        if named.count(word) > 1:
+            raise ConfigError(f"{option} {','.join(named)}: {word} is given twice")
         if word not in words:
             near = difflib.get_close_matches(word.casefold(), [w.casefold() for w in words], 1)
             hint = [f"; did you mean {w}?" for w in words if w.casefold() in near]
-            raise ConfigError(
-                f"--positive {word}: no image of {where} has this label; there are "
+            raise DataError(
+                f"{option} {word}: no image of {where} has this label; there are "
                 f"{_listed(words, counts)}{''.join(hint)}"
             )
-    for word in words:
+
+
+def _refuse_contradiction(positive: Sequence[str], words: Sequence[str], where: object) -> None:
+    """Refuse positive classes that contradict words whose meaning is known."""
+    for word in words if positive else ():
         known = None if word[:1].isdigit() else _KNOWN.get(word.casefold())
         if known is not None and known != (word in positive):
             meaning = "ALL, and is left out of it" if known else "healthy"
-            raise ConfigError(
+            raise DataError(
                 f"--positive {','.join(positive)}: {word!r} in {where} means {meaning}; "
-                "name all words for ALL and no other, or rename it"
+                "name all positive classes and no other, or rename it"
             )
-    return {word: None if is_unknown(word) else int(word in positive) for word in counts}
 
 
 def _refuse_near_words(

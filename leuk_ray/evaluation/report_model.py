@@ -66,7 +66,7 @@ class ReportContext:
     no_intervals: why there are none over groups, where groups are no patients; else empty.
     synthetic: the cells are rendered; best_auc is then the best AUC there is to reach.
     dataset_fingerprint, dataset_counts: of the prepared dataset.
-    roles: role -> {cells, subjects, groups, ALL, healthy}, as split.
+    roles: role -> {cells, subjects, groups, classes}, as split; classes: class -> cells.
     config, environment: resolved settings and versions, nested as they come.
     stopping: {epochs, best_epoch, reason}, as far as known.
     notes: sentences the reader must see.
@@ -86,7 +86,7 @@ class ReportContext:
     no_intervals: str = ""
     best_auc: float | None = None
     dataset_counts: Mapping[str, Any] = field(default_factory=dict)
-    roles: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+    roles: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     config: Mapping[str, Any] = field(default_factory=dict)
     environment: Mapping[str, Any] = field(default_factory=dict)
     stopping: Mapping[str, Any] = field(default_factory=dict)

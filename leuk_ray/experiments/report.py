@@ -152,7 +152,7 @@ def _protocols(context: ExperimentContext) -> list[dict[str, Any]]:
             "leaky": leakage.leaky,
             "leakage": leakage.text,
             "unit": PROTOCOLS[place.protocol].unit,
-            "roles": describe(split, context.dataset.cells),
+            "roles": describe(split, context.dataset.cells, context.dataset.classes),
             "crossings": crossings(split, context.dataset.cells),
         }
     return list(seen.values())

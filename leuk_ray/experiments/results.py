@@ -6,6 +6,7 @@ import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -39,7 +40,7 @@ class Outcome:
 
     metrics: Evaluation
     intervals: Mapping[str, Interval]
-    roles: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+    roles: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     costs: dict[str, float] = field(default_factory=dict)
     stopped: str = ""
     leaky: bool | None = False

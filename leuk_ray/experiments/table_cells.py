@@ -131,7 +131,7 @@ def _detail(found: dict[str, Any], form: Any, bounded: bool) -> str:
 
 def _image_count(column: str, outcomes: Mapping[int, Outcome]) -> dict[str, Any]:
     role, _, label = column.partition("_")
-    each = {repeat: outcome.roles[role][label] for repeat, outcome in outcomes.items()}
+    each = {repeat: outcome.roles[role]["classes"][label] for repeat, outcome in outcomes.items()}
     return _listed(each, count)
 
 

@@ -159,7 +159,8 @@ def _audit_summary(dataset: PreparedDataset) -> dict:
             for where, own in places.items()
         },
         "images by size": [
-            "{width} x {height} {format}, {source}: {ALL} ALL, {healthy} healthy".format(**size)
+            "{width} x {height} {format}, {source}: ".format(**size)
+            + ", ".join(f"{count} {name}" for name, count in size["classes"].items())
             for size in audit["image_sizes"]
         ],
         "warnings": audit["warnings"],

@@ -39,4 +39,7 @@ def make_splits(dataset: PreparedDataset, recipes: Iterable[Recipe]) -> dict[str
         UserError: a split that the dataset cannot give.
     """
     wanted = {split_key(recipe): recipe.split for recipe in recipes}
-    return {key: split_cells(dataset.cells, settings) for key, settings in wanted.items()}
+    return {
+        key: split_cells(dataset.cells, settings, dataset.classes)
+        for key, settings in wanted.items()
+    }

@@ -31,8 +31,7 @@ _COUNTS = (
     "rejected",
     "skipped",
     "rows",
-    "ALL",
-    "healthy",
+    "classes",
     "unlabelled",
     "subjects",
     "groups",
@@ -112,7 +111,7 @@ def report_context(
         dataset_fingerprint=dataset.identity.fingerprint,
         dataset_counts={"skipped": 0}
         | {name: n for name, n in dataset.manifest["counts"].items() if name in _COUNTS},
-        roles=describe(split, dataset.cells),
+        roles=describe(split, dataset.cells, dataset.classes),
         config=config,
         environment=_environment(target),
         stopping=stopping | ({"reason": manifest.metrics["stopped"]} if history else {}),

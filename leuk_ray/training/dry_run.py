@@ -64,7 +64,7 @@ def dry_run(
 
 
 def _count(recipe: Recipe, dataset: PreparedDataset, workers: int, most: int, gpus: bool) -> dict:
-    split = split_cells(dataset.cells, recipe.split)
+    split = split_cells(dataset.cells, recipe.split, dataset.classes)
     planner = check_run(recipe, dataset, split, most, gpus)
     cells, plan = planner.cells, planner.plan(epoch=0)
     settings, side = recipe.training, dataset.storage.size

@@ -128,7 +128,7 @@ def run_training(
         split = read_table(join(out, "split.parquet"))
     else:
         refuse_existing(out, "run (add --resume to go on with it)")
-        split = split_cells(dataset.cells, recipe.split)
+        split = split_cells(dataset.cells, recipe.split, dataset.classes)
     ray_cluster.require(workers, gpus)
     planner = check_run(recipe, dataset, split, ray_cluster.span(workers)[1], gpus)
     check_shared(out, dataset.location)

@@ -38,7 +38,7 @@ def run_demo(out: Path) -> dict:
         storage = StorageSettings(size=recipe.model.input_size)
         prepare(out / "images", out / "dataset", "c-nmc", storage, progress)
     dataset = PreparedDataset.open(str(out / "dataset"))
-    audit = audit_cells(dataset.cells)
+    audit = audit_cells(dataset.cells, dataset.classes)
     report = train_and_evaluate(recipe, dataset, out / "run", workers=WORKERS)
     bundle = out / "run" / "bundle"
     image = next((out / "images").rglob("*.bmp"))

@@ -10,6 +10,7 @@ from leuk_ray.cli.messages import prepare_text
 from leuk_ray.datasets import images
 from leuk_ray.datasets.audit import audit_cells, audit_dataset
 from leuk_ray.datasets.audit_page import write_audit
+from leuk_ray.datasets.classes import BINARY
 from leuk_ray.datasets.images import StorageSettings
 from leuk_ray.datasets.prepare import prepare
 from leuk_ray.datasets.prepared import PreparedDataset
@@ -66,7 +67,7 @@ def test_bad_files_are_rejected_by_name_and_nothing_is_lost(cells_folder: Path, 
     }
     counts = manifest["counts"]
     assert counts["files"] == 121 + 6 + 2 == counts["rows"] + counts["rejected"] + 2
-    identical = audit_cells(dataset.cells)["identical"]
+    identical = audit_cells(dataset.cells, BINARY)["identical"]
     assert [item["uids"] for item in identical] == [sorted([good[3].stem, "UID_2_1_997_all"])]
     assert dataset.manifest["counts"]["roles"]["duplicate"] == 1
 
@@ -160,7 +161,7 @@ def test_fields_and_their_cells_are_one_group(tmp_path: Path):
     manifest = prepare(tmp_path / "ALL_IDB", tmp_path / "dataset", "all-idb", storage)
     assert manifest["counts"]["not_square"] == 6
     dataset = PreparedDataset.open(str(tmp_path / "dataset"))
-    text = prepare_text(tmp_path, manifest, default_split(dataset.cells))
+    text = prepare_text(tmp_path, manifest, default_split(dataset.cells, dataset.classes))
     assert "6 images are not square: mirrored" in text
     assert "name neither a subject" not in text
     assert dataset.synthetic

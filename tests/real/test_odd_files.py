@@ -70,7 +70,7 @@ def test_every_file_is_a_row_or_named_with_its_reason(root: Path, tmp_path: Path
     ray_cluster.connect(num_workers=1)
     manifest = prepare(
         root, tmp_path / "dataset", "folders", StorageSettings(size=64, crop="full"),
-        options=LayoutOptions.parse("all", None),
+        options=LayoutOptions.parse(positive="all", binary=True),
     )  # fmt: skip
     dataset = PreparedDataset.open(str(tmp_path / "dataset"))
     left_out = dataset.read_table("rejected.parquet").to_pylist()

@@ -11,6 +11,7 @@ from sklearn.metrics import roc_auc_score
 
 from leuk_ray.cluster import ray_cluster
 from leuk_ray.datasets.audit import audit_cells
+from leuk_ray.datasets.classes import BINARY
 from leuk_ray.datasets.images import StorageSettings
 from leuk_ray.datasets.loaders import ReaderLoader
 from leuk_ray.datasets.prepare import prepare
@@ -40,12 +41,12 @@ def test_130_files_in_130_accounted_for(real_data: Path, dataset: PreparedDatase
     tables = len(list((real_data / "cnmc2019").glob("*.csv")))
     assert counts["rows"] == 130
     assert counts["rejected"] == counts["reasons"]["rejected"]["suffix"] == tables
-    assert (counts["ALL"], counts["healthy"], counts["subjects"]) == (65, 65, 53)
+    assert (counts["classes"], counts["subjects"]) == ({"healthy": 65, "ALL": 65}, 53)
     assert not dataset.synthetic
 
 
 def test_three_identical_pairs_all_across_subjects(dataset: PreparedDataset):
-    identical = audit_cells(dataset.cells)["identical"]
+    identical = audit_cells(dataset.cells, BINARY)["identical"]
     assert sorted(sorted(item["uids"]) for item in identical) == [
         ["UID_20_1_1_all", "UID_21_1_1_all"],
         ["UID_20_1_2_all", "UID_21_1_2_all"],

@@ -11,6 +11,7 @@ import multiprocessing
 import os
 import shutil
 import sys
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,7 @@ from typing import Any
 
 import pyarrow.parquet as pq
 import torch
+from tqdm import tqdm
 
 from leuk_ray.bundles import bundle as bundle_module
 from leuk_ray.bundles.bundle import derive_bundle, load_bundle, open_bundle, write_ensemble
@@ -112,6 +114,7 @@ class _Kill:
 
 def _child(writer: str, folder: Path, at: int, torn: bool, counted: Path) -> None:
     torch.set_num_threads(1)
+    tqdm.set_lock(threading.RLock())  # its own would be all children's: one is killed holding it
     quiet = os.open(os.devnull, os.O_WRONLY)
     os.dup2(quiet, 1)
     kill = _Kill(folder, at, torn)
@@ -259,7 +262,7 @@ def _calibrate(folder: Path) -> None:
 
 SWEEP = SweepSettings(
     name="small", recipe="bukhari2022-se", seeds=(0,), finalists=1, top=1, searcher="grid",
-    search={"training.lr": {"choice": [1e-3, 1e-4]}},  # pyright: ignore[reportArgumentType]
+    search={"training.lr": {"choice": [1e-3]}},  # pyright: ignore[reportArgumentType]
     overrides={
         "split.protocol": "subject-disjoint", "model.filters": (2, 3, 4), "model.input_size": 32,
         "training.balance": "none", "training.epochs": 1, "training.batch_size": 8,
@@ -300,7 +303,7 @@ def _tuned(folder: Path) -> str:
             assert read_json(sweep / name / "report.json")
             assert (sweep / name / "report.html").stat().st_size > 1000
     if (sweep / "winner").exists():
-        assert (sweep / "winner" / "run.txt").read_text() in ("000", "001")
+        assert (sweep / "winner" / "run.txt").read_text() == "000"
         assert pq.read_table(sweep / "winner" / "predictions.parquet").num_rows
     return "new" if (sweep / "report").exists() else "old"
 

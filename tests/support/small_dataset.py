@@ -5,6 +5,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from leuk_ray.datasets.classes import BINARY
 from leuk_ray.datasets.images import StorageSettings
 from leuk_ray.datasets.prepared import PreparedDataset
 
@@ -31,6 +32,9 @@ def small_dataset() -> PreparedDataset:
         "layout": "folders",
         "synthetic": True,
         "counts": {},
+        "classes": BINARY.names,
+        "positive": BINARY.positive,
+        "ordered": False,
     }
     opened = PreparedDataset(Path("/data"), manifest)
     opened.__dict__["cells"] = pa.table(columns)

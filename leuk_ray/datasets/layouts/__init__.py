@@ -16,6 +16,7 @@ from leuk_ray.datasets.layouts.catalogue import (
 from leuk_ray.datasets.layouts.folders import folders
 from leuk_ray.datasets.layouts.listing import IMAGE_SUFFIXES, Rejection
 from leuk_ray.datasets.layouts.manifest import manifest
+from leuk_ray.datasets.words import ClassChoice
 from leuk_ray.utils.errors import ConfigError, DataError, StorageError, near
 
 __all__ = [
@@ -53,8 +54,11 @@ def read_layout(layout: str, root: Path, options: LayoutOptions = _NONE) -> Cata
     """
     if layout not in LAYOUTS:
         raise ConfigError(f"--layout {layout}: is not known; {near(layout, LAYOUTS)}")
-    if options.positive and layout not in ("folders", "csv"):
-        raise ConfigError(f"--positive: is for folders and csv; {layout} names its classes itself")
+    if options.classes != ClassChoice() and layout not in ("folders", "csv"):
+        raise ConfigError(
+            "--classes, --positive, --ordered and --binary: are for folders and csv; "
+            f"{layout} names its classes itself"
+        )
     if options.columns and layout != "csv":
         raise ConfigError(f"--columns: is for csv; {layout} has no table")
     try:

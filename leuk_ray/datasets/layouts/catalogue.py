@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pyarrow as pa
 
+from leuk_ray.datasets.classes import BINARY, ClassSet
 from leuk_ray.datasets.layouts.listing import Found, Rejection
-from leuk_ray.datasets.words import read_labels, subject_key, unify_subjects
+from leuk_ray.datasets.words import ClassChoice, read_labels, subject_key, unify_subjects
 from leuk_ray.utils.errors import ConfigError, DataError
 
 CATALOGUE_SCHEMA = pa.schema(
@@ -40,12 +41,14 @@ class Catalogue:
     """What a layout found: rows to prepare, files it could not name, and files it skipped.
 
     spellings: subjects that were written in several ways, with the other ones.
+    classes: what the labels of the rows mean.
     """
 
     rows: list[Row] = field(default_factory=list)
     rejected: list[Rejection] = field(default_factory=list)
     skipped: list[Rejection] = field(default_factory=list)
     spellings: dict[str, list[str]] = field(default_factory=dict)
+    classes: ClassSet = BINARY
 
     @classmethod
     def of(cls, items: Iterable[Row | Rejection], found: Found | None = None) -> Catalogue:
@@ -85,16 +88,38 @@ class Catalogue:
                 row["subject"] = name
         return catalogue
 
+    @classmethod
+    def labelled(
+        cls,
+        items: Sequence[Row | Rejection],
+        choice: ClassChoice,
+        where: object,
+        found: Found | None = None,
+    ) -> Catalogue:
+        """As `of`, with every row's `label` set by its `word`.
+
+        Rows of a class that `choice` leaves out are skipped.
+
+        Raises:
+            UserError: as `of` and `words.read_labels` do.
+        """
+        rows = [item for item in items if isinstance(item, dict)]
+        classes, labels = read_labels(Counter(str(row["word"]) for row in rows), choice, where)
+        for row in rows:
+            row["label"] = labels.get(str(row["word"]))
+        kept = [item for item in items if not isinstance(item, dict) or item["word"] in labels]
+        catalogue = cls.of(kept, found)
+        catalogue.classes = classes
+        catalogue.skipped += [
+            Rejection(str(row["path"]), "class", f"{row['word']} is not among --classes")
+            for row in rows
+            if row["word"] not in labels
+        ]
+        return catalogue
+
     def table(self) -> pa.Table:
         """The rows in CATALOGUE_SCHEMA, ordered by uid."""
         return pa.Table.from_pylist(self.rows, schema=CATALOGUE_SCHEMA).sort_by("uid")
-
-
-def label_rows(rows: Sequence[Row], positive: tuple[str, ...], where: object) -> None:
-    """Set `label` of every row by its `word`; raises UserError as `words.read_labels` does."""
-    labels = read_labels(Counter(str(row["word"]) for row in rows), positive, where)
-    for row in rows:
-        row["label"] = labels[str(row["word"])]
 
 
 def _refuse_contradiction(first: Row, second: Row) -> None:
@@ -117,28 +142,44 @@ def _refuse_contradiction(first: Row, second: Row) -> None:
 class LayoutOptions:
     """What names alone do not say.
 
-    positive: names of the classes that are ALL; all others are healthy.
+    classes: which classes there are, and what they mean.
     columns: of a manifest, our name -> its column, such as label -> diagnosis.
     """
 
-    positive: tuple[str, ...] = ()
+    classes: ClassChoice = field(default_factory=ClassChoice)
     columns: Mapping[str, str] = field(default_factory=dict)
 
     @classmethod
-    def parse(cls, positive: str | None, columns: str | None) -> LayoutOptions:
-        """From `NAME[,NAME]` and `OURS=ITS[,OURS=ITS]`.
+    def parse(
+        cls,
+        classes: str | None = None,
+        positive: str | None = None,
+        columns: str | None = None,
+        *,
+        ordered: bool = False,
+        binary: bool = False,
+    ) -> LayoutOptions:
+        """From `NAME[,NAME]`, the same again, and `OURS=ITS[,OURS=ITS]`.
 
         Raises:
-            UserError: a column without `=`.
+            UserError: a column without `=`, or `ordered` without `classes`.
         """
-        names = tuple(name.strip() for name in (positive or "").split(",") if name.strip())
+        if ordered and not classes:
+            raise ConfigError("--ordered: also give the order of the stages with --classes A,B,C")
+        if binary and classes:
+            raise ConfigError("--binary: collapses to healthy and ALL; leave out --classes")
         mapping = {}
         for item in filter(None, (columns or "").split(",")):
             ours, separator, its = item.partition("=")
             if not separator:
                 raise ConfigError(f"--columns {item}: write OURS=ITS, as label=diagnosis")
             mapping[ours.strip()] = its.strip()
-        return cls(names, mapping)
+        choice = ClassChoice(_names(classes), _names(positive), ordered, binary)
+        return cls(choice, mapping)
+
+
+def _names(text: str | None) -> tuple[str, ...]:
+    return tuple(name.strip() for name in (text or "").split(",") if name.strip())
 
 
 Layout = Callable[[Path, LayoutOptions], Catalogue]

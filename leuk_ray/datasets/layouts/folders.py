@@ -1,6 +1,7 @@
 """One folder a class: `ALL/cell1.png`, `healthy/cell2.png`; `ALL/P7/cell1.png` names subject P7.
 
-The folder's name is the label: see `words` for the ones that are known without `--positive`.
+Each folder is a class of its own; folders that are all called by known words (see `words`) are the
+two classes ALL and healthy.
 """
 
 from __future__ import annotations
@@ -12,7 +13,6 @@ from leuk_ray.datasets.layouts.catalogue import (
     Catalogue,
     LayoutOptions,
     Row,
-    label_rows,
 )
 from leuk_ray.datasets.layouts.listing import Rejection, beginning, find_files
 from leuk_ray.utils.errors import DataError
@@ -22,31 +22,26 @@ def folders(root: Path, options: LayoutOptions) -> Catalogue:
     """List class folders.
 
     Raises:
-        UserError: not both classes, or it is not clear which folders are ALL.
+        UserError: fewer than two classes, or it is not clear which are positive.
     """
     found = find_files(root, SYNTHETIC_FILES)
     above, source = beginning(root), root.resolve().name
     items = [_row(path, path.removeprefix(above), source) for path in found.images]
-    rows = [item for item in items if isinstance(item, dict)]
-    if found.images:
-        _label(rows, options.positive, root)
-    return Catalogue.of(items, found)
-
-
-def _label(rows: list[Row], positive: tuple[str, ...], root: Path) -> None:
-    """Set the labels, and refuse folders that are not two classes."""
-    classes = sorted({str(row["word"]) for row in rows})
+    if not found.images:
+        return Catalogue.of(items, found)
+    classes = sorted({str(item["word"]) for item in items if isinstance(item, dict)})
     if len(classes) < 2:
         held = f"only the folder {classes[0]}" if classes else "no folder"
         raise DataError(f"{root}: holds {held} with images; make one folder a class, two or more")
-    label_rows(rows, positive, root)
-    labels = {row["label"] for row in rows}
-    if not labels >= {0, 1}:
+    catalogue = Catalogue.labelled(items, options.classes, root, found)
+    labels = {row["label"] for row in catalogue.rows}
+    if not labels >= {0, 1}:  # only where the folders' words are collapsed
         missing = "healthy" if 1 in labels else "ALL"
         raise DataError(
             f"{root}: none of the folders {', '.join(classes)} is {missing}; name the folders that "
             "are ALL with --positive and leave the healthy ones out"
         )
+    return catalogue
 
 
 def _row(path: str, place: str, source: str) -> Row | Rejection:

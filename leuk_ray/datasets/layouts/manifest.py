@@ -1,8 +1,8 @@
 """A table of images: a CSV file with the columns path, label, subject, site and stain.
 
-Only path is needed. Paths are absolute or relative to the table's folder. Labels are words: see
-`words` for the ones that are known without `--positive`, and for those that say nothing. Columns
-are parted by commas, semicolons or tabs, whichever the first line has most of.
+Only path is needed. Paths are absolute or relative to the table's folder. Labels are words,
+each a class of its own; see `words` for those that mean ALL and healthy, and for those that say
+nothing. Columns are parted by commas, semicolons or tabs, whichever the first line has most of.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import csv
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from leuk_ray.datasets.layouts.catalogue import Catalogue, LayoutOptions, Row, label_rows
+from leuk_ray.datasets.layouts.catalogue import Catalogue, LayoutOptions, Row
 from leuk_ray.datasets.layouts.listing import Rejection
 from leuk_ray.utils.errors import ConfigError, DataError, unreadable
 
@@ -39,8 +39,7 @@ def manifest(table: Path, options: LayoutOptions) -> Catalogue:
             )
         values = {ours: row[at] if at < len(row) else "" for ours, at in places.items()}
         items.append(_row(table, line, values))
-    label_rows([item for item in items if isinstance(item, dict)], options.positive, table)
-    return Catalogue.of(items)
+    return Catalogue.labelled(items, options.classes, table)
 
 
 def _read(table: Path) -> list[tuple[int, list[str]]]:

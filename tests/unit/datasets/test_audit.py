@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from leuk_ray.datasets.audit import _shortcut_warnings, audit_cells
+from leuk_ray.datasets.classes import BINARY
 from leuk_ray.datasets.groups import assign_groups
 from leuk_ray.datasets.shortcuts import CHANCE, measure_shortcut, shortcut_baselines
 
@@ -132,7 +133,7 @@ def test_near_duplicates_identical_images_and_balance_are_named():
     table = cells(20, 6, source=["a"] * 15 + ["b"] * 5, pixels_sha256=["same", *(
         "same" if n == 6 else f"i{n}" for n in range(1, 20))])  # fmt: skip
     table = grouped(table.drop_columns(["group", "status", "duplicate_id"]), [("c003", "c005")])
-    audit = audit_cells(table)
+    audit = audit_cells(table, BINARY)
     assert [item["uids"] for item in audit["identical"]] == [["c000", "c006"]]
     assert [item["uids"] for item in audit["near_duplicates"]] == [["c003", "c005"]]
     assert audit["near_duplicates"][0]["across_subjects"]
@@ -152,19 +153,19 @@ def test_a_source_whose_sizes_tell_the_class_is_found_although_another_hides_it(
     found, of_source = shortcut_baselines(table, Pixels(pictures()))  # pyright: ignore
     assert best(found["image resolution"]) < 0.85 < best(of_source["all-idb1"]["image resolution"])
     assert of_source["all-idb2"]["image resolution"]["note"] == "the same for every cell"
-    audit = audit_cells(table)
+    audit = audit_cells(table, BINARY)
     (warning,) = [text for text in audit["warnings"] if "1712" in text]
     assert warning.startswith("all 16 images of 1712 x 1712 pixels (PNG, all-idb1) are ALL")
     sizes = audit["image_sizes"]
-    assert sum(size[name] for size in sizes for name in audit["classes"]) == num
+    assert sum(size["classes"][name] for size in sizes for name in audit["classes"]) == num
     assert [size["width"] for size in sizes] == [257, 2592, 1712]
     assert sum(counts["cells"] for counts in audit["classes"].values()) == audit["cells"]
 
 
 def test_cells_of_unknown_patients_are_warned_of():
-    audit = audit_cells(cells(subject=pa.nulls(120, pa.string())))
+    audit = audit_cells(cells(subject=pa.nulls(120, pa.string())), BINARY)
     assert audit["warnings"][0].startswith("120 of 120 cells name neither a subject nor the field")
-    assert not audit_cells(cells())["warnings"]
+    assert not audit_cells(cells(), BINARY)["warnings"]
 
 
 @given(
@@ -193,7 +194,7 @@ def test_counts_of_an_audit_add_up(rows: list):
         width=list(width),
         format=list(format_),
     )
-    audit = audit_cells(table)
+    audit = audit_cells(table, BINARY)
     names = list(audit["classes"])
     assert sum(own["cells"] for own in audit["classes"].values()) == audit["cells"] == len(rows)
     assert sum(audit["roles"].values()) == len(rows)
@@ -202,7 +203,7 @@ def test_counts_of_an_audit_add_up(rows: list):
         assert sum(sum(counts.values()) for counts in values.values()) == len(rows), column
     for name in names:
         own = audit["classes"][name]["cells"]
-        assert sum(size[name] for size in audit["image_sizes"]) == own
+        assert sum(size["classes"][name] for size in audit["image_sizes"]) == own
         for column, values in audit["balance"].items():
             assert sum(counts.get(name, 0) for counts in values.values()) == own, column
     known = set(subject) - {None}

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from leuk_ray.datasets.classes import BINARY
 from leuk_ray.datasets.groups import assign_groups, natural
 from leuk_ray.datasets.layouts import parse_c_nmc
 from leuk_ray.datasets.leakage import crossings, find_leakage
@@ -237,9 +238,9 @@ def test_copies_are_parted_each_once_and_as_many_of_each_class(rows, seed, copie
     pairs = list(zip(split["uid"].to_pylist(), split["copy"].to_pylist(), strict=True))
     assert pairs == sorted(set(pairs))
     assert {uid for uid, _ in pairs} == set(eligible(cells)["uid"].to_pylist())
-    counts = describe(split, cells)
-    assert sum(role["ALL"] for role in counts.values()) == copies
-    assert sum(role["healthy"] for role in counts.values()) == copies
+    counts = describe(split, cells, BINARY)
+    assert sum(role["classes"]["ALL"] for role in counts.values()) == copies
+    assert sum(role["classes"]["healthy"] for role in counts.values()) == copies
     assert count_left_out(split, cells) == len(cells) - len(eligible(cells))
 
 
@@ -249,7 +250,7 @@ def test_copies_of_one_image_train_and_test():
     cells = table(rows)
     split = split_cells(cells, SplitSettings(protocol="paper-literal", copies=400))
     crossed = crossings(split, cells)["duplicate_id"]
-    assert describe(split, cells)["test"]["cells"] == 80
+    assert describe(split, cells, BINARY)["test"]["cells"] == 80
     assert crossed["test_cells"] > 70
     assert find_leakage(split, cells).leaky
 
@@ -337,12 +338,12 @@ def test_real_duplicates_join_73_subjects_into_66_groups(real_data: Path):
 def test_real_split_is_close_to_8_1_1_and_to_the_class_ratio(real_data: Path):
     cells = full_cells(real_data)
     for seed in range(3):
-        counts = describe(split_cells(cells, SplitSettings(seed=seed)), cells)
+        counts = describe(split_cells(cells, SplitSettings(seed=seed)), cells, BINARY)
         total = sum(role["cells"] for role in counts.values())
-        ratio = sum(role["ALL"] for role in counts.values()) / total
+        ratio = sum(role["classes"]["ALL"] for role in counts.values()) / total
         for role, share in zip(counts.values(), (0.8, 0.1, 0.1), strict=True):
             assert role["cells"] / total == pytest.approx(share, abs=0.03)
-            assert role["ALL"] / role["cells"] == pytest.approx(ratio, abs=0.03)
+            assert role["classes"]["ALL"] / role["cells"] == pytest.approx(ratio, abs=0.03)
             assert role["groups"] >= 6
 
 

@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from leuk_ray.cli.messages import split_text
+from leuk_ray.datasets.classes import BINARY
 from leuk_ray.datasets.holdout import (
     MIN_GROUPS,
     ROLES,
@@ -142,13 +143,13 @@ def test_a_split_says_how_far_it_is_from_what_was_asked_and_that_its_test_set_is
     labels, groups = cells_of([[10] * 4, [10] * 20])
     roles = holdout_roles(labels, groups, SHARES, 0)
     split = pa.table({"label": labels, "group": groups.tolist(), "role": roles.tolist()})
-    gap = largest_gap(split, SplitSettings())
+    gap = largest_gap(split, SplitSettings(), BINARY)
     assert gap == {"role": "train", "class": "healthy", "share": 0.5, "asked": 0.8}
-    assert count_test_groups(split)["healthy"] == 1
+    assert count_test_groups(split, BINARY)["healthy"] == 1
     text = split_text(
         {"out": "s.parquet", "protocol": "subject-disjoint", "leakage": "", "roles": {},
          "left_out": 0, "crossings": {}, "largest_gap": gap, "intervals": True,
-         "test_groups": count_test_groups(split)}
+         "test_groups": count_test_groups(split, BINARY)}
     )  # fmt: skip
     assert "train holds 50.0% of the healthy cells, asked 80.0%" in text
     assert "ALL + 1 healthy groups, too few for an interval (5 of each class)" in text

@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from leuk_ray.bundles.manifest import ModelManifest
+from leuk_ray.datasets.classes import BINARY
 from leuk_ray.datasets.images import StorageSettings
 from leuk_ray.datasets.prepared import PreparedDataset
 from leuk_ray.datasets.splits import SPLIT_SCHEMA
@@ -50,6 +51,9 @@ def dataset(storage: StorageSettings = STORED, **changes: Any) -> PreparedDatase
         "layout": "folders",
         "synthetic": True,
         "counts": {},
+        "classes": BINARY.names,
+        "positive": BINARY.positive,
+        "ordered": False,
     }
     opened = PreparedDataset(Path("/data"), manifest)
     opened.__dict__["cells"] = pa.table(columns)

@@ -198,25 +198,27 @@ def test_class_folders(tmp_path: Path):
     [
         (["ALL"], "", "only the folder ALL"),
         ([], "", "no folder"),
-        (["a", "b"], "", "say it with --positive"),
-        (["ALL", "b"], "", "'b' is not known"),
-        (["early", "pre", "pro", "benign"], "", "say it with --positive"),
+        (["a", "b"], "", "which of .* is the positive class"),
+        (["ALL", "b"], "", "which of .* is the positive class"),
         (["early", "benign"], "erly", "has this label; there are .*; did you mean early"),
         (["early", "benign"], "early,benign", "'benign' in .* means healthy"),
         (["ALL", "AML", "benign"], "AML", "'ALL' in .* means ALL, and is left out"),
-        (["early", "pre"], "early,pre", "none of the folders early, pre is healthy"),
+        (["early", "pre", "pro"], "early,pre,pro", "every class is positive"),
+        (["ALL", "blast"], "", "none of the folders ALL, blast is healthy"),
         (["ALL", "all", "hem"], "", "differ by case alone"),
     ],
 )
 def test_unclear_class_folders_are_told(tmp_path: Path, classes, positive: str, message: str):
     root = fill(tmp_path / "lab", *(f"{name}/1.png" for name in classes), "0.png")
     with pytest.raises(UserError, match=message):
-        read_layout("folders", root, LayoutOptions.parse(positive, None))
+        read_layout("folders", root, LayoutOptions.parse(positive=positive))
 
 
 def test_several_folders_may_be_positive(tmp_path: Path):
     root = fill(tmp_path, "early/1.png", "pre/1.png", "benign/1.png", "benign/1.bmp")
-    catalogue = read_layout("folders", root, LayoutOptions.parse("early, pre", None))
+    catalogue = read_layout(
+        "folders", root, LayoutOptions.parse(positive="early, pre", binary=True)
+    )
     assert {row["uid"]: row["label"] for row in catalogue.rows} == {
         "benign/1": 0,
         "early/1": 1,
@@ -232,7 +234,7 @@ def manifest(tmp_path: Path, text: str) -> Path:
 
 def test_a_manifest_maps_its_columns(tmp_path: Path):
     text = "file,diagnosis,patient,site\na/1.png,ALL,P1,Milan\n/b/2.png,normal,P2,\n3.png,,,\n"
-    options = LayoutOptions.parse("ALL", "path=file,label=diagnosis,subject=patient")
+    options = LayoutOptions.parse(None, "ALL", "path=file,label=diagnosis,subject=patient")
     rows = read_layout("csv", manifest(tmp_path, text), options).table().to_pylist()
     assert [(r["uid"], r["label"], r["subject"], r["site"], r["stain"]) for r in rows] == [
         ("/b/2", 0, "P2", None, None),
@@ -308,12 +310,12 @@ def test_a_manifest_of_another_encoding_is_refused(tmp_path: Path, encoding: str
         ("path,Label,LABEL\n1.png,1,0\n", None, "several columns for label: 'Label' .* rename all"),
         ("path,x,x\n1.png,1,0\n", "label=x", "several columns for label: 'x'"),
         ("", None, "no column path"),
-        ("path,label\n1.png,1\n2.png,blst\n", None, r"'blst' is not known; say it with --positive"),
+        ("path,label\n1.png,1\n2.png,blst\n", None, r"blst \(1\) is close to the known word blast"),
     ],
 )
 def test_manifests_that_cannot_be_read_are_told(tmp_path: Path, text, columns, message: str):
     with pytest.raises(UserError, match=message):
-        read_layout("csv", manifest(tmp_path, text), LayoutOptions.parse(None, columns))
+        read_layout("csv", manifest(tmp_path, text), LayoutOptions.parse(columns=columns))
     with pytest.raises(UserError, match="no such file"):
         read_layout("csv", tmp_path)
 

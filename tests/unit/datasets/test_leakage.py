@@ -5,6 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from leuk_ray.datasets.classes import BINARY
 from leuk_ray.datasets.groups import assign_groups
 from leuk_ray.datasets.leakage import crossings, find_leakage
 from leuk_ray.datasets.protocols import PROTOCOLS
@@ -96,14 +97,14 @@ def test_crops_without_their_fields_are_unknown_and_with_them_apart() -> None:
     assert found.origin == "image"
     assert "ALL-IDB1" in found.reason
     assert found.no_intervals
-    planned = default_split(alone)
+    planned = default_split(alone, BINARY)
     assert planned["unknown_patients"].startswith("80 of 80 cells name neither a subject nor")
     assert "no subject" in planned["error"]
     beside = cells_of(nobody, image, field, label)
     found = find_leakage(split_cells(beside, wanted), beside)
     assert found.leaky is False
     assert found.origin == "field"
-    assert not default_split(beside)["unknown_patients"]
+    assert not default_split(beside, BINARY)["unknown_patients"]
     assert not found.no_intervals
     mixed = find_leakage(split_cells(beside, SplitSettings(protocol="image-random")), beside)
     assert mixed.leaky
@@ -150,7 +151,7 @@ def test_counts_of_a_split_add_up(rows: list, protocol: str, seed: int) -> None:
         split = split_cells(cells, wanted)
     except UserError:
         return
-    counts = describe(split, cells)
+    counts = describe(split, cells, BINARY)
     assert sum(role["cells"] for role in counts.values()) == len(split)
     left_out = count_left_out(split, cells)
     assert 0 <= left_out <= len(cells)
@@ -160,7 +161,12 @@ def test_counts_of_a_split_add_up(rows: list, protocol: str, seed: int) -> None:
     of = dict(zip(cells["uid"].to_pylist(), cells["subject"].to_pylist(), strict=True))
     for name, role in counts.items():
         uids = set(split.filter(pa.compute.field("role") == name)["uid"].to_pylist())
-        assert role["ALL"] + role["healthy"] == role["cells"] >= role["distinct_cells"] == len(uids)
+        assert (
+            role["classes"]["ALL"] + role["classes"]["healthy"]
+            == role["cells"]
+            >= role["distinct_cells"]
+            == len(uids)
+        )
         assert role["subjects"] == len({of[uid] for uid in uids} - {None})
         assert role["without_subject"] == sum(of[uid] is None for uid in uids)
         assert role["groups"] <= role["distinct_cells"]

@@ -9,8 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from leuk_ray.cli.messages import prepare_text
+from leuk_ray.datasets.classes import BINARY
 from leuk_ray.datasets.layouts import LayoutOptions, read_layout
-from leuk_ray.datasets.words import read_labels, subject_key, unify_subjects
+from leuk_ray.datasets.words import ClassChoice, read_labels, subject_key, unify_subjects
 from leuk_ray.utils.errors import UserError
 
 
@@ -29,15 +30,42 @@ def table(tmp_path: Path, labels: list[str], subjects: list[str] | None = None) 
         (["All", "Healthy", "unknown"], None, [1, 0, None]),
         (["1.0", "0.0", "NaN", "nan"], None, [1, 0, None, None]),  # a column as pandas writes it
         (["ALL", "normal", "NaN", "NA", "None", "-"], "ALL", [1, 0, None, None, None, None]),
-        (["early", "pre", "benign"], "early,pre", [1, 1, 0]),
-        (["2", "1", "1"], "2", [1, 0, 0]),  # numbers are codes, which --positive names
+        (["1", "0", "0"], "0", [0, 1, 1]),  # numbers are codes, which --positive names
     ],
 )
 def test_words_have_the_class_that_they_mean(tmp_path: Path, labels, positive, expected):
-    options = LayoutOptions.parse(positive, None)
-    rows = read_layout("csv", table(tmp_path, labels), options).rows
-    assert [row["label"] for row in rows] == expected
-    assert [row["word"] for row in rows] == labels
+    options = LayoutOptions.parse(positive=positive)
+    catalogue = read_layout("csv", table(tmp_path, labels), options)
+    assert [row["label"] for row in catalogue.rows] == expected
+    assert [row["word"] for row in catalogue.rows] == labels
+    assert catalogue.classes == BINARY
+
+
+@pytest.mark.parametrize(
+    ("labels", "options", "classes", "positive", "expected"),
+    [
+        (["pre", "early", "benign", "?"], {}, "benign early pre", "", [2, 1, 0, None]),
+        (["pre", "early", "benign"], {"positive": "pre,early"}, "benign early pre", "early pre",
+         [2, 1, 0]),
+        (["pre", "early", "benign"], {"positive": "pre,early", "binary": True}, "healthy ALL",
+         "ALL", [1, 1, 0]),
+        (["pre", "early", "benign"], {"classes": "pre,early,benign", "ordered": True},
+         "pre early benign", "", [0, 1, 2]),
+        (["pre", "early", "benign"], {"classes": "pre,early", "positive": "pre"}, "early pre",
+         "pre", [1, 0]),
+        (["m10", "m2", "m1"], {}, "m1 m2 m10", "", [2, 1, 0]),  # natural order
+        (["2", "1", "1"], {"positive": "2"}, "1 2", "2", [1, 0, 0]),
+        (["ALL", "hem", "Größe 3"], {}, "ALL Größe\u00a03 hem", "", [0, 2, 1]),
+    ],
+)  # fmt: skip
+def test_other_words_are_classes(tmp_path: Path, labels, options, classes, positive, expected):
+    catalogue = read_layout("csv", table(tmp_path, labels), LayoutOptions.parse(**options))
+    names = tuple(name.replace("\u00a0", " ") for name in classes.split(" "))
+    assert catalogue.classes.names == names
+    assert catalogue.classes.positive == tuple(positive.split())
+    assert [row["label"] for row in catalogue.rows] == expected
+    assert len(catalogue.rows) + len(catalogue.skipped) == len(labels)
+    assert {item.reason for item in catalogue.skipped} <= {"class"}
 
 
 @pytest.mark.parametrize(
@@ -55,34 +83,44 @@ def test_words_have_the_class_that_they_mean(tmp_path: Path, labels, positive, e
         (["blst", "hem"], "hem", "'hem' in .* means healthy"),
         (["ALL", "AML"], "AML", "'ALL' in .* means ALL, and is left out"),
         (["ALL", "hem", "NaN"], "NaN", "means that the label is unknown"),
-        (["ALL", "hem", "monocyte"], None, r"monocyte \(1\) are ALL\? 'monocyte' is not known"),
+        (["blst", "monocyte"], None, r"which of blst \(1\), monocyte \(1\) is the positive class"),
+        (["blst", "blst"], None, r"the only class is blst \(2\)"),
+        (["ALL", "hem", "blst"], None, r"blst \(1\) is close to the known word blast; correct it"),
+        (["a", "b", "Abstain"], None, "'Abstain': is what an unanswered cell is called"),
+        (["a", "b", "c" * 101], None, "names have 1 to 100 printable characters"),
+        ([f"class {n}" for n in range(101)], None, "101 classes: from 2 to 100"),
+        (["a", "b", "c"], "a,b,c", "every class is positive"),
     ],
 )
 def test_words_whose_class_is_in_doubt_are_refused(tmp_path: Path, labels, positive, words):
     with pytest.raises(UserError, match=words) as told:
-        read_layout("csv", table(tmp_path, labels), LayoutOptions.parse(positive, None))
+        read_layout("csv", table(tmp_path, labels), LayoutOptions.parse(positive=positive))
     assert "\n" not in str(told.value)
 
 
 def test_options_that_a_layout_does_not_take_are_refused(tmp_path: Path):
-    with pytest.raises(UserError, match="--positive: is for folders and csv"):
-        read_layout("c-nmc", tmp_path, LayoutOptions.parse("ALL", None))
+    with pytest.raises(UserError, match=r"--positive, .*: are for folders and csv"):
+        read_layout("c-nmc", tmp_path, LayoutOptions.parse(positive="ALL"))
     with pytest.raises(UserError, match="--columns: is for csv"):
-        read_layout("folders", tmp_path, LayoutOptions.parse(None, "label=x"))
+        read_layout("folders", tmp_path, LayoutOptions.parse(columns="label=x"))
 
 
 WORDS = st.dictionaries(st.text(max_size=6), st.integers(1, 9), max_size=8)
 
 
-@given(WORDS, st.lists(st.text(min_size=1, max_size=6), max_size=3))
-def test_every_word_gets_one_class_or_the_whole_is_refused(counts, positive):
+@given(WORDS, st.lists(st.text(min_size=1, max_size=6), max_size=3), st.booleans())
+def test_every_word_gets_one_class_or_the_whole_is_refused(counts, positive, binary):
     try:
-        labels = read_labels(counts, positive, "cells.csv")
+        choice = ClassChoice(positive=tuple(positive), binary=binary)
+        classes, labels = read_labels(counts, choice, "cells.csv")
     except UserError:
         return
     assert set(labels) == set(counts)
+    assert {label for label in labels.values() if label is not None} <= {*range(len(classes))}
     for word in positive:
-        assert labels[word] == 1
+        label = labels[word]
+        assert label is not None
+        assert classes.is_positive[label]
 
 
 @pytest.mark.parametrize(
@@ -160,9 +198,9 @@ def test_a_dataset_without_a_class_is_told_what_it_is_for(counts: tuple[int, int
         "counts": dict.fromkeys(
             ("files", "rows", "rejected", "skipped", "unlabelled", "subjects",
              "rows_without_subject", "groups"), 0
-        ) | {"ALL": counts[0], "healthy": counts[1], "reasons": {}},
+        ) | {"classes": dict(zip(BINARY.names[::-1], counts, strict=True)), "reasons": {}},
         "labels": [], "subject_spellings": {},
     }  # fmt: skip
-    told = prepare_text(Path("d"), manifest)
+    told = prepare_text(Path("d"), manifest, {"unknown_patients": "", "error": "none"})
     assert ("warning" in told) == (expected is not None)
     assert expected is None or expected in told

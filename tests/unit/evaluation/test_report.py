@@ -83,7 +83,14 @@ def report(directory: Path, table: pa.Table, **changed: Any) -> tuple[dict[str, 
 @pytest.fixture(scope="module")
 def full(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], str]:
     table = predictions(10, 11, roles=("test", "validation", "train"))
-    roles = {"test": {"cells": 252, "subjects": 21, "groups": 21, "ALL": 120, "healthy": 132}}
+    roles = {
+        "test": {
+            "cells": 252,
+            "subjects": 21,
+            "groups": 21,
+            "classes": {"healthy": 132, "ALL": 120},
+        }
+    }
     roles["test"]["without_subject"] = 0
     return report(
         tmp_path_factory.mktemp("full") / "report",

@@ -39,7 +39,7 @@ def plan(name: str, scale: str, **options):
 def outcome(tp: int, fn: int, fp: int, tn: int, costs: dict | None = None) -> Outcome:
     label = np.repeat([1, 1, 0, 0], [tp, fn, fp, tn])
     probability = np.repeat([0.9, 0.2, 0.8, 0.1], [tp, fn, fp, tn])
-    roles = {role: {"ALL": tp + fn, "healthy": fp + tn} for role in ("train", "test")}
+    roles = {role: {"classes": {"ALL": tp + fn, "healthy": fp + tn}} for role in ("train", "test")}
     return Outcome(evaluate(label, probability, 0.5), {}, roles, costs or {}, "all 2 epochs done")
 
 

@@ -10,6 +10,7 @@ import pytest
 from scipy.special import expit
 
 from leuk_ray.bundles.manifest import ModelManifest
+from leuk_ray.datasets.classes import BINARY
 from leuk_ray.datasets.identity import DatasetIdentity
 from leuk_ray.datasets.images import StorageSettings
 from leuk_ray.io.storage import write_json
@@ -45,7 +46,11 @@ def dataset(synthetic: bool = False, images: str = "a" * 64) -> Any:
         }
     )
     return SimpleNamespace(
-        manifest=manifest, cells=cells, synthetic=synthetic, identity=identity(images)
+        manifest=manifest,
+        cells=cells,
+        classes=BINARY,
+        synthetic=synthetic,
+        identity=identity(images),
     )
 
 

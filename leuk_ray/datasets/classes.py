@@ -1,0 +1,75 @@
+"""The classes of a dataset or bundle: names in the order of labels, and which are positive."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+from leuk_ray.utils.errors import DataError
+
+MAX_CLASSES = 100
+ABSTAIN = "abstain"  # an answer, so no class has this name
+_MAX_NAME = 100
+
+
+@dataclass(frozen=True)
+class ClassSet:
+    """Two classes or more; label k is the class `names[k]`.
+
+    names: each once. Of two classes, the positive one is the second.
+    positive: the classes of the binary view, such as blasts: their summed probability is what ROC
+        curves, thresholds and blast fractions stand on. Empty: there is no binary view. Two
+        classes always have one.
+    ordered: neighbouring classes are alike, as stages of maturation: kappa is then quadratic.
+
+    Raises:
+        DataError: a name that is empty, too long, there twice or not printable; fewer than 2 or
+            more than MAX_CLASSES; a positive class that is none, or all of them.
+    """
+
+    names: tuple[str, ...]
+    positive: tuple[str, ...] = ()
+    ordered: bool = False
+
+    def __post_init__(self) -> None:
+        names = [name.casefold() for name in self.names]
+        if not 2 <= len(names) <= MAX_CLASSES:
+            raise DataError(f"{len(names)} classes: from 2 to {MAX_CLASSES} can be told apart")
+        for name in self.names:
+            if not name.strip() or len(name) > _MAX_NAME or not name.isprintable():
+                raise DataError(
+                    f"class {name[:_MAX_NAME]!r}: names have 1 to {_MAX_NAME} printable characters"
+                )
+            if name.casefold() == ABSTAIN:
+                raise DataError(f"class {name!r}: is what an unanswered cell is called; rename it")
+            if names.count(name.casefold()) > 1:
+                raise DataError(f"class {name!r}: is there twice; letters' case does not count")
+        if strange := [name for name in self.positive if name not in self.names]:
+            raise DataError(f"positive class {strange[0]!r}: is not among {', '.join(self.names)}")
+        if len(set(self.positive)) == len(self.names):
+            raise DataError("every class is positive: leave the negative ones out")
+        if len(self.names) == 2 and self.positive != self.names[1:]:
+            raise DataError("of two classes the second is the positive one")
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    @cached_property
+    def is_positive(self) -> np.ndarray:
+        """(K,) bool: which labels are positive."""
+        return np.asarray([name in self.positive for name in self.names])
+
+    def binary_labels(self, labels: np.ndarray) -> np.ndarray:
+        """Labels of the binary view, (N,) int64: 1 positive, 0 negative, -1 unknown."""
+        known = np.maximum(labels, 0)
+        return np.where(labels < 0, -1, self.is_positive[known].astype(np.int64))
+
+    def count(self, labels: Sequence[int | None]) -> dict[str, int]:
+        """How many of `labels` each class has, 0 included."""
+        return {name: labels.count(label) for label, name in enumerate(self.names)}
+
+
+BINARY = ClassSet(("healthy", "ALL"), ("ALL",))
