@@ -58,7 +58,9 @@ def audit_dataset(
         has both classes, where there are several sources.
     """
     audit = audit_cells(dataset.cells, dataset.classes)
-    shortcuts, of_source = shortcut_baselines(dataset.cells, dataset.reader(), progress)
+    shortcuts, of_source = shortcut_baselines(
+        dataset.cells, dataset.classes, dataset.reader(), progress
+    )
     audit["warnings"] += _shortcut_warnings(shortcuts, of_source)
     return {
         "schema_version": SCHEMA_VERSION,

@@ -73,3 +73,16 @@ class ClassSet:
 
 
 BINARY = ClassSet(("healthy", "ALL"), ("ALL",))
+
+
+def require_two(classes: ClassSet, where: object) -> None:
+    """Refuse a dataset of more than two classes where only two are supported so far.
+
+    Raises:
+        DataError: there are more.
+    """
+    if len(classes) > 2:
+        raise DataError(
+            f"{where}: has {len(classes)} classes, and only two are supported here so far; prepare "
+            "the images with --binary --positive NAME[,NAME]"
+        )

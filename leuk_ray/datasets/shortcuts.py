@@ -16,6 +16,7 @@ import numpy.typing as npt
 import pyarrow as pa
 from scipy.stats import rankdata
 
+from leuk_ray.datasets.classes import ClassSet
 from leuk_ray.datasets.images import cell_mask
 from leuk_ray.datasets.prepared import PixelReader
 from leuk_ray.datasets.splits import eligible
@@ -36,6 +37,7 @@ _ROWS_PER_READ = 64
 
 def shortcut_baselines(
     cells: pa.Table,
+    classes: ClassSet,
     reader: PixelReader,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> tuple[dict[str, dict], dict[str, dict[str, dict]]]:
@@ -44,13 +46,16 @@ def shortcut_baselines(
     Args:
         cells: `PreparedDataset.cells`; the labelled, kept ones are used, of more than 3,000 so
             many, evenly spaced.
+        classes: what the labels mean; the positive ones are told from the others.
         reader: reads the pixels of these rows, 64 at a time.
         progress: called with (cells read, cells in all).
 
     Returns:
         name -> what `measure_shortcut` returns; and the same for each source that has both
-        classes, where there are several sources.
+        classes, where there are several sources. Both are empty where no class is positive.
     """
+    if not classes.positive:
+        return {}, {}
     row_of = {uid: row for row, uid in enumerate(cells["uid"].to_pylist())}
     used = eligible(cells)
     if len(used) > MAX_CELLS:
@@ -64,7 +69,7 @@ def shortcut_baselines(
         "file format and size": file,
         "mean colour": color,
     }
-    labels = np.asarray(used["label"].to_pylist(), np.int64)
+    labels = classes.binary_labels(np.asarray(used["label"].to_pylist(), np.int64))
     groups = np.asarray(used["group"].to_pylist(), object)
     sources = np.asarray(used["source"].fill_null("unnamed source").to_pylist(), object)
 

@@ -8,6 +8,7 @@ import pyarrow as pa
 from leuk_ray.bundles.bundle import derive_bundle, open_bundle
 from leuk_ray.bundles.model_card import results_of
 from leuk_ray.datasets.audit import known_audit
+from leuk_ray.datasets.classes import require_two
 from leuk_ray.datasets.pairing import check_same_dataset
 from leuk_ray.datasets.prepared import PreparedDataset
 from leuk_ray.datasets.splits import (
@@ -114,6 +115,7 @@ def split_of(target: EvaluationTarget, dataset: PreparedDataset) -> pa.Table:
     Raises:
         UserError: another dataset than the run's, or pixels that the bundle does not expect.
     """
+    require_two(dataset.classes, dataset.location)
     if target.run is None:
         check_pixels(target, dataset)
         cells = eligible(dataset.cells)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 
+from leuk_ray.datasets.classes import require_two
 from leuk_ray.datasets.plan import EpochPlan, plan_epoch, uid_keys
 from leuk_ray.datasets.prepared import PreparedDataset
 from leuk_ray.datasets.splits import copies_with_role, rows_with_role
@@ -103,6 +104,7 @@ def check_run(
         UserError: it cannot: a network that cannot be built, weights that are not there, a class
             without a cell, batches too small for the workers, or what only GPUs can do.
     """
+    require_two(dataset.classes, dataset.location)
     settings = recipe.training
     if not gpus and settings.sync_batchnorm:
         raise ConfigError("training.sync_batchnorm: PyTorch has it for GPUs only; add --gpus")

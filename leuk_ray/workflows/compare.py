@@ -11,6 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from leuk_ray.datasets.classes import require_two
 from leuk_ray.datasets.leakage import NO_INTERVALS, origin_of
 from leuk_ray.datasets.pairing import check_same_dataset
 from leuk_ray.datasets.prepared import PreparedDataset
@@ -74,6 +75,7 @@ def compare(
     """
     sides = [find_runs(place) for place in places]
     parts, known = [], []
+    require_two(dataset.classes, dataset.location)
     for pair in _same_folds(places, sides, dataset):
         for one in pair:
             check_pixels(one, dataset)

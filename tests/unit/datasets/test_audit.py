@@ -57,7 +57,7 @@ def pictures(num: int = 120, seed: int = 0) -> np.ndarray:
 
 
 def measured(table: pa.Table, images: np.ndarray) -> dict:
-    return shortcut_baselines(table, Pixels(images))[0]  # pyright: ignore[reportArgumentType]
+    return shortcut_baselines(table, BINARY, Pixels(images))[0]  # pyright: ignore[reportArgumentType]
 
 
 def best(found: dict) -> float:
@@ -150,7 +150,7 @@ def test_a_source_whose_sizes_tell_the_class_is_found_although_another_hides_it(
     source = ["all-idb1" if n < 40 else "all-idb2" for n in range(num)]
     width = [(1712 if n % 2 and n < 33 else 2592) if n < 40 else 257 for n in range(num)]
     table = cells(num, source=source, width=width, height=width)
-    found, of_source = shortcut_baselines(table, Pixels(pictures()))  # pyright: ignore
+    found, of_source = shortcut_baselines(table, BINARY, Pixels(pictures()))  # pyright: ignore
     assert best(found["image resolution"]) < 0.85 < best(of_source["all-idb1"]["image resolution"])
     assert of_source["all-idb2"]["image resolution"]["note"] == "the same for every cell"
     audit = audit_cells(table, BINARY)
