@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -9,6 +10,7 @@ import click
 
 from leuk_ray.cli.base import ADDRESS, LOCATION, PATH, Choice, command
 from leuk_ray.datasets.protocols import PROTOCOLS
+from leuk_ray.utils.errors import ConfigError
 from leuk_ray.utils.wording import counted
 
 if TYPE_CHECKING:
@@ -20,7 +22,19 @@ if TYPE_CHECKING:
 @click.option("--cells", default=600, show_default=True)
 @click.option("--subjects", default=24, show_default=True)
 @click.option("--seed", default=0, show_default=True, type=click.IntRange(0))
-@click.option("--best-auc", default=0.90, show_default=True, help="AUC of the ideal classifier.")
+@click.option(
+    "--best-auc",
+    default=0.90,
+    show_default=True,
+    help="AUC of the ideal classifier; of stages, between two neighbours.",
+)
+@click.option(
+    "--classes",
+    default=2,
+    show_default=True,
+    type=click.IntRange(2, 20),
+    help="2: ALL and healthy, C-NMC layout; more: stages of maturation, layout folders.",
+)
 @click.option(
     "--signal",
     type=Choice(["everywhere", "nucleoli"]),
@@ -48,20 +62,26 @@ def synth(
     subjects: int,
     seed: int,
     best_auc: float,
+    classes: int,
     signal: Any,
     subject_share: float,
     layout: str,
 ) -> tuple[dict, str]:
-    """Render SYNTHETIC cells with a known best AUC."""
+    """Render SYNTHETIC cells whose best achievable AUC or balanced accuracy is known."""
     from leuk_ray.cli.messages import synth_text
     from leuk_ray.datasets.synthetic import SyntheticSpec, write_c_nmc
     from leuk_ray.datasets.synthetic_fields import write_all_idb
+    from leuk_ray.datasets.synthetic_stages import write_stages
     from leuk_ray.io.storage import refuse_existing
     from leuk_ray.utils.progress import bar
 
     spec = SyntheticSpec(cells, subjects, seed, best_auc, signal, subject_share)
     refuse_existing(directory, "folder of cells")
     write, unit = (write_all_idb, "field") if layout == "all-idb" else (write_c_nmc, "cell")
+    if classes > 2:
+        if layout != "c-nmc":
+            raise ConfigError(f"--layout {layout}: has two classes; leave out --classes")
+        write = partial(write_stages, stages=classes)
     with bar("synth: rendering", unit) as progress:
         values = write(directory, spec, progress)
     return values, synth_text(directory, values)

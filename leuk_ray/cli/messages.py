@@ -16,6 +16,14 @@ if TYPE_CHECKING:
 
 def synth_text(directory: Path, values: dict) -> str:
     """Format the result of `synth`."""
+    if "best_balanced_accuracy" in values:
+        best, oracle = values["best_balanced_accuracy"], values["oracle_balanced_accuracy"]
+        return (
+            f"{directory}: SYNTHETIC; best achievable balanced accuracy over "
+            f"{len(values['classes'])} stages {best:.3f} (an oracle that sees the latent variable "
+            f"reaches {oracle:.3f} on these cells); prepare with --layout folders --ordered "
+            f"--classes '{','.join(values['classes'])}'"
+        )
     text = f"{directory}: SYNTHETIC; best achievable AUC {values['best_auc']:.2f}"
     if "oracle_auc" not in values:
         counts = values["counts"]

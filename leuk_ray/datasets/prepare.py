@@ -250,5 +250,6 @@ def _origin(source: Path) -> dict[str, Any]:
     if not marker.exists():
         return {"synthetic": False}
     made = read_json(marker)
-    known = {name: made.get(name) for name in ("best_auc", "subject_share")}
+    names = ("best_auc", "best_balanced_accuracy", "subject_share")
+    known = {name: made.get(name) for name in names}
     return {"synthetic": True} | known

@@ -121,7 +121,7 @@ class SyntheticCell:
 
     uid: str  # file name without .bmp
     subject: str  # "1", "2", ... with ALL; "H1", "H2", ... healthy
-    label: int  # 1 ALL, 0 healthy
+    label: int  # 1 ALL, 0 healthy; of stages their number
     latent: float
     fold: int  # 0..2
     diameter: float  # pixels, of the circle with the cell's area
@@ -129,6 +129,7 @@ class SyntheticCell:
     cytoplasm_tint: tuple[float, ...]  # cytoplasm / nucleus brightness, by channel
     seed: int
     key: tuple[int, int]  # (subject, cell) counted from 0; with the seed, the cell's own noise
+    scale: float = 1.0  # divides the latent before it shows
     decoy: float | None = None  # what all cues but the nucleoli show instead of the latent
 
     @property
@@ -152,7 +153,7 @@ def render(cell: SyntheticCell) -> NDArray[np.uint8]:
     """Draw the image: (450, 450, 3) uint8 RGB, (0, 0, 0) outside the cell and nowhere inside."""
     # No draw below depends on the latent, so that the same cell can be drawn with another one.
     rng = _stream(cell.seed, *cell.key, 1)
-    pale = _visible(cell.latent)
+    pale = _visible(cell.latent / cell.scale)
     visible = pale if cell.decoy is None else _visible(cell.decoy)
     radius = cell.diameter / 2
     outline = _outline(1 + _waves(rng, 2, 4, 0.06) + _waves(rng, 5, 11, 0.012))
