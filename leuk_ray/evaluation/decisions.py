@@ -21,7 +21,7 @@ from leuk_ray.evaluation.intervals import (
     IntArray,
     count_samples,
 )
-from leuk_ray.evaluation.metrics import confusion, sensitivity, specificity
+from leuk_ray.evaluation.metrics import confusion, ratio, sensitivity, specificity
 from leuk_ray.evaluation.proportions import clopper_pearson
 from leuk_ray.evaluation.subjects import SubjectRow
 from leuk_ray.utils.settings import Settings
@@ -266,8 +266,8 @@ def apply_bands(
         out.append(
             {
                 **band.model_dump(),
-                "answered": _ratio(num_answered, len(label)),
-                "accuracy": _ratio(num_right, num_answered),
+                "answered": ratio(num_answered, len(label)),
+                "accuracy": ratio(num_right, num_answered),
                 "interval": resampled.interval(samples),
             }
         )
@@ -282,11 +282,6 @@ def worst_subjects(subjects: Sequence[SubjectRow], most: int) -> list[SubjectRow
     ]
 
 
-def _ratio(numerator: int, denominator: int) -> dict[str, Any]:
-    value = numerator / denominator if denominator else None
-    return {"value": value, "numerator": numerator, "denominator": denominator}
-
-
 def _exact(successes: int, trials: int) -> dict[str, Any]:
     low, high = clopper_pearson(successes, trials) or (None, None)
-    return {**_ratio(successes, trials), "low": low, "high": high}
+    return {**ratio(successes, trials), "low": low, "high": high}

@@ -119,27 +119,27 @@ def confusion(label: npt.ArrayLike, probability: npt.ArrayLike, threshold: float
 
 def accuracy(counts: Confusion) -> Ratio:
     """Cells classified correctly, of all cells (eq 13)."""
-    return _ratio(counts.tp + counts.tn, counts.cells)
+    return ratio(counts.tp + counts.tn, counts.cells)
 
 
 def precision(counts: Confusion) -> Ratio:
     """ALL cells among those called ALL (eq 14)."""
-    return _ratio(counts.tp, counts.tp + counts.fp)
+    return ratio(counts.tp, counts.tp + counts.fp)
 
 
 def sensitivity(counts: Confusion) -> Ratio:
     """ALL cells found, of all ALL cells (eq 15); also called recall."""
-    return _ratio(counts.tp, counts.positives)
+    return ratio(counts.tp, counts.positives)
 
 
 def specificity(counts: Confusion) -> Ratio:
     """Healthy cells called healthy, of all healthy cells (eq 16)."""
-    return _ratio(counts.tn, counts.negatives)
+    return ratio(counts.tn, counts.negatives)
 
 
 def f1(counts: Confusion) -> Ratio:
     """Harmonic mean of precision and sensitivity (eq 17), as 2 TP / (2 TP + FP + FN)."""
-    return _ratio(2 * counts.tp, 2 * counts.tp + counts.fp + counts.fn)
+    return ratio(2 * counts.tp, 2 * counts.tp + counts.fp + counts.fn)
 
 
 def per_class(counts: Confusion) -> dict[str, ClassMetrics]:
@@ -287,7 +287,8 @@ def evaluate(label: npt.ArrayLike, probability: npt.ArrayLike, threshold: float)
     )
 
 
-def _ratio(numerator: int, denominator: int) -> Ratio:
+def ratio(numerator: int, denominator: int) -> Ratio:
+    """A share with its counts; of nothing it is None."""
     value = numerator / denominator if denominator else None
     return Ratio(value=value, numerator=numerator, denominator=denominator)
 
