@@ -2,10 +2,11 @@
 
     model.safetensors   weights and buffers
     bundle.json         architecture by name, preprocessing, decision, origin, sha256 of files
-    MODELCARD.md       for people
+    MODEL_CARD.md       for people
     model.onnx          the same network for ONNX Runtime, where it was exported
     bundle.json.sig     who vouches for it, where it was signed
     scope.safetensors   where the training cells' embeddings lie, where it was calibrated
+    lineage.safetensors which cells made it, as hashes
 
 An ensemble holds bundles under members/NAME/ instead of weights, and the rule of their vote.
 Loading checks every hash, builds the architecture from a closed list, and needs no network.
@@ -27,6 +28,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_model, save_model
 from torch import nn
 
+from leuk_ray.bundles.lineage import LINEAGE_FILE, CellLineage
 from leuk_ray.bundles.manifest import (
     CARD,
     MANIFEST,
@@ -78,16 +80,24 @@ class Bundle:
         return _load_network(self)
 
 
-def write_bundle(target: Location, manifest: ModelManifest, model: nn.Module) -> None:
+def write_bundle(
+    target: Location, manifest: ModelManifest, model: nn.Module, lineage: CellLineage | None = None
+) -> None:
     """Write a bundle; an existing one is replaced in one step.
 
     Of weights that a file or bundle began with it keeps name and hash, not the path.
+
+    Args:
+        target: folder of the bundle.
+        manifest: of the bundle.
+        model: its network.
+        lineage: which cells made it, where that is known.
     """
     began = manifest.model.model_copy(update={"weights": origin(manifest.model.weights)})
     manifest = manifest.model_copy(update={"model": began})
     with directory_by_rename(target) as partial:
         save_model(model, str(partial / WEIGHTS))
-        _complete(partial, manifest, [WEIGHTS])
+        _complete(partial, manifest, [WEIGHTS], lineage)
 
 
 def write_ensemble(target: Location, paths: Sequence[Location], rule: Rule) -> EnsembleManifest:
@@ -127,7 +137,8 @@ def write_ensemble(target: Location, paths: Sequence[Location], rule: Rule) -> E
     with directory_by_rename(target, new="bundle") as partial:
         for name, member in members.items():
             copy_files(member, partial / "members" / name)
-        _complete(partial, manifest, [f"members/{name}/{MANIFEST}" for name in members])
+        names = [f"members/{name}/{MANIFEST}" for name in members]
+        _complete(partial, manifest, names, _common_lineage(members.values()))
     return manifest
 
 
@@ -137,6 +148,7 @@ def derive_bundle(
     *,
     changes: Mapping[str, Any] | None = None,
     add: Mapping[str, Callable[[Path], None]] | None = None,
+    lineage: CellLineage | None = None,
     key: Path | None = None,
 ) -> None:
     """Copy a bundle with other fields or more files, or change it in one step where it lies.
@@ -146,6 +158,7 @@ def derive_bundle(
         target: folder of the copy.
         changes: fields of the manifest to replace, by name.
         add: what writes a file, by the file's name.
+        lineage: which cells made the copy; None keeps what the source records.
         key: to sign the copy with.
     """
     manifest = source.manifest.model_copy(update=dict(changes or {}))
@@ -155,7 +168,7 @@ def derive_bundle(
         copy_files(source, partial)
         for name, write in (add or {}).items():
             write(partial / name)
-        _complete(partial, manifest, sorted({*kept, *(add or {})}))
+        _complete(partial, manifest, sorted({*kept, *(add or {})}), lineage)
         if key is not None:
             sign(partial, key)
 
@@ -252,8 +265,31 @@ def find_bundle(path: Location) -> Location:
     raise DataError(f"{path}: is neither a bundle nor a run with one; give RUN or RUN/bundle")
 
 
-def _complete(partial: Path, manifest: BundleManifest, names: list[str]) -> None:
-    """Write the card, and bundle.json last, with the hashes of the named files."""
+def lineage_of(bundle: Bundle) -> CellLineage | None:
+    """Which cells made an opened bundle; None where that was not recorded.
+
+    Raises:
+        DataError: its file is not what bundle.json records.
+    """
+    recorded, file = bundle.manifest.lineage, bundle.folder / LINEAGE_FILE
+    return CellLineage.parse(file.read_bytes(), recorded, file) if recorded else None
+
+
+def _common_lineage(members: Iterable[Bundle]) -> CellLineage | None:
+    """Which cells made any of the members; None where one of them does not say."""
+    known = [lineage_of(member) for member in members]
+    found = [lineage for lineage in known if lineage is not None]
+    return CellLineage.union(found) if len(found) == len(known) else None
+
+
+def _complete(
+    partial: Path, manifest: BundleManifest, names: list[str], lineage: CellLineage | None = None
+) -> None:
+    """Write lineage and card, and bundle.json last, with the hashes of the named files."""
+    if lineage is not None:
+        lineage.save(partial / LINEAGE_FILE)
+        names = sorted({*names, LINEAGE_FILE})
+        manifest = manifest.model_copy(update={"lineage": lineage.recorded})
     (partial / CARD).write_text(model_card(manifest, _network(manifest)))
     files = {name: sha256(partial / name) for name in [*names, CARD]}
     values = manifest.model_copy(update={"files": files}).model_dump(mode="json")

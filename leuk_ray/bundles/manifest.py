@@ -19,6 +19,7 @@ from pydantic import (
 )
 from typing_extensions import TypedDict
 
+from leuk_ray.bundles.lineage import LINEAGE_FILE, CellSet, Role
 from leuk_ray.datasets.identity import DatasetIdentity
 from leuk_ray.datasets.images import StorageSettings
 from leuk_ray.datasets.layouts.all_idb import Shows
@@ -37,7 +38,7 @@ ONNX_FILE = "model.onnx"
 CARD = "MODEL_CARD.md"
 WEIGHTS = "model.safetensors"
 SCOPE_FILE = "scope.safetensors"
-_OPTIONAL = (ONNX_FILE, SCOPE_FILE)
+_OPTIONAL = (ONNX_FILE, SCOPE_FILE, LINEAGE_FILE)
 _MAX_BYTES = 2**22
 _MAX_MEMBERS = 32
 
@@ -139,6 +140,8 @@ class BundleManifest(Settings):
     test: what the report of its run says of the test cells; see `model_card.results_of`.
     datasets: what it was trained on, of an ensemble's members each that differs; empty in bundles
         written before it was recorded.
+    lineage: which cells trained, validated and calibrated it or its members, and which were kept
+        for testing; empty in bundles written before it was recorded. See `bundles.lineage`.
     """
 
     schema_version: Literal[1] = SCHEMA_VERSION
@@ -153,6 +156,7 @@ class BundleManifest(Settings):
     protocol: Words
     dataset_fingerprint: Words
     datasets: tuple[DatasetIdentity, ...] = ()
+    lineage: dict[Role, CellSet] = Field(default_factory=dict)
     recipe: Words
     seed: int = Field(ge=0, lt=2**64)
     metrics: dict[str, Any] = Field(default_factory=dict)
@@ -165,6 +169,12 @@ class BundleManifest(Settings):
         band = self.abstain_band
         if band is not None and not 0 <= band[0] <= self.threshold <= band[1] <= 1:
             raise ValueError(f"abstain_band {band} must hold the threshold {self.threshold:g}")
+        return self
+
+    @model_validator(mode="after")
+    def _lineage_has_its_file(self) -> Self:
+        if self.lineage and LINEAGE_FILE not in self.files:
+            raise ValueError(f"lineage names cells, and files no {LINEAGE_FILE}")
         return self
 
 

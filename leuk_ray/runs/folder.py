@@ -14,10 +14,10 @@ from torch import nn
 from leuk_ray.bundles.bundle import load_bundle, write_bundle
 from leuk_ray.bundles.manifest import read_manifest
 from leuk_ray.datasets.prepared import PreparedDataset
-from leuk_ray.io.storage import write_bytes
+from leuk_ray.io.storage import read_table, write_bytes
 from leuk_ray.recipes.recipe import Recipe
 from leuk_ray.runs.table import whole_lines
-from leuk_ray.training.record import bundle_manifest, start_record
+from leuk_ray.training.record import bundle_lineage, bundle_manifest, start_record
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,9 @@ class RunFolder:
     def keep(self, metrics: dict[str, Any], stopped: str, model: nn.Module) -> None:
         """Write the bundle of an epoch that is the best so far; `stopped` as in TrainingState."""
         manifest = bundle_manifest(self.recipe, self.dataset, metrics, stopped)
-        write_bundle(self.path / "bundle", manifest, model)
+        split = read_table(self.path / "split.parquet")
+        lineage = bundle_lineage(self.recipe, self.dataset.cells, split)
+        write_bundle(self.path / "bundle", manifest, model, lineage)
 
     def end(self, stopped: str) -> nn.Module:
         """Write into the bundle why the run ended, and return its network."""

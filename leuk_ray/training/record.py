@@ -16,7 +16,9 @@ import ray.train
 from ray.train import Checkpoint
 from ray.train.v2.api.report_config import CheckpointUploadMode
 
-from leuk_ray.bundles.manifest import ModelManifest
+from leuk_ray.bundles.bundle import lineage_of, open_bundle
+from leuk_ray.bundles.lineage import CellLineage
+from leuk_ray.bundles.manifest import MANIFEST, ModelManifest
 from leuk_ray.datasets.identity import DatasetIdentity
 from leuk_ray.datasets.layouts.all_idb import Shows, shown_in
 from leuk_ray.datasets.pairing import check_same_dataset
@@ -108,6 +110,24 @@ def bundle_manifest(
             **kept,
         },
     )
+
+
+def bundle_lineage(recipe: Recipe, cells: pa.Table, split: pa.Table) -> CellLineage | None:
+    """Which cells make a run's bundle: its own, and those of the bundle its weights came from.
+
+    None where that bundle was written before it was recorded.
+
+    Args:
+        recipe: of the run.
+        cells: `PreparedDataset.cells`.
+        split: of the run.
+    """
+    own = CellLineage.of_split(split, cells)
+    parent = Path(recipe.model.weights)
+    if not (parent / MANIFEST).is_file():
+        return own
+    inherited = lineage_of(open_bundle(parent))
+    return None if inherited is None else CellLineage.union((own, inherited))
 
 
 def _shows(recipe: Recipe, dataset: PreparedDataset) -> Shows:

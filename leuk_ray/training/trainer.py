@@ -35,7 +35,13 @@ from leuk_ray.training.cells import EpochPlanner, check_run
 from leuk_ray.training.learner import Learner
 from leuk_ray.training.loop import train
 from leuk_ray.training.monitoring import Monitor
-from leuk_ray.training.record import Reporter, bundle_manifest, check_same_run, start_record
+from leuk_ray.training.record import (
+    Reporter,
+    bundle_lineage,
+    bundle_manifest,
+    check_same_run,
+    start_record,
+)
 from leuk_ray.training.state import TrainingState
 from leuk_ray.training.tracking import MlflowRun
 from leuk_ray.training.validation import CopyAugmentation, score_rows
@@ -172,7 +178,7 @@ def run_training(
     if tracked:
         tracked.end("FINISHED")
     assert isinstance(ended, _Ended)
-    bundle = _make_bundle(recipe, dataset, out, ended)
+    bundle = _make_bundle(recipe, dataset, split, out, ended)
     return Trained(bundle, split, rows, ended.logits, copies)
 
 
@@ -240,14 +246,15 @@ def _distributed(module: nn.Module) -> nn.Module:
 
 
 def _make_bundle(
-    recipe: Recipe, dataset: PreparedDataset, out: Location, ended: _Ended
+    recipe: Recipe, dataset: PreparedDataset, split: pa.Table, out: Location, ended: _Ended
 ) -> Location:
     model = build(recipe.model, load_weights=False)
     with ended.best.as_directory() as directory:
         load_model(model, Path(directory) / "model.safetensors")
     manifest = bundle_manifest(recipe, dataset, ended.metrics, ended.stopped)
     bundle = join(out, "bundle")
-    write_bundle(bundle, manifest, model.eval())
+    lineage = bundle_lineage(recipe, dataset.cells, split)
+    write_bundle(bundle, manifest, model.eval(), lineage)
     return bundle
 
 

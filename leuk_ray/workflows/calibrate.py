@@ -9,7 +9,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from leuk_ray.bundles.bundle import derive_bundle, open_bundle
+from leuk_ray.bundles.bundle import derive_bundle, lineage_of, open_bundle
+from leuk_ray.bundles.lineage import CellLineage, cell_hashes
 from leuk_ray.bundles.manifest import SCOPE_FILE
 from leuk_ray.datasets.prepared import PreparedDataset
 from leuk_ray.datasets.splits import rows_with_role
@@ -105,6 +106,8 @@ def calibrate(
     scope, neighbourhood = fit_scope(features, embedding, groups)
     held_out = probability(logits, temperature)
     scope.typical["probability"] = (float(held_out.mean()), float(held_out.std()))
+    decided_on = dataset.cells.take(pa.array(rows["decision"]))
+    calibrated = CellLineage.of("calibrated", cell_hashes(decided_on))
     derive_bundle(
         bundle,
         out,
@@ -115,6 +118,7 @@ def calibrate(
             "scope": scope,
         },
         add={SCOPE_FILE: neighbourhood.save},
+        lineage=CellLineage.union((lineage_of(bundle) or CellLineage(), calibrated)),
     )
     return {
         "bundle": str(out),

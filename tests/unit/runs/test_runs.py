@@ -139,7 +139,9 @@ def run(store_pixels, tmp_path: Path) -> tuple[Recipe, PreparedDataset, Path]:
     """A run's folder, as a run that was killed in its first epoch leaves it."""
     recipe = load_recipe("lite")
     dataset = store_pixels(tmp_path / "dataset", make_cells()[1])
-    RunFolder(tmp_path / "000", recipe, dataset).start(pa.table({"uid": [], "role": []}))
+    RunFolder(tmp_path / "000", recipe, dataset).start(
+        pa.table({name: pa.array([], pa.string()) for name in ("uid", "role")})
+    )
     return recipe, dataset, tmp_path / "000"
 
 
