@@ -1,4 +1,4 @@
-"""The exact 95% interval of one proportion of independent trials."""
+"""The exact interval of one proportion of independent trials."""
 
 from __future__ import annotations
 
@@ -7,8 +7,10 @@ from scipy.special import betaincinv
 from leuk_ray.evaluation.intervals import LEVEL
 
 
-def clopper_pearson(successes: int, trials: int) -> tuple[float, float] | None:
-    """The exact 95% interval of a proportion of independent trials (Clopper and Pearson 1934).
+def clopper_pearson(
+    successes: int, trials: int, level: float = LEVEL
+) -> tuple[float, float] | None:
+    """The exact interval of a proportion of independent trials (Clopper and Pearson 1934).
 
     Returns:
         (low, high) in 0..1, or None without trials.
@@ -20,7 +22,7 @@ def clopper_pearson(successes: int, trials: int) -> tuple[float, float] | None:
         raise ValueError(f"{successes} successes of {trials} trials cannot be")
     if trials == 0:
         return None
-    tail = (1 - LEVEL) / 2
+    tail = (1 - level) / 2
     failures = trials - successes
     low = float(betaincinv(successes, failures + 1, tail)) if successes else 0.0
     high = float(betaincinv(successes + 1, failures, 1 - tail)) if failures else 1.0
