@@ -16,7 +16,8 @@ from statistics import NormalDist
 
 import numpy as np
 
-from leuk_ray.evaluation.intervals import GroupResamples, Interval, metric_samples
+from leuk_ray.evaluation.intervals import GroupResamples, Interval
+from leuk_ray.evaluation.metric_intervals import metric_samples
 
 SUBJECT_EFFECT, CELLS = 0.7, 20
 GROUPS = (5, 13, 22, 44)  # of each class

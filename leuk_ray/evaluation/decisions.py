@@ -14,13 +14,8 @@ import numpy as np
 from pydantic import Field, NonNegativeInt
 
 from leuk_ray.evaluation.calibration import abstain_band, in_band, probability
-from leuk_ray.evaluation.intervals import (
-    BoolArray,
-    FloatArray,
-    GroupResamples,
-    IntArray,
-    count_samples,
-)
+from leuk_ray.evaluation.intervals import BoolArray, FloatArray, GroupResamples, IntArray
+from leuk_ray.evaluation.metric_intervals import count_samples
 from leuk_ray.evaluation.metrics import confusion, ratio, sensitivity, specificity
 from leuk_ray.evaluation.proportions import clopper_pearson
 from leuk_ray.evaluation.subjects import SubjectRow

@@ -7,13 +7,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from leuk_ray.evaluation.intervals import (
-    FloatArray,
-    GroupResamples,
-    IntArray,
-    checked_cells,
-    metric_samples,
-)
+from leuk_ray.evaluation.intervals import FloatArray, GroupResamples, IntArray, checked_cells
+from leuk_ray.evaluation.metric_intervals import metric_samples
 from leuk_ray.evaluation.metrics import evaluate, losses
 
 COMPARED = ("auc", "accuracy", "sensitivity", "specificity", "weighted_f1", "brier", "nll")
@@ -84,8 +79,8 @@ def paired_bootstrap(
     return {
         "metrics": metrics,
         "cells": len(labels),
-        "groups_positive": resampled.groups_positive,
-        "groups_negative": resampled.groups_negative,
+        "groups_positive": resampled.groups[0],
+        "groups_negative": resampled.groups[1],
         "only_first": int((right[0] & ~right[1]).sum()),
         "only_second": int((right[1] & ~right[0]).sum()),
     }

@@ -27,13 +27,8 @@ from leuk_ray.evaluation.decisions import (
     worst_subjects,
 )
 from leuk_ray.evaluation.formats import count, decimal, json_ready, percent, readable, verbatim
-from leuk_ray.evaluation.intervals import (
-    FloatArray,
-    GroupResamples,
-    IntArray,
-    Interval,
-    metric_samples,
-)
+from leuk_ray.evaluation.intervals import FloatArray, GroupResamples, IntArray, Interval
+from leuk_ray.evaluation.metric_intervals import metric_samples
 from leuk_ray.evaluation.metrics import CLASSES, ECE_BINS, Confusion, evaluate
 from leuk_ray.evaluation.probabilities import probability_intervals, refit
 from leuk_ray.evaluation.published import beside_published

@@ -10,7 +10,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from leuk_ray.datasets.layouts.all_idb import FIELDS
-from leuk_ray.evaluation.intervals import GroupResamples, metric_samples
+from leuk_ray.evaluation.intervals import GroupResamples
+from leuk_ray.evaluation.metric_intervals import metric_samples
 from leuk_ray.evaluation.metrics import Confusion, evaluate
 
 

@@ -13,7 +13,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import torch
 
-from leuk_ray.evaluation.intervals import Interval, group_intervals
+from leuk_ray.evaluation.intervals import Interval
+from leuk_ray.evaluation.metric_intervals import group_intervals
 from leuk_ray.evaluation.metrics import Evaluation, evaluate
 from leuk_ray.evaluation.report import BOOTSTRAP
 from leuk_ray.evaluation.report_model import Report

@@ -8,12 +8,8 @@ from scipy.stats import t as student
 from sklearn.metrics import f1_score, recall_score, roc_auc_score
 
 from leuk_ray.evaluation import intervals
-from leuk_ray.evaluation.intervals import (
-    GroupResamples,
-    group_intervals,
-    metric_samples,
-    weighted_auc,
-)
+from leuk_ray.evaluation.intervals import GroupResamples, weighted_auc
+from leuk_ray.evaluation.metric_intervals import group_intervals, metric_samples
 from leuk_ray.evaluation.proportions import clopper_pearson
 
 SEPARATION, SUBJECT_EFFECT = 1.6, 0.7  # in standard deviations of a cell's score
@@ -57,8 +53,8 @@ def test_percentile_bounds_are_those_of_the_drawn_cells() -> None:
     probability = np.round(probability, 2)
     resampled = GroupResamples.sample(label, group, seed=3, resamples=60)
     got = metric_samples(resampled, label, probability, 0.4)
-    positive = np.arange(13) < 6
-    weight = intervals._resample(positive, 60, np.random.default_rng(3)).astype(int)
+    strata = [np.arange(6), np.arange(6, 13)]
+    weight = intervals._resample(strata, 60, np.random.default_rng(3)).astype(int)
     assert (weight[:, :6].sum(axis=1) == 6).all()
     assert (weight[:, 6:].sum(axis=1) == 7).all()
     rows = [np.repeat(np.arange(label.size), row[group]) for row in weight]

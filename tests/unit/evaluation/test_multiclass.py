@@ -2,9 +2,16 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.special import expit, logit
+from scipy.stats import t as student
 from sklearn import metrics as reference
 
 from leuk_ray.datasets.classes import ClassSet
+from leuk_ray.evaluation.metric_intervals import (
+    class_intervals,
+    class_resamples,
+    group_intervals,
+)
 from leuk_ray.evaluation.metrics import evaluate
 from leuk_ray.evaluation.multiclass import ClassEvaluation, evaluate_classes
 
@@ -147,3 +154,70 @@ def test_malformed_cells_are_refused(
 ) -> None:
     with pytest.raises(ValueError, match=message):
         evaluate_classes(label, stated, called, class_set(3))
+
+
+def grouped(seed: int, num_groups: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Labels and calls of groups that hold several of four classes, and differ in difficulty."""
+    generator = np.random.default_rng(seed)
+    group = np.repeat(np.arange(num_groups), 30)
+    label = generator.integers(0, 4, group.size)
+    hard = 0.3 + 0.4 * generator.random(num_groups)
+    wrong = generator.random(group.size) < hard[group]
+    return label, np.where(wrong, generator.integers(0, 4, group.size), label), group
+
+
+def test_intervals_leave_out_whole_groups() -> None:
+    """Accuracy's by its definition; kappa's bounds are on its own scale."""
+    classes = class_set(4)
+    label, called, group = grouped(0, 12)
+    resampled = class_resamples(label, group, classes, withheld="", seed=0, resamples=50)
+    found = class_intervals(resampled, label, called, classes)
+    whole = (label == called).mean()
+    without = np.asarray([(label == called)[group != n].mean() for n in range(12)])
+    error = np.sqrt(11 / 12 * ((without - without.mean()) ** 2).sum()) / (whole * (1 - whole))
+    half = student.ppf(0.975, df=11) * error
+    expected = expit(logit(whole) + np.asarray([-half, half]))
+    assert (found["accuracy"].low, found["accuracy"].high) == pytest.approx(tuple(expected))
+    evaluated = evaluate_classes(label, np.eye(4)[called], called, classes)
+    for name, interval in found.items():
+        assert interval.low is not None
+        assert interval.high is not None
+        assert interval.low < evaluated[name]["value"] < interval.high, name
+        assert (interval.groups_positive, interval.resamples) == (None, 12)
+
+
+def test_a_class_of_few_groups_has_no_mean_over_classes_with_an_interval() -> None:
+    classes = class_set(4)
+    label, called, group = grouped(1, 12)
+    rare = (label != 2) | (group < 3)
+    label, called, group = label[rare], called[rare], group[rare]
+    resampled = class_resamples(label, group, classes, withheld="", seed=0, resamples=50)
+    found = class_intervals(resampled, label, called, classes)
+    assert found["accuracy"].low is not None
+    for name in ("balanced_accuracy", "macro_f1"):
+        assert found[name].low is None
+        assert found[name].note == "no interval: the cells of class 2 are in 3 of 12 groups"
+    few = group < 4
+    resampled = class_resamples(label[few], group[few], classes, withheld="", seed=0)
+    for interval in class_intervals(resampled, label[few], called[few], classes).values():
+        assert (interval.low, interval.note) == (
+            None,
+            "too few subjects for an interval (4 groups)",
+        )
+    resampled = class_resamples(label, group, classes, withheld="patients unknown", seed=0)
+    assert class_intervals(resampled, label, called, classes)["kappa"].note == "patients unknown"
+
+
+def test_two_classes_have_the_intervals_of_the_binary_view() -> None:
+    generator = np.random.default_rng(0)
+    group = np.repeat(np.arange(16), 20)
+    label = group % 2
+    stated = expit(label + generator.standard_normal(16)[group] + generator.normal(size=320))
+    classes = ClassSet(("healthy", "ALL"), ("ALL",))
+    resampled = class_resamples(label, group, classes, withheld="", seed=0)
+    found = class_intervals(resampled, label, (stated >= 0.5).astype(int), classes)
+    binary = group_intervals(label, stated, group, 0.5, seed=0)["accuracy"]
+    assert (found["accuracy"].low, found["accuracy"].high) == pytest.approx(
+        (binary.low, binary.high)
+    )
+    assert found["accuracy"].groups_positive == 8
