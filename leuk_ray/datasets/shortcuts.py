@@ -46,7 +46,7 @@ def shortcut_baselines(
     Args:
         cells: `PreparedDataset.cells`; the labelled, kept ones are used, of more than 3,000 so
             many, evenly spaced.
-        classes: what the labels mean; the positive ones are told from the others.
+        classes: what the labels mean; positive classes are compared with the others.
         reader: reads the pixels of these rows, 64 at a time.
         progress: called with (cells read, cells in all).
 

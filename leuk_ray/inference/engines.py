@@ -25,7 +25,7 @@ EngineName = Literal["auto", "pytorch", "onnx"]
 class Engine(Protocol):
     """Scores storage pixels.
 
-    name: told to who asks. batches_at_once: how many threads may call it; more than one where the
+    name: shown in answers. batches_at_once: how many threads may call it; more than one where the
     next batch can start while the last parts of one are scored.
     """
 

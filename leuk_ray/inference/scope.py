@@ -1,6 +1,6 @@
 """Whether the network can classify an image: its pixels and embedding against the training's.
 
-Without statistics in the bundle only what is wrong anywhere is told: blank, blurred beyond
+Without statistics in the bundle only what is wrong for any network is found: blank, blurred beyond
 use, several parts on black. With them, a picture must look like a training cell: shape,
 sharpness, colour, and the embedding's distance to the training cells' (Lee et al. 2018), with
 a covariance of few directions and one variance for the rest (Tipping and Bishop 1999).

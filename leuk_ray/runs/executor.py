@@ -242,7 +242,7 @@ class _Names(Searcher):
     def on_trial_complete(
         self, trial_id: str, result: dict | None = None, error: bool = False
     ) -> None:
-        """The proposer is told the record."""
+        """Pass the record on to the searcher."""
 
     @override
     def save(self, checkpoint_path: str) -> None:

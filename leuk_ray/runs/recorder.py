@@ -100,11 +100,11 @@ def _best(path: Path, history: list[dict[str, Any]]) -> dict[str, Any]:
     if not (path / "bundle" / "bundle.json").exists():
         return max(history, key=lambda line: line["selection"], default={})
     kept = read_manifest(path / "bundle").metrics
-    told = [line["selection"] for line in history if line["epoch"] == kept["epoch"]]
-    if not told:
+    selected = [line["selection"] for line in history if line["epoch"] == kept["epoch"]]
+    if not selected:
         return {}
     rate = statistics.median(line["images_per_second"] for line in history)
-    return {"selection": told[0]} | kept | {"images_per_second": rate}
+    return {"selection": selected[0]} | kept | {"images_per_second": rate}
 
 
 def split_fingerprint(split: pa.Table) -> str:

@@ -116,11 +116,11 @@ def _reporter(checkpoints: bool) -> Report:
 
     def report(metrics: dict[str, Any], save: Save) -> None:
         if not checkpoints:
-            tune.report(_told(metrics))
+            tune.report(_reported(metrics))
             return
         with scratch.temporary("checkpoint") as folder:
             save(folder)
-            tune.report(_told(metrics), checkpoint=tune.Checkpoint.from_directory(str(folder)))
+            tune.report(_reported(metrics), checkpoint=tune.Checkpoint.from_directory(str(folder)))
 
     return report
 
@@ -158,7 +158,7 @@ def _train_on_ray_train(spec: RunSpec, shared: TrialContext) -> None:
     while not done:
         done = _is_done(training)  # before a look at the epochs, or the last might be missed
         for line in read_history(path)[num_told:]:
-            tune.report(_told(line))
+            tune.report(_reported(line))
             num_told += 1
     trained = training.result()
     if shared.evaluated:
@@ -172,7 +172,7 @@ def _is_done(training: Future[Trained]) -> bool:
     return training.done()
 
 
-def _told(metrics: dict[str, Any]) -> dict[str, Any]:
+def _reported(metrics: dict[str, Any]) -> dict[str, Any]:
     """What Tune hears of an epoch."""
     return {key: metrics[key] for key in ("epoch", "selection", "ended")}
 

@@ -68,22 +68,22 @@ class RemoteBackend:
     async def of(cls, predictor: DeploymentHandle[Any], found: Found) -> RemoteBackend:
         """Have a replica load the network; raises UserError if it cannot."""
         reference = f"{found.name}@{found.version}"
-        return cls(predictor, reference, await _told(predictor.engine.remote(reference)))
+        return cls(predictor, reference, await _result(predictor.engine.remote(reference)))
 
     async def score(self, pixels: np.ndarray) -> Scored:
         """Score one cell, (S, S, 3) uint8."""
-        return await _told(self._predictor.score.remote(self._reference, pixels))
+        return await _result(self._predictor.score.remote(self._reference, pixels))
 
     async def explain(self, pixels: np.ndarray) -> list[Explanation]:
         """Explain answers for cells, (N, S, S, 3) uint8."""
-        return await _told(self._predictor.explain.remote(self._reference, pixels))
+        return await _result(self._predictor.explain.remote(self._reference, pixels))
 
     async def check(self) -> None:
         """Run it once."""
-        await _told(self._predictor.check.remote(self._reference))
+        await _result(self._predictor.check.remote(self._reference))
 
 
-async def _told(response: Awaitable[Any]) -> Any:
+async def _result(response: Awaitable[Any]) -> Any:
     """A predictor's answer.
 
     Raises:

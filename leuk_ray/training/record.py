@@ -157,7 +157,7 @@ class Reporter:
         self.mlflow = mlflow
         self.events: SummaryWriter | None = None
         self.steps: SummaryWriter | None = None
-        self.told = 0.0
+        self.shown_at = 0.0
         if board is not None:
             if isinstance(run, Path):
                 self.folder = run / "tensorboard"
@@ -203,8 +203,8 @@ class Reporter:
                 self.steps.add_scalar(f"step/{name}", value, number)
             if self.mlflow is not None:
                 self.mlflow.log({f"step/{name}": value for name, value in step.items()}, number)
-        if self.board is not None and time.monotonic() - self.told > _PROGRESS_SECONDS:
-            self.told = time.monotonic()
+        if self.board is not None and time.monotonic() - self.shown_at > _PROGRESS_SECONDS:
+            self.shown_at = time.monotonic()
             self.board.put.remote(update)
 
 

@@ -159,7 +159,7 @@ def is_numeric(dimension: Dimension) -> bool:
 
 
 def is_logarithmic(dimension: Dimension) -> bool:
-    """Whether values belong on a logarithmic axis: so drawn, or chosen fourfold apart."""
+    """Whether values belong on a logarithmic axis: sampled so, or chosen fourfold apart."""
     if dimension.log_uniform is not None:
         return True
     values = dimension.extremes

@@ -76,8 +76,8 @@ def summary(leaderboard: list[LeaderboardRow]) -> str:
     compared = {name: interval for name, interval in differences.items() if interval is not None}
     if not compared and len(first.scores) == 1:
         return (
-            "One seed: the spread between seeds is unknown, so no lead can be told from noise. "
-            "List several under seeds."
+            "One seed: the spread between seeds is unknown, so no difference can be distinguished "
+            "from noise. List several under seeds."
         )
     if not compared:
         return "No other configuration was trained with the same seeds; raise finalists."
@@ -85,7 +85,8 @@ def summary(leaderboard: list[LeaderboardRow]) -> str:
     if level:
         return (
             f"Within noise: over {len(first.scores)} seeds the lead of run {first.best} cannot be "
-            f"told from zero against {', '.join(level)} (95% paired t interval); take them as one."
+            f"distinguished from zero against {', '.join(level)} (95% paired t interval); take "
+            "them as one."
         )
     low, high = next(iter(compared.values()))
     return (

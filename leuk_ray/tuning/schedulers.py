@@ -86,7 +86,9 @@ class _Population(_SparesTheEnd, PopulationBasedTraining):
         return config | {"spec": own}, operations
 
 
-def make_scheduler(sweep: SweepSettings, told: Iterable[RunRecord] = ()) -> TrialScheduler | None:
+def make_scheduler(
+    sweep: SweepSettings, earlier: Iterable[RunRecord] = ()
+) -> TrialScheduler | None:
     """The scheduler of a sweep; None where every run goes to its end.
 
     A population draws its changes from Python's and NumPy's own generators, as Ray has it; they
@@ -94,7 +96,7 @@ def make_scheduler(sweep: SweepSettings, told: Iterable[RunRecord] = ()) -> Tria
 
     Args:
         sweep: its settings.
-        told: runs of an earlier process. ASHA compares with them as if they had just been run;
+        earlier: runs of an earlier process. ASHA compares with them as if they had just been run;
             the others know only the runs of their own process.
     """
     kind, settings = sweep.scheduler.kind, sweep.scheduler
@@ -110,7 +112,7 @@ def make_scheduler(sweep: SweepSettings, told: Iterable[RunRecord] = ()) -> Tria
             reduction_factor=settings.reduction,
             stop_last_trials=False,
         )
-        for record in told:
+        for record in earlier:
             _replay(asha, record)
         return asha
     if kind == "median":

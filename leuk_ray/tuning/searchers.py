@@ -69,11 +69,11 @@ def run_name(number: int, seed: int | None = None) -> str:
 class Tpe:
     """Optuna's tree-structured Parzen estimator (Bergstra et al. 2011).
 
-    The recipe's own values come first where they lie in the search space. Told runs of an
-    earlier process, it goes on where that left off.
+    The recipe's own values come first where they lie in the search space. Given the runs of an
+    earlier process, the search continues from them.
     """
 
-    def __init__(self, sweep: SweepSettings, told: Iterable[RunRecord] = ()) -> None:
+    def __init__(self, sweep: SweepSettings, earlier: Iterable[RunRecord] = ()) -> None:
         import optuna
 
         optuna.logging.set_verbosity(optuna.logging.ERROR)
@@ -81,20 +81,20 @@ class Tpe:
         self.search = sweep.search
         self.wanted = sweep.trials or 0
         self.distributions = {key: distribution(d) for key, d in sweep.search.items()}
-        told = list(told)
-        # A new seed with every run told: a resumed search must not repeat its first draws.
+        earlier = list(earlier)
+        # A new seed with every earlier run: a resumed search must not repeat its first draws.
         sampler = optuna.samplers.TPESampler(
             n_startup_trials=_STARTUP_TRIALS,
-            seed=sweep.seeds[0] + len(told),
+            seed=sweep.seeds[0] + len(earlier),
             constant_liar=True,  # runs under way count as poor, so that draws spread out
         )
         self.study = optuna.create_study(direction="maximize", sampler=sampler)
         self.asked: dict[str, Any] = {}
-        self.taken = {record.name for record in told}
-        self.num_proposed = len(told)
-        for record in told:
+        self.taken = {record.name for record in earlier}
+        self.num_proposed = len(earlier)
+        for record in earlier:
             self._remember(record)
-        if not told:
+        if not earlier:
             self._start_from_recipe()
 
     def propose(self) -> RunSpec | None:

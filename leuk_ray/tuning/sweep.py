@@ -81,16 +81,16 @@ def run_sweep(
 
 def _search(sweep: SweepSettings, executor: Executor) -> None:
     """Train configurations with the first seed."""
-    told = [record for record in executor.table.records().values() if record.name.isdigit()]
-    scheduler = make_scheduler(sweep, [record for record in told if record.done])
+    earlier = [record for record in executor.table.records().values() if record.name.isdigit()]
+    scheduler = make_scheduler(sweep, [record for record in earlier if record.done])
     population = sweep.scheduler.kind == "pbt"
     specs = listed(sweep)
     if specs is not None:
         executor.run_all(specs, "tune", scheduler, checkpoints=population)
         return
-    left = (sweep.trials or 0) - len(told)
+    left = (sweep.trials or 0) - len(earlier)
     if left > 0:
-        executor.run(Tpe(sweep, told), "tune", left, scheduler, checkpoints=population)
+        executor.run(Tpe(sweep, earlier), "tune", left, scheduler, checkpoints=population)
 
 
 def _finals(sweep: SweepSettings, executor: Executor) -> None:
