@@ -10,7 +10,7 @@ import sys
 import click
 
 from leuk_ray import __version__
-from leuk_ray.cli import cluster, data, experiment, models, runs, serving, tuning
+from leuk_ray.cli import cluster, crossval, data, experiment, models, runs, serving, tuning
 from leuk_ray.utils.errors import UserError
 from leuk_ray.utils.interrupts import interruptible
 
@@ -67,6 +67,7 @@ for _command in (
     runs.recipes,
     models.weights,
     runs.train,
+    crossval.crossval,
     runs.evaluate,
     runs.compare,
     experiment.experiment,

@@ -63,7 +63,7 @@ def report_on(
         history=target.history,
         threshold=manifest.threshold,
         images=pictures if show_images else None,
-        audit=_audit_summary(dataset),
+        audit=audit_summary(dataset),
         decisions=manifest.decisions,
         band=manifest.abstain_band,
     )
@@ -145,7 +145,7 @@ def keep_results(target: EvaluationTarget, report: Report) -> None:
     derive_bundle(bundle, target.bundle, changes={"test": results_of(report)})
 
 
-def _audit_summary(dataset: PreparedDataset) -> dict:
+def audit_summary(dataset: PreparedDataset) -> dict:
     """What a report repeats of the dataset's audit, in words."""
     with bar("report: auditing the dataset", "cell") as progress:
         audit = known_audit(dataset, progress)

@@ -24,7 +24,7 @@ _FOLDER = "folder of runs (add --resume to go on with it)"
 class RunsRoot:
     """KIND.yaml  environment.json, beside what the executor and the reports leave there.
 
-    kind: `sweep` or `experiment`.
+    kind: `sweep`, `experiment` or `crossval`.
     settings: which the folder belongs to; others may not go on with it.
     same: whether settings that it was started with and those of now come to the same results.
     """

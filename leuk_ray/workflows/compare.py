@@ -59,7 +59,8 @@ def compare(
     folds' test cells are pooled.
 
     Args:
-        places: two runs or bundles; or two folders or patterns of runs, a run a fold.
+        places: two runs or bundles; or two cross-validations, or folders or patterns of runs, a
+            run a fold.
         dataset: prepared as the bundles expect it.
         pool: where to score.
         progress: called with (cells scored, cells in all), of both sides together.
@@ -129,6 +130,8 @@ def find_runs(place: Location) -> list[EvaluationTarget]:
     Raises:
         UserError: there is none.
     """
+    if isinstance(place, Path) and exists(join(place, "crossval.yaml")):
+        place = place / "runs"
     if isinstance(place, Path) and not exists(join(place, "bundle.json")):
         folders = list(place.iterdir()) if place.is_dir() else []
         if "*" in str(place):

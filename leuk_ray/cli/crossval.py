@@ -1,0 +1,87 @@
+"""The command on cross-validations."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from leuk_ray.cli.base import ADDRESS, LOCATION, OVERRIDES, command
+from leuk_ray.utils.errors import ConfigError
+
+if TYPE_CHECKING:
+    from leuk_ray.io.locations import Location
+
+
+@click.command(
+    epilog="Example: leuk-ray crossval lite --data cnmc.dataset --out cv/lite --folds 5 epochs=5"
+)
+@click.argument("recipe", metavar="RECIPE")
+@OVERRIDES
+@click.option("--data", required=True, help="A prepared dataset.")
+@click.option(
+    "--out", type=LOCATION, required=True, help="Folder of the cross-validation, local or shared."
+)
+@click.option(
+    "--protocol", help="Split protocol, instead of the recipe's; see `leuk-ray split --help`."
+)
+@click.option("--folds", default=5, show_default=True, type=click.IntRange(2))
+@click.option(
+    "--seeds",
+    default=1,
+    show_default=True,
+    type=click.IntRange(1),
+    help="Trainings of each fold; their log-odds are averaged.",
+)
+@click.option(
+    "--workers", default=1, show_default=True, type=click.IntRange(1), help="Workers per run."
+)
+@click.option("--gpus", is_flag=True, help="Use one GPU per worker.")
+@click.option("--resume", is_flag=True, help="Continue the cross-validation in --out.")
+@click.option("--no-images", is_flag=True, help="Omit images of cells from the report.")
+@ADDRESS
+@command
+def crossval(
+    recipe: str,
+    overrides: tuple[str, ...],
+    data: str,
+    out: Location,
+    protocol: str | None,
+    folds: int,
+    seeds: int,
+    workers: int,
+    gpus: bool,
+    resume: bool,
+    no_images: bool,
+    address: str | None,
+) -> tuple[dict, str]:
+    """Train RECIPE once for each fold and report on the pooled out-of-fold scores.
+
+    Folds keep groups whole. Two cross-validations over the same folds are compared by `leuk-ray
+    compare CV1 CV2`.
+    """
+    from leuk_ray.recipes.recipe import load_recipe
+
+    if not isinstance(out, Path):
+        raise ConfigError(f"{out}: a table of runs is appended to; give a local or shared folder")
+    settings = load_recipe(recipe, [*overrides, *([f"protocol={protocol}"] if protocol else [])])
+
+    from leuk_ray.cli.messages import report_text
+    from leuk_ray.cluster import ray_cluster
+    from leuk_ray.datasets.prepared import PreparedDataset
+    from leuk_ray.runs.placement import Resources
+    from leuk_ray.workflows.crossval import crossval as run
+
+    report = run(
+        settings,
+        PreparedDataset.open(data),
+        out,
+        folds=folds,
+        seeds=seeds,
+        connect=lambda: ray_cluster.connect(address, workers + 1 if workers > 1 else 0),
+        resources=Resources(workers=workers, gpus=float(gpus)),
+        resume=resume,
+        show_images=not no_images,
+    )
+    return report.model_dump(mode="json"), report_text(report, out / "report")

@@ -1,0 +1,217 @@
+"""Cross-validation: every cell is scored once by a network that saw nothing of its group.
+
+crossval.yaml  environment.json  runs.jsonl  runs/seed0.fold0/ ...  report/
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from leuk_ray.datasets.leakage import Leakage, find_leakage
+from leuk_ray.datasets.prepared import PreparedDataset
+from leuk_ray.datasets.split_summary import describe
+from leuk_ray.evaluation.metrics import evaluate
+from leuk_ray.evaluation.report import write_report
+from leuk_ray.evaluation.report_model import Report, ReportContext
+from leuk_ray.io.storage import read_json, read_table, remove
+from leuk_ray.recipes.recipe import Recipe
+from leuk_ray.runs.executor import Executor
+from leuk_ray.runs.placement import Resources
+from leuk_ray.runs.report import audit_summary
+from leuk_ray.runs.root import RunsRoot
+from leuk_ray.runs.spec import RunSpec, make_splits, split_key
+from leuk_ray.training.cells import check_run
+from leuk_ray.utils.errors import ConfigError, TrainingDiverged
+from leuk_ray.utils.progress import note
+from leuk_ray.utils.settings import Settings
+from leuk_ray.utils.wording import counted
+
+THRESHOLD = 0.5
+
+
+class Started(Settings):
+    """What a cross-validation's folder belongs to: crossval.yaml."""
+
+    recipe: Recipe
+    folds: int
+    seeds: int
+
+
+def crossval(
+    recipe: Recipe,
+    dataset: PreparedDataset,
+    out: Path,
+    *,
+    folds: int,
+    seeds: int = 1,
+    connect: Callable[[], None],
+    resources: Resources | None = None,
+    resume: bool = False,
+    show_images: bool = True,
+) -> Report:
+    """Train a run for each fold and seed, and report on the pooled out-of-fold scores.
+
+    The folds are the same for every seed. With several seeds a cell's log-odds are averaged over
+    them, so that the report is of their ensemble; a note gives the spread between single seeds.
+    Runs that have ended are never repeated.
+
+    Args:
+        recipe: its protocol parts the cells; its `seed` is the first.
+        dataset: what is cross-validated on.
+        out: folder of the cross-validation; on a cluster, on storage that all nodes see.
+        folds: 2 or more.
+        seeds: trainings of each fold.
+        connect: joins or starts Ray; called when everything has been checked.
+        resources: what one run takes.
+        resume: go on with the cross-validation that lies there.
+        show_images: False keeps every picture of a cell out of the report.
+
+    Raises:
+        UserError: what cannot work, before any run starts; or a run failed.
+    """
+    out, resources = out.absolute(), resources or Resources()
+    specs = _specs(recipe, folds, seeds)
+    splits = make_splits(dataset, [spec.resolved for spec in specs])
+    _check_tested_once(splits, recipe)
+    for spec in specs[:folds]:
+        split = splits[split_key(spec.resolved)]
+        check_run(spec.resolved, dataset, split, resources.workers, resources.gpus > 0)
+    root = RunsRoot(out, "crossval", Started(recipe=recipe, folds=folds, seeds=seeds), dataset)
+    resuming = root.check(resume=resume)
+    connect()
+    executor = Executor(out, dataset, resources, splits, evaluated=True)
+    if not resuming:
+        root.start()
+    executor.run_all(specs, f"crossval {recipe.name}")
+    records = executor.table.records()
+    if failed := [spec.name for spec in specs if not records[spec.name].done]:
+        raise TrainingDiverged(
+            f"{out}: {counted(len(failed), 'run')} failed ({failed[0]}: "
+            f"{records[failed[0]].reason}); mend it, then rerun with --resume"
+        )
+    note("crossval: writing the report")
+    tables = [_tested(out, spec) for spec in specs]
+    by_seed = [pa.concat_tables(tables[n * folds : (n + 1) * folds]) for n in range(seeds)]
+    by_seed = [table.sort_by("uid") for table in by_seed]
+    leakages = [find_leakage(split, dataset.cells) for split in splits.values()]
+    context = _context(recipe, dataset, folds, by_seed, leakages, out)
+    remove(out / "report")  # a resumed cross-validation is reported again
+    return write_report(
+        out / "report",
+        run=context,
+        predictions=_pooled(by_seed),
+        history=[],
+        threshold=THRESHOLD,
+        images=_pictures(dataset) if show_images else None,
+        audit=audit_summary(dataset),
+    )
+
+
+def _specs(recipe: Recipe, folds: int, seeds: int) -> list[RunSpec]:
+    """A run for each seed and fold, seed by seed."""
+    if recipe.split.protocol in ("official-folds", "paper-literal"):
+        raise ConfigError(
+            f"protocol {recipe.split.protocol}: does not test every cell once; give "
+            "--protocol subject-disjoint, slide-group-disjoint or image-random"
+        )
+    return [
+        RunSpec(
+            f"seed{recipe.seed + seed}.fold{fold}",
+            recipe,
+            {"seed": recipe.seed + seed, "split.folds": folds, "split.fold": fold},
+        )
+        for seed in range(seeds)
+        for fold in range(folds)
+    ]
+
+
+def _check_tested_once(splits: Mapping[str, pa.Table], recipe: Recipe) -> None:
+    tested = [
+        uid
+        for split in splits.values()
+        for uid in split.filter(pc.field("role") == "test")["uid"].to_pylist()
+    ]
+    assert len(tested) == len(set(tested)), f"{recipe.split.protocol} tests a cell twice"
+    first = next(iter(splits.values()))
+    assert set(tested) == set(first["uid"].to_pylist()), "a cell is in no fold"
+
+
+def _tested(out: Path, spec: RunSpec) -> pa.Table:
+    table = read_table(out / "runs" / spec.name / "report" / "predictions.parquet")
+    return table.filter(pc.field("role") == "test")
+
+
+def _pooled(by_seed: Sequence[pa.Table]) -> pa.Table:
+    """Out-of-fold scores, one row a cell: log-odds averaged over the seeds."""
+    first = by_seed[0]
+    if len(by_seed) == 1:
+        return first
+    uids = first["uid"]
+    assert all(table["uid"].equals(uids) for table in by_seed), "seeds tested other cells"
+    logit = np.mean([table["logit"].to_numpy() for table in by_seed], axis=0)
+    values = {"logit": logit, "probability": 1 / (1 + np.exp(-logit))}
+    for name, column in values.items():
+        first = first.set_column(first.column_names.index(name), name, pa.array(column))
+    return first
+
+
+def _context(
+    recipe: Recipe,
+    dataset: PreparedDataset,
+    folds: int,
+    by_seed: Sequence[pa.Table],
+    leakages: Sequence[Leakage],
+    out: Path,
+) -> ReportContext:
+    worst = max(leakages, key=lambda one: (one.leaky is True, one.leaky is None))
+    pooled = by_seed[0]
+    notes = [
+        f"{folds}-fold cross-validation: each cell was scored by the run that did not train on its "
+        "group. Operating points are in the reports of the runs, each fixed on its own validation "
+        "cells."
+    ]
+    if len(by_seed) > 1:
+        notes.append(_spread(by_seed))
+    return ReportContext(
+        title=f"{recipe.name} on {dataset.manifest['layout']}, {folds}-fold cross-validation",
+        recipe=recipe.name,
+        protocol=recipe.split.protocol,
+        leaky=worst.leaky,
+        leakage=worst.text,
+        no_intervals=worst.no_intervals,
+        synthetic=dataset.synthetic,
+        best_auc=dataset.manifest.get("best_auc"),
+        dataset_fingerprint=dataset.identity.fingerprint,
+        roles={"test": describe(pooled, dataset.cells, dataset.classes)["test"]},
+        config=recipe.model_dump(mode="json"),
+        environment=read_json(out / "environment.json"),
+        notes=notes,
+        network=recipe.model.title,
+    )
+
+
+def _spread(by_seed: Sequence[pa.Table]) -> str:
+    """AUC of each seed's out-of-fold scores alone."""
+    areas = []
+    for table in by_seed:
+        found = evaluate(table["label"], table["probability"], THRESHOLD)["auc"]["value"]
+        areas.append("n/a" if found is None else f"{found:.3f}")
+    return (
+        f"Log-odds are averaged over {counted(len(by_seed), 'seed')}; the area under ROC of each "
+        f"seed alone is {', '.join(areas)}."
+    )
+
+
+def _pictures(dataset: PreparedDataset) -> Callable[[list[str]], list[np.ndarray]]:
+    row_of = {uid: row for row, uid in enumerate(dataset.cells["uid"].to_pylist())}
+    reader = dataset.reader()
+
+    def pictures(uids: list[str]) -> list[np.ndarray]:
+        return list(reader.read(np.asarray([row_of[uid] for uid in uids], np.int64)))
+
+    return pictures

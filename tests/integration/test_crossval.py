@@ -1,0 +1,101 @@
+"""Cross-validation on Ray: each cell scored once by a run that did not see its group."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+import pytest
+
+from leuk_ray.datasets.splits import eligible
+from leuk_ray.evaluation.metrics import evaluate
+from leuk_ray.evaluation.report_model import Report
+from leuk_ray.recipes.recipe import load_recipe
+from leuk_ray.utils.errors import UserError
+from leuk_ray.workflows.compare import compare
+from leuk_ray.workflows.crossval import crossval
+
+SETTINGS = [
+    "protocol=subject-disjoint", "model.filters=[4,8,8]", "model.input_size=32",
+    "training.balance=none", "training.batch_size=16", "training.epochs=1", "augment.policy=none",
+]  # fmt: skip
+RECIPE = load_recipe("bukhari2022-se", SETTINGS)
+
+
+def nothing() -> None:
+    """Ray runs already."""
+
+
+@pytest.fixture(scope="module")
+def out(dataset, tmp_path_factory) -> Path:
+    place = tmp_path_factory.mktemp("crossval") / "two"
+    crossval(RECIPE, dataset, place, folds=2, seeds=2, connect=nothing, show_images=False)
+    return place
+
+
+def test_each_cell_is_scored_once_for_a_seed_and_log_odds_are_averaged(dataset, out: Path):
+    pooled = pq.read_table(out / "report" / "predictions.parquet")
+    assert pooled["uid"].to_pylist() == sorted(eligible(dataset.cells)["uid"].to_pylist())
+    scores: dict[str, list[float]] = {}
+    for seed in (0, 1):
+        seen: set[str] = set()
+        for fold in range(2):
+            run = out / "runs" / f"seed{seed}.fold{fold}"
+            split = pq.read_table(run / "split.parquet")
+            groups = {
+                role: set(split.filter(pc.field("role") == role)["group"].to_pylist())
+                for role in ("train", "validation", "test")
+            }
+            assert not groups["test"] & (groups["train"] | groups["validation"])
+            own = pq.read_table(run / "report" / "predictions.parquet")
+            own = own.filter(pc.field("role") == "test")
+            assert not seen & set(own["uid"].to_pylist())
+            seen |= set(own["uid"].to_pylist())
+            for uid, logit in zip(own["uid"].to_pylist(), own["logit"].to_pylist(), strict=True):
+                scores.setdefault(uid, []).append(logit)
+    expected = [np.mean(scores[uid]) for uid in pooled["uid"].to_pylist()]
+    assert {len(own) for own in scores.values()} == {2}
+    np.testing.assert_allclose(pooled["logit"].to_numpy(), expected, rtol=1e-12)
+
+
+def test_the_report_pools_over_patients_and_says_what_single_seeds_reach(out: Path):
+    report = Report.read(out / "report")
+    pooled = pq.read_table(out / "report" / "predictions.parquet")
+    assert report.tested == evaluate(pooled["label"], pooled["probability"], 0.5)
+    assert report.run.leaky is False
+    assert "2-fold cross-validation" in report.run.title
+    assert "area under ROC of each seed alone is 0." in " ".join(report.run.notes)
+    low, area = report.intervals["auc"].low, report.tested["auc"]["value"]
+    assert low is not None
+    assert area is not None
+    assert low < area
+
+
+def test_resuming_repeats_no_run_and_others_are_refused(dataset, out: Path):
+    table = (out / "runs.jsonl").read_bytes()
+    with pytest.raises(UserError, match="--resume"):
+        crossval(RECIPE, dataset, out, folds=2, seeds=2, connect=nothing)
+    with pytest.raises(UserError, match="other settings"):
+        crossval(RECIPE, dataset, out, folds=3, seeds=2, connect=nothing, resume=True)
+    crossval(
+        RECIPE, dataset, out, folds=2, seeds=2, connect=nothing, resume=True, show_images=False
+    )
+    assert (out / "runs.jsonl").read_bytes() == table
+
+
+def test_two_over_the_same_folds_are_compared(dataset, out: Path, tmp_path: Path):
+    for name, seed in (("one", 0), ("other", 7)):
+        recipe = RECIPE.model_copy(update={"seed": seed})
+        crossval(recipe, dataset, tmp_path / name, folds=2, connect=nothing, show_images=False)
+    found = compare((tmp_path / "one", tmp_path / "other"), dataset)
+    assert (found["folds"], found["cells"]) == (2, len(eligible(dataset.cells)))
+
+
+@pytest.mark.parametrize("protocol", ["official-folds", "paper-literal"])
+def test_protocols_that_do_not_test_every_cell_once_are_refused(dataset, tmp_path, protocol):
+    recipe = load_recipe("bukhari2022-se", [*SETTINGS, f"protocol={protocol}"])
+    with pytest.raises(UserError, match="does not test every cell once"):
+        crossval(recipe, dataset, tmp_path / "out", folds=2, connect=nothing)
+    assert not (tmp_path / "out").exists()
