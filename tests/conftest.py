@@ -13,6 +13,7 @@ import pytest
 
 from leuk_ray.datasets.classes import BINARY
 from leuk_ray.datasets.images import StorageSettings
+from leuk_ray.datasets.near_duplicates import NEAR_SCHEMA
 from leuk_ray.datasets.prepared import (
     METADATA_SCHEMA,
     ROWS_PER_GROUP,
@@ -21,6 +22,7 @@ from leuk_ray.datasets.prepared import (
     as_column,
     image_schema,
 )
+from leuk_ray.datasets.slides import SLIDES_SCHEMA
 from leuk_ray.io.storage import write_json
 
 ROWS_PER_PART = 50
@@ -42,12 +44,17 @@ def real_data() -> Path:
     return Path(folder)
 
 
-def write_dataset(folder: Path, pixels: np.ndarray) -> PreparedDataset:
-    """What `prepare` leaves of (N, size, size, 3) uint8 pixels that no file holds; a group each."""
+def write_dataset(folder: Path, pixels: np.ndarray, **columns: list) -> PreparedDataset:
+    """What `prepare` leaves of (N, size, size, 3) uint8 pixels that no file holds; a group each.
+
+    columns: of METADATA_SCHEMA, or `group`.
+    """
     size = pixels.shape[1]
     (folder / "images").mkdir(parents=True)
     uids = [f"c{row:06d}" for row in range(len(pixels))]
     known = {"uid": uids, "pixels_sha256": uids}
+    group = columns.pop("group", uids)
+    known |= columns
     table = pa.table(dict.fromkeys(METADATA_SCHEMA.names, [None] * len(pixels)) | known)
     table = table.cast(METADATA_SCHEMA)
     table = table.add_column(1, "image", as_column(pixels)).cast(image_schema(size))
@@ -62,10 +69,14 @@ def write_dataset(folder: Path, pixels: np.ndarray) -> PreparedDataset:
         "classes": BINARY.names,
         "positive": BINARY.positive,
         "ordered": False,
+        "layout": "folders",
+        "counts": {},
     }
     write_json(folder / "dataset.json", manifest)
-    groups = {"uid": uids, "group": uids, "status": ["keep"] * len(uids), "duplicate_id": uids}
+    groups = {"uid": uids, "group": group, "status": ["keep"] * len(uids), "duplicate_id": uids}
     pq.write_table(pa.table(groups), folder / "groups.parquet")
+    pq.write_table(NEAR_SCHEMA.empty_table(), folder / "near_duplicates.parquet")
+    pq.write_table(SLIDES_SCHEMA.empty_table(), folder / "slides.parquet")
     return PreparedDataset.open(str(folder))
 
 

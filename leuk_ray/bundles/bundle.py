@@ -271,8 +271,7 @@ def lineage_of(bundle: Bundle) -> CellLineage | None:
     Raises:
         DataError: its file is not what bundle.json records.
     """
-    recorded, file = bundle.manifest.lineage, bundle.folder / LINEAGE_FILE
-    return CellLineage.parse(file.read_bytes(), recorded, file) if recorded else None
+    return CellLineage.read(bundle.folder, bundle.manifest.lineage)
 
 
 def _common_lineage(members: Iterable[Bundle]) -> CellLineage | None:

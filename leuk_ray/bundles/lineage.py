@@ -22,6 +22,8 @@ from pydantic import Field
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
+from leuk_ray.io.locations import Location, join
+from leuk_ray.io.storage import read_bytes
 from leuk_ray.utils.errors import DataError
 from leuk_ray.utils.settings import Settings
 
@@ -76,11 +78,19 @@ class CellLineage:
         return reduce(joined, lineages, cls()).packed
 
     @classmethod
-    def parse(cls, data: bytes, recorded: Mapping[Role, CellSet], place: object) -> CellLineage:
-        """Read what `save` wrote; a DataError unless it is what bundle.json records."""
+    def read(cls, bundle: Location, recorded: Mapping[Role, CellSet]) -> CellLineage | None:
+        """Read the lineage in a bundle's folder; None where bundle.json records none.
+
+        Raises:
+            DataError: it is not what bundle.json records.
+        """
+        if not recorded:
+            return None
+        place = join(bundle, LINEAGE_FILE)
         try:
-            found = cls({role: load(data)[role] for role in recorded})
-        except (KeyError, ValueError, SafetensorError) as error:
+            tensors = load(read_bytes(place))
+            found = cls({role: tensors[role] for role in recorded})
+        except (FileNotFoundError, KeyError, ValueError, SafetensorError) as error:
             raise DataError(f"{place}: is not understood; get the bundle anew") from error
         if any(each.dtype != np.uint64 for each in found.hashes.values()) or (
             found.recorded != recorded

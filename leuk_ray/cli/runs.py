@@ -177,6 +177,12 @@ def train(
 @click.argument("target", metavar="RUN_OR_BUNDLE", type=LOCATION)
 @click.option("--data", type=LOCATION, required=True, help="A prepared dataset.")
 @click.option("--role", default="test", type=Choice(["validation", "test"]))
+@click.option(
+    "--seen",
+    is_flag=True,
+    help="Evaluate a bundle also on cells that trained, validated or calibrated it; the report is "
+    "marked TRAINED-ON-THESE or the like.",
+)
 @click.option("--out", type=LOCATION, required=True, help="Folder of the report.")
 @WORKERS_OF_POOL
 @click.option("--gpus", is_flag=True, help="Use one GPU per worker.")
@@ -187,13 +193,18 @@ def evaluate(
     target: Location,
     data: Location,
     role: str,
+    seen: bool,
     out: Location,
     workers: int | None,
     gpus: bool,
     no_images: bool,
     address: str | None,
 ) -> tuple[dict, str]:
-    """Score a run's test cells, or a bundle on another dataset, and write a report."""
+    """Score a run's test cells, or a bundle on another dataset, and write a report.
+
+    A bundle alone is evaluated on cells of patients that did not train, validate or calibrate it or
+    its members.
+    """
     from leuk_ray.cli.messages import report_text
     from leuk_ray.datasets.prepared import PreparedDataset
     from leuk_ray.runs.target import EvaluationTarget
@@ -208,6 +219,7 @@ def evaluate(
             dataset,
             out,
             roles=(role,),
+            seen=seen,
             pool=Pool(workers, gpus, address),
             show_images=not no_images,
             progress=progress,

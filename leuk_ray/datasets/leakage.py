@@ -43,16 +43,18 @@ class Leakage:
     reason: why, in one or two sentences; where it cannot be known also what would settle it.
     origin: what all test cells are known to come from: a subject, a field of view, or no more
         than the image itself.
+    seen: `TRAINED-ON-THESE` or the like, where the test cells themselves made the model.
     """
 
     leaky: bool | None
     reason: str
     origin: Origin
+    seen: str = ""
 
     @property
     def label(self) -> str:
-        """What marks results: `LEAKY`, `PATIENT OVERLAP UNKNOWN`, or nothing."""
-        return overlap_label(self.leaky)
+        """What marks results: `seen`, `LEAKY`, `PATIENT OVERLAP UNKNOWN`, or nothing."""
+        return self.seen or overlap_label(self.leaky)
 
     @property
     def text(self) -> str:

@@ -38,7 +38,7 @@ from leuk_ray.evaluation.subjects import SubjectRow, check_predictions, per_subj
 from leuk_ray.io.locations import Location
 from leuk_ray.io.storage import directory_by_rename, refuse_existing, write_json, write_table
 from leuk_ray.utils.html import page_templates, save_figures
-from leuk_ray.utils.wording import counted, counted_subjects, overlap_label
+from leuk_ray.utils.wording import counted, counted_subjects
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -98,7 +98,8 @@ def write_report(
         write_table(partial / "predictions.parquet", predictions)
         write_json(partial / FILE, content)
         write_json(partial / "checklist.json", content["checklist"])
-        (partial / "report.html").write_text(_page(content, partial), encoding="utf-8")
+        page = _page(content, report.run.label, partial)
+        (partial / "report.html").write_text(page, encoding="utf-8")
     return report
 
 
@@ -234,7 +235,7 @@ def _sentence(report: Report) -> str:
     tested = report.tested
     if tested is None:
         return "No test cells were scored, so there is no result."
-    label = overlap_label(report.run.leaky)
+    label = report.run.label
     counts = Confusion(**tested["confusion"])
     area, interval = tested["auc"]["value"], report.intervals["auc"]
     ranking = "Only one class occurs, so there is no area under ROC."
@@ -268,7 +269,7 @@ def _uncertainty(intervals: Mapping[str, Interval]) -> str:
 
 def _plot(report: Report, test: pa.Table, images: Images | None) -> dict[str, Figure]:
     """Plot every figure that there are data for, by file name."""
-    stamp = figures.Stamp(report.run.synthetic, overlap_label(report.run.leaky))
+    stamp = figures.Stamp(report.run.synthetic, report.run.label)
     threshold, tested = report.threshold, report.tested
     plots: dict[str, Figure] = {}
     if tested is not None:
@@ -301,7 +302,7 @@ def _dataset_rows(counts: Mapping[str, Any]) -> list[tuple[str, str]]:
     return [(name, unknown.get((name, text), text)) for name, text in readable(counts)]
 
 
-def _page(content: Mapping[str, Any], directory: Path) -> str:
+def _page(content: Mapping[str, Any], label: str, directory: Path) -> str:
     environment = page_templates(Path(__file__).parent)
     for form in (count, percent, decimal, verbatim, readable):
         environment.filters[form.__name__] = form
@@ -318,7 +319,7 @@ def _page(content: Mapping[str, Any], directory: Path) -> str:
         **content,
         embedded=embedded,
         interval_notes=interval_notes,
-        label=overlap_label(content["run"]["leaky"]),
+        label=label,
         counted=counted,
         dataset_rows=_dataset_rows(content["run"]["dataset_counts"]),
     )

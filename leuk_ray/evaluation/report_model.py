@@ -16,6 +16,7 @@ from leuk_ray.io.locations import Location, join
 from leuk_ray.io.storage import read_json
 from leuk_ray.utils.errors import DataError
 from leuk_ray.utils.settings import first_problem
+from leuk_ray.utils.wording import overlap_label
 
 FILE = "report.json"
 
@@ -63,6 +64,7 @@ class ReportContext:
     recipe, protocol: names of the recipe and of the split protocol.
     leaky: cells of one patient stand in training and in test; None where that cannot be known.
     leakage: the same in words, with the reason.
+    seen: `TRAINED-ON-THESE` or the like, where the test cells made the bundle; else empty.
     no_intervals: why there are none over groups, where groups are no patients; else empty.
     synthetic: the cells are rendered; best_auc is then the best AUC there is to reach.
     dataset_fingerprint, dataset_counts: of the prepared dataset.
@@ -97,6 +99,12 @@ class ReportContext:
     unit: str = ""
     pixels: str = ""
     external: str = ""
+    seen: str = ""
+
+    @property
+    def label(self) -> str:
+        """What marks every result: `seen`, `LEAKY`, `PATIENT OVERLAP UNKNOWN`, or nothing."""
+        return self.seen or overlap_label(self.leaky)
 
 
 class Scored(TypedDict):

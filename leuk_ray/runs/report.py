@@ -20,6 +20,7 @@ from leuk_ray.evaluation.report import write_report
 from leuk_ray.evaluation.report_model import Report
 from leuk_ray.io.locations import Location, join
 from leuk_ray.io.storage import read_table
+from leuk_ray.runs.seen import SeenCells
 from leuk_ray.runs.target import EvaluationTarget, report_context
 from leuk_ray.utils.errors import DataError
 from leuk_ray.utils.progress import bar, note
@@ -109,8 +110,14 @@ def _roles(split: pa.Table, cells: pa.Table) -> pa.Array:
     return pa.array([role_of[key] for key in wanted])
 
 
-def split_of(target: EvaluationTarget, dataset: PreparedDataset) -> pa.Table:
-    """The run's split; for a bare bundle every labelled, kept cell as `test`.
+def split_of(target: EvaluationTarget, dataset: PreparedDataset, *, seen: bool = False) -> pa.Table:
+    """The run's split; for a bare bundle the cells that it has not seen as `test`.
+
+    Args:
+        target: run or bundle.
+        dataset: the run's, or one that a bundle is evaluated on.
+        seen: of a bare bundle, all labelled, kept cells are `test`, as of one that does not say
+            which cells made it.
 
     Raises:
         UserError: another dataset than the run's, or pixels that the bundle does not expect.
@@ -118,6 +125,8 @@ def split_of(target: EvaluationTarget, dataset: PreparedDataset) -> pa.Table:
     require_two(dataset.classes, dataset.location)
     if target.run is None:
         check_pixels(target, dataset)
+        if target.lineage is not None and not seen:
+            return SeenCells(dataset.cells, target.lineage).split()
         cells = eligible(dataset.cells)
         role = pa.array(["test"] * len(cells), pa.string())
         return cells.select(["uid", "subject", "group"]).append_column("role", role)

@@ -11,6 +11,7 @@ from typing import Any
 import pyarrow as pa
 
 from leuk_ray.bundles.bundle import find_bundle
+from leuk_ray.bundles.lineage import CellLineage
 from leuk_ray.bundles.manifest import BundleManifest, ModelManifest, network_title, read_manifest
 from leuk_ray.datasets.leakage import Leakage, find_leakage, origin_of
 from leuk_ray.datasets.prepared import PreparedDataset
@@ -20,6 +21,7 @@ from leuk_ray.datasets.splits import rows_with_role
 from leuk_ray.evaluation.report_model import ReportContext
 from leuk_ray.io.locations import Location, join
 from leuk_ray.io.storage import read_bytes, read_json
+from leuk_ray.runs.seen import SeenCells
 from leuk_ray.training.attempts import interruptions
 from leuk_ray.utils.parsing import parse_yaml
 from leuk_ray.utils.provenance import environment
@@ -61,6 +63,11 @@ class EvaluationTarget:
         return read_manifest(self.bundle)
 
     @cached_property
+    def lineage(self) -> CellLineage | None:
+        """Which cells made the bundle; None where that was not recorded."""
+        return CellLineage.read(self.bundle, self.manifest.lineage)
+
+    @cached_property
     def config(self) -> dict[str, Any]:
         """The recipe of the run, as config.yaml has it; empty without a run."""
         if self.run is None:
@@ -86,9 +93,7 @@ def report_context(
     config = manifest.model_dump(mode="json", include={"model", "members", "rule", "storage"})
     notes = []
     if target.run is None:
-        notes.append(
-            "A bundle evaluated on a dataset of its own: every kept, labelled cell is a test cell."
-        )
+        notes.append(_what_is_tested(target, dataset, split))
     else:
         config = target.config | {"model": dict(target.config["model"])}
         notes += batch_norm_notes(config["training"], history)
@@ -106,6 +111,7 @@ def report_context(
         leaky=leakage.leaky,
         leakage=leakage.text,
         no_intervals=leakage.no_intervals,
+        seen=leakage.seen,
         synthetic=dataset.synthetic,
         best_auc=dataset.manifest.get("best_auc"),
         dataset_fingerprint=dataset.identity.fingerprint,
@@ -129,6 +135,8 @@ def _leakage(target: EvaluationTarget, dataset: PreparedDataset, split: pa.Table
     """Of a run by its split; of a bundle alone by what trained it."""
     if target.run is not None:
         return find_leakage(split, dataset.cells)
+    if target.lineage is not None:
+        return SeenCells(dataset.cells, target.lineage).leakage(split)
     rows = rows_with_role(dataset.cells, split, ("test",))
     origin = origin_of(dataset.cells, rows)
     if trained_on_images_of(dataset, target.manifest):
@@ -143,9 +151,19 @@ def _leakage(target: EvaluationTarget, dataset: PreparedDataset, split: pa.Table
     return Leakage(None, reason, origin)
 
 
+def _what_is_tested(target: EvaluationTarget, dataset: PreparedDataset, split: pa.Table) -> str:
+    """Which cells of a dataset a bundle alone is evaluated on."""
+    if target.lineage is not None and set(split["role"].to_pylist()) != {"test"}:
+        counts = SeenCells(dataset.cells, target.lineage).counts
+        return f"A bundle evaluated on cells that it has not seen: {counts}."
+    return "A bundle evaluated on a dataset of its own: every kept, labelled cell is a test cell."
+
+
 def _unit(target: EvaluationTarget, leakage: Leakage) -> str:
     """What no two roles share, in words; empty where there is one role or no known protocol."""
-    if target.run is None or target.manifest.protocol not in PROTOCOLS:
+    if target.run is None:
+        return _GROUP[leakage.origin] if leakage.leaky is False else ""
+    if target.manifest.protocol not in PROTOCOLS:
         return ""
     unit = PROTOCOLS[target.manifest.protocol].unit
     return _GROUP[leakage.origin] if unit == "group" else _UNIT[unit]
@@ -179,6 +197,10 @@ def _external(target: EvaluationTarget, dataset: PreparedDataset) -> str:
     if not target.manifest.datasets:
         return f"not known. {_OLD}"
     name = dataset.identity.fingerprint[:12]
+    if target.lineage is not None:
+        seen = int((SeenCells(dataset.cells, target.lineage).role >= 0).sum())
+        of = counted(len(dataset.cells), "image")
+        return f"dataset {name}: {seen:,} of its {of} made the bundle"
     return f"dataset {name}: not the training's set of images; single ones may be in both"
 
 

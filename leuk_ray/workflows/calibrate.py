@@ -46,8 +46,9 @@ def calibrate(
     """Write a calibrated copy of a bundle.
 
     Args:
-        target: with a run, its validation cells calibrate, and with its training cells they are
-            the scope; a bare bundle takes all labelled, kept cells for both.
+        target: with a run, or where the dataset made the bundle, the validation cells calibrate,
+            and with the training cells they are the scope; else all labelled, kept cells that
+            the bundle has not seen do both.
         dataset: the run's dataset, or another one for a bare bundle.
         out: folder of the copy.
         abstain_share: of the calibrating cells, how many stay without an answer because
@@ -66,7 +67,8 @@ def calibrate(
         raise ConfigError(f"--abstain {abstain_share}: give a share from 0 to 0.9")
     bundle = open_bundle(target.bundle)
     split = split_of(target, dataset)
-    trained, held = ("test", "test") if target.run is None else ("train", "validation")
+    parted = target.run is not None or "validation" in split["role"].to_pylist()
+    trained, held = ("train", "validation") if parted else ("test", "test")
     rows = {
         "scope": _some(rows_with_role(dataset.cells, split, (trained, held)), max_cells),
         "decision": _some(rows_with_role(dataset.cells, split, (held,)), max_cells),

@@ -17,6 +17,7 @@ from leuk_ray.evaluation.report_model import Report
 from leuk_ray.io.locations import Location, join
 from leuk_ray.io.storage import exists, read_table, refuse_existing
 from leuk_ray.runs.report import report_on, split_of
+from leuk_ray.runs.seen import SeenCells
 from leuk_ray.runs.target import EvaluationTarget
 from leuk_ray.utils.errors import ConfigError, DataError
 from leuk_ray.workflows.pool import DEFAULT, Pool, score_rows
@@ -28,6 +29,7 @@ def evaluate(
     out: Location,
     *,
     roles: tuple[str, ...] = ("test",),
+    seen: bool = False,
     pool: Pool = DEFAULT,
     show_images: bool = True,
     progress: Callable[[int, int], None] = lambda done, total: None,
@@ -37,27 +39,40 @@ def evaluate(
     A report on a run's test rows also holds its validation rows, on which decisions are fixed.
 
     Args:
-        target: with a run, rows and roles come from its split; a bare bundle is target on
-            all labelled, kept cells of the dataset as `test`.
+        target: with a run, rows and roles come from its split; a bare bundle is evaluated on
+            cells whose groups did not train, validate or calibrate it or its members, where it
+            records that; else on all labelled, kept cells.
         dataset: the run's dataset, or another one for a bare bundle.
         out: report folder to make; predictions.parquet lies in it.
         roles: which rows to score.
+        seen: evaluate a bare bundle on all labelled, kept cells, also those that made it; the
+            report is marked with what they did.
         pool: where to score.
         show_images: False keeps every picture of a cell out of the report.
         progress: called with (cells scored, cells in all).
 
     Raises:
-        UserError: another dataset than the run's, nothing to evaluate, or `out` exists.
+        UserError: another dataset than the run's, nothing to evaluate, no cell that the bundle
+            has not seen, or `out` exists.
     """
     refuse_existing(out, "report")
-    split = split_of(target, dataset)
+    if target.run is not None and seen:
+        raise ConfigError(f"--seen: is for a bundle without its run; give {target.bundle}")
+    split = split_of(target, dataset, seen=seen)
     if copies_with_role(split, roles) is not None:
         raise ConfigError(
             f"{target.run}: paper-literal tests on augmented copies, which training scores; read "
             "its own report/, or evaluate its bundle/ on the cells as they are"
         )
     rows = rows_with_role(dataset.cells, split, roles)
-    if not len(rows):
+    if not len(rows) and target.run is None and roles == ("test",) and len(split):
+        assert target.lineage is not None
+        raise DataError(
+            f"{target.bundle}: has seen the groups of all cells it could be evaluated on: "
+            f"{SeenCells(dataset.cells, target.lineage).counts}; give --data with other cells, or "
+            "add --seen for a report that is marked"
+        )
+    if not len(rows) or (target.run is None and roles != ("test",)):
         raise DataError(
             f"{dataset.location}: no labelled cell has the role {' or '.join(roles)}: there is "
             "nothing to evaluate; for answers without labels give the image files to "

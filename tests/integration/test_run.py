@@ -238,16 +238,20 @@ def test_the_same_bytes_give_the_same_probability_everywhere(
         assert answer.probability == pytest.approx(1 / (1 + np.exp(-logit)), abs=1e-5)
 
 
-def test_a_bundle_is_judged_on_any_dataset(run: Path, dataset, tmp_path: Path):
-    report = evaluate(
-        EvaluationTarget.at(run / "bundle"),
-        dataset,
-        tmp_path / "report",
-        roles=("test",),
-        show_images=False,
-    )
+def test_a_bundle_alone_is_evaluated_on_the_test_cells_of_its_run_or_marked(
+    run: Path, dataset, tmp_path: Path
+):
+    own = Report.read(run / "report").tested
+    assert own is not None
+    target = EvaluationTarget.at(run / "bundle")
+    report = evaluate(target, dataset, tmp_path / "report", show_images=False)
     assert report.tested is not None
-    assert report.tested["cells"] == 121
+    assert report.tested["confusion"] == own["confusion"]
+    assert report.run.label == ""
+    marked = evaluate(target, dataset, tmp_path / "all", seen=True, show_images=False)
+    assert marked.tested is not None
+    assert marked.tested["cells"] == 121
+    assert marked.run.label == "TRAINED-ON-THESE"
     with pytest.raises(UserError, match="neither a bundle nor a run"):
         EvaluationTarget.at(tmp_path)
 
