@@ -116,7 +116,7 @@ def _split_warnings(values: dict) -> list[str]:
         lines.append(
             f"warning: test holds {_classes(groups, ' + ')} groups, too few "
             f"for an interval ({MIN_GROUPS} of each class): test every subject in turn with "
-            "split.folds=5, or give test a larger share (split.fractions)"
+            "`leuk-ray crossval`, or give test a larger share (split.fractions)"
         )
     return lines
 
