@@ -85,7 +85,7 @@ def share_of_step(rounds: int) -> Result:
         params = augment_tensors(
             POLICY, seed=0, keys=keys, copy_index=keys + np.uint64(number), side=images.shape[-1]
         )
-        log_odds = learner.log_odds(images, params)
+        log_odds = learner.class_logits(images, params)[:, 0]
         learner.backward(F.binary_cross_entropy_with_logits(log_odds, labels))
         learner.step()
 

@@ -25,7 +25,7 @@ from torch.utils.data import DataLoader, Dataset, DistributedSampler
 
 from leuk_ray.datasets import images
 from leuk_ray.datasets.prepared import PreparedDataset
-from leuk_ray.models.zoo import build, positive_logit
+from leuk_ray.models.zoo import build, class_logits
 from leuk_ray.recipes.recipe import load_recipe
 from leuk_ray.training.learner import freeze_norm, make_optimizer
 
@@ -102,7 +102,7 @@ def main() -> None:
         started, seen = time.perf_counter(), 0
         for pixels, labels in next(epochs):
             pixels = pixels.contiguous(memory_format=torch.channels_last)
-            loss = F.binary_cross_entropy_with_logits(positive_logit(model(pixels)[0]), labels)
+            loss = F.binary_cross_entropy_with_logits(class_logits(model(pixels)[0])[:, 0], labels)
             loss.backward()
             optimizer.step()
             optimizer.zero_grad()

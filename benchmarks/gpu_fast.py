@@ -186,7 +186,7 @@ def split(bench: Bench) -> None:
                 assert params is not None
                 images = apply(images, params.to(bench.device), fill)
                 marks("augment")
-                log_odds = learner.log_odds(images, None)
+                log_odds = learner.class_logits(images, None)[:, 0]
                 marks("forward")
                 target = labels[torch.from_numpy(rows)]
                 learner.backward(F.binary_cross_entropy_with_logits(log_odds, target))

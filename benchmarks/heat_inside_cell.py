@@ -30,16 +30,21 @@ BATCH = 10
 def measure(classifier: Classifier, pixels: np.ndarray, method: Method) -> list[dict]:
     """One line an answer for storage pixels, (N, size, size, 3) uint8."""
     batches = [
-        evidence(classifier.model, torch.from_numpy(part).permute(0, 3, 1, 2), method)
+        evidence(
+            classifier.model,
+            torch.from_numpy(part).permute(0, 3, 1, 2),
+            method,
+            torch.ones(len(part), dtype=torch.int64),
+        )
         for part in np.split(pixels, range(BATCH, len(pixels), BATCH))
     ]
     found, logit = (torch.cat(parts) for parts in zip(*batches, strict=True))
     size = pixels.shape[1]
     cell = torch.from_numpy(pixels.max(axis=3) > 0)
     is_all = torch.sigmoid(logit / classifier.manifest.temperature) >= classifier.manifest.threshold
-    share = share_inside(heat(found, torch.where(is_all, 1.0, -1.0), size), cell)
+    share = share_inside(heat(found * torch.where(is_all, 1.0, -1.0).view(-1, 1, 1), size), cell)
     coarse = torch.nn.functional.interpolate(cell[:, None].float(), found.shape[1:], mode="area")
-    reachable = share_inside(heat(coarse[:, 0], torch.ones(len(cell)), size), cell)
+    reachable = share_inside(heat(coarse[:, 0], size), cell)
     lines = []
     for answer, chosen in (("ALL", is_all), ("healthy", ~is_all)):
         if chosen.any():

@@ -61,7 +61,7 @@ def train_fold(recipe: Recipe, dataset: PreparedDataset, run: Path) -> None:
             weights = {name: value.clone() for name, value in model.state_dict().items()}
             best.update(selection=metrics["selection"], weights=weights)
 
-    cells = TrainingCells.of(dataset.cells, split)
+    cells = TrainingCells.of(dataset, split)
     learner = Learner(model, recipe.training, recipe.augment.fill)
     planner = EpochPlanner(cells, recipe.training, recipe.seed)
     train(learner, TrainingState(), planner, loader, loader, recipe.augment, report)

@@ -66,7 +66,9 @@ def fits(logit: np.ndarray, label: np.ndarray, subject: np.ndarray) -> dict[str,
     left_out = [own[rows, np.rint(ONE + step * (best - ONE)).astype(int)].sum() for step in STEPS]
     step = STEPS[int(np.argmin(left_out))]
     found["left-out step"] = int(np.rint(ONE + step * (found["likelihood"] - ONE)))
-    found["fit_temperature"] = int(np.abs(GRID - np.log(fit_temperature(logit, label))).argmin())
+    found["fit_temperature"] = int(
+        np.abs(GRID - np.log(fit_temperature(logit[:, None], label))).argmin()
+    )
     return found
 
 

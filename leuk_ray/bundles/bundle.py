@@ -53,7 +53,6 @@ from leuk_ray.io.storage import (
     write_json,
 )
 from leuk_ray.models.ensemble import Ensemble, Member, Rule
-from leuk_ray.models.settings import ModelSettings
 from leuk_ray.models.weights import origin
 from leuk_ray.models.zoo import build
 from leuk_ray.utils.errors import DataError, UserError
@@ -115,7 +114,12 @@ def write_ensemble(target: Location, paths: Sequence[Location], rule: Rule) -> E
             raise DataError(f"{member.path}: is an ensemble itself; give its members")
     first = next(iter(members.values())).manifest
     for member in members.values():
-        if (member.manifest.storage, member.manifest.classes) != (first.storage, first.classes):
+        if member.manifest.class_set != first.class_set:
+            raise DataError(
+                f"{member.path}: answers with other classes than the first member; train members "
+                "on datasets with the same classes"
+            )
+        if member.manifest.storage != first.storage:
             raise DataError(
                 f"{member.path}: stores {member.manifest.storage.crop} crops at "
                 f"{member.manifest.storage.size} px, the first member {first.storage.crop} at "
@@ -126,6 +130,8 @@ def write_ensemble(target: Location, paths: Sequence[Location], rule: Rule) -> E
         members=tuple(members),
         storage=first.storage,
         classes=first.classes,
+        positive=first.positive,
+        ordered=first.ordered,
         shows=_shows({member.manifest.shows for member in members.values()}),
         synthetic=any(member.manifest.synthetic for member in members.values()),
         protocol=_common(member.manifest.protocol for member in members.values()),
@@ -234,8 +240,8 @@ def _load_network(bundle: Bundle) -> nn.Module:
     assert isinstance(manifest, ModelManifest)
     weights = bundle.folder / WEIGHTS
     try:
-        _refuse_larger_than(weights.stat().st_size, manifest.model)
-        model = build(manifest.model, load_weights=False)
+        _refuse_larger_than(weights.stat().st_size, manifest)
+        model = build(manifest.model, load_weights=False, num_classes=len(manifest.classes))
         load_model(model, weights)
     except (RuntimeError, TypeError, SafetensorError) as error:
         raise DataError(
@@ -245,13 +251,13 @@ def _load_network(bundle: Bundle) -> nn.Module:
     return model.eval()
 
 
-def _refuse_larger_than(size: int, settings: ModelSettings) -> None:
+def _refuse_larger_than(size: int, manifest: ModelManifest) -> None:
     """Raise a RuntimeError for a network whose parameters cannot lie in `size` bytes.
 
     It is built without memory for that, so that a few numbers in bundle.json take none.
     """
     with torch.device("meta"):
-        model = build(settings, load_weights=False)
+        model = build(manifest.model, load_weights=False, num_classes=len(manifest.classes))
     needed = sum(each.numel() * each.element_size() for each in model.parameters())
     if needed > size:
         raise RuntimeError(f"{needed} bytes of parameters in a file of {size}")

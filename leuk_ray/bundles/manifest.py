@@ -12,14 +12,17 @@ from typing import Annotated, Any, Literal, NotRequired, Self
 from pydantic import (
     ConfigDict,
     Field,
+    SerializerFunctionWrapHandler,
     StringConstraints,
     ValidationError,
+    model_serializer,
     model_validator,
     with_config,
 )
 from typing_extensions import TypedDict
 
 from leuk_ray.bundles.lineage import LINEAGE_FILE, CellSet, Role
+from leuk_ray.datasets.classes import BINARY, ClassSet
 from leuk_ray.datasets.identity import DatasetIdentity
 from leuk_ray.datasets.images import StorageSettings
 from leuk_ray.datasets.layouts.all_idb import Shows
@@ -32,7 +35,7 @@ from leuk_ray.models.settings import ModelSettings
 from leuk_ray.utils.errors import DataError
 from leuk_ray.utils.settings import Settings, first_problem
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 MANIFEST = "bundle.json"
 ONNX_FILE = "model.onnx"
 CARD = "MODEL_CARD.md"
@@ -131,9 +134,13 @@ class ScopeSettings(Settings):
 class BundleManifest(Settings):
     """Content of bundle.json, of a network or an ensemble.
 
-    temperature: divides the log-odds before the sigmoid.
-    threshold: probability from which on a cell is called ALL.
+    schema_version: 1 of the classes healthy and ALL, which is written as it always was; else 2.
+    classes, positive, ordered: see `ClassSet`.
+    temperature: divides the class logits before the softmax.
+    threshold: of two classes, the probability from which on a cell is called the positive one.
     abstain_band: probabilities between its ends get no answer; it holds the threshold.
+    min_confidence: of more than two classes the most likely is the answer; none is given where its
+        probability is below this one.
     scope: which images the network can classify.
     shows: what the images it was trained on show.
     decisions: operating points, blast fraction and abstain bands, where `calibrate` fixed them.
@@ -144,12 +151,15 @@ class BundleManifest(Settings):
         for testing; empty in bundles written before it was recorded. See `bundles.lineage`.
     """
 
-    schema_version: Literal[1] = SCHEMA_VERSION
+    schema_version: Literal[1, 2] = 1
     storage: StorageSettings
-    classes: tuple[Literal["healthy"], Literal["ALL"]] = ("healthy", "ALL")
+    classes: tuple[str, ...] = BINARY.names
+    positive: tuple[str, ...] = BINARY.positive
+    ordered: bool = False
     temperature: float = Field(default=1.0, ge=MIN_TEMPERATURE, le=MAX_TEMPERATURE)
     threshold: float = Field(default=0.5, ge=0, le=1)
     abstain_band: tuple[float, float] | None = None
+    min_confidence: float | None = Field(default=None, ge=0, le=1)
     scope: ScopeSettings | None = None
     shows: Shows = "cells"
     synthetic: bool
@@ -176,6 +186,27 @@ class BundleManifest(Settings):
         if self.lineage and LINEAGE_FILE not in self.files:
             raise ValueError(f"lineage names cells, and files no {LINEAGE_FILE}")
         return self
+
+    @model_validator(mode="after")
+    def _classes_can_be(self) -> Self:
+        try:
+            assert self.class_set
+        except DataError as error:
+            raise ValueError(str(error)) from error
+        return self
+
+    @model_serializer(mode="wrap")
+    def _as_older_versions_wrote_it(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        values = write(self)
+        if self.class_set == BINARY:
+            new = ("positive", "ordered", "min_confidence")
+            return {name: value for name, value in values.items() if name not in new}
+        return values | {"schema_version": SCHEMA_VERSION}
+
+    @property
+    def class_set(self) -> ClassSet:
+        """The classes, of which label k is number k."""
+        return ClassSet(self.classes, self.positive, self.ordered)
 
 
 class ModelManifest(BundleManifest):
@@ -204,10 +235,10 @@ def read_manifest(path: Location) -> ModelManifest | EnsembleManifest:
         raise DataError(f"{path}: is no bundle (no bundle.json); give a run's bundle/") from error
     if not isinstance(values, dict):
         raise DataError(f"{place}: not understood (no object); get the bundle anew")
-    version = values.get("schema_version", SCHEMA_VERSION)
-    if version != SCHEMA_VERSION or isinstance(version, bool):
+    version = values.get("schema_version", 1)
+    if version not in (1, SCHEMA_VERSION) or isinstance(version, bool):
         raise DataError(
-            f"{place}: schema_version {str(version)[:20]!r} is not known here, only "
+            f"{place}: schema_version {str(version)[:20]!r} is not known here, only 1 and "
             f"{SCHEMA_VERSION}; update leuk_ray, or get the bundle as an older one writes it"
         )
     try:

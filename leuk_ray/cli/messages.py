@@ -315,10 +315,16 @@ def predict_text(values: dict) -> str:
             lines.append(f"{name}: not scored, {item['error']}")
         else:
             why = f" ({', '.join(item['reasons'])})" if item["reasons"] else ""
-            lines.append(
-                f"{name}: {item['label']}{why}, probability of ALL "
-                f"{item['probability']:.3f} (threshold {item['threshold']:g})"
-            )
+            if len(item["probabilities"]) == 2:
+                positive = list(item["probabilities"])[1]
+                stated = (
+                    f"probability of {positive} {item['probability']:.3f} "
+                    f"(threshold {item['threshold']:g})"
+                )
+            else:
+                ranked = sorted(item["probabilities"].items(), key=lambda each: -each[1])[:3]
+                stated = ", ".join(f"{one} {value:.3f}" for one, value in ranked)
+            lines.append(f"{name}: {item['label']}{why}, {stated}")
     failed = sum("error" in item for item in values["predictions"])
     return "\n".join([*lines, *_left_out(values.get("left_out")), *_failed(failed, len(lines))])
 

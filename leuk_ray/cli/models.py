@@ -117,9 +117,16 @@ def ensemble(bundle: Location, members: tuple[Location, ...], rule: Any) -> tupl
     show_default=True,
     help="Attribution method; the service uses hirescam.",
 )
+@click.option(
+    "--class", "toward", metavar="NAME", help="Class to explain (default: that of each answer)."
+)
 @command
 def explain(
-    explained: Location, images: tuple[Location, ...], out: Location, method: Any
+    explained: Location,
+    images: tuple[Location, ...],
+    out: Location,
+    method: Any,
+    toward: str | None,
 ) -> tuple[dict, str]:
     """Write heat maps of what predictions are based on, and their share inside the cell."""
     from leuk_ray.bundles.bundle import find_bundle
@@ -134,7 +141,7 @@ def explain(
 
     classifier = Classifier.load(bundle)
     with directory_by_rename(out, new="folder of explanations") as partial:
-        values = {"explanations": explain_files(classifier, files, partial, method)}
+        values = {"explanations": explain_files(classifier, files, partial, method, toward)}
     return values | {"out": str(out)}, explain_text(values["explanations"], out)
 
 

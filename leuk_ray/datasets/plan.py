@@ -71,6 +71,7 @@ def plan_epoch(
     batch_size: int,
     window: Window = "all",
     copies: np.ndarray | None = None,
+    num_classes: int = 2,
 ) -> EpochPlan:
     """Plan one epoch.
 
@@ -88,6 +89,7 @@ def plan_epoch(
         window: how many samples are shuffled together, see above; `all` shuffles the epoch.
         copies: (n,) uint64, of `paper-literal`: each row's copy index, used once in every epoch;
             the copies are balanced already, so `balance` has no say.
+        num_classes: labels are 0 to num_classes - 1.
 
     Raises:
         UserError: no rows, or a class without rows to balance with.
@@ -95,7 +97,9 @@ def plan_epoch(
     if not len(rows):
         raise DataError("there is no training cell; check the split")
     generator = np.random.default_rng([seed, epoch])
-    sampled, copy = _samples(labels, "none" if copies is not None else balance, generator)
+    sampled, copy = _samples(
+        labels, "none" if copies is not None else balance, num_classes, generator
+    )
     if window == "all":
         order = generator.permutation(len(sampled))
     else:
@@ -118,12 +122,12 @@ def uid_keys(uids: list[str]) -> np.ndarray:
 
 
 def _samples(
-    labels: np.ndarray, balance: Balance, generator: np.random.Generator
+    labels: np.ndarray, balance: Balance, num_classes: int, generator: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return each sample's position in the training rows, and its copy index within the epoch."""
     if balance == "none":
         return np.arange(len(labels)), np.zeros(len(labels), np.int64)
-    classes = [np.flatnonzero(labels == label) for label in (0, 1)]
+    classes = [np.flatnonzero(labels == label) for label in range(num_classes)]
     if any(not len(members) for members in classes):
         raise DataError("balance: a class has no training cell; check the split or balance=none")
     wanted = max(map(len, classes)) if balance == "equal" else int(balance)

@@ -54,7 +54,7 @@ def refit(
     label, logit = validation
     if len(np.unique(label)) < 2 or not len(test[0]):
         return None
-    fitted = fit_temperature(logit, label)
+    fitted = fit_temperature(logit[:, None], label)
     temperatures = {"stated": temperature, "refitted": fitted}
     out: dict[str, Any] = {"temperature": fitted, "cells": len(label)}
     for name, used in temperatures.items():

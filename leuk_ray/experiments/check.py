@@ -35,7 +35,7 @@ def check_data(
             f"{dataset.location}: {error}; {experiment.name} wants the dataset of "
             f"`{experiment.prepare}`",
         ) from error
-    cells_of = {key: TrainingCells.of(dataset.cells, split) for key, split in splits.items()}
+    cells_of = {key: TrainingCells.of(dataset, split) for key, split in splits.items()}
     checked = set()
     for recipe in recipes:
         settings, key = recipe.training, split_key(recipe)

@@ -139,7 +139,7 @@ def _voted(root: Path, ensemble: Vote, members: list[RunKey]) -> Outcome:
     stated = np.stack([table["probability"].to_numpy() for table in tables])
     reports = [_report_of(root, member.name) for member in members]
     thresholds = [report.threshold for report in reports]
-    share = vote(torch.from_numpy(stated), thresholds, ensemble.rule).numpy()
+    share = vote(torch.from_numpy(stated)[:, :, None], thresholds, ensemble.rule)[:, 0].numpy()
     place = tables[0].column_names.index("probability")
     voted = tables[0].set_column(place, "probability", pa.array(share))
     run = reports[0].run  # all members were trained on one split

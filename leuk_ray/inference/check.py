@@ -13,11 +13,11 @@ from leuk_ray.bundles.manifest import ONNX_FILE
 from leuk_ray.datasets.images import StorageSettings, to_storage
 from leuk_ray.datasets.images.storage import Crop
 from leuk_ray.datasets.synthetic import SyntheticSpec, draw_cells, render
-from leuk_ray.evaluation.calibration import probability
+from leuk_ray.evaluation.calibration import class_probabilities
 from leuk_ray.inference.classifier import Classifier
 from leuk_ray.inference.engines import PyTorchEngine
 from leuk_ray.inference.onnx_graph import trial
-from leuk_ray.models.zoo import positive_logit
+from leuk_ray.models.zoo import class_logits
 from leuk_ray.utils.errors import DataError
 from leuk_ray.utils.extras import require
 
@@ -35,7 +35,9 @@ def check_answers(bundle: Bundle) -> None:
     classifier = Classifier(bundle, engine="pytorch")
     scores = classifier.score(_batches(bundle.manifest.storage)[-1])
     distance = () if scores.distance is None else scores.distance
-    if not all(np.isfinite(each).all() for each in (scores.logit, scores.embedding, distance)):
+    if not all(
+        np.isfinite(each).all() for each in (scores.class_logits, scores.embedding, distance)
+    ):
         raise DataError(f"{bundle.path}: the model output is not finite; train it again")
     if ONNX_FILE in bundle.manifest.files:
         graph_difference(bundle, bundle.folder / ONNX_FILE)
@@ -50,15 +52,17 @@ def graph_difference(bundle: Bundle, graph: Path) -> float:
     require("onnx", str(graph))
     batches = _batches(bundle.manifest.storage)
     original = PyTorchEngine(bundle.model, torch.device("cpu"))
-    temperature = bundle.manifest.temperature
+    temperature, num_classes = bundle.manifest.temperature, len(bundle.manifest.classes)
+    widths = {num_classes, num_classes - 1} if num_classes == 2 else {num_classes}
     worst = 0.0
-    for pixels, (logits, embedding) in zip(batches, trial(graph, batches), strict=True):
+    for pixels, (outputs, embedding) in zip(batches, trial(graph, batches), strict=True):
         expected, expected_embedding = original(pixels)
-        shapes = (logits.shape, embedding.shape)
-        if shapes not in [((len(pixels), num), expected_embedding.shape) for num in (1, 2)]:
+        shapes = (outputs.shape, embedding.shape)
+        if shapes not in [((len(pixels), num), expected_embedding.shape) for num in widths]:
             raise DataError(f"{graph}: answers with shapes {shapes}; export it anew")
-        ours = probability(positive_logit(torch.from_numpy(logits).double()).numpy(), temperature)
-        difference = float(np.abs(ours - probability(expected, temperature)).max())
+        ours = class_logits(torch.from_numpy(outputs).double()).numpy()
+        stated = (class_probabilities(scores, temperature) for scores in (ours, expected))
+        difference = float(np.abs(np.subtract(*stated)).max())
         worst = max(worst, difference) if difference == difference else difference
         if not worst <= TOLERANCE:
             raise DataError(

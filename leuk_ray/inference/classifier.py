@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from leuk_ray.bundles.bundle import Bundle, open_bundle
 from leuk_ray.bundles.manifest import SCOPE_FILE, BundleManifest
 from leuk_ray.datasets import images
 from leuk_ray.datasets.images import BadImageError
-from leuk_ray.evaluation.calibration import probability
+from leuk_ray.evaluation.calibration import binary_probability, class_probabilities
 from leuk_ray.inference.decide import decide
 from leuk_ray.inference.engines import EngineName, make_engine
 from leuk_ray.inference.scope import OUT_OF_SCOPE, Neighbourhood, measure, pixel_reasons
@@ -32,12 +32,15 @@ from leuk_ray.io.locations import Location
 class Scores:
     """Scores of N cells.
 
-    logit: (N,) float64, log-odds of ALL. probability: (N,) float64, calibrated.
+    class_logits: (N, K-1) float64, log-odds of classes 1 to K-1 against class 0.
+    probabilities: (N, K) float64, calibrated, of each class.
+    probability: (N,) float64, calibrated, of the positive classes; NaN where there are none.
     embedding: (N, D) float32. distance: (N,) of it to the training cells'; None unless the
     bundle knows them.
     """
 
-    logit: np.ndarray
+    class_logits: np.ndarray
+    probabilities: np.ndarray
     probability: np.ndarray
     embedding: np.ndarray
     distance: np.ndarray | None
@@ -46,7 +49,13 @@ class Scores:
         """Of one of the cells, alone."""
         one = slice(index, index + 1)
         distance = None if self.distance is None else self.distance[one]
-        return Scores(self.logit[one], self.probability[one], self.embedding[one], distance)
+        return Scores(
+            self.class_logits[one],
+            self.probabilities[one],
+            self.probability[one],
+            self.embedding[one],
+            distance,
+        )
 
 
 @dataclass(frozen=True)
@@ -63,14 +72,20 @@ class Cell:
 
 @dataclass(frozen=True)
 class Prediction:
-    """The answer for one image; `reasons` say why the label is `abstain`."""
+    """The answer for one image.
+
+    label: a class, or `abstain`, and `reasons` say why. probability: of the positive classes; None
+    where there are none. threshold: None of more than two classes, of which the most likely is
+    the answer. probabilities: of each class.
+    """
 
     name: str
     label: str
-    probability: float
-    threshold: float
+    probability: float | None
+    threshold: float | None
     reasons: tuple[str, ...]
     sha256: str
+    probabilities: dict[str, float] = field(default_factory=dict)
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values, for JSON."""
@@ -110,16 +125,22 @@ class PrePostProcessor:
 
         A failure where the network gave no number for it.
         """
-        p_all = float(scores.probability[index])
+        manifest, probabilities = self.manifest, scores.probabilities[index]
         reasons = cell.reasons
         if not reasons and self._is_far(scores, index):
             reasons = (OUT_OF_SCOPE,)
         try:
-            decision = decide(p_all, reasons, self.manifest)
+            decision = decide(probabilities, reasons, manifest)
         except RuntimeError as error:
             return Failure(cell.name, str(error))
         return Prediction(
-            cell.name, decision.label, p_all, self.manifest.threshold, decision.reasons, cell.sha256
+            cell.name,
+            decision.label,
+            float(scores.probability[index]) if manifest.positive else None,
+            manifest.threshold if len(manifest.classes) == 2 else None,
+            decision.reasons,
+            cell.sha256,
+            dict(zip(manifest.classes, probabilities.tolist(), strict=True)),
         )
 
     def _is_far(self, scores: Scores, index: int) -> bool:
@@ -159,10 +180,15 @@ class Classifier(PrePostProcessor):
 
     def score(self, pixels: np.ndarray) -> Scores:
         """Score storage pixels, (N, size, size, 3) uint8."""
-        logit, embedding = self.engine(pixels)
+        scores, embedding = self.engine(pixels)
+        classes, temperature = self.manifest.class_set, self.manifest.temperature
+        probabilities = class_probabilities(scores, temperature)
+        probability = np.full(len(scores), np.nan)
+        if classes.positive:
+            probability = binary_probability(scores, temperature, classes)
         known = self.neighbourhood
         distance = None if known is None else known.distance(embedding)
-        return Scores(logit, probability(logit, self.manifest.temperature), embedding, distance)
+        return Scores(scores, probabilities, probability, embedding, distance)
 
     def predict(self, files: Sequence[tuple[str, bytes]]) -> list[Prediction | Failure]:
         """Answer for named image files; a bad one is an item, not an error."""

@@ -15,7 +15,7 @@ from leuk_ray.bundles.bundle import Bundle
 from leuk_ray.bundles.manifest import ONNX_FILE
 from leuk_ray.inference.onnx_graph import check_graph, open_session, run_session
 from leuk_ray.io.hashes import read_verified
-from leuk_ray.models.zoo import positive_logit
+from leuk_ray.models.zoo import class_logits
 from leuk_ray.utils.errors import ConfigError
 from leuk_ray.utils.extras import installed, require
 
@@ -33,7 +33,7 @@ class Engine(Protocol):
     batches_at_once: int
 
     def __call__(self, pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """(N, size, size, 3) uint8 -> log-odds of ALL (N,) float64, embedding (N, D) float32."""
+        """(N, size, size, 3) uint8 -> class logits (N, K-1) float64, embedding (N, D) float32."""
         ...
 
 
@@ -44,15 +44,15 @@ def score_images(model: nn.Module, images: Tensor) -> tuple[Tensor, Tensor]:
     Validation, evaluation, batch and HTTP all come through here.
 
     Args:
-        model: maps images to (logits, embedding).
+        model: maps images to (outputs, embedding).
         images: (N, 3, H, W) uint8 or float in 0..255, on the model's device.
 
     Returns:
-        Log-odds of ALL, (N,) float64, and the embedding, (N, D) float32.
+        Class logits, (N, K-1) float64, and the embedding, (N, D) float32.
     """
     assert not model.training, "score in eval mode"
-    logits, embedding = model(images)
-    return positive_logit(logits.double()), embedding.float()
+    outputs, embedding = model(images)
+    return class_logits(outputs.double()), embedding.float()
 
 
 class PyTorchEngine:
@@ -68,8 +68,8 @@ class PyTorchEngine:
     def __call__(self, pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """See `Engine`."""
         batch = torch.from_numpy(pixels).to(self.device).permute(0, 3, 1, 2)
-        logit, embedding = score_images(self.model, batch)
-        return logit.cpu().numpy(), embedding.cpu().numpy()
+        scores, embedding = score_images(self.model, batch)
+        return scores.cpu().numpy(), embedding.cpu().numpy()
 
 
 class OnnxEngine:
@@ -93,12 +93,12 @@ class OnnxEngine:
     def __call__(self, pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """See `Engine`."""
         if len(pixels) == 1 or self._threads == 1:
-            logits, embedding = run_session(self._alone, pixels)
+            outputs, embedding = run_session(self._alone, pixels)
         else:
             parts = np.array_split(pixels, min(self._threads, len(pixels)))
             done = list(self._pool.map(partial(run_session, self._part), parts))
-            logits, embedding = (np.concatenate(outputs) for outputs in zip(*done, strict=True))
-        return positive_logit(torch.from_numpy(logits).double()).numpy(), embedding
+            outputs, embedding = (np.concatenate(parts) for parts in zip(*done, strict=True))
+        return class_logits(torch.from_numpy(outputs).double()).numpy(), embedding
 
 
 def make_engine(bundle: Bundle, device: torch.device, name: EngineName = "auto") -> Engine:

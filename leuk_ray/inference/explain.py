@@ -13,6 +13,7 @@ from PIL import Image
 
 from leuk_ray.datasets import images
 from leuk_ray.inference.classifier import Classifier, Failure
+from leuk_ray.inference.decide import label_of
 from leuk_ray.inference.files import check_any_scored
 from leuk_ray.inference.gradcam import DEFAULT_METHOD, Method, evidence, heat, share_inside
 from leuk_ray.io.storage import write_json
@@ -24,13 +25,13 @@ _NAME_BYTES = 200  # of an image's name in a picture's: file systems take 255 in
 
 @dataclass(frozen=True)
 class Explanation:
-    """What speaks for the class on whose side of the threshold the probability lies.
+    """What speaks for a class.
 
-    method: how evidence is measured. toward: that class, the answer unless it is to abstain.
+    method: how evidence is measured. toward: the class.
     heat: (size, size) float32 in 0..1, on the storage pixels.
     inside_cell: share of the heat on the cell; None where no black surrounds it, or no heat.
     cell: share of the picture that the cell covers, what chance would give.
-    agreeing: share of the map's evidence, for either class, that speaks for `toward`. Where it is
+    agreeing: share of the map's evidence, for and against it, that speaks for `toward`. Where it is
         small the answer comes from the head's biases, which lie at no place, and the heat, scaled
         to its largest value, is a remainder that shows nothing.
     """
@@ -55,23 +56,39 @@ class Explanation:
 
 
 def explain_pixels(
-    classifier: Classifier, pixels: np.ndarray, method: Method = DEFAULT_METHOD
+    classifier: Classifier,
+    pixels: np.ndarray,
+    method: Method = DEFAULT_METHOD,
+    toward: str | None = None,
 ) -> list[Explanation]:
     """Explain storage pixels, (N, size, size, 3) uint8.
 
+    Args:
+        classifier: that answers.
+        pixels: of the images.
+        method: how evidence is measured.
+        toward: the class to explain; None takes that of each answer, also where it abstains.
+
     Raises:
-        UserError: an ensemble, or a network without a feature map.
+        UserError: no such class, an ensemble, or a network without a feature map.
     """
     if not isinstance(classifier.model, ImageClassifier):
         raise UserError("an ensemble has no map of its own; explain one of BUNDLE/members/")
+    manifest = classifier.manifest
+    if toward is None:
+        probabilities = classifier.score(pixels).probabilities
+        labels = [label_of(each, manifest) for each in probabilities]
+    elif toward in manifest.classes:
+        labels = [manifest.classes.index(toward)] * len(pixels)
+    else:
+        raise UserError(f"class {toward!r}: is not among {', '.join(manifest.classes)}")
     batch = torch.from_numpy(pixels).to(classifier.device).permute(0, 3, 1, 2)
-    found, logit = evidence(classifier.model, batch, method)
-    probability = torch.sigmoid(logit / classifier.manifest.temperature)
-    positive = probability >= classifier.manifest.threshold
-    sign = torch.where(positive, 1.0, -1.0)
-    pictures = heat(found.float(), sign, pixels.shape[1]).cpu()
-    agreeing = share_inside(found.abs(), found * sign.view(-1, 1, 1) > 0).nan_to_num().tolist()
-    toward = [classifier.manifest.classes[int(one)] for one in positive]
+    found, _ = evidence(
+        classifier.model, batch, method, torch.tensor(labels, device=classifier.device)
+    )
+    pictures = heat(found.float(), pixels.shape[1]).cpu()
+    agreeing = share_inside(found.abs(), found > 0).nan_to_num().tolist()
+    names = [manifest.classes[label] for label in labels]
     masks = torch.from_numpy(images.cell_mask(pixels))
     shares = share_inside(pictures, masks).tolist()
     covered = masks.float().mean(dim=(1, 2)).tolist()
@@ -80,7 +97,7 @@ def explain_pixels(
             method, name, picture, share if cell < 1 and share == share else None, cell, agrees
         )
         for name, picture, share, cell, agrees in zip(
-            toward, pictures.numpy(), shares, covered, agreeing, strict=True
+            names, pictures.numpy(), shares, covered, agreeing, strict=True
         )
     ]
 
@@ -97,6 +114,7 @@ def explain_files(
     files: list[tuple[str, bytes]],
     out: Path,
     method: Method = DEFAULT_METHOD,
+    toward: str | None = None,
 ) -> list[dict]:
     """Answer and explain named image files; a bad one is an item, not an error.
 
@@ -114,7 +132,7 @@ def explain_files(
             items.append(answer.as_dict())
             continue
         pixels = images.read(data, classifier.manifest.storage)
-        (explained,) = explain_pixels(classifier, np.stack([pixels]), method)
+        (explained,) = explain_pixels(classifier, np.stack([pixels]), method, toward)
         stem = Path(name).stem.encode()[:_NAME_BYTES].decode(errors="ignore")
         picture = out / f"{number:03}-{stem}.png"
         side_by_side = np.concatenate([pixels, overlay(pixels, explained.heat)], axis=1)

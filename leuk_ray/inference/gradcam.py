@@ -1,8 +1,8 @@
 """Where a network looks: Grad-CAM (Selvaraju 2017) and HiResCAM (Draelos and Carin 2020).
 
-Both weigh the last feature map by the gradient of the log-odds: Grad-CAM by the gradient's
-mean over the positions, one weight a channel; HiResCAM position by position, so that what it
-shows is what the network used.
+Both weigh the last feature map by the gradient of a class's log-odds against all others: Grad-CAM
+by the gradient's mean over the positions, one weight a channel; HiResCAM position by position, so
+that what it shows is what the network used.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from leuk_ray.models.network import ImageClassifier
-from leuk_ray.models.zoo import positive_logit
+from leuk_ray.models.zoo import class_log_odds, class_logits
 from leuk_ray.utils.errors import UserError
 
 Method = Literal["gradcam", "hirescam"]
@@ -33,17 +33,20 @@ def target_layer(model: ImageClassifier) -> nn.Module:
     return model.feature_map
 
 
-def evidence(model: ImageClassifier, images: Tensor, method: Method) -> tuple[Tensor, Tensor]:
-    """Evidence for ALL at each position of the target layer.
+def evidence(
+    model: ImageClassifier, images: Tensor, method: Method, labels: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Evidence for a class at each position of the target layer.
 
     Args:
         model: in eval mode.
         images: (N, 3, H, W), uint8 or float in 0..255.
         method: `gradcam` or `hirescam`.
+        labels: (N,) int64, the class of each image.
 
     Returns:
-        (N, h, w), positive where it speaks for ALL and negative where for healthy; and the
-        log-odds of ALL, (N,).
+        (N, h, w), positive where it speaks for the class and negative where against it; and the
+        log-odds of the class, (N,).
 
     Raises:
         UserError: the network has no feature map.
@@ -58,7 +61,7 @@ def evidence(model: ImageClassifier, images: Tensor, method: Method) -> tuple[Te
     handle = target_layer(model).register_forward_hook(restart)
     try:
         with torch.enable_grad():
-            logit = positive_logit(model(images)[0])
+            logit = class_log_odds(class_logits(model(images)[0]), labels)
             (gradient,) = torch.autograd.grad(logit.sum(), features[0])
     finally:
         handle.remove()
@@ -68,18 +71,17 @@ def evidence(model: ImageClassifier, images: Tensor, method: Method) -> tuple[Te
     return (gradient * activation).sum(dim=1), logit.detach()
 
 
-def heat(evidence: Tensor, toward: Tensor, size: int) -> Tensor:
-    """Evidence for one class as a picture.
+def heat(evidence: Tensor, size: int) -> Tensor:
+    """What speaks for a class as a picture.
 
     Args:
-        evidence: (N, h, w) for ALL.
-        toward: (N,) +1 to show what speaks for ALL, -1 what speaks for healthy.
+        evidence: (N, h, w) for it.
         size: side of the picture, pixels.
 
     Returns:
         (N, size, size) in 0..1, largest 1; all 0 where nothing speaks for the class.
     """
-    positive = F.relu(evidence * toward.view(-1, 1, 1))
+    positive = F.relu(evidence)
     grown = F.interpolate(positive[:, None], (size, size), mode="bilinear")[:, 0]
     peak = grown.amax(dim=(1, 2), keepdim=True)
     return torch.where(peak > 0, grown / peak.clamp(min=1e-30), torch.zeros_like(grown))

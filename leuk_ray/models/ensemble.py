@@ -8,8 +8,9 @@ from typing import Literal
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
-from leuk_ray.models.zoo import positive_logit
+from leuk_ray.models.zoo import class_logits
 
 Rule = Literal["soft", "majority"]
 
@@ -26,11 +27,12 @@ class Member:
 
 
 class Ensemble(nn.Module):
-    """A vote of networks, as one network with one logit.
+    """A vote of networks, as one network.
 
     soft: the mean of the members' calibrated probabilities.
-    majority: the share of the members that call the cell ALL, each by its own threshold.
-        With a threshold of 0.5 a tie is ALL: missing leukemia costs more than a second look.
+    majority: the share of the members that call the cell each class; of two classes each member by
+        its own threshold. With a threshold of 0.5 a tie of two is the positive class: missing
+        leukemia costs more than a second look. Of more classes a tie is the first of them.
     """
 
     def __init__(self, members: Sequence[Member], rule: Rule) -> None:
@@ -41,23 +43,46 @@ class Ensemble(nn.Module):
         self.rule: Rule = rule
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Images (N, 3, H, W) in 0..255 -> log-odds of the vote (N, 1) float64, embedding.
+        """Images (N, 3, H, W) in 0..255 -> outputs (float64) and embedding, as a network's.
 
-        The embedding is the members', one after the other.
+        Of two classes the output is the log-odds of the vote, (N, 1); of K the logarithms of its
+        shares, (N, K). The embedding is the members', one after the other.
         """
         probabilities, embeddings = [], []
         for model, temperature in zip(self.models, self.temperatures, strict=True):
-            logits, embedding = model(images)
-            probabilities.append(torch.sigmoid(positive_logit(logits.double()) / temperature))
+            outputs, embedding = model(images)
+            probabilities.append(_probabilities(class_logits(outputs.double()) / temperature))
             embeddings.append(embedding)
         share = vote(torch.stack(probabilities), self.thresholds, self.rule)
-        return torch.logit(share, eps=_EPSILON)[:, None], torch.cat(embeddings, dim=1)
+        if share.shape[1] == 1:
+            outputs = torch.logit(share, eps=_EPSILON)
+        else:
+            outputs = share.clamp(min=_EPSILON).log()
+        return outputs, torch.cat(embeddings, dim=1)
+
+
+def _probabilities(class_logits: Tensor) -> Tensor:
+    """Of the positive one of two classes, (N, 1); of each of K, (N, K)."""
+    if class_logits.shape[1] == 1:
+        return torch.sigmoid(class_logits)
+    return F.pad(class_logits, (1, 0)).softmax(dim=1)
 
 
 def vote(probabilities: Tensor, thresholds: Sequence[float], rule: Rule) -> Tensor:
-    """What M members' calibrated probabilities (M, N) say together: (N,) in 0..1."""
-    if rule == "majority":
-        return torch.stack(
-            [(own >= at).double() for own, at in zip(probabilities, thresholds, strict=True)]
-        ).mean(dim=0)
-    return probabilities.mean(dim=0)
+    """What M members' calibrated probabilities say together.
+
+    Args:
+        probabilities: (M, N, 1) of the positive one of two classes, or (M, N, K) of each of K.
+        thresholds: of the members, for two classes.
+        rule: see `Ensemble`.
+
+    Returns:
+        (N, 1) or (N, K), in 0..1.
+    """
+    if rule == "soft":
+        return probabilities.mean(dim=0)
+    if probabilities.shape[2] == 1:
+        at = torch.tensor(thresholds, dtype=probabilities.dtype, device=probabilities.device)
+        return (probabilities >= at[:, None, None]).double().mean(dim=0)
+    called = F.one_hot(probabilities.argmax(dim=2), probabilities.shape[2])
+    return called.double().mean(dim=0)

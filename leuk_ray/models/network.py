@@ -42,10 +42,10 @@ class ImageClassifier(nn.Module):
         self.own_pooling = own_pooling
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Images (N, 3, H, W), uint8 or float in 0..255 -> logits (N, 1 or 2), embedding (N, D).
+        """Images (N, 3, H, W), uint8 or float in 0..255 -> outputs, embedding (N, D).
 
-        Two logits belong to a softmax over (healthy, ALL), one to a sigmoid for ALL: see
-        `zoo.positive_logit`.
+        The outputs are (N, K) logits of a softmax over K classes, or (N, 1) of a sigmoid for the
+        second of two: see `zoo.class_logits`.
         """
         features = self.backbone.forward_features(self.preprocess(images))  # pyright: ignore[reportCallIssue]
         features = self.feature_map(features)

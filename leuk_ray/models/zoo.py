@@ -14,6 +14,7 @@ from typing import Any
 import timm
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from leuk_ray.models import alexnet
 from leuk_ray.models.multi_attention import MultiAttentionHead
@@ -26,11 +27,13 @@ from leuk_ray.models.weights import load_weights as initialise
 from leuk_ray.utils.errors import ConfigError
 
 
-def build(settings: ModelSettings, *, load_weights: bool) -> ImageClassifier:
-    """Build a network that maps images (N, 3, H, W) in 0..255 to logits and embedding.
+def build(settings: ModelSettings, *, load_weights: bool, num_classes: int = 2) -> ImageClassifier:
+    """Build a network that maps images (N, 3, H, W) in 0..255 to outputs and embedding.
 
     Args:
         settings: the network.
+        num_classes: K from 2. The outputs are K logits of a softmax; of an SE-CNN and two classes
+            one logit of a sigmoid. See `class_logits`.
         load_weights: initialise as `settings.weights` says; False when a checkpoint or
             bundle follows, and then nothing is read or downloaded.
 
@@ -44,18 +47,36 @@ def build(settings: ModelSettings, *, load_weights: bool) -> ImageClassifier:
         "alexnet": _alexnet,
         "se_cnn": _se_cnn,
     }
-    model = builders[settings.architecture](settings)
+    model = builders[settings.architecture](settings, num_classes)
     if load_weights:
         initialise(model, settings)
     return model.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
 
 
-def positive_logit(logits: Tensor) -> Tensor:
-    """Log-odds of ALL: of a sigmoid (N, 1), or from a softmax over two (N, 2) -> (N,)."""
-    return logits[:, 0] if logits.shape[1] == 1 else logits[:, 1] - logits[:, 0]
+def class_logits(outputs: Tensor) -> Tensor:
+    """Log-odds of classes 1 to K-1 against class 0, (N, K-1).
+
+    Args:
+        outputs: of a network: (N, K) logits of a softmax, or (N, 1) of a sigmoid.
+    """
+    return outputs if outputs.shape[1] == 1 else outputs[:, 1:] - outputs[:, :1]
 
 
-def _multi_attention(settings: ModelSettings) -> ImageClassifier:
+def class_log_odds(class_logits: Tensor, labels: Tensor) -> Tensor:
+    """Log-odds of the class `labels` (N,) against all others: (N, K-1) -> (N,)."""
+    logits = F.pad(class_logits, (1, 0))
+    own = F.one_hot(labels, logits.shape[1]).bool()
+    others = logits.masked_fill(own, -torch.inf).logsumexp(dim=1)
+    return logits.gather(1, labels[:, None])[:, 0] - others
+
+
+def most_likely(class_logits: Tensor) -> Tensor:
+    """Label of the most likely class, (N, K-1) -> (N,) int64; class 0 loses ties."""
+    best, number = class_logits.max(dim=1)
+    return torch.where(best >= 0, number + 1, 0)
+
+
+def _multi_attention(settings: ModelSettings, num_classes: int) -> ImageClassifier:
     pooled = settings.attention == "none"
     backbone = _backbone(settings, pooled=pooled)
     channels: Any = backbone.head_hidden_size if pooled else backbone.num_features
@@ -66,27 +87,27 @@ def _multi_attention(settings: ModelSettings) -> ImageClassifier:
         reduction=settings.reduction,
         hidden=settings.hidden,
         dropout=settings.dropout,
-        num_classes=2,
+        num_classes=num_classes,
     )
     return ImageClassifier(_preprocess(settings, backbone), backbone, head, own_pooling=pooled)
 
 
-def _timm(settings: ModelSettings) -> ImageClassifier:
+def _timm(settings: ModelSettings, num_classes: int) -> ImageClassifier:
     backbone = _backbone(settings, pooled=True)
     width: Any = backbone.head_hidden_size
-    head = LinearHead(width, 2, settings.dropout)
+    head = LinearHead(width, num_classes, settings.dropout)
     return ImageClassifier(_preprocess(settings, backbone), backbone, head, own_pooling=True)
 
 
-def _alexnet(settings: ModelSettings) -> ImageClassifier:
+def _alexnet(settings: ModelSettings, num_classes: int) -> ImageClassifier:
     preprocess = Preprocess(settings.input_size, IMAGENET_MEAN, IMAGENET_STD)
-    head = LinearHead(alexnet.EMBEDDING, 2, settings.dropout)
+    head = LinearHead(alexnet.EMBEDDING, num_classes, settings.dropout)
     _try_size(alexnet.AlexNetBackbone, settings)
     backbone = alexnet.AlexNetBackbone()
     return ImageClassifier(preprocess, backbone, head, own_pooling=True)
 
 
-def _se_cnn(settings: ModelSettings) -> ImageClassifier:
+def _se_cnn(settings: ModelSettings, num_classes: int) -> ImageClassifier:
     backbone = SECNN(
         settings.filters,
         reduction=settings.reduction,
@@ -94,7 +115,8 @@ def _se_cnn(settings: ModelSettings) -> ImageClassifier:
         pool_stride=settings.pool_stride,
     )
     preprocess = Preprocess(settings.input_size, (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
-    return ImageClassifier(preprocess, backbone, LinearHead(DENSE_UNITS, 1), own_pooling=True)
+    head = LinearHead(DENSE_UNITS, 1 if num_classes == 2 else num_classes)
+    return ImageClassifier(preprocess, backbone, head, own_pooling=True)
 
 
 def _preprocess(settings: ModelSettings, backbone: nn.Module) -> Preprocess:

@@ -9,7 +9,13 @@ from pydantic import Field
 from leuk_ray.datasets.plan import ROWS_PER_BLOCK, Balance, Cache
 from leuk_ray.utils.settings import Settings
 
-Selection = Literal["validation_accuracy", "validation_auc", "validation_loss"]
+Selection = Literal[
+    "validation_accuracy",
+    "validation_auc",
+    "validation_loss",
+    "validation_balanced_accuracy",
+    "validation_macro_f1",
+]
 
 
 class ScheduleSettings(Settings):
@@ -61,9 +67,17 @@ class LossSettings(Settings):
     label_smoothing: float = Field(default=0.0, ge=0, lt=1)
     """Share of each label that is spread evenly over the classes."""
 
-    class_weights: Literal["none", "balanced"] | tuple[float, float] = "none"
+    class_weights: (
+        Literal["none", "balanced", "effective"]
+        | Annotated[tuple[Annotated[float, Field(ge=0)], ...], Field(min_length=2)]
+    ) = "none"
     """Weights of the classes: `none`; `balanced`, inverse to each class's share of an epoch's
-    samples; or two numbers, for healthy and ALL. The weighted sum is divided by the batch size."""
+    samples; `effective`, inverse to each class's effective number of samples (Cui et al. 2019); or
+    one number for each class. The weighted sum is divided by the batch size."""
+
+    effective_beta: float = Field(default=0.999, ge=0, lt=1)
+    """Beta of `effective`: n samples of a class count as (1 - beta^n) / (1 - beta). 0 weighs all
+    classes alike; near 1 the weights are inverse to n."""
 
 
 class TrainingSettings(Settings):
@@ -145,7 +159,8 @@ class TrainingSettings(Settings):
     """The `plateau` schedule, and early stopping."""
 
     select: Selection = "validation_accuracy"
-    """Metric by which the best checkpoint is selected (saeed2022: validation accuracy)."""
+    """Metric by which the best checkpoint is selected (saeed2022: validation accuracy). The AUC of
+    more than two classes is the mean of each class's against the others."""
 
     log_every: int = Field(default=50, ge=0)
     """Steps between two logged steps (loss, learning rate, images per second, gradient norm where

@@ -14,7 +14,7 @@ from leuk_ray.datasets.prepared import PreparedDataset
 from leuk_ray.datasets.splits import (
     eligible,
 )
-from leuk_ray.evaluation.calibration import probability
+from leuk_ray.evaluation.calibration import binary_log_odds, binary_probability
 from leuk_ray.evaluation.formats import decimal
 from leuk_ray.evaluation.report import write_report
 from leuk_ray.evaluation.report_model import Report
@@ -32,7 +32,7 @@ def report_on(
     dataset: PreparedDataset,
     split: pa.Table,
     rows: np.ndarray,
-    logits: np.ndarray,
+    class_logits: np.ndarray,
     out: Location,
     *,
     copies: np.ndarray | None = None,
@@ -44,11 +44,13 @@ def report_on(
         target, dataset, out, show_images: see `workflows.evaluate.evaluate`.
         split: of the run, or as `split_of` gives it.
         rows: (N,) dataset rows, in the order of the split.
-        logits: (N,) their log-odds of ALL.
+        class_logits: (N, K-1) of them.
         copies: (N,) under `paper-literal`, which copy of the row was scored.
     """
     manifest = target.manifest
-    predictions = predictions_table(dataset, split, rows, logits, manifest.temperature, copies)
+    predictions = predictions_table(
+        dataset, split, rows, class_logits, manifest.temperature, copies
+    )
     uids = predictions["uid"].to_pylist()
     row_of = dict(zip(uids, rows.tolist(), strict=True))
     reader = dataset.reader()
@@ -74,18 +76,21 @@ def predictions_table(
     dataset: PreparedDataset,
     split: pa.Table,
     rows: np.ndarray,
-    logits: np.ndarray,
+    class_logits: np.ndarray,
     temperature: float = 1.0,
     copies: np.ndarray | None = None,
 ) -> pa.Table:
     """Scored rows as `write_report` takes them, one row a cell, whatever scored them.
 
+    `logit` and `probability` are of the positive classes, null where there are none; of more than
+    two classes there are also `class_logits`.
+
     Args:
         dataset, split: of the rows; where the split is of copies and these are not, it must
             hold one role of each.
         rows: (N,) dataset rows, in the order of the split.
-        logits: (N,) their log-odds of ALL.
-        temperature: divides them for the probability.
+        class_logits: (N, K-1) of them.
+        temperature: divides them for the probabilities.
         copies: (N,) under `paper-literal`, which copy of the row was scored.
     """
     cells = dataset.cells.take(pa.array(rows))
@@ -93,12 +98,17 @@ def predictions_table(
     if copies is not None:
         cells = cells.append_column("copy", pa.array(copies, pa.int64()))
         columns.append("copy")
-    return (
-        cells.select(columns)
-        .append_column("role", _roles(split, cells))
-        .append_column("logit", pa.array(logits, pa.float64()))
-        .append_column("probability", pa.array(probability(logits, temperature)))
-    )
+    classes, table = dataset.classes, cells.select(columns)
+    table = table.append_column("role", _roles(split, cells))
+    logit = probability = pa.nulls(len(rows), pa.float64())
+    if classes.positive:
+        logit = pa.array(binary_log_odds(class_logits, classes))
+        probability = pa.array(binary_probability(class_logits, temperature, classes))
+    table = table.append_column("logit", logit).append_column("probability", probability)
+    if len(classes) > 2:
+        scores = pa.array(list(class_logits), pa.list_(pa.float64()))
+        table = table.append_column("class_logits", scores)
+    return table
 
 
 def _roles(split: pa.Table, cells: pa.Table) -> pa.Array:

@@ -206,13 +206,13 @@ def train_in_process(
     folder = RunFolder(shared.root / spec.name, recipe, shared.dataset)
     if start is None:
         folder.start(split)
-    cells, settings = TrainingCells.of(shared.dataset.cells, split), recipe.training
+    cells, settings = TrainingCells.of(shared.dataset, split), recipe.training
     planner = EpochPlanner(cells, settings, recipe.seed)
     planner.check_batches(workers=1)
     torch.set_num_threads(max(1, int(shared.resources.cpus)))
     device = torch.device("cuda" if shared.resources.gpus else "cpu")
     torch.manual_seed(recipe.seed)
-    core = build(recipe.model, load_weights=True).to(device)
+    core = build(recipe.model, load_weights=True, num_classes=cells.num_classes).to(device)
     learner = Learner(core, settings, recipe.augment.fill)
     state = TrainingState() if start is None else _take_over(spec, folder, start, learner)
     best = folder.best.get("selection", -math.inf)

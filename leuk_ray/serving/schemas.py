@@ -144,7 +144,7 @@ class ModelOut(BaseModel):
     name: str
     versions: list[str]
     aliases: dict[str, str]
-    classes: tuple[str, str]
+    classes: tuple[str, ...]
     threshold: float
     abstain_band: tuple[float, float] | None
     crop: str

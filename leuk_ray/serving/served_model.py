@@ -84,7 +84,7 @@ class LocalBackend:
         self.score = batched(self._score_batch, at_once)
         for num in range(1, self.max_batch_size + 1):
             scores = self.classifier.score(self._black(num))
-            if not np.isfinite(scores.probability).all():
+            if not np.isfinite(scores.probabilities).all():
                 raise DataError("the model output is not finite")
 
     async def explain(self, pixels: np.ndarray) -> list[Explanation]:
@@ -98,7 +98,7 @@ class LocalBackend:
     async def check(self) -> None:
         """Run the network once; raises RuntimeError if the model output is not finite."""
         scores = await self._forward.run(self.classifier.score, self._black(1))
-        if not np.isfinite(scores.probability).all():
+        if not np.isfinite(scores.probabilities).all():
             raise RuntimeError(f"{self.name}: the model output is not finite")
 
     def _black(self, num: int) -> np.ndarray:

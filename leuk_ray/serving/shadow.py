@@ -141,7 +141,10 @@ class Shadows:
             if not isinstance(shadow, Prediction):
                 compared.failed += 1
                 continue
-            difference = abs(shadow.probability - answer.probability)
+            stated = shadow.probabilities
+            difference = max(
+                abs(stated.get(name, 0.0) - value) for name, value in answer.probabilities.items()
+            )
             changed = shadow.label != answer.label
             compared.compared += 1
             compared.label_changes += changed

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 
-from leuk_ray.datasets.classes import require_two
 from leuk_ray.datasets.plan import EpochPlan, plan_epoch, uid_keys
 from leuk_ray.datasets.prepared import PreparedDataset
 from leuk_ray.datasets.splits import copies_with_role, rows_with_role
@@ -15,6 +14,7 @@ from leuk_ray.models.zoo import build
 from leuk_ray.recipes.recipe import Recipe
 from leuk_ray.recipes.training import TrainingSettings
 from leuk_ray.training.learner import make_optimizer
+from leuk_ray.training.losses import class_weights
 from leuk_ray.utils.errors import ConfigError
 
 
@@ -24,6 +24,7 @@ class TrainingCells:
 
     uids: of every row. labels: (num_rows,) int64, -1 where unknown. keys: (num_rows,) uint64.
     train, validation: rows, ascending.
+    num_classes: K; a label is 0 to K-1.
     train_copies, validation_copies: (N,) uint64 under `paper-literal`, the copy index
         of each of these rows; else None.
     """
@@ -35,17 +36,27 @@ class TrainingCells:
     validation: np.ndarray
     train_copies: np.ndarray | None = None
     validation_copies: np.ndarray | None = None
+    num_classes: int = 2
 
     @classmethod
-    def of(cls, cells: pa.Table, split: pa.Table) -> TrainingCells:
-        """Join `PreparedDataset.cells` with a split."""
+    def of(cls, dataset: PreparedDataset, split: pa.Table) -> TrainingCells:
+        """Join the cells of a dataset with a split."""
+        cells = dataset.cells
         uids = cells["uid"].to_pylist()
         labels = np.asarray([-1 if x is None else x for x in cells["label"].to_pylist()], np.int64)
         train, validation = (
             rows_with_role(cells, split, (role,)) for role in ("train", "validation")
         )
         copies = (copies_with_role(split, (role,)) for role in ("train", "validation"))
-        return cls(uids, labels, uid_keys(uids), train, validation, *copies)
+        return cls(
+            uids,
+            labels,
+            uid_keys(uids),
+            train,
+            validation,
+            *copies,
+            num_classes=len(dataset.classes),
+        )
 
 
 @dataclass(frozen=True)
@@ -70,6 +81,7 @@ class EpochPlanner:
             batch_size=self.settings.batch_size,
             window=self.settings.window,
             copies=self.cells.train_copies,
+            num_classes=self.cells.num_classes,
         )
 
     def check_batches(self, workers: int) -> None:
@@ -104,14 +116,15 @@ def check_run(
         UserError: it cannot: a network that cannot be built, weights that are not there, a class
             without a cell, batches too small for the workers, or what only GPUs can do.
     """
-    require_two(dataset.classes, dataset.location)
-    settings = recipe.training
+    settings, num_classes = recipe.training, len(dataset.classes)
     if not gpus and settings.sync_batchnorm:
         raise ConfigError("training.sync_batchnorm: PyTorch has it for GPUs only; add --gpus")
     if not gpus and settings.precision == "fp16":
         raise ConfigError("training.precision fp16: needs a GPU; add --gpus or take bf16")
-    model = build(recipe.model, load_weights=recipe.model.weights not in ("imagenet", "scratch"))
+    load_weights = recipe.model.weights not in ("imagenet", "scratch")
+    model = build(recipe.model, load_weights=load_weights, num_classes=num_classes)
     make_optimizer(model, settings)
-    planner = EpochPlanner(TrainingCells.of(dataset.cells, split), settings, recipe.seed)
+    planner = EpochPlanner(TrainingCells.of(dataset, split), settings, recipe.seed)
     planner.check_batches(workers)
+    class_weights(settings.loss, planner.cells.labels[planner.cells.train], num_classes)
     return planner

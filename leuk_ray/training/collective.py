@@ -45,18 +45,18 @@ def gather_objects(value: T) -> list[T]:
     return values
 
 
-def gather_scores(rows: np.ndarray, logits: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Scores of all workers, ordered by row. All must call.
+def gather_scores(rows: np.ndarray, class_logits: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Scores (N, K-1) of all workers, ordered by row. All must call.
 
     Raises:
         AssertionError: a row was scored twice.
     """
-    parts = gather_objects((rows, logits))
+    parts = gather_objects((rows, class_logits))
     rows = np.concatenate([part[0] for part in parts])
-    logits = np.concatenate([part[1] for part in parts])
+    scores = np.concatenate([part[1] for part in parts if len(part[1])] or [class_logits])
     order = np.argsort(rows)
     assert len(np.unique(rows)) == len(rows), "a row was scored twice"
-    return rows[order], logits[order]
+    return rows[order], scores[order]
 
 
 def average_running_statistics(model: nn.Module) -> None:

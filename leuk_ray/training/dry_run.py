@@ -68,7 +68,8 @@ def _count(recipe: Recipe, dataset: PreparedDataset, workers: int, most: int, gp
     planner = check_run(recipe, dataset, split, most, gpus)
     cells, plan = planner.cells, planner.plan(epoch=0)
     settings, side = recipe.training, dataset.storage.size
-    learner = Learner(build(recipe.model, load_weights=False), settings, recipe.augment.fill)
+    model = build(recipe.model, load_weights=False, num_classes=cells.num_classes)
+    learner = Learner(model, settings, recipe.augment.fill)
     sizes = _checkpoint_bytes(learner)
     checkpoint = sum(sizes.values())
     kept = min(settings.keep + 1, settings.epochs)
@@ -96,7 +97,9 @@ def _with_measured(recipe: Recipe, dataset: PreparedDataset, values: dict, gpus:
     share = -(-recipe.training.batch_size // workers)
     on_node = -(-workers // len(ray.nodes()))
     task = ray.remote(num_cpus=1, num_gpus=int(gpus), max_calls=1)(_measure)
-    measured = ray.get(task.remote(recipe, share, dataset.storage.size, on_node))
+    measured = ray.get(
+        task.remote(recipe, len(dataset.classes), share, dataset.storage.size, on_node)
+    )
     scored = measured["score_seconds"] / workers
     epoch = values["steps_per_epoch"] * measured["step_seconds"] + cells["validation"] * scored
     whole = values["epochs"] * epoch + cells["test"] * scored
@@ -118,12 +121,12 @@ def _checkpoint_bytes(learner: Learner) -> dict[str, int]:
         return {file.name: file.stat().st_size for file in folder.iterdir()}
 
 
-def _measure(recipe: Recipe, share: int, side: int, on_node: int) -> dict:
+def _measure(recipe: Recipe, num_classes: int, share: int, side: int, on_node: int) -> dict:
     """A worker's steps on its share of a batch, with every layer training."""
     torch.set_num_threads(max(1, (os.cpu_count() or 1) // on_node))
     device = torch.device("cuda" if ray.get_gpu_ids() else "cpu")
     before = psutil.Process().memory_info().rss
-    model = build(recipe.model, load_weights=False).to(device)
+    model = build(recipe.model, load_weights=False, num_classes=num_classes).to(device)
     learner = Learner(model, recipe.training, recipe.augment.fill)
     learner.start_epoch(recipe.training.frozen_epochs)
     generator = np.random.default_rng(0)
@@ -141,7 +144,7 @@ def _measure(recipe: Recipe, share: int, side: int, on_node: int) -> dict:
                 copy_index=np.full(len(part), step, np.uint64),
                 side=side,
             )
-            labels = torch.from_numpy(part % 2).to(device)
+            labels = torch.from_numpy(part % num_classes).to(device)
             weights = torch.ones(len(part), device=device)
             params = params and params.to(device)
             learner.learn(Microbatch(images, params, labels, weights, 1 / share))

@@ -22,7 +22,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from leuk_ray.augment.policies import AugmentTensors, apply
 from leuk_ray.augment.settings import Fill
-from leuk_ray.models.zoo import positive_logit
+from leuk_ray.models.zoo import class_logits, most_likely
 from leuk_ray.recipes.training import TrainingSettings
 from leuk_ray.training.losses import classification_loss
 from leuk_ray.training.recorded import Recorded
@@ -59,7 +59,7 @@ class Augmented(nn.Module):
         self.fill: Fill = fill
 
     def forward(self, images: Tensor, params: AugmentTensors | None) -> Tensor:
-        """(N, 3, H, W) in 0..255, and how to augment it -> logits."""
+        """(N, 3, H, W) in 0..255, and how to augment it -> outputs."""
         with torch.autocast(images.device.type, enabled=False):  # pixels stay exact
             images = apply(images, params, self.fill)
         return self.network(images)[0]
@@ -161,19 +161,19 @@ class Learner:
 
     def _learn(self, microbatch: Microbatch) -> Tensor:
         images, params, labels, weights, scale = microbatch
-        log_odds = self.log_odds(images, params)
-        losses = weights * classification_loss(log_odds, labels, self.settings.loss)
+        scores = self.class_logits(images, params)
+        losses = weights * classification_loss(scores, labels, self.settings.loss)
         self.backward(losses.sum() * scale)
-        correct = ((log_odds.detach() >= 0) == labels).sum()
+        correct = (most_likely(scores.detach()) == labels).sum()
         return torch.stack([losses.detach().sum().double(), correct.double()])
 
-    def log_odds(self, images: Tensor, params: AugmentTensors | None) -> Tensor:
-        """Augment and score a microbatch: (N,) float32 or wider, log-odds of ALL."""
+    def class_logits(self, images: Tensor, params: AugmentTensors | None) -> Tensor:
+        """Augment and score a microbatch: (N, K-1) float32 or wider, see `zoo.class_logits`."""
         assert self.wrapped is not None, "start_epoch comes first"
         precision = _PRECISIONS[self.settings.precision]
         with torch.autocast(self.device.type, precision, enabled=precision != torch.float32):
-            logits = self.wrapped(images, params)
-        return positive_logit(logits if logits.dtype == torch.float64 else logits.float())
+            outputs = self.wrapped(images, params)
+        return class_logits(outputs if outputs.dtype == torch.float64 else outputs.float())
 
     def backward(self, loss: Tensor) -> None:
         """Add the gradient of `loss`, a scalar."""

@@ -120,7 +120,7 @@ def train_epoch(
     rank, world_size = collective.rank(), collective.world_size()
     cells, seed, plan = planner.cells, planner.seed, planner.plan(epoch)
     targets = cells.labels[plan.rows]
-    weights = class_weights(settings.loss, targets)
+    weights = class_weights(settings.loss, targets, cells.num_classes)
     torch.manual_seed(_dropout_seed(seed, epoch, rank))
     learner.start_epoch(epoch)
     microbatches = _microbatches(plan, rank, world_size, settings.accumulate)

@@ -96,6 +96,9 @@ def bundle_manifest(
     return ModelManifest(
         model=recipe.model,
         storage=dataset.storage,
+        classes=dataset.classes.names,
+        positive=dataset.classes.positive,
+        ordered=dataset.classes.ordered,
         shows=_shows(recipe, dataset),
         synthetic=dataset.synthetic,
         protocol=recipe.split.protocol,

@@ -55,7 +55,7 @@ class Trained:
 
     split: of the run.
     rows: (N,) validation and test rows of the dataset, in the order of the split.
-    logits: (N,) float64, their log-odds of ALL, each scored exactly once over all workers.
+    logits: (N, K-1) float64 class logits, each scored exactly once over all workers.
     copies: (N,) uint64, under `paper-literal` the copies of these rows; else None.
     """
 
@@ -191,7 +191,7 @@ def train_worker(config: WorkerConfig) -> _Ended:
     device = get_device()
     assert isinstance(device, torch.device)
     torch.manual_seed(recipe.seed)
-    model = build(recipe.model, load_weights=True).to(device)
+    model = build(recipe.model, load_weights=True, num_classes=cells.num_classes).to(device)
     monitor = Monitor(str(config.run).rpartition("/")[2], platform.node(), device)
     learner = Learner(
         model,
@@ -248,7 +248,7 @@ def _distributed(module: nn.Module) -> nn.Module:
 def _make_bundle(
     recipe: Recipe, dataset: PreparedDataset, split: pa.Table, out: Location, ended: _Ended
 ) -> Location:
-    model = build(recipe.model, load_weights=False)
+    model = build(recipe.model, load_weights=False, num_classes=len(dataset.classes))
     with ended.best.as_directory() as directory:
         load_model(model, Path(directory) / "model.safetensors")
     manifest = bundle_manifest(recipe, dataset, ended.metrics, ended.stopped)

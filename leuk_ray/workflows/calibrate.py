@@ -16,6 +16,7 @@ from leuk_ray.datasets.prepared import PreparedDataset
 from leuk_ray.datasets.splits import rows_with_role
 from leuk_ray.evaluation.calibration import (
     abstain_band,
+    binary_log_odds,
     fit_temperature,
     probability,
     temperature_caution,
@@ -84,18 +85,19 @@ def calibrate(
         )
     classifier = Classifier(bundle)
     scored = np.unique(np.concatenate(list(rows.values())))
-    every_logit, every_embedding, every_feature = _score(
+    every_score, every_embedding, every_feature = _score(
         classifier, dataset, scored, lambda done: progress(done, len(scored))
     )
-    logits = every_logit[np.searchsorted(scored, rows["decision"])]
+    scores = every_score[np.searchsorted(scored, rows["decision"])]
     in_scope = np.searchsorted(scored, rows["scope"])
     embedding, features = every_embedding[in_scope], [every_feature[i] for i in in_scope.tolist()]
-    temperature = fit_temperature(logits, labels)
+    temperature = fit_temperature(scores, labels)
     threshold = bundle.manifest.threshold
+    logits = binary_log_odds(scores, dataset.classes)
     band = abstain_band(logits, temperature, threshold, abstain_share)
     groups = [dataset.cells["group"][row].as_py() for row in rows["scope"].tolist()]
     held_split = split.filter(pc.field("role") == held)
-    predictions = predictions_table(dataset, held_split, rows["decision"], logits, temperature)
+    predictions = predictions_table(dataset, held_split, rows["decision"], scores, temperature)
     decisions = fix_decisions(
         labels.astype(np.int64),
         logits,
@@ -126,7 +128,7 @@ def calibrate(
         "bundle": str(out),
         "cells": len(logits),
         "fixed_on": decisions.basis,
-        "caution": " ".join(filter(None, (decisions.caution, temperature_caution(logits, labels)))),
+        "caution": " ".join(filter(None, (decisions.caution, temperature_caution(scores, labels)))),
         "temperature": temperature,
         "abstain_band": list(band) if band else None,
         "scope_cells": len(embedding),
@@ -159,14 +161,14 @@ def _score(
     rows: np.ndarray,
     progress: Callable[[int], None],
 ) -> tuple[np.ndarray, np.ndarray, list[dict[str, float]]]:
-    """Log-odds, embedding and pixel features of rows."""
+    """Class logits, embedding and pixel features of rows."""
     reader = dataset.reader()
-    logits, embeddings, features = [], [], []
+    class_logits, embeddings, features = [], [], []
     for start in range(0, len(rows), _BATCH):
         pixels = reader.read(rows[start : start + _BATCH])
         scores = classifier.score(pixels)
-        logits.append(scores.logit)
+        class_logits.append(scores.class_logits)
         embeddings.append(scores.embedding)
         features += [measure(cell) for cell in pixels]
         progress(start + len(pixels))
-    return np.concatenate(logits), np.concatenate(embeddings), features
+    return np.concatenate(class_logits), np.concatenate(embeddings), features

@@ -16,7 +16,7 @@ from leuk_ray.datasets.leakage import NO_INTERVALS, origin_of
 from leuk_ray.datasets.pairing import check_same_dataset
 from leuk_ray.datasets.prepared import PreparedDataset
 from leuk_ray.datasets.splits import eligible
-from leuk_ray.evaluation.calibration import probability
+from leuk_ray.evaluation.calibration import binary_probability
 from leuk_ray.evaluation.paired import paired_bootstrap
 from leuk_ray.io.locations import Location, join, parent
 from leuk_ray.io.storage import exists, read_table
@@ -179,7 +179,7 @@ def _score(
     total = 2 * sum(len(part.rows) for part in parts)
     done, stated = side * total // 2, []
     for part in parts:
-        _, logits = score_rows(
+        _, scores = score_rows(
             part.targets[side].bundle,
             dataset,
             part.rows,
@@ -187,7 +187,8 @@ def _score(
             lambda scored, _, before=done: progress(before + scored, total),
         )
         done += len(part.rows)
-        stated.append(probability(logits, part.targets[side].manifest.temperature))
+        temperature = part.targets[side].manifest.temperature
+        stated.append(binary_probability(scores, temperature, dataset.classes))
     return np.concatenate(stated)
 
 

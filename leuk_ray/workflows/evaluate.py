@@ -13,6 +13,7 @@ from leuk_ray.datasets.splits import (
     copies_with_role,
     rows_with_role,
 )
+from leuk_ray.evaluation.calibration import class_logits_of
 from leuk_ray.evaluation.report_model import Report
 from leuk_ray.io.locations import Location, join
 from leuk_ray.io.storage import exists, read_table, refuse_existing
@@ -81,18 +82,18 @@ def evaluate(
     known = _known_validation(target, dataset, split) if roles == ("test",) else None
     if known is None and target.run is not None and roles == ("test",):
         rows = rows_with_role(dataset.cells, split, ("validation", "test"))
-    rows, logits = score_rows(target.bundle, dataset, rows, pool, progress)
+    rows, scores = score_rows(target.bundle, dataset, rows, pool, progress)
     if known is not None:
-        rows, logits = np.concatenate([known[0], rows]), np.concatenate([known[1], logits])
+        rows, scores = np.concatenate([known[0], rows]), np.concatenate([known[1], scores])
         order = np.argsort(rows)
-        rows, logits = rows[order], logits[order]
-    return report_on(target, dataset, split, rows, logits, out, show_images=show_images)
+        rows, scores = rows[order], scores[order]
+    return report_on(target, dataset, split, rows, scores, out, show_images=show_images)
 
 
 def _known_validation(
     target: EvaluationTarget, dataset: PreparedDataset, split: pa.Table
 ) -> tuple[np.ndarray, np.ndarray] | None:
-    """Validation rows and log-odds that the run's own report holds, (N,) each.
+    """Validation rows (N,) and class logits (N, K-1) that the run's own report holds.
 
     What is to be fixed on validation needs them, and training has scored them with the weights
     of the bundle. None where the report is not there: then they are scored with the test rows.
@@ -103,4 +104,4 @@ def _known_validation(
     told = read_table(table).filter(pc.field("role") == "validation").sort_by("uid")
     rows = rows_with_role(dataset.cells, split, ("validation",))
     uids = dataset.cells["uid"].take(pa.array(rows)).to_pylist()
-    return (rows, told["logit"].to_numpy()) if told["uid"].to_pylist() == uids else None
+    return (rows, class_logits_of(told)) if told["uid"].to_pylist() == uids else None

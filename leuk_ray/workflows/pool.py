@@ -16,6 +16,7 @@ import torch
 
 from leuk_ray.cluster import ray_cluster
 from leuk_ray.datasets.prepared import PixelReader, PreparedDataset
+from leuk_ray.evaluation.calibration import class_logits_of
 from leuk_ray.inference.answers import part_of
 from leuk_ray.inference.classifier import Classifier
 from leuk_ray.inference.files import NamedFile, answer_files
@@ -24,7 +25,7 @@ from leuk_ray.io.locations import Location, parse
 HERE = 500
 _ROWS_PER_BLOCK = 32
 _FILES_PER_BLOCK = 256
-_SCHEMA = pa.schema([("row", pa.int64()), ("logit", pa.float64())])
+_SCHEMA = pa.schema([("row", pa.int64()), ("class_logits", pa.list_(pa.float64()))])
 
 
 @dataclass(frozen=True)
@@ -62,7 +63,7 @@ class _RowScorer:
     def __call__(self, block: pa.Table) -> pa.Table:
         rows = block["row"].to_numpy()
         scores = self.classifier.score(self.reader.read(rows))
-        return pa.table({"row": rows, "logit": scores.logit}, schema=_SCHEMA)
+        return pa.table({"row": rows, "class_logits": list(scores.class_logits)}, schema=_SCHEMA)
 
 
 class _FileAnswerer:
@@ -89,7 +90,7 @@ def score_rows(
     """Score rows of a dataset, each exactly once.
 
     Returns:
-        The rows, ascending, and their log-odds of ALL.
+        The rows, ascending, and their class logits (N, K-1).
 
     Raises:
         AssertionError: a row was lost or scored twice.
@@ -111,7 +112,7 @@ def score_rows(
     scores = pa.concat_tables(parts).sort_by("row")
     scored = scores["row"].to_numpy()
     assert np.array_equal(scored, np.sort(rows)), "rows in and scores out differ"
-    return scored, scores["logit"].to_numpy()
+    return scored, class_logits_of(scores)
 
 
 def answer_on_pool(

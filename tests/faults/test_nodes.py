@@ -200,7 +200,7 @@ def test_three_workers_two_and_three_again_lose_and_repeat_no_row(
     assert "2 workers instead of 3" in notes[0]
     assert "3 workers instead of 2" in notes[1]
 
-    cells = TrainingCells.of(dataset.cells, split_cells(dataset.cells, recipe().split))
+    cells = TrainingCells.of(dataset, split_cells(dataset.cells, recipe().split))
     keys = uid_keys(cells.uids)
     for epoch in range(EPOCHS):
         plan = plan_epoch(

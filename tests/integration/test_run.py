@@ -182,7 +182,7 @@ def test_stream_host_and_device_feed_give_the_same_metrics_to_the_last_digit(
     """And the network sees each cell as often as the plans say."""
     settings = recipe(window=window, balance="equal").training
     split = split_cells(dataset.cells, recipe().split)
-    cells = TrainingCells.of(dataset.cells, split)
+    cells = TrainingCells.of(dataset, split)
     of_pixels = {x.tobytes(): row for row, x in enumerate(dataset.reader().read(np.arange(121)))}
     assert len(of_pixels) == 121, "each cell can be told by its pixels"
     expected: Counter = Counter()
@@ -235,7 +235,7 @@ def test_the_same_bytes_give_the_same_probability_everywhere(
     answers = classifier.predict([(uid, files[uid].read_bytes()) for uid in uids])
     for answer, logit in zip(answers, logits, strict=True):
         assert isinstance(answer, Prediction)
-        assert answer.probability == pytest.approx(1 / (1 + np.exp(-logit)), abs=1e-5)
+        assert answer.probability == pytest.approx(1 / (1 + np.exp(-logit[0])), abs=1e-5)
 
 
 def test_a_bundle_alone_is_evaluated_on_the_test_cells_of_its_run_or_marked(
@@ -312,7 +312,7 @@ def test_a_report_tells_no_path_of_first_weights(run: Path, dataset, tmp_path: P
     split = pq.read_table(run / "split.parquet")
     rows = rows_with_role(dataset.cells, split, ("validation", "test"))
     out = tmp_path / "report"
-    target, logits = EvaluationTarget.at(copy), np.zeros(len(rows))
+    target, logits = EvaluationTarget.at(copy), np.zeros((len(rows), 1))
     report_on(target, dataset, split, rows, logits, out, show_images=False)
     for name in ("report.json", "report.html"):
         assert "somebody" not in (out / name).read_text()

@@ -70,7 +70,7 @@ def test_lite_beats_chance_on_unseen_subjects(dataset: PreparedDataset):
         recipe = load_recipe("lite", [f"folds={FOLDS}", f"fold={fold}", "epochs=6"])
         split = split_cells(dataset.cells, recipe.split)
         assert_disjoint(split)
-        cells = TrainingCells.of(dataset.cells, split)
+        cells = TrainingCells.of(dataset, split)
         torch.manual_seed(recipe.seed)
         model = build(recipe.model, load_weights=True)
         best: dict = {"selection": -np.inf}

@@ -55,7 +55,7 @@ def test_a_loaded_bundle_scores_like_the_network_that_was_saved(bundle: Path):
     with torch.no_grad():
         logits, embedding = model(torch.from_numpy(pixels).permute(0, 3, 1, 2))
     expected = (logits[:, 1] - logits[:, 0]).numpy()
-    np.testing.assert_allclose(scores.logit, expected, atol=1e-5)
+    np.testing.assert_allclose(scores.class_logits[:, 0], expected, atol=1e-5)
     np.testing.assert_allclose(scores.embedding, embedding.numpy(), atol=1e-5)
     np.testing.assert_allclose(scores.probability, 1 / (1 + np.exp(-expected / 2)), atol=1e-6)
 

@@ -83,7 +83,7 @@ SCOPE = {"ranges": {"covered": [0.1, 0.9]}, "distance": 1.0, "typical": {"covere
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"schema_version": 99}, r"schema_version '99' is not known here, only 1; update"),
+        ({"schema_version": 99}, r"schema_version '99' is not known here, only 1 and 2; update"),
         ({"schema_version": True}, "schema_version 'True' is not known"),
         ({"classes": ["ALL", "healthy"]}, "classes"),
         ({"temperature": float("inf")}, "temperature"),

@@ -1,3 +1,4 @@
+import numpy as np
 import pytest
 from pydantic import ValidationError
 
@@ -15,25 +16,29 @@ def manifest(**changes) -> ModelManifest:
     return ModelManifest(**(base | changes))
 
 
+def both(probability: float) -> np.ndarray:
+    return np.array([1 - probability, probability])
+
+
 @pytest.mark.parametrize(("probability", "label"), [(0.0, "healthy"), (0.49, "healthy"),
                                                     (0.5, "ALL"), (1.0, "ALL")])  # fmt: skip
 def test_without_a_band_every_cell_in_scope_is_answered(probability: float, label: str):
-    assert decide(probability, [], manifest()) == Decision(label, ())
+    assert decide(both(probability), [], manifest()) == Decision(label, ())
 
 
 @pytest.mark.parametrize(("probability", "label"), [(0.3, "healthy"), (0.31, "abstain"),
                                                     (0.69, "abstain"), (0.7, "ALL")])  # fmt: skip
 def test_inside_the_band_there_is_no_answer(probability: float, label: str):
-    decision = decide(probability, [], manifest(threshold=0.6, abstain_band=(0.3, 0.7)))
+    decision = decide(both(probability), [], manifest(threshold=0.6, abstain_band=(0.3, 0.7)))
     assert decision.label == label
     assert decision.reasons == (("near_threshold",) if label == "abstain" else ())
 
 
 def test_what_is_out_of_scope_is_not_answered_however_sure_the_network():
-    decision = decide(0.999, ["blurred"], manifest(abstain_band=(0.4, 0.6)))
+    decision = decide(both(0.999), ["blurred"], manifest(abstain_band=(0.4, 0.6)))
     assert decision == Decision("abstain", ("blurred",))
-    both = decide(0.5, ["blurred"], manifest(abstain_band=(0.4, 0.6)))
-    assert both.reasons == ("blurred", "near_threshold")
+    near = decide(both(0.5), ["blurred"], manifest(abstain_band=(0.4, 0.6)))
+    assert near.reasons == ("blurred", "near_threshold")
 
 
 @pytest.mark.parametrize("band", [(0.6, 0.7), (0.2, 0.4), (-0.1, 0.6), (0.5, 1.1), (0.7, 0.3)])
@@ -46,4 +51,31 @@ def test_a_band_that_does_not_hold_the_threshold_is_refused(band):
 def test_what_is_no_number_is_no_answer(probability: float):
     for reasons in ([], ["blurred"]):
         with pytest.raises(RuntimeError, match="not finite"):
-            decide(probability, reasons, manifest())
+            decide(both(probability), reasons, manifest())
+
+
+def test_of_three_classes_the_most_likely_is_the_answer_where_it_is_likely_enough():
+    three = manifest(classes=("a", "b", "c"), positive=("b", "c"), min_confidence=0.5)
+    assert decide(np.array([0.4, 0.5, 0.1]), [], three) == Decision("b", ())
+    unsure = decide(np.array([0.49, 0.2, 0.31]), ["blurred"], three)
+    assert unsure == Decision("abstain", ("blurred", "low_confidence"))
+    # The threshold is of the binary view, and decides nothing here.
+    assert decide(np.array([0.6, 0.3, 0.1]), [], manifest(
+        classes=("a", "b", "c"), positive=("b", "c"), threshold=0.1)).label == "a"  # fmt: skip
+    with pytest.raises(RuntimeError, match="not finite"):
+        decide(np.array([0.9, np.nan, 0.1]), [], three)
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"classes": ("a", "A"), "positive": ("A",)}, "twice"),
+        ({"classes": ("a", "b", "c"), "positive": ("d",)}, "not among"),
+        ({"classes": ("a", "b", "c")}, "not among"),  # ALL is the positive one of old bundles
+        ({"classes": ("ALL", "healthy")}, "second is the positive"),
+        ({"classes": ("a", "b\n", "c"), "positive": ()}, "printable"),
+    ],
+)
+def test_classes_that_cannot_be_are_refused(changes, reason: str):
+    with pytest.raises(ValidationError, match=reason):
+        manifest(**changes)

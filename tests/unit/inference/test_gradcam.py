@@ -23,7 +23,7 @@ from leuk_ray.inference.explain import explain_pixels
 from leuk_ray.inference.gradcam import evidence, heat, share_inside, target_layer
 from leuk_ray.models.network import ImageClassifier
 from leuk_ray.models.settings import ModelSettings
-from leuk_ray.models.zoo import build, positive_logit
+from leuk_ray.models.zoo import build, class_logits
 from leuk_ray.training.losses import classification_loss
 from leuk_ray.utils.errors import UserError
 
@@ -67,13 +67,17 @@ class PatchesAsMap(torch.nn.Module):
         return torch.cat([tokens[:, :1], patches.flatten(2).transpose(1, 2)], dim=1)
 
 
+def ones(images: torch.Tensor) -> torch.Tensor:
+    return torch.ones(len(images), dtype=torch.int64)
+
+
 @pytest.mark.parametrize("name", NETWORKS)
 def test_both_methods_agree_with_captum(name: str):
     model = network(**NETWORKS[name]).double()
     images = noise(2, 64).double()
 
     def log_odds(batch: torch.Tensor) -> torch.Tensor:
-        return positive_logit(model(batch)[0])
+        return class_logits(model(batch)[0])[:, 0]
 
     def as_maps(values: torch.Tensor) -> torch.Tensor:
         if name != "vit":
@@ -82,12 +86,12 @@ def test_both_methods_agree_with_captum(name: str):
 
     layer = target_layer(model)
     product = as_maps(LayerGradientXActivation(log_odds, layer).attribute(images)).sum(1)
-    ours, logit = evidence(model, images, "hirescam")
+    ours, logit = evidence(model, images, "hirescam", ones(images))
     scale = product.abs().max()
     assert scale > 0
     torch.testing.assert_close(ours / scale, product / scale, atol=1e-4, rtol=0)
     torch.testing.assert_close(logit, log_odds(images).detach())
-    ours, _ = evidence(model, images, "gradcam")
+    ours, _ = evidence(model, images, "gradcam", ones(images))
     if name == "vit":  # captum takes dimension 1 for channels, and tokens have positions there
         model.backbone.blocks[-1].norm1 = tokens = PatchesAsMap(layer)
         layer = tokens.map
@@ -100,21 +104,25 @@ def test_where_a_global_average_is_classified_linearly_both_methods_are_one():
     """Draelos and Carin 2020: then every position has the same gradient."""
     model = network(**NETWORKS["timm"])
     images = noise(2, 64)
-    grad, hires = evidence(model, images, "gradcam")[0], evidence(model, images, "hirescam")[0]
+    grad, hires = (
+        evidence(model, images, "gradcam", ones(images))[0],
+        evidence(model, images, "hirescam", ones(images))[0],
+    )
     torch.testing.assert_close(grad, hires)
 
 
 def test_hirescam_adds_up_to_the_logit_where_it_should():
     model = network(**NETWORKS["timm"])
-    found, logit = evidence(model, noise(3, 64), "hirescam")
-    bias = positive_logit(model.head.classifier.bias[None])
+    found, logit = evidence(model, noise(3, 64), "hirescam", torch.ones(3).long())
+    bias = class_logits(model.head.classifier.bias[None])[:, 0]
     torch.testing.assert_close(found.sum(dim=(1, 2)) + bias, logit, atol=1e-4, rtol=1e-4)
 
 
 def test_heat_is_scaled_turned_and_empty_where_nothing_speaks():
     found = torch.tensor([[[2.0, -1.0], [0.0, 1.0]]]).repeat(3, 1, 1)
+    found[1] *= -1.0
     found[2] = -1.0
-    pictures = heat(found, torch.tensor([1.0, -1.0, 1.0]), 8)
+    pictures = heat(found, 8)
     assert pictures.shape == (3, 8, 8)
     assert pictures[:2].amax(dim=(1, 2)).tolist() == [1, 1]
     assert pictures[0].argmax() == 0
@@ -131,7 +139,7 @@ def test_explaining_changes_nothing_in_the_network():
     images = noise(1, 64)
     with torch.inference_mode():
         first = model(images)[0]
-    evidence(model, images, "gradcam")
+    evidence(model, images, "gradcam", ones(images))
     assert all(p.grad is None for p in model.parameters())
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
     with torch.inference_mode():
@@ -157,7 +165,7 @@ def trained() -> ImageClassifier:
     optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
     for step in range(40):
         images, labels, _ = discs(16, step)
-        loss = classification_loss(positive_logit(model(images)[0]), labels).mean()
+        loss = classification_loss(class_logits(model(images)[0]), labels).mean()
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -168,9 +176,9 @@ def trained() -> ImageClassifier:
 def test_heat_lies_where_the_signal_is(method, trained):
     images, labels, masks = discs(40, 1000)
     images, masks = images[labels == 1], masks[labels == 1]
-    found, logit = evidence(trained, images, method)
+    found, logit = evidence(trained, images, method, ones(images))
     assert (logit > 0).float().mean() > 0.9
-    share = share_inside(heat(found, torch.ones(len(images)), 64), masks)
+    share = share_inside(heat(found, 64), masks)
     area = masks.float().mean()  # what heat without aim would reach: 8%
     assert share.nanmean() > 3 * area
 
@@ -180,9 +188,9 @@ def test_randomised_weights_change_the_heat(method, trained):
     """Adebayo 2018: a map that survives a random network explains the image, not the network."""
     images, labels, _ = discs(40, 1000)
     images = images[labels == 1]
-    ours, _ = evidence(trained, images, method)
+    ours, _ = evidence(trained, images, method, ones(images))
     other = network(**SE, filters=(8, 16, 32), reduction=4)
-    theirs, _ = evidence(other, images, method)
+    theirs, _ = evidence(other, images, method, ones(images))
     similar = [
         abs(spearmanr(a.flatten(), b.flatten()).statistic)
         for a, b in zip(ours, theirs, strict=True)
@@ -193,7 +201,7 @@ def test_randomised_weights_change_the_heat(method, trained):
 def test_a_backbone_without_a_map_is_refused():
     model = network(architecture="timm", backbone="mixer_s16_224", input_size=224)
     with pytest.raises(UserError, match="gives no feature map"):
-        evidence(model, noise(1, 224), "gradcam")
+        evidence(model, noise(1, 224), "gradcam", torch.ones(1).long())
 
 
 def test_the_share_on_rendered_cells_is_that_of_the_pixels_that_are_not_black(tmp_path: Path):
@@ -215,9 +223,8 @@ def test_the_share_on_rendered_cells_is_that_of_the_pixels_that_are_not_black(tm
         inside, whole = explained.heat[cell].sum(), explained.heat.sum()
         assert explained.inside_cell == pytest.approx(inside / whole, rel=1e-4)
         assert explained.heat.max() == 1
-        found, logit = evidence(
-            classifier.model, torch.from_numpy(image[None]).permute(0, 3, 1, 2), "hirescam"
-        )
+        batch = torch.from_numpy(image[None]).permute(0, 3, 1, 2)
+        found, logit = evidence(classifier.model, batch, "hirescam", ones(batch))
         agrees = (found > 0) == (logit > 0)
         expected = (found.abs() * agrees).sum() / found.abs().sum()
         assert explained.agreeing == pytest.approx(expected.item(), abs=1e-4)

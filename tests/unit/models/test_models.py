@@ -9,7 +9,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from leuk_ray.models.preprocess import Preprocess
 from leuk_ray.models.settings import Attention, ModelSettings
-from leuk_ray.models.zoo import build, positive_logit
+from leuk_ray.models.zoo import build, class_logits
 from leuk_ray.utils.errors import UserError
 
 VIT = "vit_tiny_patch16_224.augreg_in21k"
@@ -54,7 +54,7 @@ def test_every_attention_variant_trains_a_step(attention):
     logits, embedding = model(torch.randint(0, 256, (4, 3, 80, 80), dtype=torch.uint8))
     assert logits.shape == (4, 2)
     assert embedding.shape == (4, 256)
-    positive_logit(logits).sum().backward()
+    class_logits(logits).sum().backward()
     assert all(p.grad is not None for p in model.parameters())
 
 

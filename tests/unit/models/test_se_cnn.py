@@ -10,7 +10,7 @@ from leuk_ray.augment.settings import AugmentSettings
 from leuk_ray.datasets.plan import uid_keys
 from leuk_ray.models.se_cnn import SECNN
 from leuk_ray.models.settings import ModelSettings
-from leuk_ray.models.zoo import build, positive_logit
+from leuk_ray.models.zoo import build, class_logits
 from leuk_ray.recipes.training import TrainingSettings
 from leuk_ray.training.cells import EpochPlanner, TrainingCells
 from leuk_ray.training.learner import Learner
@@ -94,7 +94,7 @@ def test_the_networks_train_a_step(attention: str):
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
     losses = []
     for _ in range(5):
-        loss = classification_loss(positive_logit(model(images)[0]), labels).mean()
+        loss = classification_loss(class_logits(model(images)[0]), labels).mean()
         optimizer.zero_grad()
         loss.backward()
         assert all(p.grad is not None for p in model.parameters())
@@ -108,8 +108,8 @@ def test_one_logit_means_what_two_do():
     z = torch.tensor([[-3.0], [0.0], [5.0]], dtype=torch.float64)
     two = torch.cat([torch.zeros_like(z), z], dim=1)
     labels = torch.tensor([1, 0, 1])
-    torch.testing.assert_close(positive_logit(z), positive_logit(two))
-    losses = classification_loss(positive_logit(z), labels)
+    torch.testing.assert_close(class_logits(z), class_logits(two))
+    losses = classification_loss(class_logits(z), labels)
     torch.testing.assert_close(losses, F.cross_entropy(two, labels, reduction="none"))
     torch.testing.assert_close(
         losses, F.binary_cross_entropy(z[:, 0].sigmoid(), labels.double(), reduction="none")

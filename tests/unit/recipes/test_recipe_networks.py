@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from leuk_ray.models.zoo import build, positive_logit
+from leuk_ray.models.zoo import build, class_logits
 from leuk_ray.recipes.recipe import load_recipe, recipe_names
 from leuk_ray.training.learner import make_optimizer
 from leuk_ray.training.losses import classification_loss
@@ -56,7 +56,7 @@ def test_the_network_takes_a_training_step(name: str):
     logits, embedding = model(images)
     assert logits.shape == (2, 1 if recipe.model.architecture == "se_cnn" else 2)
     assert embedding.ndim == 2
-    loss = classification_loss(positive_logit(logits), torch.tensor([0, 1])).mean()
+    loss = classification_loss(class_logits(logits), torch.tensor([0, 1])).mean()
     before = [p.detach().clone() for p in model.head.parameters()]
     loss.backward()
     # DistributedDataParallel would wait for ever for one that takes no part.

@@ -116,7 +116,7 @@ def test_cells_of_a_split_of_copies_have_the_role_of_the_part_that_is_asked_for(
     copies = copies.append_column("copy", pa.array([0] * 4 + [1] * 4))
     held = copies.filter(pc.field("role") == "validation")
     rows = np.asarray([0, 1, 1, 2])
-    table = predictions_table(data, held, rows, np.arange(4.0), temperature=2.0)
+    table = predictions_table(data, held, rows, np.arange(4.0)[:, None], temperature=2.0)
     assert table["role"].to_pylist() == ["validation"] * 4
     assert table["uid"].to_pylist() == ["a", "b", "b", "c"]
     assert table["probability"].to_numpy() == pytest.approx(expit(np.arange(4) / 2))

@@ -21,7 +21,7 @@ def test_a_cell_without_a_number_is_an_item(tmp_path: Path, monkeypatch):
 
     def broken_for_bright(self: Classifier, pixels: np.ndarray) -> Scores:
         scores = score(self, pixels)
-        scores.probability[pixels.max(axis=(1, 2, 3)) == 255] = np.nan
+        scores.probabilities[pixels.max(axis=(1, 2, 3)) == 255] = np.nan
         return scores
 
     monkeypatch.setattr(Classifier, "score", broken_for_bright)

@@ -182,7 +182,7 @@ def test_a_network_that_gives_no_number_is_not_loaded(tmp_path: Path, monkeypatc
 
     def nothing(self: Classifier, pixels: np.ndarray) -> Scores:
         scores = score(self, pixels)
-        scores.probability[:] = np.nan
+        scores.probabilities[:] = np.nan
         return scores
 
     monkeypatch.setattr(Classifier, "score", nothing)

@@ -10,6 +10,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from scipy.special import softmax
+from sklearn.metrics import log_loss
+from sklearn.utils.class_weight import compute_class_weight
 from torch.overrides import TorchFunctionMode
 
 from leuk_ray.augment.policies import augment_tensors
@@ -60,7 +63,7 @@ def test_averaged_weights_follow_their_equation_and_both_sets_are_saved(tmp_path
     images = next(ArrayLoader(pixels).iter_batches([np.arange(8)]))
     for _ in range(3):
         loss = classification_loss(
-            learner.log_odds(images, None), torch.from_numpy(cells.labels[:8])
+            learner.class_logits(images, None), torch.from_numpy(cells.labels[:8])
         )
         learner.backward(loss.mean())
         learner.step()
@@ -85,7 +88,7 @@ def test_the_head_trains_alone_first_and_then_all():
     def moved() -> dict[str, bool]:
         before = {n: v.clone() for n, v in learner.model.state_dict().items()}
         losses = classification_loss(
-            learner.log_odds(images, None), torch.from_numpy(cells.labels[:8])
+            learner.class_logits(images, None), torch.from_numpy(cells.labels[:8])
         )
         learner.backward(losses.mean())
         learner.step()
@@ -106,7 +109,9 @@ def test_clipping_bounds_the_gradient():
     before = [p.detach().clone() for p in learner.model.parameters()]
     cells, pixels = make_cells()
     images = next(ArrayLoader(pixels).iter_batches([np.arange(8)]))
-    losses = classification_loss(learner.log_odds(images, None), torch.from_numpy(cells.labels[:8]))
+    losses = classification_loss(
+        learner.class_logits(images, None), torch.from_numpy(cells.labels[:8])
+    )
     learner.backward(1000 * losses.mean())
     learner.step()
     after = list(learner.model.parameters())
@@ -126,7 +131,7 @@ def test_bf16_trains_close_to_fp32_and_keeps_fp32_weights(plain):
     assert {p.dtype for p in learner.model.parameters()} == {torch.float32}
     _, pixels = make_cells()
     assert (
-        learner.log_odds(next(ArrayLoader(pixels).iter_batches([np.arange(4)])), None).dtype
+        learner.class_logits(next(ArrayLoader(pixels).iter_batches([np.arange(4)])), None).dtype
         == torch.float32
     )
 
@@ -144,7 +149,7 @@ def test_augmentation_stays_exact_under_bf16():
     for precision in ("fp32", "bf16"):
         learner = Learner(core, changed(precision=precision), settings.fill)
         learner.start_epoch(0)
-        learner.log_odds(images, how)
+        learner.class_logits(images, how)
     assert torch.equal(seen[0], seen[1])
 
 
@@ -201,7 +206,7 @@ def test_losses_agree_with_their_equations_in_float64():
     log_odds, labels = torch.from_numpy(z), torch.from_numpy(y)
 
     def loss(**settings) -> np.ndarray:
-        return classification_loss(log_odds, labels, LossSettings(**settings)).numpy()
+        return classification_loss(log_odds[:, None], labels, LossSettings(**settings)).numpy()
 
     np.testing.assert_allclose(loss(), -np.log(own), atol=1e-12)
     two = torch.stack([torch.zeros(50, dtype=torch.float64), log_odds], 1)
@@ -214,12 +219,44 @@ def test_losses_agree_with_their_equations_in_float64():
 
 def test_class_weights_give_each_class_the_same_say():
     labels = np.asarray([0, 1, 1, 1])
-    balanced = class_weights(LossSettings(class_weights="balanced"), labels)
+    balanced = class_weights(LossSettings(class_weights="balanced"), labels, 2)
     np.testing.assert_allclose(balanced, [2, 2 / 3])
     np.testing.assert_allclose(np.sum(balanced[labels]), 4)
-    np.testing.assert_allclose(class_weights(LossSettings(class_weights=(3, 1)), labels), [3, 1])
+    np.testing.assert_allclose(class_weights(LossSettings(class_weights=(3, 1)), labels, 2), [3, 1])
     history = run(changed(balance="none", epochs=1, loss={"class_weights": "balanced"}))
     assert history != run(changed(balance="none", epochs=1))
+
+
+@pytest.mark.parametrize("num_classes", [3, 8])
+def test_losses_of_many_classes_agree_with_their_definitions_in_float64(num_classes: int):
+    generator = np.random.default_rng(0)
+    z, y = generator.normal(0, 3, (50, num_classes - 1)), generator.integers(0, num_classes, 50)
+    p = softmax(np.pad(z, ((0, 0), (1, 0))), axis=1)
+    own = p[np.arange(50), y]
+
+    def loss(**settings) -> np.ndarray:
+        scores, labels = torch.from_numpy(z), torch.from_numpy(y)
+        return classification_loss(scores, labels, LossSettings(**settings)).numpy()
+
+    assert loss().mean() == pytest.approx(log_loss(y, p, labels=range(num_classes)))
+    np.testing.assert_allclose(loss(), -np.log(own), atol=1e-12)
+    smooth = 0.9 * -np.log(own) - 0.1 * np.log(p).mean(axis=1)
+    np.testing.assert_allclose(loss(label_smoothing=0.1), smooth, atol=1e-12)
+    np.testing.assert_allclose(loss(focal_gamma=2.0), -((1 - own) ** 2) * np.log(own), atol=1e-12)
+
+
+def test_class_weights_of_many_classes():
+    labels = np.repeat([0, 1, 2, 4], [1, 5, 10, 24])  # of class 3 there is none
+    present = [0, 1, 2, 4]
+    balanced = class_weights(LossSettings(class_weights="balanced"), labels, 5)
+    expected = compute_class_weight("balanced", classes=np.asarray(present), y=labels)
+    np.testing.assert_allclose(balanced[present], expected, rtol=1e-6)
+    settings = LossSettings(class_weights="effective", effective_beta=0.9)
+    effective = class_weights(settings, labels, 5)
+    numbers = np.array([(1 - 0.9**n) / (1 - 0.9) for n in (1, 5, 10, 24)])  # Cui et al. 2019, eq 2
+    np.testing.assert_allclose(effective[present], 4 / numbers / (1 / numbers).sum(), rtol=1e-6)
+    with pytest.raises(UserError, match="2 numbers for 5 classes"):
+        class_weights(LossSettings(class_weights=(3, 1)), labels, 5)
 
 
 @pytest.mark.parametrize("policy", ["none", "saeed2022", "modern"])

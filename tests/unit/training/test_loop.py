@@ -203,4 +203,4 @@ def test_copies_keep_their_pixels_in_every_epoch_and_are_scored_as_copies():
     np.testing.assert_allclose(logits, again, atol=1e-5)
     assert not np.allclose(logits[::2], logits[1::2], atol=1e-5)
     plain = score_rows(core, cells.validation, ArrayLoader(pixels), 4)
-    assert plain.shape == (len(cells.validation),)
+    assert plain.shape == (len(cells.validation), 1)

@@ -102,7 +102,7 @@ def scored(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Path, list[int]]]:
         asked.append((bundle.parent, rows.tolist()))
         label = dataset.cells["label"].to_numpy()[rows]
         noise = np.random.default_rng(len(asked)).normal(size=len(rows))
-        return rows, 2 * label - 1 + noise
+        return rows, (2 * label - 1 + noise)[:, None]
 
     monkeypatch.setattr("leuk_ray.workflows.compare.score_rows", score)
     return asked
