@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,9 +13,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import torch
 
-from leuk_ray.evaluation.intervals import Interval
-from leuk_ray.evaluation.metric_intervals import group_intervals
-from leuk_ray.evaluation.metrics import Evaluation, evaluate
+from leuk_ray.evaluation.intervals import GroupResamples, Interval
+from leuk_ray.evaluation.metric_intervals import group_intervals, metric_samples
+from leuk_ray.evaluation.metrics import Evaluation, evaluate, losses
 from leuk_ray.evaluation.report import BOOTSTRAP
 from leuk_ray.evaluation.report_model import Report
 from leuk_ray.experiments.plan import Plan, RunKey
@@ -37,6 +37,8 @@ class Outcome:
     costs: parameters, flops, images_per_second, epochs, as far as there are such.
     stopped: why the training ended.
     leaky: whether its split lets patients cross; None where that cannot be known.
+    tested: the test cells, ordered by uid and copy: uid, group, label, probability.
+    no_intervals: a reason to give no interval over groups.
     """
 
     metrics: Evaluation
@@ -45,6 +47,8 @@ class Outcome:
     costs: dict[str, float] = field(default_factory=dict)
     stopped: str = ""
     leaky: bool | None = False
+    tested: pa.Table | None = None
+    no_intervals: str = ""
 
 
 Outcomes = dict[RunKey, Outcome | str]  # or the reason why there is none
@@ -77,6 +81,8 @@ def outcomes_of_runs(root: Path, plan: Plan, records: Mapping[str, RunRecord]) -
             costs if rate is None else costs | {"images_per_second": rate},
             record.reason,
             report.run.leaky,
+            tested_cells(root, place),
+            report.run.no_intervals,
         )
     return found
 
@@ -103,7 +109,7 @@ def outcomes_of_votes(root: Path, experiment: ExperimentSettings, runs: Outcomes
 def evaluate_predictions(
     predictions: pa.Table, leaky: bool | None = False, withheld: str = ""
 ) -> Outcome:
-    """Metrics and intervals of scored test cells: label, group, probability.
+    """Metrics and intervals of scored test cells: uid, label, group, probability.
 
     Args:
         predictions: the cells.
@@ -120,7 +126,37 @@ def evaluate_predictions(
         withheld=withheld,
     )
     metrics = evaluate(label, probability, THRESHOLD)
-    return Outcome(metrics, intervals, leaky=leaky)
+    return Outcome(metrics, intervals, leaky=leaky, tested=predictions, no_intervals=withheld)
+
+
+def intervals_over_patients(outcomes: Sequence[Outcome]) -> dict[str, Interval] | None:
+    """95% intervals of means over repeats that test the same cells; None where they re-split.
+
+    Such repeats differ by their seed and training cells alone, so their spread says nothing of
+    other patients. Whole groups are left out in turn, the same in all repeats, and each metric is
+    averaged over the repeats.
+
+    Args:
+        outcomes: of the repeats.
+    """
+    tables = [outcome.tested for outcome in outcomes]
+    known = [table for table in tables if table is not None]
+    if len(known) < 2 or len(known) < len(tables):
+        return None
+    keys = [name for name in ("uid", "copy") if name in known[0].column_names]
+    if any(not table.select(keys).equals(known[0].select(keys)) for table in known):
+        return None
+    label = known[0]["label"].to_numpy().astype(np.int64)
+    groups = known[0]["group"].to_pylist()
+    resampled = GroupResamples.sample(label, groups, **BOOTSTRAP, withheld=outcomes[0].no_intervals)
+    each = []
+    for table in known:
+        stated = table["probability"].to_numpy()
+        mean_loss = resampled.sums(losses(label, stated)) / resampled.sums(np.ones(len(label)))
+        each.append(metric_samples(resampled, label, stated, THRESHOLD) | {"nll": mean_loss})
+    means = {name: np.mean([samples[name] for samples in each], axis=0) for name in each[0]}
+    loss = resampled.percentile_interval(means.pop("nll"))
+    return {name: resampled.interval(samples) for name, samples in means.items()} | {"nll": loss}
 
 
 def tested_cells(root: Path, place: RunKey) -> pa.Table:

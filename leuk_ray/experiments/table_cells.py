@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from leuk_ray.evaluation.formats import count, decimal, percent
+from leuk_ray.evaluation.intervals import Interval
 from leuk_ray.evaluation.repeats import mean_interval
 from leuk_ray.experiments.results import Outcome
 from leuk_ray.utils.wording import counted
@@ -29,19 +30,27 @@ WORDS = {
 }  # fmt: skip
 
 
-def cell(column: str, role: str | None, outcomes: Mapping[int, Outcome]) -> dict[str, Any]:
+def cell(
+    column: str,
+    role: str | None,
+    outcomes: Mapping[int, Outcome],
+    patients: Mapping[str, Interval] | None = None,
+) -> dict[str, Any]:
     """A figure over repeats.
 
     Args:
         column: of the table.
         role: the class taken as positive, `both` for the mean of the two, None for ALL.
         outcomes: repeat -> outcome; at least one.
+        patients: where all repeats test the same cells, see `results.intervals_over_patients`.
 
     Returns:
         text, detail: for people. value: the mean of the repeats, None where it is undefined in
         one of them; sd over repeats; low, high: 95% t interval over the repeats, of one repeat
-        that of its groups; numerator, denominator: summed over the repeats; repeats: each with
-        its own value, counts and interval of groups; note: why there is no value or interval.
+        or of repeats that test the same cells that over the groups; numerator, denominator,
+        cells: summed over repeats that re-split, the mean of those that test the same cells;
+        repeats: each with its own value, counts and interval of groups; note: why there is no
+        value or interval.
     """
     if column.startswith(("train_", "test_")):
         return _image_count(column, outcomes)
@@ -55,9 +64,16 @@ def cell(column: str, role: str | None, outcomes: Mapping[int, Outcome]) -> dict
         note = f"0 of 0 in repeat {undefined}"
         return {"text": "n/a", "detail": note, "value": None, "repeats": each, "note": note}
     found: dict[str, Any] = {"value": statistics.fmean(values), "repeats": each}
-    found |= _counts(list(each.values()))
-    found |= _interval(list(each.values()))
-    return found | {"text": form(found["value"]), "detail": _detail(found, form, column != "loss")}
+    found |= _counts(list(each.values()), len(each) if patients is not None else 1)
+    over = f"{len(each)} repeats"
+    if patients is not None:
+        found |= _over_patients(column, role, list(each.values()), patients)
+        over = f"groups, mean of {len(each)} repeats on the same cells"
+    else:
+        found |= _interval(list(each.values()))
+        over = over if len(each) > 1 else "groups"
+    detail = _detail(found, form, over, column != "loss")
+    return found | {"text": form(found["value"]), "detail": detail}
 
 
 def reported(column: str, value: float) -> str:
@@ -86,12 +102,27 @@ def _one(column: str, role: str | None, outcome: Outcome) -> dict[str, Any]:
     return found | bounds | {"note": note, "cells": metrics["cells"]}
 
 
-def _counts(each: list[dict[str, Any]]) -> dict[str, Any]:
-    cells = sum(one["cells"] for one in each)
-    if any(one.get("denominator") is None for one in each):
-        return {"cells": cells}
-    numerator, denominator = (sum(one[key] for one in each) for key in ("numerator", "denominator"))
-    return {"cells": cells, "numerator": numerator, "denominator": denominator}
+def _counts(each: list[dict[str, Any]], times: int) -> dict[str, Any]:
+    """Counts summed over the repeats; means where these are of the same cells, `times` times."""
+    found: dict[str, Any] = {"cells": sum(one["cells"] for one in each) // times}
+    if all(one.get("denominator") is not None for one in each):
+        for key in ("numerator", "denominator"):
+            total = sum(one[key] for one in each)
+            found[key] = total / times if total % times else total // times
+    return found
+
+
+def _over_patients(
+    column: str, role: str | None, each: list[dict[str, Any]], patients: Mapping[str, Interval]
+) -> dict[str, Any]:
+    """The interval over the groups that every repeat tests, and the spread of the repeats."""
+    own = {"loss": "nll", "recall": "sensitivity"}.get(column, column)
+    if column in _OF_CLASS and role not in (None, "ALL"):
+        own = "specificity" if (column, role) == ("recall", "healthy") else ""
+    interval = patients.get(own)
+    bounds = {"low": interval and interval.low, "high": interval and interval.high}
+    note = interval.note if interval else "no interval over groups for this figure"
+    return bounds | {"sd": statistics.stdev(one["value"] for one in each), "note": note}
 
 
 def _interval(each: list[dict[str, Any]]) -> dict[str, Any]:
@@ -110,18 +141,16 @@ def _interval(each: list[dict[str, Any]]) -> dict[str, Any]:
     return {"low": low, "high": high, "sd": statistics.stdev(values), "note": ""}
 
 
-def _detail(found: dict[str, Any], form: Any, bounded: bool) -> str:
+def _detail(found: dict[str, Any], form: Any, over: str, bounded: bool) -> str:
     parts = []
     if "denominator" in found and form is percent:
         parts.append(f"{count(found['numerator'])} of {count(found['denominator'])}")
     else:
         parts.append(f"over {counted(found['cells'], 'cell')}")
-    repeats = len(found["repeats"])
     if found["low"] is not None:
-        over = f"over {repeats} repeats" if repeats > 1 else "over groups"
         highest = 1.0 if bounded else math.inf
         low, high = (form(min(max(end, 0.0), highest)) for end in (found["low"], found["high"]))
-        parts.append(f"95% {low} to {high} {over}")
+        parts.append(f"95% {low} to {high} over {over}")
     else:
         parts.append(found["note"])
     if found["sd"]:

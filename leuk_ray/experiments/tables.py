@@ -6,7 +6,7 @@ from typing import Any
 
 from leuk_ray.evaluation.repeats import mean_interval
 from leuk_ray.experiments.plan import Plan
-from leuk_ray.experiments.results import Outcome, Outcomes
+from leuk_ray.experiments.results import Outcome, Outcomes, intervals_over_patients
 from leuk_ray.experiments.settings import ExperimentSettings, Row, Table
 from leuk_ray.experiments.table_cells import WORDS, cell, reported
 from leuk_ray.utils.wording import worst
@@ -86,7 +86,8 @@ def _line(row: Row, table: Table, protocol: str, found: Outcomes) -> dict[str, A
     if not places:
         line["reason"] = f"repeat {row.repeat} is not part of this scale"
     if done:
-        line["cells"] = {key: cell(key, row.role, done) for key in table.columns}
+        patients = intervals_over_patients(list(done.values()))
+        line["cells"] = {key: cell(key, row.role, done, patients) for key in table.columns}
     return line
 
 

@@ -11,7 +11,7 @@ from leuk_ray.evaluation.metrics import evaluate
 from leuk_ray.experiments import check
 from leuk_ray.experiments.check import check_networks
 from leuk_ray.experiments.plan import RunKey, make_plan
-from leuk_ray.experiments.results import Outcome
+from leuk_ray.experiments.results import Outcome, evaluate_predictions, intervals_over_patients
 from leuk_ray.experiments.settings import experiment_names, load_experiment
 from leuk_ray.experiments.table_cells import cell, reported
 from leuk_ray.experiments.tables import fill_table, leaks, summary
@@ -41,6 +41,51 @@ def outcome(tp: int, fn: int, fp: int, tn: int, costs: dict | None = None) -> Ou
     probability = np.repeat([0.9, 0.2, 0.8, 0.1], [tp, fn, fp, tn])
     roles = {role: {"classes": {"ALL": tp + fn, "healthy": fp + tn}} for role in ("train", "test")}
     return Outcome(evaluate(label, probability, 0.5), {}, roles, costs or {}, "all 2 epochs done")
+
+
+def repeats_on(patients: list[list[int]]) -> dict[int, Outcome]:
+    """A repeat a list of patients, twenty cells each, odd ones ALL; scores differ by patient."""
+    out = {}
+    for number, tested in enumerate(patients, 1):
+        noise = np.random.default_rng(number)
+        effect = {name: np.random.default_rng([7, name]).normal() for name in tested}
+        group = np.repeat(tested, 20)
+        label = group % 2
+        score = 1.2 * (2 * label - 1) + np.asarray([effect[name] for name in group])
+        score = score + 0.3 * noise.normal(size=len(group))
+        cells = {
+            "uid": [f"{name}-{n % 20}" for n, name in enumerate(group)],
+            "group": [str(name) for name in group],
+            "label": label,
+            "probability": 1 / (1 + np.exp(-score)),
+        }
+        out[number] = evaluate_predictions(pa.table(cells))
+    return out
+
+
+def test_repeats_on_the_same_patients_have_an_interval_over_patients() -> None:
+    """As under official-folds with the preliminary set: one seed or another, the same patients."""
+    same = repeats_on([list(range(28))] * 3)
+    patients = intervals_over_patients(list(same.values()))
+    assert patients is not None
+    found = cell("accuracy", None, same, patients)
+    assert found["cells"] == found["denominator"] == 560, "each cell counts once"
+    assert found["numerator"] == pytest.approx(560 * found["value"])
+    alone = same[1].intervals["accuracy"]
+    assert alone.low is not None
+    assert alone.high is not None
+    assert found["high"] - found["low"] == pytest.approx(alone.high - alone.low, rel=0.3)
+    over_repeats = cell("accuracy", None, same)
+    assert found["value"] == over_repeats["value"]
+    assert found["high"] - found["low"] > 3 * (over_repeats["high"] - over_repeats["low"])
+    assert "over groups, mean of 3 repeats on the same cells" in found["detail"]
+    assert "of 560;" in found["detail"]
+    loss = cell("loss", None, same, patients)
+    assert loss["low"] < loss["value"] < loss["high"]
+    assert cell("precision", "healthy", same, patients)["low"] is None
+    resplit = repeats_on([list(range(28)), list(range(14, 42))])
+    assert intervals_over_patients(list(resplit.values())) is None
+    assert intervals_over_patients([same[1]]) is None
 
 
 @pytest.mark.parametrize(
