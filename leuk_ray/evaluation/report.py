@@ -26,6 +26,7 @@ from leuk_ray.evaluation.decisions import (
     fix_decisions,
     worst_subjects,
 )
+from leuk_ray.evaluation.deployed import as_deployed
 from leuk_ray.evaluation.formats import count, decimal, json_ready, percent, readable, verbatim
 from leuk_ray.evaluation.intervals import FloatArray, GroupResamples, IntArray, Interval
 from leuk_ray.evaluation.metric_intervals import metric_samples
@@ -70,8 +71,9 @@ def write_report(
     Args:
         directory: where to write; must not exist.
         predictions: one row a cell: uid, subject (may be null), group, role, label (1 ALL,
-            0 healthy), logit, probability of ALL; and source, where results are wanted by it. Rows
-            of the role train are not looked at.
+            0 healthy), logit, probability of ALL; and source, where results are wanted by it, and
+            reasons, where it is known why a bundle gives no answer. Rows of the role train are
+            not looked at.
         history: one row an epoch, as `figures.training_figure` draws them.
         threshold: a cell is called ALL from this probability on.
         images: uids -> their pictures, (H, W, 3) each; None keeps every cell picture out.
@@ -148,6 +150,7 @@ def _report(
             "refitted": refit(
                 _labels_and_logits(validation), _labels_and_logits(test), run.temperature
             ),
+            "deployed": as_deployed(test, threshold, resampled),
             "decided": _decided(decisions, run, test, threshold, resampled, subjects),
             "subjects": subjects,
             "worst_subjects": worst_subjects(subjects, MAX_WORST_SUBJECTS),

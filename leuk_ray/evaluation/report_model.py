@@ -126,6 +126,7 @@ class Report(StoredReport):
     intervals: of the test metrics, by name; empty without test cells.
     by_source: metrics and intervals of each source, where there are several.
     refitted: see `probabilities.refit`. decided: what was fixed on validation, on the test cells.
+    deployed: answers of a calibrated bundle, see `deployed.as_deployed`; else None.
     subjects, worst_subjects: of the test cells. worst_errors: see `report.MAX_ERRORS`.
     published: see `published.beside_published`. history: one row an epoch.
     audit: of the dataset; None leaves it out.
@@ -145,6 +146,7 @@ class Report(StoredReport):
     by_source: list[dict[str, Any]]
     refitted: dict[str, Any] | None
     decided: dict[str, Any] | None
+    deployed: dict[str, Any] | None = None
     subjects: list[SubjectRow]
     worst_subjects: list[SubjectRow]
     published: dict[str, Any] | None

@@ -10,6 +10,7 @@ import pyarrow as pa
 from typing_extensions import TypedDict
 
 from leuk_ray.evaluation.calibration import in_band
+from leuk_ray.evaluation.deployed import REASONS, answered
 from leuk_ray.evaluation.intervals import checked_cells
 from leuk_ray.evaluation.metrics import CLASSES
 from leuk_ray.evaluation.proportions import clopper_pearson
@@ -81,7 +82,8 @@ def per_subject(
     Args:
         table: predictions, one row a cell.
         threshold: a cell is called ALL from this probability on.
-        band: probabilities between its ends get no answer.
+        band: probabilities between its ends get no answer; where the table has `reasons`, these
+            say which cells get none.
 
     Raises:
         ValueError: a column is missing or holds a value it must not.
@@ -92,7 +94,10 @@ def per_subject(
     label, probability = checked_cells(table["label"].to_numpy(), table["probability"].to_numpy())
     truth = np.asarray(CLASSES, object)[label]
     called = np.asarray(CLASSES, object)[(probability >= threshold).astype(np.int64)]
-    called[in_band(probability, band)] = ABSTAIN
+    unanswered = in_band(probability, band)
+    if REASONS in table.column_names:
+        unanswered = ~answered(table)
+    called[unanswered] = ABSTAIN
     rows: list[SubjectRow] = []
     for name in sorted({str(name) for name in subject if name is not None}, key=natural):
         own = subject == name

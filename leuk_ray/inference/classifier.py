@@ -190,6 +190,15 @@ class Classifier(PrePostProcessor):
         distance = None if known is None else known.distance(embedding)
         return Scores(scores, probabilities, probability, embedding, distance)
 
+    def abstentions(self, pixels: np.ndarray, scores: Scores) -> list[list[str]]:
+        """Say why scored storage pixels get no answer, each cell's reasons; none where they do."""
+        answers = [
+            self.answer(self.cell("", b"", cell), scores, i) for i, cell in enumerate(pixels)
+        ]
+        return [
+            list(one.reasons) if isinstance(one, Prediction) else [one.error] for one in answers
+        ]
+
     def predict(self, files: Sequence[tuple[str, bytes]]) -> list[Prediction | Failure]:
         """Answer for named image files; a bad one is an item, not an error."""
         return self.answer_all([self.try_read(name, data) for name, data in files])

@@ -15,6 +15,7 @@ from leuk_ray.datasets.splits import (
     eligible,
 )
 from leuk_ray.evaluation.calibration import binary_log_odds, binary_probability
+from leuk_ray.evaluation.deployed import REASONS
 from leuk_ray.evaluation.formats import decimal
 from leuk_ray.evaluation.report import write_report
 from leuk_ray.evaluation.report_model import Report
@@ -36,6 +37,7 @@ def report_on(
     out: Location,
     *,
     copies: np.ndarray | None = None,
+    reasons: pa.ChunkedArray | None = None,
     show_images: bool = True,
 ) -> Report:
     """Report on scored rows: predictions.parquet and the report in the folder `out`.
@@ -46,11 +48,14 @@ def report_on(
         rows: (N,) dataset rows, in the order of the split.
         class_logits: (N, K-1) of them.
         copies: (N,) under `paper-literal`, which copy of the row was scored.
+        reasons: (N,) of a calibrated bundle, why it gives no answer for the row.
     """
     manifest = target.manifest
     predictions = predictions_table(
         dataset, split, rows, class_logits, manifest.temperature, copies
     )
+    if reasons is not None:
+        predictions = predictions.append_column(REASONS, reasons)
     uids = predictions["uid"].to_pylist()
     row_of = dict(zip(uids, rows.tolist(), strict=True))
     reader = dataset.reader()

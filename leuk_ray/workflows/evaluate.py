@@ -21,7 +21,7 @@ from leuk_ray.runs.report import report_on, split_of
 from leuk_ray.runs.seen import SeenCells
 from leuk_ray.runs.target import EvaluationTarget
 from leuk_ray.utils.errors import ConfigError, DataError
-from leuk_ray.workflows.pool import DEFAULT, Pool, score_rows
+from leuk_ray.workflows.pool import DEFAULT, Pool, answer_rows, score_rows
 
 
 def evaluate(
@@ -78,6 +78,11 @@ def evaluate(
             f"{dataset.location}: no labelled cell has the role {' or '.join(roles)}: there is "
             "nothing to evaluate; for answers without labels give the image files to "
             "`leuk-ray predict`"
+        )
+    if target.manifest.scope is not None:  # calibrated: evaluated as it is deployed
+        rows, scores, reasons = answer_rows(target.bundle, dataset, rows, pool, progress)
+        return report_on(
+            target, dataset, split, rows, scores, out, reasons=reasons, show_images=show_images
         )
     known = _known_validation(target, dataset, split) if roles == ("test",) else None
     if known is None and target.run is not None and roles == ("test",):

@@ -25,7 +25,13 @@ from leuk_ray.io.locations import Location, parse
 HERE = 500
 _ROWS_PER_BLOCK = 32
 _FILES_PER_BLOCK = 256
-_SCHEMA = pa.schema([("row", pa.int64()), ("class_logits", pa.list_(pa.float64()))])
+_SCHEMA = pa.schema(
+    [
+        ("row", pa.int64()),
+        ("class_logits", pa.list_(pa.float64())),
+        ("reasons", pa.list_(pa.string())),
+    ]
+)
 
 
 @dataclass(frozen=True)
@@ -53,17 +59,25 @@ DEFAULT = Pool()
 
 
 class _RowScorer:
-    """An actor: rows of a prepared dataset in, scores out."""
+    """An actor: rows of a prepared dataset in, scores out, and why a cell gets no answer."""
 
-    def __init__(self, bundle: Location, device: str, threads: int, reader: PixelReader) -> None:
+    def __init__(
+        self, bundle: Location, device: str, threads: int, reader: PixelReader, answering: bool
+    ) -> None:
         torch.set_num_threads(threads)
         self.classifier = Classifier.load(bundle, device)
         self.reader = reader
+        self.answering = answering
 
     def __call__(self, block: pa.Table) -> pa.Table:
         rows = block["row"].to_numpy()
-        scores = self.classifier.score(self.reader.read(rows))
-        return pa.table({"row": rows, "class_logits": list(scores.class_logits)}, schema=_SCHEMA)
+        pixels = self.reader.read(rows)
+        scores = self.classifier.score(pixels)
+        reasons = (
+            self.classifier.abstentions(pixels, scores) if self.answering else [None] * len(rows)
+        )
+        columns = {"row": rows, "class_logits": list(scores.class_logits), "reasons": reasons}
+        return pa.table(columns, schema=_SCHEMA)
 
 
 class _FileAnswerer:
@@ -95,6 +109,36 @@ def score_rows(
     Raises:
         AssertionError: a row was lost or scored twice.
     """
+    scores = _score(bundle, dataset, rows, pool, progress, answering=False)
+    return scores["row"].to_numpy(), class_logits_of(scores)
+
+
+def answer_rows(
+    bundle: Location,
+    dataset: PreparedDataset,
+    rows: np.ndarray,
+    pool: Pool,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> tuple[np.ndarray, np.ndarray, pa.ChunkedArray]:
+    """Score rows as `score_rows` does, and say why the bundle gives no answer for a cell.
+
+    Returns:
+        The rows, ascending, their class logits (N, K-1), and the reasons of each, empty where
+        it is answered.
+    """
+    scores = _score(bundle, dataset, rows, pool, progress, answering=True)
+    return scores["row"].to_numpy(), class_logits_of(scores), scores["reasons"]
+
+
+def _score(
+    bundle: Location,
+    dataset: PreparedDataset,
+    rows: np.ndarray,
+    pool: Pool,
+    progress: Callable[[int, int], None],
+    *,
+    answering: bool,
+) -> pa.Table:
     assert len(rows), "nothing to score"
     blocks = _cut(pa.table({"row": rows}), _ROWS_PER_BLOCK)
     parts, done = [], 0
@@ -102,17 +146,19 @@ def score_rows(
     reader = dataset.reader()
     if actors := pool.actors_for(len(rows)):
         ray_cluster.connect(pool.address, actors)
-        scored_parts = _on_pool(_RowScorer, blocks, bundle, actors, pool.gpus, reader=reader)
+        scored_parts = _on_pool(
+            _RowScorer, blocks, bundle, actors, pool.gpus, reader=reader, answering=answering
+        )
     else:
-        scored_parts = map(_RowScorer(bundle, "cpu", os.cpu_count() or 1, reader), blocks)
+        scorer = _RowScorer(bundle, "cpu", os.cpu_count() or 1, reader, answering)
+        scored_parts = map(scorer, blocks)
     for part in scored_parts:
         parts.append(part)
         done += len(part)
         progress(done, len(rows))
     scores = pa.concat_tables(parts).sort_by("row")
-    scored = scores["row"].to_numpy()
-    assert np.array_equal(scored, np.sort(rows)), "rows in and scores out differ"
-    return scored, class_logits_of(scores)
+    assert np.array_equal(scores["row"], np.sort(rows)), "rows in and scores out differ"
+    return scores
 
 
 def answer_on_pool(

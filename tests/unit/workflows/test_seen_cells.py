@@ -13,14 +13,16 @@ import pytest
 from leuk_ray.bundles.bundle import load_bundle, write_bundle, write_ensemble
 from leuk_ray.bundles.lineage import CellLineage
 from leuk_ray.bundles.manifest import ModelManifest
+from leuk_ray.datasets.classes import BINARY
 from leuk_ray.datasets.prepared import PreparedDataset
-from leuk_ray.evaluation.report_model import ReportContext
+from leuk_ray.evaluation.report_model import Report, ReportContext
+from leuk_ray.inference.classifier import Classifier
 from leuk_ray.runs.report import split_of
 from leuk_ray.runs.target import EvaluationTarget, report_context
 from leuk_ray.utils.errors import UserError
 from leuk_ray.workflows.calibrate import calibrate
 from leuk_ray.workflows.evaluate import evaluate
-from tests.support.serving_bundles import cells, write_small_bundle
+from tests.support.serving_bundles import cells, encode, write_small_bundle
 
 SUBJECTS = 40  # of three cells each; the first twenty ALL
 CELLS = 3 * SUBJECTS
@@ -77,6 +79,23 @@ def told(bundle: Path, dataset: PreparedDataset) -> tuple[ReportContext, set[int
     return report_context(target, dataset, split), {int(name[1:]) % 10 for name in tested}
 
 
+def check_deployed(report: Report, bundle: Path, dataset: PreparedDataset) -> None:
+    """What the report counts as answered is what `predict` answers for the same pixels."""
+    classifier = Classifier.load(bundle)
+    pixels = dataset.reader().read(np.arange(CELLS))
+    answers = classifier.predict([(str(n), encode(one)) for n, one in enumerate(pixels)])
+    given = [(n, one.label) for n, one in enumerate(answers) if one.as_dict()["label"] != "abstain"]  # pyright: ignore
+    labels = dataset.cells["label"].to_pylist()
+    right = sum(label == BINARY.names[labels[n]] for n, label in given)
+    assert 0 < len(given) < CELLS, "some are answered and some are not"
+    assert report.deployed is not None
+    assert report.deployed["answered"]["numerator"] == len(given)
+    assert report.deployed["accuracy"]["numerator"] == right
+    assert report.deployed["accuracy"]["denominator"] == len(given)
+    assert sum(row["answered"] for row in report.subjects) == len(given)
+    assert sum(report.deployed["reasons"].values()) >= CELLS - len(given)
+
+
 def test_a_calibrated_copy_keeps_to_the_test_cells_of_its_run(trained_on, tmp_path) -> None:
     plain = bundle_of(tmp_path / "plain", trained_on)
     values = calibrate(EvaluationTarget.at(plain), trained_on, tmp_path / "calibrated")
@@ -109,6 +128,7 @@ def test_cells_that_calibrated_a_bundle_are_refused_or_marked(trained_on, other,
     assert not (tmp_path / "report").exists()
     report = evaluate(target, other, tmp_path / "marked", seen=True)
     assert report.scored["test"]["cells"] == CELLS
+    check_deployed(report, tmp_path / "calibrated", other)
     assert report.run.leaky is True
     assert report.run.label == "CALIBRATED-ON-THESE"
     assert report.sentence.startswith("CALIBRATED-ON-THESE: ")
