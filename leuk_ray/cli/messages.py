@@ -421,6 +421,8 @@ def calibrate_text(values: dict) -> str:
     """Format the result of `calibrate`."""
     band = values["abstain_band"]
     abstains = f"abstains between {band[0]:.3f} and {band[1]:.3f}" if band else "no abstain band"
+    if (confidence := values["min_confidence"]) is not None:
+        abstains = f"abstains below probability {confidence:.3f} of the most likely class"
     return (
         f"{values['bundle']}: temperature {values['temperature']:.3f} and {abstains}, from "
         f"{values['fixed_on']}; scope from {counted(values['scope_cells'], 'cell')}"

@@ -49,7 +49,8 @@ def export(source: Location, bundle: Location, onnx: bool, key: Path | None) -> 
     default=0.05,
     show_default=True,
     type=click.FloatRange(0, 0.9),
-    help="Share of cells to abstain on: those closest to the threshold.",
+    help="Share of cells to abstain on: those closest to the threshold; of more than two classes "
+    "those whose most likely class is least likely.",
 )
 @command
 def calibrate(

@@ -5,11 +5,15 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv as pacsv
 
+from leuk_ray.bundles.manifest import read_manifest
+from leuk_ray.datasets.classes import BINARY
+from leuk_ray.evaluation.differential import differential
 from leuk_ray.evaluation.subjects import summarise
 from leuk_ray.inference.classifier import Failure, Prediction
 from leuk_ray.inference.files import ImageFile, check_any_scored, full
@@ -41,25 +45,51 @@ ANSWERS_SCHEMA = pa.schema(
         ("error", pa.string()),
     ]
 )
-_PART_SCHEMA = pa.schema(
-    [("number", pa.int64()), *(field for field in ANSWERS_SCHEMA if field.name != "path")]
-)
 _JOB = "job.json"
 
 
-def part_of(numbers: Sequence[int], answers: Sequence[Prediction | Failure]) -> pa.Table:
-    """Some of a job's answers and the numbers of the images they are for."""
-    rows = [
-        item.as_dict()
-        | {"reasons": " ".join(item.reasons) if isinstance(item, Prediction) else None}
-        | {"number": number}
-        for number, item in zip(numbers, answers, strict=True)
-    ]
-    return pa.Table.from_pylist(rows, schema=_PART_SCHEMA)
+def answers_schema(classes: Sequence[str]) -> pa.Schema:
+    """Columns of a table of answers: of more than two classes also each one's probability."""
+    schema = ANSWERS_SCHEMA
+    if len(classes) > 2:
+        for name in classes:
+            schema = schema.append(pa.field(_column(name), pa.float64()))
+    return schema
+
+
+def part_of(
+    numbers: Sequence[int],
+    answers: Sequence[Prediction | Failure],
+    classes: Sequence[str] = BINARY.names,
+) -> pa.Table:
+    """Some of a job's answers and the numbers of the images they are for.
+
+    Args:
+        numbers: of the images.
+        answers: for them.
+        classes: of the bundle that answered.
+    """
+    rows = []
+    for number, item in zip(numbers, answers, strict=True):
+        row: dict[str, Any] = item.as_dict() | {"number": number}
+        if isinstance(item, Prediction):
+            row["reasons"] = " ".join(item.reasons)
+            row |= {_column(name): value for name, value in item.probabilities.items()}
+        rows.append(row)
+    return pa.Table.from_pylist(rows, schema=_part_schema(classes))
+
+
+def _column(name: str) -> str:
+    return f"probability:{name}"
+
+
+def _part_schema(classes: Sequence[str]) -> pa.Schema:
+    kept = [field for field in answers_schema(classes) if field.name != "path"]
+    return pa.schema([pa.field("number", pa.int64()), *kept])
 
 
 class Answers:
-    """Answers on their way into a table of ANSWERS_SCHEMA.
+    """Answers on their way into a table of `answers_schema`.
 
     Parts lie in TABLE.parts/ until all are there; then the table appears at once, in the order
     of the images.
@@ -84,6 +114,7 @@ class Answers:
             raise ConfigError(f"--out {out}: name a .csv or .parquet file")
         refuse_existing(out, "table of answers")
         self.out, self.files = out, files
+        self.classes = read_manifest(bundle).classes
         self.folder = join(parent(out), name_of(out) + ".parts")
         job = {
             "bundle": hashlib.sha256(read_bytes(join(bundle, "bundle.json"))).hexdigest(),
@@ -131,7 +162,7 @@ class Answers:
             remove(self.folder)
             check_any_scored(parts.select(["name", "error"]).to_pylist())
         paths = pa.array([file.path for file in self.files], pa.string())
-        table = parts.append_column("path", paths).select(ANSWERS_SCHEMA.names)
+        table = parts.append_column("path", paths).select(answers_schema(self.classes).names)
         _write(self.out, table)
         remove(self.folder)
         return table
@@ -139,7 +170,7 @@ class Answers:
     def _parts(self) -> pa.Table:
         names = [name for name in list_files(self.folder) if name.endswith(".parquet")]
         tables = [read_table(join(self.folder, name)) for name in names]
-        return pa.concat_tables([_PART_SCHEMA.empty_table(), *tables])
+        return pa.concat_tables([_part_schema(self.classes).empty_table(), *tables])
 
 
 def subjects_table(out: Location) -> Location:
@@ -148,21 +179,39 @@ def subjects_table(out: Location) -> Location:
     return join(parent(out), f"{stem}-subjects.{suffix}")
 
 
-def write_subjects(out: Location, answers: pa.Table, subjects: Sequence[str | None]) -> int:
+def write_subjects(
+    out: Location, answers: pa.Table, subjects: Sequence[str | None], classes: Sequence[str]
+) -> int:
     """Write a table of subjects, and return how many.
+
+    Of the classes healthy and ALL it holds a subject's share of ALL; of others each one's, with
+    simultaneous intervals.
 
     Args:
         out: the table of answers beside which it lies.
-        answers: in ANSWERS_SCHEMA.
+        answers: in `answers_schema`.
         subjects: of each answer; one without is left out.
+        classes: of the bundle that answered.
     """
     labels: dict[str, list[str | None]] = {}
     for subject, label in zip(subjects, answers["label"].to_pylist(), strict=True):
         if subject is not None:
             labels.setdefault(subject, []).append(label)
-    rows = [{"subject": key} | summarise(labels[key]).__dict__ for key in sorted(labels)]
+    if tuple(classes) == BINARY.names:
+        rows = [{"subject": key} | summarise(labels[key]).__dict__ for key in sorted(labels)]
+    else:
+        rows = [{"subject": key} | _differential(labels[key], classes) for key in sorted(labels)]
     _write(subjects_table(out), pa.Table.from_pylist(rows))
     return len(rows)
+
+
+def _differential(labels: Sequence[str | None], classes: Sequence[str]) -> dict[str, Any]:
+    shares = differential(labels, classes)
+    row = {"cells": len(labels), "answered": sum(each.cells for each in shares)}
+    for each in shares:
+        row |= {f"cells:{each.name}": each.cells, f"share:{each.name}": each.share}
+        row |= {f"low:{each.name}": each.low, f"high:{each.name}": each.high}
+    return row
 
 
 def count_labels(answers: pa.Table) -> dict[str, int]:

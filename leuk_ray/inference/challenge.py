@@ -49,7 +49,7 @@ def write_challenge(out: Location, answers: pa.Table) -> None:
 
     Args:
         out: the archive.
-        answers: in `answers.ANSWERS_SCHEMA`.
+        answers: in `answers.answers_schema`.
 
     Raises:
         UserError: an image could not be scored.

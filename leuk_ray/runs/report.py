@@ -8,7 +8,7 @@ import pyarrow as pa
 from leuk_ray.bundles.bundle import derive_bundle, open_bundle
 from leuk_ray.bundles.model_card import results_of
 from leuk_ray.datasets.audit import known_audit
-from leuk_ray.datasets.classes import require_two
+from leuk_ray.datasets.classes import ClassSet, require_two
 from leuk_ray.datasets.pairing import check_same_dataset
 from leuk_ray.datasets.prepared import PreparedDataset
 from leuk_ray.datasets.splits import (
@@ -152,8 +152,14 @@ def split_of(target: EvaluationTarget, dataset: PreparedDataset, *, seen: bool =
 
 
 def check_pixels(target: EvaluationTarget, dataset: PreparedDataset) -> None:
-    """Raise UserError where a dataset's pixels are not stored as a bundle expects them."""
+    """Raise UserError where a dataset has other classes or pixels than a bundle expects."""
     manifest = target.manifest
+    if manifest.class_set != dataset.classes:
+        ours, theirs = (_named(classes) for classes in (manifest.class_set, dataset.classes))
+        raise DataError(
+            f"{target.bundle}: answers with {ours}, {dataset.location} has {theirs}; prepare the "
+            "images with the classes of the bundle (--classes, --positive, --ordered)"
+        )
     if manifest.storage != dataset.storage:
         raise DataError(
             f"{target.bundle}: expects {manifest.storage.crop} crops stored at "
@@ -161,6 +167,12 @@ def check_pixels(target: EvaluationTarget, dataset: PreparedDataset) -> None:
             f"{dataset.storage.size}; prepare the images with "
             f"--size {manifest.storage.size} --crop {manifest.storage.crop}"
         )
+
+
+def _named(classes: ClassSet) -> str:
+    """The classes in words: `blast (positive), lymphocyte`."""
+    marked = [name + " (positive)" * (name in classes.positive) for name in classes.names]
+    return ", ".join(marked) + ", ordered" * classes.ordered
 
 
 def keep_results(target: EvaluationTarget, report: Report) -> None:

@@ -173,7 +173,9 @@ class ServedModel:
                 self.metrics.rejected("no_number")
                 continue
             self.metrics.answer(self.info.name, answer)
-            watched = {**cell.features, "probability": answer.probability}
+            watched = dict(cell.features)
+            if answer.probability is not None:
+                watched["probability"] = answer.probability
             if scores.distance is not None:
                 watched["distance"] = float(scores.distance[index])
             self._watch(watched)

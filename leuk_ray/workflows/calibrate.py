@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -12,16 +13,17 @@ import pyarrow.compute as pc
 from leuk_ray.bundles.bundle import derive_bundle, lineage_of, open_bundle
 from leuk_ray.bundles.lineage import CellLineage, cell_hashes
 from leuk_ray.bundles.manifest import SCOPE_FILE
+from leuk_ray.datasets.classes import ClassSet
 from leuk_ray.datasets.prepared import PreparedDataset
 from leuk_ray.datasets.splits import rows_with_role
 from leuk_ray.evaluation.calibration import (
     abstain_band,
-    binary_log_odds,
+    binary_probability,
     fit_temperature,
-    probability,
+    min_confidence,
     temperature_caution,
 )
-from leuk_ray.evaluation.decisions import ABSTAIN_SHARES, fix_decisions
+from leuk_ray.evaluation.decisions import ABSTAIN_SHARES, Decisions, fix_decisions
 from leuk_ray.evaluation.subjects import per_subject
 from leuk_ray.inference.classifier import Classifier
 from leuk_ray.inference.scope import fit_scope, measure
@@ -53,13 +55,15 @@ def calibrate(
         dataset: the run's dataset, or another one for a bare bundle.
         out: folder of the copy.
         abstain_share: of the calibrating cells, how many stay without an answer because
-            they are the closest to the threshold.
+            they are the closest to the threshold, or, of more than two classes, the least
+            certain.
         max_cells: at most so many are looked at for each of the two.
         progress: called with (cells scored, cells in all).
 
     Returns:
         bundle, cells, fixed_on (`Decisions.basis`), caution (that of the decisions and of the
-        temperature), temperature, abstain_band, scope_cells.
+        temperature), temperature, abstain_band (of two classes), min_confidence (of more),
+        scope_cells.
 
     Raises:
         UserError: too few cells, one class alone, or another dataset than the run's.
@@ -75,13 +79,14 @@ def calibrate(
         "decision": _some(rows_with_role(dataset.cells, split, (held,)), max_cells),
     }
     num_held = len(rows["decision"])
-    labels = dataset.cells["label"].to_numpy()[rows["decision"]]
+    labels = dataset.cells["label"].to_numpy()[rows["decision"]].astype(np.int64)
     if num_held < MIN_CELLS or len(set(labels.tolist())) < 2:
         one_class = ", all of one class" if len(set(labels.tolist())) == 1 else ""
         few = counted(num_held, f"{held} cell")
+        which = "both" if len(dataset.classes) == 2 else "several"
         raise DataError(
             f"{target.run or dataset.location}: has {few} to calibrate on{one_class}; {MIN_CELLS} "
-            f"of both classes are needed: {_larger(target, split)}"
+            f"of {which} classes are needed: {_larger(target, split)}"
         )
     classifier = Classifier(bundle)
     scored = np.unique(np.concatenate(list(rows.values())))
@@ -92,14 +97,57 @@ def calibrate(
     in_scope = np.searchsorted(scored, rows["scope"])
     embedding, features = every_embedding[in_scope], [every_feature[i] for i in in_scope.tolist()]
     temperature = fit_temperature(scores, labels)
-    threshold = bundle.manifest.threshold
-    logits = binary_log_odds(scores, dataset.classes)
-    band = abstain_band(logits, temperature, threshold, abstain_share)
+    changes: dict[str, Any] = {"temperature": temperature}
+    if len(dataset.classes) == 2:
+        predictions = predictions_table(
+            dataset,
+            split.filter(pc.field("role") == held),
+            rows["decision"],
+            scores,
+            temperature,
+        )
+        changes |= _binary_decisions(
+            predictions, temperature, bundle.manifest.threshold, abstain_share
+        )
+    else:
+        changes["min_confidence"] = min_confidence(scores, temperature, abstain_share)
+    decisions: Decisions | None = changes.get("decisions")
     groups = [dataset.cells["group"][row].as_py() for row in rows["scope"].tolist()]
-    held_split = split.filter(pc.field("role") == held)
-    predictions = predictions_table(dataset, held_split, rows["decision"], scores, temperature)
+    scope, neighbourhood = fit_scope(features, embedding, groups)
+    if dataset.classes.positive:
+        held_out = binary_probability(scores, temperature, dataset.classes)
+        scope.typical["probability"] = (float(held_out.mean()), float(held_out.std()))
+    decided_on = dataset.cells.take(pa.array(rows["decision"]))
+    calibrated = CellLineage.of("calibrated", cell_hashes(decided_on))
+    derive_bundle(
+        bundle,
+        out,
+        changes=changes | {"scope": scope},
+        add={SCOPE_FILE: neighbourhood.save},
+        lineage=CellLineage.union((lineage_of(bundle) or CellLineage(), calibrated)),
+    )
+    return {
+        "bundle": str(out),
+        "cells": num_held,
+        "fixed_on": decisions.basis if decisions else _basis(labels, dataset.classes),
+        "caution": " ".join(
+            filter(None, (decisions and decisions.caution, temperature_caution(scores, labels)))
+        ),
+        "temperature": temperature,
+        "abstain_band": list(band) if (band := changes.get("abstain_band")) else None,
+        "min_confidence": changes.get("min_confidence"),
+        "scope_cells": len(embedding),
+    }
+
+
+def _binary_decisions(
+    predictions: pa.Table, temperature: float, threshold: float, abstain_share: float
+) -> dict[str, Any]:
+    """Abstain band and decisions of two classes, fixed on the predictions for held-out cells."""
+    logits = predictions["logit"].to_numpy()
+    band = abstain_band(logits, temperature, threshold, abstain_share)
     decisions = fix_decisions(
-        labels.astype(np.int64),
+        predictions["label"].to_numpy().astype(np.int64),
         logits,
         per_subject(predictions, threshold, band),
         temperature=temperature,
@@ -107,32 +155,13 @@ def calibrate(
         source="cells that the bundle was calibrated on",
         shares=(abstain_share, *ABSTAIN_SHARES),
     )
-    scope, neighbourhood = fit_scope(features, embedding, groups)
-    held_out = probability(logits, temperature)
-    scope.typical["probability"] = (float(held_out.mean()), float(held_out.std()))
-    decided_on = dataset.cells.take(pa.array(rows["decision"]))
-    calibrated = CellLineage.of("calibrated", cell_hashes(decided_on))
-    derive_bundle(
-        bundle,
-        out,
-        changes={
-            "temperature": temperature,
-            "abstain_band": band,
-            "decisions": decisions,
-            "scope": scope,
-        },
-        add={SCOPE_FILE: neighbourhood.save},
-        lineage=CellLineage.union((lineage_of(bundle) or CellLineage(), calibrated)),
-    )
-    return {
-        "bundle": str(out),
-        "cells": len(logits),
-        "fixed_on": decisions.basis,
-        "caution": " ".join(filter(None, (decisions.caution, temperature_caution(scores, labels)))),
-        "temperature": temperature,
-        "abstain_band": list(band) if band else None,
-        "scope_cells": len(embedding),
-    }
+    return {"abstain_band": band, "decisions": decisions}
+
+
+def _basis(labels: np.ndarray, classes: ClassSet) -> str:
+    """`40 cells (30 monocyte, 10 blast)`."""
+    by_class = classes.count(labels.tolist()).items()
+    return f"{counted(len(labels), 'cell')} ({', '.join(f'{n:,} {name}' for name, n in by_class)})"
 
 
 def _larger(target: EvaluationTarget, split: pa.Table) -> str:

@@ -91,7 +91,8 @@ class _FileAnswerer:
         rows = block.to_pylist()
         files = [(row["name"], parse(row["place"])) for row in rows]
         answers = answer_files(self.classifier, files)
-        return part_of([row["number"] for row in rows], answers)
+        numbers = [row["number"] for row in rows]
+        return part_of(numbers, answers, self.classifier.manifest.classes)
 
 
 def score_rows(

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 
 import pyarrow as pa
 
+from leuk_ray.bundles.manifest import read_manifest
 from leuk_ray.inference.answers import (
     Answers,
     count_labels,
@@ -68,6 +69,8 @@ def predict_to_table(
         refuse_existing(subjects_table(out), "table of subjects")
     if challenge is not None:
         refuse_existing(challenge, "archive of answers")
+        if (number := len(read_manifest(bundle).classes)) > 2:
+            raise UserError(f"--challenge: knows two classes, and {bundle} has {number}")
         image_numbers([file.name for file in found.files])
     answers = Answers(out, bundle, found.files, resume)
     files = [file.named for file in found.files]
@@ -94,7 +97,7 @@ def predict_to_table(
         ]
         values |= {
             "subjects_out": str(subjects_table(out)),
-            "subjects": write_subjects(out, table, subjects),
+            "subjects": write_subjects(out, table, subjects, answers.classes),
             "subject_spellings": spellings,
             "without_subject": {"images": len(nameless), "first": nameless[:_SHOWN]},
         }
@@ -153,4 +156,5 @@ def _parts(
     classifier = Classifier.load(bundle)
     for start in range(0, len(numbers), _PER_PART):
         some = numbers[start : start + _PER_PART]
-        yield part_of(some, answer_files(classifier, [files[number] for number in some]))
+        answers = answer_files(classifier, [files[number] for number in some])
+        yield part_of(some, answers, classifier.manifest.classes)

@@ -45,7 +45,8 @@ def write_small_bundle(path: Path, seed: int = 0, **changes) -> Path:
         "recipe": "small", "seed": seed, **changes,
     })  # fmt: skip
     torch.manual_seed(seed)
-    write_bundle(path, manifest, build(settings, load_weights=True).eval())
+    model = build(settings, load_weights=True, num_classes=len(manifest.classes))
+    write_bundle(path, manifest, model.eval())
     return path
 
 
