@@ -9,6 +9,7 @@ import numpy as np
 import pyarrow as pa
 from typing_extensions import TypedDict
 
+from leuk_ray.datasets.classes import ABSTAIN, BINARY
 from leuk_ray.evaluation.calibration import in_band
 from leuk_ray.evaluation.deployed import REASONS, answered
 from leuk_ray.evaluation.intervals import checked_cells
@@ -16,7 +17,6 @@ from leuk_ray.evaluation.metrics import CLASSES
 from leuk_ray.evaluation.proportions import clopper_pearson
 from leuk_ray.utils.wording import natural
 
-ABSTAIN = "abstain"  # the label of a cell that gets no answer
 PREDICTION_COLUMNS = ("uid", "subject", "group", "role", "label", "logit", "probability")
 
 
@@ -24,27 +24,31 @@ PREDICTION_COLUMNS = ("uid", "subject", "group", "role", "label", "logit", "prob
 class Subject:
     """How the cells of one subject were called; low and high: a 95% Clopper-Pearson interval.
 
-    cells: all that were given, answered or not. answered: called ALL or healthy; the others could
-    not be read or scored, or got no answer. share: called_all of answered; None, as low and high
-    are, where no cell was answered.
+    cells: all that were given, answered or not. answered: called one of the classes; the others
+    could not be read or scored, or got no answer. called_all: called one of the positive classes;
+    None where there are none. share: called_all of answered; None, as low and high are, where no
+    cell was answered.
     """
 
     cells: int
     answered: int
-    called_all: int
+    called_all: int | None
     share: float | None
     low: float | None
     high: float | None
 
 
-def summarise(labels: Sequence[str | None]) -> Subject:
+def summarise(labels: Sequence[str | None], positive: Sequence[str] = BINARY.positive) -> Subject:
     """Count the labels of one subject's cells: in tables of answers, reports and over HTTP.
 
     Args:
-        labels: `ALL`, `healthy`, `abstain`, or None for a cell that was not read or scored.
+        labels: a class, `abstain`, or None for a cell that was not read or scored.
+        positive: the positive classes.
     """
     answered = sum(label not in (ABSTAIN, None) for label in labels)
-    called_all = sum(label == "ALL" for label in labels)
+    if not positive:
+        return Subject(len(labels), answered, None, None, None, None)
+    called_all = sum(label in positive for label in labels)
     low, high = clopper_pearson(called_all, answered) or (None, None)
     share = called_all / answered if answered else None
     return Subject(len(labels), answered, called_all, share, low, high)
@@ -110,7 +114,7 @@ def per_subject(
                 label="mixed" if len(labels) > 1 else labels.pop(),
                 cells=counts.cells,
                 answered=counts.answered,
-                called_all=counts.called_all,
+                called_all=counts.called_all or 0,
                 correct=int((called[own] == truth[own]).sum()),
                 blast_fraction=counts.share,
                 blast_low=counts.low,

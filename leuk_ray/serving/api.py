@@ -15,7 +15,9 @@ from fastapi.security import APIKeyHeader
 from starlette.exceptions import HTTPException
 
 from leuk_ray import __version__
+from leuk_ray.bundles.manifest import BundleManifest
 from leuk_ray.datasets.images import BadImageError
+from leuk_ray.evaluation.differential import differential
 from leuk_ray.evaluation.subjects import summarise
 from leuk_ray.inference.classifier import Cell, Failure, Prediction
 from leuk_ray.serving import openinference
@@ -112,8 +114,7 @@ def create_api(models: Models, limits: Limits, keys: ApiKeys | None, metrics: Me
         models.answered(model, served, classified, given)
         body: dict[str, Any] = {"model": served.info.model_dump(), "predictions": items}
         if subject is not None:
-            counts = summarise([item.get("label") for item in items])
-            body["subject"] = SubjectOut(subject=subject, **asdict(counts)).model_dump()
+            body["subject"] = _subject(subject, items, served.processor.manifest)
         return JSONResponse(body)
 
     @api.exception_handler(Problem)
@@ -170,6 +171,18 @@ def _items(
         if isinstance(answer, Prediction):
             classified.append(file)
     return items, classified
+
+
+def _subject(
+    subject: str, items: Sequence[dict[str, Any]], manifest: BundleManifest
+) -> dict[str, Any]:
+    """The images of a request as cells of one subject."""
+    labels = [item.get("label") for item in items]
+    counts = asdict(summarise(labels, manifest.positive))
+    shares = [asdict(row) for row in differential(labels, manifest.classes)]
+    return SubjectOut.model_validate(
+        {"subject": subject, **counts, "differential": shares}
+    ).model_dump()
 
 
 def _no_image(files: list[Named], read: list[Cell | BadImageError]) -> Problem:

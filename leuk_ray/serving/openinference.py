@@ -1,7 +1,9 @@
 """The Open Inference Protocol, version 2, over HTTP, with its binary tensors.
 
-Input `image` BYTES [N]: encoded image files (in JSON: base64). Outputs `probability` FP32 [N]
-and `label` BYTES [N]. One bad image refuses the request: tensors have no place for errors.
+Input `image` BYTES [N]: encoded image files (in JSON: base64). Outputs `probability` FP32 [N], of
+the positive classes and NaN where there are none; `label` BYTES [N]; `probabilities` FP32 [N, K],
+in the order of the model's classes, which its metadata name. One bad image refuses the request:
+tensors have no place for errors.
 """
 
 from __future__ import annotations
@@ -34,6 +36,7 @@ _INPUTS = [{"name": "image", "datatype": "BYTES", "shape": [-1]}]
 _OUTPUTS = [
     {"name": "probability", "datatype": "FP32", "shape": [-1]},
     {"name": "label", "datatype": "BYTES", "shape": [-1]},
+    {"name": "probabilities", "datatype": "FP32", "shape": [-1, -1]},
 ]
 # A PNG of one colour: the answer is to abstain.
 _PICTURE = (
@@ -90,6 +93,7 @@ def router(models: Models, limits: Limits) -> APIRouter:
             "platform": f"leuk_ray_{served.info.engine}",
             "inputs": _INPUTS,
             "outputs": _OUTPUTS,
+            "parameters": {"classes": list(served.processor.manifest.classes)},
         }
 
     @routes.get("/models/{name}/ready")
@@ -121,6 +125,9 @@ def router(models: Models, limits: Limits) -> APIRouter:
         values = {
             "probability": np.asarray([answer.probability for answer in answers], np.float32),
             "label": [answer.label for answer in answers],
+            "probabilities": np.asarray(
+                [list(answer.probabilities.values()) for answer in answers], np.float32
+            ),
         }
         return _respond(served, document, values)
 
@@ -230,13 +237,14 @@ def _respond(served: ServedModel, document: dict[str, Any], values: dict[str, An
         if known is None:
             raise Problem(400, "outputs", f"there is no output {str(item.get('name'))[:100]!r}")
         value = values[known["name"]]
-        output: dict[str, Any] = {**known, "shape": [len(value)]}
+        shape = list(value.shape) if isinstance(value, np.ndarray) else [len(value)]
+        output: dict[str, Any] = {**known, "shape": shape}
         if _parameters(item).get("binary_data", binary_by_default):
             data = _to_binary(value)
             output["parameters"] = {"binary_data_size": len(data)}
             tail += data
         else:
-            output["data"] = value.tolist() if isinstance(value, np.ndarray) else value
+            output["data"] = value.ravel().tolist() if isinstance(value, np.ndarray) else value
         outputs.append(output)
     answer = {
         "model_name": served.info.name,

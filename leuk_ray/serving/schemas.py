@@ -12,6 +12,7 @@ _EXAMPLE_PREDICTION: JsonDict = {
     "label": "ALL",
     "probability": 0.934,
     "threshold": 0.5,
+    "probabilities": {"healthy": 0.066, "ALL": 0.934},
     "reasons": [],
     "sha256": "9f2c" + 60 * "0",
 }
@@ -52,16 +53,21 @@ class ExplanationOut(BaseModel):
 class PredictionOut(BaseModel):
     """The answer for one image.
 
-    label: `abstain` where the image cannot be classified or the probability lies in the abstain
-    band; `reasons` say why.
+    label: a class of the model, or `abstain` where the image cannot be classified or no class is
+    probable enough; `reasons` say why. probability: null where the model has no positive class.
+    threshold: null with more than two classes, of which the likeliest is the answer.
+    probabilities: of every class, by name.
     """
 
     model_config = {"json_schema_extra": {"examples": [_EXAMPLE_PREDICTION]}}
 
     name: str
-    label: Literal["ALL", "healthy", "abstain"]
-    probability: Annotated[float, Field(ge=0, le=1, description="calibrated, of ALL")]
-    threshold: Annotated[float, Field(ge=0, le=1)]
+    label: str
+    probability: Annotated[
+        float | None, Field(ge=0, le=1, description="calibrated, of the positive classes")
+    ]
+    threshold: Annotated[float | None, Field(ge=0, le=1)]
+    probabilities: dict[str, Annotated[float, Field(ge=0, le=1)]]
     reasons: list[str]
     sha256: str
     explanation: ExplanationOut | None = None
@@ -74,21 +80,33 @@ class FailureOut(BaseModel):
     error: str
 
 
+class ClassShareOut(BaseModel):
+    """A class: its answered cells, and their share of all answered ones."""
+
+    name: str
+    cells: int
+    share: float | None
+    low: float | None
+    high: float | None
+
+
 class SubjectOut(BaseModel):
     """The images of a request as cells of one subject.
 
     cells: all images of the request, those that could not be read among them. answered: cells
-    called ALL or healthy. called_all: of these, called ALL, with their share and its 95%
-    Clopper-Pearson interval; null without an answered cell.
+    with a class. called_all: of these, called one of the positive classes, with their share and
+    its 95% Clopper-Pearson interval; null without an answered cell, or without positive classes.
+    differential: the same of every class, with intervals that hold together.
     """
 
     subject: str
     cells: int
     answered: int
-    called_all: int
+    called_all: int | None
     share: float | None
     low: float | None
     high: float | None
+    differential: list[ClassShareOut]
 
 
 _EXAMPLE_MODEL: JsonDict = {
@@ -133,8 +151,9 @@ class DriftOut(BaseModel):
 class ModelOut(BaseModel):
     """A model that can be asked for.
 
-    versions: that exist. aliases: what each means now. crop, size: of the storage pixels.
-    shows: what the training images show.
+    versions: that exist. aliases: what each means now. classes: in the order of `probabilities`;
+    positive: those of `probability`. min_confidence: below it no class is the answer.
+    crop, size: of the storage pixels. shows: what the training images show.
     canaries: share of the requests for the name alone, by version or alias. shadows: versions
     that are compared with what answers. scope: whether it knows its limits.
     drift: of the latest pictures that this replica saw; null before there are enough, or where it
@@ -145,6 +164,8 @@ class ModelOut(BaseModel):
     versions: list[str]
     aliases: dict[str, str]
     classes: tuple[str, ...]
+    positive: tuple[str, ...]
+    min_confidence: float | None
     threshold: float
     abstain_band: tuple[float, float] | None
     crop: str

@@ -62,7 +62,8 @@ def test_the_same_bytes_give_the_same_probability_by_every_way(client, bundle: P
     for i, (ours, theirs) in enumerate(zip(body.predictions, expected, strict=True)):
         assert isinstance(theirs, Prediction)
         assert ours.model_dump(exclude={"explanation"}) == theirs.as_dict() | {
-            "probability": pytest.approx(theirs.probability, abs=1e-5)
+            "probability": pytest.approx(theirs.probability, abs=1e-5),
+            "probabilities": pytest.approx(theirs.probabilities, abs=1e-5),
         }
         alone = client.post("/v1/predict", content=files[i][1]).json()["predictions"][0]
         assert alone["probability"] == pytest.approx(theirs.probability, abs=1e-5)
@@ -226,7 +227,12 @@ def test_table_service_and_report_count_a_subject_alike(tmp_path: Path):
     files = [(path.name, path.read_bytes()) for path in sorted(folder.iterdir())]
     with client_of(bundle) as client:
         answer = client.post("/v1/predict", files=upload(*files), data={"subject": "S1"}).json()
-    served = {key: value for key, value in answer["subject"].items() if key != "subject"}
+    served = {
+        key: value
+        for key, value in answer["subject"].items()
+        if key not in ("subject", "differential")
+    }
+    assert sum(row["cells"] for row in answer["subject"]["differential"]) == served["answered"]
     assert (served["cells"], served["answered"]) == (9, 4)
     out = tmp_path / "answers.parquet"
     predict_to_table(bundle, [folder], out, subject="(S[0-9]+)_")
@@ -367,7 +373,7 @@ def test_v2_speaks_binary_tensors(client):
                      "parameters": {"binary_data_size": 9}}]},
         {"outputs": [{"name": "nothing"}]},
         {"outputs": ["probability"]},
-        {"outputs": 3 * [{"name": "label"}]},
+        {"outputs": 4 * [{"name": "label"}]},
     ],
 )  # fmt: skip
 def test_v2_refuses_what_it_cannot_read(client, change: dict):
