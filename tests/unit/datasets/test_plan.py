@@ -170,3 +170,26 @@ def test_what_a_window_costs_in_randomness_is_what_the_documentation_says():
     assert np.std(shares) == pytest.approx(expected, rel=0.15)
     assert round(expected, 2) == 0.06
     assert np.std(batches) == pytest.approx(0.14, abs=0.002)
+
+
+@given(
+    counts=st.lists(st.integers(1, 30), min_size=2, max_size=20),
+    balance=st.one_of(st.just("equal"), st.integers(1, 60)),
+)
+@settings(max_examples=40, deadline=None)
+def test_every_class_of_many_is_used_as_often_as_asked(counts: list[int], balance: Balance):
+    labels = np.repeat(np.arange(len(counts)), counts)
+    plan = plan_epoch(
+        np.arange(len(labels)), labels, seed=0, epoch=1, balance=balance, batch_size=7,
+        num_classes=len(counts),
+    )  # fmt: skip
+    wanted = max(counts) if balance == "equal" else balance
+    assert np.bincount(labels[plan.rows]).tolist() == [wanted] * len(counts)
+    times = np.bincount(plan.rows, minlength=len(labels))
+    for label, number in enumerate(counts):  # no row of a class twice as often as another
+        assert set(times[labels == label]) <= {wanted // number, -(-wanted // number)}
+    with pytest.raises(UserError, match="a class has no training cell"):
+        plan_epoch(
+            np.arange(len(labels)), labels, seed=0, epoch=0, balance=balance, batch_size=7,
+            num_classes=len(counts) + 1,
+        )  # fmt: skip

@@ -13,17 +13,30 @@ import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
+from scipy.special import softmax
+from sklearn import metrics as reference
 
 from leuk_ray.augment.settings import AugmentSettings
 from leuk_ray.datasets.host_cache import open_host_cache
 from leuk_ray.datasets.loaders import ReaderLoader
-from leuk_ray.datasets.plan import plan_epoch
+from leuk_ray.datasets.plan import plan_epoch, uid_keys
+from leuk_ray.models.settings import ModelSettings
+from leuk_ray.models.zoo import build
 from leuk_ray.training import loop
-from leuk_ray.training.cells import EpochPlanner
+from leuk_ray.training.cells import EpochPlanner, TrainingCells
 from leuk_ray.training.learner import Learner, Microbatch
-from leuk_ray.training.validation import CopyAugmentation, score_rows
+from leuk_ray.training.state import TrainingState
+from leuk_ray.training.validation import CopyAugmentation, metrics_of, score_rows
 from leuk_ray.utils.errors import TrainingDiverged
-from tests.support.toy_training import SETTINGS, ArrayLoader, changed, make_cells, make_model, run
+from tests.support.toy_training import (
+    SETTINGS,
+    SIZE,
+    ArrayLoader,
+    changed,
+    make_cells,
+    make_model,
+    run,
+)
 
 
 def worker(rank: int, world_size: int, port: int, out: Path) -> None:
@@ -204,3 +217,70 @@ def test_copies_keep_their_pixels_in_every_epoch_and_are_scored_as_copies():
     assert not np.allclose(logits[::2], logits[1::2], atol=1e-5)
     plain = score_rows(core, cells.validation, ArrayLoader(pixels), 4)
     assert plain.shape == (len(cells.validation), 1)
+
+
+@pytest.mark.parametrize("num_classes", [3, 8])
+def test_a_network_of_many_classes_learns_and_scores_as_it_was_validated(num_classes: int):
+    """A square of another colour for each class, one class 5 times as frequent as the others."""
+    torch.set_num_threads(1)
+    generator = np.random.default_rng(0)
+    labels = np.repeat(np.arange(num_classes), [30] + [6] * (num_classes - 1))
+    pixels = generator.integers(0, 80, (len(labels), SIZE, SIZE, 3), np.uint8)
+    for channel in range(3):
+        pixels[labels >> channel & 1 == 1, 8:24, 8:24, channel] += 120
+    rows = np.arange(len(labels))
+    uids = [f"c{row}" for row in rows]
+    held = rows % 3 == 0
+    cells = TrainingCells(
+        uids, labels, uid_keys(uids), rows[~held], rows[held], num_classes=num_classes
+    )
+    settings = changed(
+        epochs=12, lr=3e-3, select="validation_macro_f1", frozen_norm="none",
+        schedule={"kind": "constant"},
+        loss={"class_weights": "effective", "label_smoothing": 0.05, "focal_gamma": 1.0},
+    )  # fmt: skip
+    torch.manual_seed(0)
+    network = ModelSettings(
+        architecture="se_cnn", attention="se", input_size=SIZE, filters=(8, 16, 32), reduction=4,
+        weights="scratch",
+    )  # fmt: skip
+    learner = Learner(build(network, load_weights=True, num_classes=num_classes), settings)
+    planner = EpochPlanner(cells, settings, seed=0)
+    counts = np.bincount(labels[planner.plan(0).rows], minlength=num_classes)
+    assert counts.tolist() == [20] * num_classes  # balance: equal
+    loader = ArrayLoader(pixels)
+    state = loop.train(
+        learner, TrainingState(), planner, loader, loader, AugmentSettings(), lambda *_: None
+    )
+    last = state.history[-1]
+    assert last["validation_macro_f1"] > 0.9
+    assert last["selection"] == pytest.approx(last["validation_macro_f1"], abs=1e-6)
+    scores = score_rows(learner.eval_model, cells.validation, loader, settings.batch_size)
+    assert scores.shape == (held.sum(), num_classes - 1)
+    assert metrics_of(scores, labels[held], settings.select).items() <= last.items()
+
+
+def test_validation_metrics_of_many_classes_are_those_of_scikit_learn():
+    generator = np.random.default_rng(0)
+    scores = generator.normal(0, 2, (200, 4))
+    probabilities = softmax(np.pad(scores, ((0, 0), (1, 0))), axis=1)
+    labels = (probabilities.cumsum(axis=1) < generator.random((200, 1))).sum(axis=1)
+    called = probabilities.argmax(axis=1)
+    found = metrics_of(scores, labels, "validation_accuracy")
+    expected = {
+        "validation_loss": reference.log_loss(labels, probabilities),
+        "validation_accuracy": reference.accuracy_score(labels, called),
+        "validation_auc": reference.roc_auc_score(labels, probabilities, multi_class="ovr"),
+        "validation_balanced_accuracy": reference.balanced_accuracy_score(labels, called),
+        "validation_macro_f1": reference.f1_score(labels, called, average="macro"),
+    }
+    assert found == pytest.approx(expected)
+    kept = labels != 3  # a class that validation lacks has no part in the means
+    assert np.isfinite(
+        list(metrics_of(scores[kept], labels[kept], "validation_auc").values())
+    ).all()
+    alone = metrics_of(scores[labels == 3], labels[labels == 3], "validation_auc")
+    assert "validation_auc" not in alone
+    two = metrics_of(scores[:, :1], labels % 2, "validation_accuracy")
+    assert two.keys() == {"validation_loss", "validation_accuracy", "validation_auc"}
+    assert "validation_macro_f1" in metrics_of(scores[:, :1], labels % 2, "validation_macro_f1")
