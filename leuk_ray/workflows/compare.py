@@ -21,6 +21,7 @@ from leuk_ray.evaluation.paired import paired_bootstrap
 from leuk_ray.io.locations import Location, join, parent
 from leuk_ray.io.storage import exists, read_table
 from leuk_ray.runs.report import check_pixels
+from leuk_ray.runs.seen import SeenCells
 from leuk_ray.runs.target import EvaluationTarget, trained_on_images_of
 from leuk_ray.utils.errors import DataError
 from leuk_ray.utils.wording import counted, natural
@@ -82,9 +83,9 @@ def compare(
             check_pixels(one, dataset)
         names = [str(one.run or one.bundle) for one in pair]
         splits = {
-            name: Trained(_split(one, dataset), one.manifest.protocol)
+            name: Trained(split, one.manifest.protocol)
             for name, one in zip(names, pair, strict=True)
-            if trained_on_images_of(dataset, one.manifest) or not one.manifest.datasets
+            if (split := _split_here(one, dataset)) is not None
         }
         parts.append(Part(pair, comparable_rows(dataset, splits)))
         known.append([splits.get(name) for name in names])
@@ -207,7 +208,9 @@ def _tested(target: EvaluationTarget, dataset: PreparedDataset) -> frozenset[str
 
 
 def _why_other(first: EvaluationTarget, second: EvaluationTarget) -> str:
-    """In which settings the splits of two runs differ."""
+    """In which settings the splits of two runs differ; empty where one is a bundle alone."""
+    if not all(exists(join(_run_of(one), "config.yaml")) for one in (first, second)):
+        return ""
     ours, theirs = (
         EvaluationTarget(one.bundle, _run_of(one)).config["split"] for one in (first, second)
     )
@@ -253,10 +256,22 @@ def _uids(split: pa.Table, roles: tuple[str, ...]) -> set[str]:
     return set(split.filter(pc.field("role").isin(roles))["uid"].to_pylist())
 
 
+def _split_here(target: EvaluationTarget, dataset: PreparedDataset) -> pa.Table | None:
+    """The split of a bundle that was made with cells of the dataset; None where it was not."""
+    if trained_on_images_of(dataset, target.manifest) or not target.manifest.datasets:
+        return _split(target, dataset)
+    if target.lineage is None:
+        return None
+    seen = SeenCells(dataset.cells, target.lineage)
+    return seen.split() if (seen.role >= 0).any() else None
+
+
 def _split(target: EvaluationTarget, dataset: PreparedDataset) -> pa.Table:
-    """The split of a bundle that the dataset trained, from the run's folder around it."""
+    """The split of a bundle that the dataset trained: of its run's folder, else of its lineage."""
     run = _run_of(target)
     split = join(run, "split.parquet")
+    if target.lineage is not None and not exists(split):
+        return SeenCells(dataset.cells, target.lineage).split()
     if target.manifest.datasets and not exists(split):
         raise DataError(
             f"{target.bundle}: was trained on cells of {dataset.location}, and without its run it "

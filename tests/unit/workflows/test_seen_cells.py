@@ -21,6 +21,7 @@ from leuk_ray.runs.report import split_of
 from leuk_ray.runs.target import EvaluationTarget, report_context
 from leuk_ray.utils.errors import UserError
 from leuk_ray.workflows.calibrate import calibrate
+from leuk_ray.workflows.compare import compare
 from leuk_ray.workflows.evaluate import evaluate
 from tests.support.serving_bundles import cells, encode, write_small_bundle
 
@@ -160,6 +161,17 @@ def test_an_ensemble_is_evaluated_on_cells_that_none_of_its_members_has_seen(
     write_ensemble(tmp_path / "all", [one, rest], "soft")
     with pytest.raises(UserError, match="and 0 are left"):
         evaluate(EvaluationTarget.at(tmp_path / "all"), trained_on, tmp_path / "none")
+
+
+def test_bundles_alone_are_compared_on_cells_that_neither_has_seen(
+    trained_on, other, tmp_path
+) -> None:
+    one, two = bundle_of(tmp_path / "one", trained_on), bundle_of(tmp_path / "two", trained_on, 1)
+    assert compare((one, two), trained_on)["cells"] == 24, "of subjects 7 and 8"
+    assert compare((one, two), other)["cells"] == CELLS
+    calibrate(EvaluationTarget.at(two), other, tmp_path / "calibrated")
+    with pytest.raises(UserError, match="no cell to compare on"):
+        compare((one, tmp_path / "calibrated"), other)
 
 
 def test_a_bundle_that_does_not_say_what_made_it_is_not_called_free_of_leaks(
