@@ -2,8 +2,9 @@
 
 Each repeat scores the cells of the same 13 ALL and 15 healthy patients, as those of C-NMC's
 preliminary set, with a network of its own: scores differ by class, by patient and by cell, and a
-little by network on each of these. A t interval over the repeats is beside the interval of the reports, which
-leaves out patients in turn, the same in all repeats. The truth is over new patients and networks.
+little by network on each of these. A t interval over the repeats is beside the interval of the
+reports, which leaves out patients in turn, the same in all repeats. The truth is over new patients
+and networks.
 
     python benchmarks/repeat_coverage.py [--trials 300]
 """
