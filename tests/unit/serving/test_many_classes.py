@@ -87,6 +87,15 @@ def test_the_page_shows_the_likeliest_classes_and_the_differential(
             "[...document.querySelectorAll('#cells article')].map(c => c.innerText)"
         )
         facts = page.evaluate("document.querySelector('#facts').innerText")
+        heading = page.evaluate("document.querySelector('#heading').innerText")
+        head, *rows = page.evaluate("csv()").splitlines()
+    assert heading == "Which of 8 kinds of cell?"
+    assert len(rows) == len(expected)
+    for name in NAMES:
+        place = head.split(",").index(f'"probability:{name}"')
+        shown = [float(row.split(",")[place].strip('"')) for row in rows]
+        wanted = [answer.probabilities[name] for answer in expected]
+        assert shown == pytest.approx(wanted, abs=1e-5)
     answered = sum(answer.label in NAMES for answer in expected)
     for name in NAMES:
         count = sum(answer.label == name for answer in expected)
