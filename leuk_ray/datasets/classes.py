@@ -62,6 +62,13 @@ class ClassSet:
         """(K,) bool: which labels are positive."""
         return np.asarray([name in self.positive for name in self.names])
 
+    @property
+    def binary_names(self) -> tuple[str, str]:
+        """What the two sides of the binary view are called, negative and positive."""
+        if len(self.names) == 2:
+            return self.names[0], self.names[1]
+        return "other", " or ".join(self.positive) if len(self.positive) < 3 else "positive"
+
     def binary_labels(self, labels: np.ndarray) -> np.ndarray:
         """Labels of the binary view, (N,) int64: 1 positive, 0 negative, -1 unknown."""
         known = np.maximum(labels, 0)

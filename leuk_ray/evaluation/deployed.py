@@ -19,31 +19,31 @@ def answered(table: pa.Table) -> BoolArray:
 
 
 def as_deployed(
-    table: pa.Table, threshold: float, resampled: GroupResamples
+    table: pa.Table, right: BoolArray, positive: BoolArray | None, resampled: GroupResamples
 ) -> dict[str, Any] | None:
     """Count the answers on test cells, and those that are right, with intervals over groups.
 
     Args:
         table: predictions of the test cells.
-        threshold: a cell is called ALL from this probability on.
+        right: (N,) whether each is classified correctly.
+        positive: (N,) of two classes, whether each is of the positive one; of more None.
         resampled: the groups of these cells.
 
     Returns:
-        answered and accuracy, sensitivity and specificity of the answers ({value, numerator,
-        denominator}), intervals of these by name, reasons (cells by reason; one may have
-        several). None without test cells or the column `reasons`.
+        answered and accuracy and, of two classes, sensitivity and specificity of the answers
+        ({value, numerator, denominator}), intervals of these by name, reasons (cells by reason;
+        one may have several). None without test cells or the column `reasons`.
     """
     if not len(table) or REASONS not in table.column_names:
         return None
     given = answered(table)
-    is_all = table["label"].to_numpy() == 1
-    right = (table["probability"].to_numpy() >= threshold) == is_all
     parts = {
         "answered": (given, np.ones(len(table), bool)),
         "accuracy": (right & given, given),
-        "sensitivity": (right & given & is_all, given & is_all),
-        "specificity": (right & given & ~is_all, given & ~is_all),
     }
+    if positive is not None:
+        parts["sensitivity"] = (right & given & positive, given & positive)
+        parts["specificity"] = (right & given & ~positive, given & ~positive)
     out: dict[str, Any] = {"intervals": {}}
     for name, (hit, of) in parts.items():
         numerator, denominator = int(hit.sum()), int(of.sum())

@@ -1,8 +1,8 @@
 """The report's figures, each a matplotlib Figure drawn from arrays.
 
-ALL is always vermilion and healthy always blue (Okabe and Ito's colour-blind safe set). A stamp
-in the corner says when the cells are synthetic and when patients overlap, or may: pictures travel
-alone.
+Positive is always vermilion and negative always blue (Okabe and Ito's colour-blind safe set). A
+stamp in the corner says when the cells are synthetic and when patients overlap, or may: pictures
+travel alone.
 """
 
 from __future__ import annotations
@@ -16,9 +16,8 @@ import numpy as np
 import numpy.typing as npt
 
 from leuk_ray.evaluation.intervals import FloatArray, IntArray
-from leuk_ray.evaluation.metrics import CLASSES, Confusion, calibration_bins
+from leuk_ray.evaluation.metrics import CLASSES, calibration_bins
 from leuk_ray.evaluation.subjects import SubjectRow
-from leuk_ray.utils.wording import counted
 
 if TYPE_CHECKING:  # matplotlib takes half a second to load: only whoever draws waits for it
     from matplotlib.axes import Axes
@@ -36,44 +35,11 @@ MAX_SUBJECTS = 80
 
 @dataclass(frozen=True)
 class Stamp:
-    """What must be said on every picture: synthetic cells, and the label of patient overlap."""
+    """What pictures say: synthetic cells, patient overlap, names of negative and positive class."""
 
     synthetic: bool = False
     overlap: str = ""
-
-
-def confusion_figure(counts: Confusion, stamp: Stamp) -> Figure:
-    """Truth by call: cells, and the share of each row."""
-    figure = stamped_figure(4.6, 3.7, stamp)
-    axes = figure.add_subplot()
-    cells = np.array([[counts.tp, counts.fn], [counts.fp, counts.tn]])
-    totals = cells.sum(axis=1)
-    share = cells / np.maximum(totals[:, None], 1)
-    # The grey scale runs on past 1, so that black text stays readable on the darkest square.
-    axes.imshow(share, cmap="Greys", vmin=0, vmax=2.6)
-    for row in range(2):
-        for column in range(2):
-            percent = f"{share[row, column]:.2%} of row" if totals[row] else "no cells"
-            middle: dict[str, Any] = {"ha": "center", "va": "center", "color": INK}
-            axes.text(column, row - 0.07, f"{cells[row, column]:,}", size=17, **middle)
-            axes.text(column, row + 0.17, percent, size=9, **middle)
-    axes.set_xticks([0, 1], ["called ALL", "called healthy"])
-    axes.set_yticks(
-        [0, 1],
-        [
-            f"{name}\n{counted(int(total), 'cell')}"
-            for name, total in zip(("ALL", "healthy"), totals, strict=True)
-        ],
-    )
-    axes.xaxis.tick_top()
-    axes.tick_params(length=0, labelsize=10)
-    for tick, name in zip(axes.get_yticklabels(), ("ALL", "healthy"), strict=True):
-        tick.set_color(COLORS[name])
-    axes.set_ylabel("truth", size=10)
-    axes.spines[:].set_visible(False)
-    axes.axhline(0.5, color="white", linewidth=3)
-    axes.axvline(0.5, color="white", linewidth=3)
-    return figure
+    names: tuple[str, str] = CLASSES
 
 
 def roc_figure(
@@ -87,11 +53,12 @@ def roc_figure(
     axes = figure.add_subplot()
     axes.plot([0, 1], [0, 1], color=GRID, linewidth=1)
     axes.plot(false_positive, true_positive, color=INK, linewidth=1.8, label=area)
+    negative, positive = stamp.names
     called = probability >= threshold
     point = (called[label == 0].mean(), called[label == 1].mean())
     axes.plot(*point, **POINT, label=f"threshold {threshold:.3g}")
-    axes.set_xlabel(f"1 - specificity (of {int((label == 0).sum()):,} healthy cells)")
-    axes.set_ylabel(f"sensitivity (of {int((label == 1).sum()):,} ALL cells)")
+    axes.set_xlabel(f"1 - specificity (of {int((label == 0).sum()):,} {negative} cells)")
+    axes.set_ylabel(f"sensitivity (of {int((label == 1).sum()):,} {positive} cells)")
     axes.legend(loc="lower right", frameon=False, fontsize=9)
     _unit_square(axes)
     return figure
@@ -100,7 +67,7 @@ def roc_figure(
 def precision_recall_figure(
     label: IntArray, probability: FloatArray, threshold: float, area: str, stamp: Stamp
 ) -> Figure:
-    """Precision against recall, with the share of ALL as the base line. Both classes occur."""
+    """Precision against recall, with the share of positives as base line. Both classes occur."""
     from sklearn.metrics import precision_recall_curve
 
     precision, recall, _ = precision_recall_curve(label, probability)
@@ -108,13 +75,15 @@ def precision_recall_figure(
     axes = figure.add_subplot()
     prevalence = float(label.mean())
     axes.axhline(prevalence, color=TRAIN, linewidth=1, linestyle=(0, (2, 2)))
-    axes.text(0.99, prevalence + 0.01, f"share of ALL {prevalence:.3f}", ha="right", **REMARK)
+    axes.text(
+        0.99, prevalence + 0.01, f"share of {stamp.names[1]} {prevalence:.3f}", ha="right", **REMARK
+    )
     axes.step(recall, precision, where="post", color=INK, linewidth=1.8, label=area)
     called = probability >= threshold
     if called.any():
         point = (called[label == 1].mean(), label[called].mean())
         axes.plot(*point, **POINT, label=f"threshold {threshold:.3g}")
-    axes.set_xlabel(f"recall (of {int(label.sum()):,} ALL cells)")
+    axes.set_xlabel(f"recall (of {int(label.sum()):,} {stamp.names[1]} cells)")
     axes.set_ylabel("precision")
     axes.legend(loc="lower left", frameon=False, fontsize=9)
     _unit_square(axes)
@@ -122,9 +91,19 @@ def precision_recall_figure(
 
 
 def calibration_figure(
-    label: IntArray, probability: FloatArray, threshold: float, stamp: Stamp
+    label: IntArray, probability: FloatArray, threshold: float | None, stamp: Stamp
 ) -> Figure:
-    """Observed share of ALL against the stated probability, over how often each is stated."""
+    """Observed share of positives against the stated probability, over how often each is stated.
+
+    Without a threshold the positives are the cells classified correctly, of several classes.
+    """
+    negative, positive = stamp.names
+    colors = [COLORS["ALL"], COLORS["healthy"]]
+    observed_share, stated = f"observed share of {positive}", f"probability of {positive}"
+    if threshold is None:
+        negative, positive = "called wrong", "classified correctly"
+        colors = [TRAIN, INK]
+        observed_share, stated = f"observed share {positive}", "probability of the called class"
     cells, mean_probability, observed = calibration_bins(label, probability)
     figure = stamped_figure(4.6, 5.9, stamp)
     upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1.3))
@@ -134,7 +113,7 @@ def calibration_figure(
     for many, face in ((cells >= FEW_CELLS, INK), (filled & (cells < FEW_CELLS), "white")):
         points = (mean_probability[many], observed[many])
         upper.plot(*points, "o", color=INK, markerfacecolor=face, markersize=5)
-    upper.set_ylabel("observed share of ALL")
+    upper.set_ylabel(observed_share)
     upper.text(0.02, 0.95, f"hollow: fewer than {FEW_CELLS} cells in the bin", **REMARK)
     _unit_square(upper)
     upper.set_aspect("auto")  # so that both panels keep one width
@@ -142,11 +121,13 @@ def calibration_figure(
         [probability[label == 1], probability[label == 0]],
         bins=np.linspace(0, 1, 16).tolist(),
         stacked=True,
-        color=[COLORS["ALL"], COLORS["healthy"]],
-        label=["ALL", "healthy"],
+        color=colors,
+        label=[positive, negative],
     )
-    lower.axvline(threshold, **DASHED)
-    lower.set_xlabel("probability of ALL (dashed: threshold)")
+    if threshold is not None:
+        lower.axvline(threshold, **DASHED)
+        stated += " (dashed: threshold)"
+    lower.set_xlabel(stated)
     lower.set_ylabel("cells")
     figure.legend(loc="outside upper center", ncols=2, frameon=False, fontsize=9)
     plain_axes(lower)
@@ -215,7 +196,7 @@ def subject_figure(
     threshold: float,
     stamp: Stamp,
 ) -> Figure:
-    """Plot every cell's probability by subject, ALL above healthy, and how many are correct.
+    """Plot every cell's probability by subject, positive above negative, and how many are correct.
 
     Of more than 80 subjects, those with the largest share of wrong cells are drawn.
     """
@@ -240,11 +221,12 @@ def subject_figure(
         tick.set_color(COLORS[row["label"]])
     axes.set_xlim(-0.01, 1.01)
     axes.set_ylim(-0.7, len(shown) - 0.3)
-    axes.set_xlabel("probability of ALL (dashed: threshold)")
+    axes.set_xlabel(f"probability of {stamp.names[1]} (dashed: threshold)")
     axes.text(1.02, len(shown) - 0.25, "right / answered", size=8)
     some = f"the {len(shown)} of {len(rows)} subjects with most wrong, by share"
     axes.set_title("one dot a cell" if len(shown) == len(rows) else some, size=9, loc="left")
-    handles = [axes.scatter([], [], s=18, c=COLORS[name], label=name) for name in CLASSES[::-1]]
+    sides = zip(CLASSES[::-1], stamp.names[::-1], strict=True)
+    handles = [axes.scatter([], [], s=18, c=COLORS[side], label=name) for side, name in sides]
     figure.legend(handles=handles, loc="outside upper center", ncols=2, frameon=False, fontsize=9)
     plain_axes(axes)
     axes.tick_params(axis="y", length=0)
@@ -255,25 +237,25 @@ def subject_figure(
 
 def contact_sheet(
     images: Sequence[npt.NDArray[np.uint8]],
-    captions: Sequence[tuple[str, float, str]],
+    captions: Sequence[tuple[str, str, str]],
     stamp: Stamp,
 ) -> Figure:
     """Cell pictures in rows of four.
 
     Args:
         images: each (H, W, 3).
-        captions: (uid, probability of ALL, true class) of each image.
+        captions: (uid, a line of text, colour of the frame) of each image.
     """
     columns = min(4, len(images))
     rows = -(-len(images) // 4)
     figure = stamped_figure(1.9 * columns, 2.3 * rows + 0.2, stamp)
-    for index, (image, (uid, probability, truth)) in enumerate(zip(images, captions, strict=True)):
+    for index, (image, (uid, text, color)) in enumerate(zip(images, captions, strict=True)):
         axes = figure.add_subplot(rows, columns, index + 1)
         axes.imshow(image)
         axes.set_xticks([])
         axes.set_yticks([])
-        axes.spines[:].set(color=COLORS[truth], linewidth=2)
-        caption = f"{_fitted(uid, 26, 2)}\np(ALL) {probability:.3f} · truth {truth}"
+        axes.spines[:].set(color=color, linewidth=2)
+        caption = f"{_fitted(uid, 26, 2)}\n{text}"
         axes.set_title(caption, size=7.5, color=INK, parse_math=False)
     return figure
 

@@ -7,7 +7,7 @@ of each apart.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -77,12 +77,12 @@ def weighted_auc(label: IntArray, score: FloatArray, weight: FloatArray) -> Floa
     the ALL cell scores higher, ties counting half.
 
     Args:
-        label: (N,) 1 ALL, 0 healthy; both must occur with weight above 0.
+        label: (N,) 1 ALL, 0 healthy.
         score: (N,) higher means ALL.
         weight: (R, N) not negative.
 
     Returns:
-        (R,) values in 0..1.
+        (R,) values in 0..1; NaN where a class has no weight.
     """
     positive = label == 1
     order = np.argsort(score[~positive])
@@ -93,7 +93,8 @@ def weighted_auc(label: IntArray, score: FloatArray, weight: FloatArray) -> Floa
     last = np.searchsorted(negatives, score[positive], side="right")
     positive_weight = weight[:, positive]
     won = np.einsum("rn,rn->r", positive_weight, below[:, first] + below[:, last]) / 2
-    return won / (positive_weight.sum(axis=1) * below[:, -1])
+    with np.errstate(invalid="ignore"):
+        return won / (positive_weight.sum(axis=1) * below[:, -1])
 
 
 @dataclass(frozen=True)
@@ -107,6 +108,7 @@ class GroupResamples:
     member: (N,) the number of the group that each cell belongs to.
     weight: (R, G) how often each group counts; R is 0 where a stratum has too few groups.
     groups: how many groups there are in each stratum: ALL and healthy ones, or all.
+    names: of the two classes, as messages have them.
     withheld: why nothing was resampled although there are groups enough; empty where it was.
     """
 
@@ -114,6 +116,7 @@ class GroupResamples:
     weight: FloatArray
     groups: tuple[int, ...]
     withheld: str = ""
+    names: tuple[str, str] = ("healthy", "ALL")
 
     @classmethod
     def sample(
@@ -124,6 +127,7 @@ class GroupResamples:
         seed: int,
         resamples: int = 2000,
         withheld: str = "",
+        names: tuple[str, str] = ("healthy", "ALL"),
     ) -> GroupResamples:
         """Draw groups; a group's class is the label of most of its cells, ALL when even.
 
@@ -134,25 +138,26 @@ class GroupResamples:
             resamples: how many times groups are resampled.
             withheld: a reason to draw none and to give no interval, as where groups are images
                 of unknown patients.
+            names: of the labels 0 and 1, for messages.
 
         Raises:
             ValueError: `group` is not (N,).
         """
-        names, member = np.unique(np.asarray(group), return_inverse=True)
+        groups, member = np.unique(np.asarray(group), return_inverse=True)
         if member.shape != label.shape:
             raise ValueError(f"group {member.shape} must be (N,) as label {label.shape}")
-        positive_cells = np.bincount(member, label, minlength=names.size)
-        positive = 2 * positive_cells >= np.bincount(member, minlength=names.size)
+        positive_cells = np.bincount(member, label, minlength=groups.size)
+        positive = 2 * positive_cells >= np.bincount(member, minlength=groups.size)
         strata = [np.flatnonzero(positive), np.flatnonzero(~positive)]
-        return cls._drawn(member, strata, seed, resamples, withheld)
+        return replace(cls._drawn(member, strata, seed, resamples, withheld), names=names)
 
     @classmethod
     def pooled(
         cls, group: npt.ArrayLike, *, seed: int, resamples: int = 2000, withheld: str = ""
     ) -> GroupResamples:
         """Draw groups as one stratum, as where most hold cells of several classes."""
-        names, member = np.unique(np.asarray(group), return_inverse=True)
-        return cls._drawn(member, [np.arange(names.size)], seed, resamples, withheld)
+        groups, member = np.unique(np.asarray(group), return_inverse=True)
+        return cls._drawn(member, [np.arange(groups.size)], seed, resamples, withheld)
 
     @classmethod
     def _drawn(
@@ -205,6 +210,8 @@ class GroupResamples:
         variance = sum((len(part) - 1) * float(part.var()) for part in parts)
         if not variance > 1e-18:  # none, or not finite
             flat = "no interval: the value is the same whichever group is left out"
+            if not np.isfinite(left_out).all():
+                flat = "no interval: a class is in one group only"
             return self._interval(None, len(left_out), flat)
         degrees = min(*self.blocks, carriers or MAX_BLOCKS) - 1
         half = -stdtrit(degrees, (1 - LEVEL) / 2) * np.sqrt(variance)
@@ -225,8 +232,10 @@ class GroupResamples:
         values = self.of_resamples(samples)
         tail = _tail(min(self.groups))
         low, high = np.quantile(values, (tail, 1 - tail)).tolist()
-        if low == high:
+        if not low < high:  # the same, or some are not finite
             flat = "no interval: every resample of the groups gives the same value"
+            if not np.isfinite(values).all():
+                flat = "no interval: some resamples of the groups lack a class"
             return self._interval(None, len(values), flat)
         return self._interval((low, high), len(values), self._few)
 
@@ -250,7 +259,7 @@ class GroupResamples:
         """The groups of each stratum, in words."""
         if len(self.groups) == 1:
             return f"{self.groups[0]} groups"
-        return f"{self.groups[0]} ALL + {self.groups[1]} healthy groups"
+        return f"{self.groups[0]} {self.names[1]} + {self.groups[1]} {self.names[0]} groups"
 
     @property
     def _few(self) -> str:

@@ -75,15 +75,16 @@ def count_samples(
     truth = label == 1
     outcomes = (truth & called, ~truth & called, ~truth & ~called, truth & ~called)
     tp, fp, tn, fn = (resampled.sums(outcome) for outcome in outcomes)
-    f1_all = 2 * tp / (2 * tp + fp + fn)
-    f1_healthy = 2 * tn / (2 * tn + fn + fp)
     cells = tp + fp + tn + fn
-    return {
-        "accuracy": (tp + tn) / cells,
-        "sensitivity": tp / (tp + fn),
-        "specificity": tn / (tn + fp),
-        "weighted_f1": ((tp + fn) * f1_all + (tn + fp) * f1_healthy) / cells,
-    }
+    with np.errstate(invalid="ignore"):
+        f1_all = 2 * tp / (2 * tp + fp + fn)
+        f1_healthy = 2 * tn / (2 * tn + fn + fp)
+        return {
+            "accuracy": (tp + tn) / cells,
+            "sensitivity": tp / (tp + fn),
+            "specificity": tn / (tn + fp),
+            "weighted_f1": ((tp + fn) * f1_all + (tn + fp) * f1_healthy) / cells,
+        }
 
 
 def class_resamples(
@@ -99,7 +100,8 @@ def class_resamples(
         drawing: seed and number of resamples.
     """
     if len(classes) == 2:
-        return GroupResamples.sample(label, group, withheld=withheld, **drawing)
+        names = classes.binary_names
+        return GroupResamples.sample(label, group, withheld=withheld, names=names, **drawing)
     return GroupResamples.pooled(group, withheld=withheld, **drawing)
 
 

@@ -104,8 +104,8 @@ def metrics_of_counts(
     cells = truth.sum(axis=-1)
     distance = np.subtract.outer(np.arange(counts.shape[-1]), np.arange(counts.shape[-1]))
     cost = (distance**2 if ordered else distance != 0).astype(np.float64)
-    expected = np.einsum("...i,...j,ij->...", truth, called, cost)
-    seen = np.einsum("...ij,ij->...", counts, cost)
+    expected = (truth @ cost * called).sum(axis=-1)
+    seen = (counts * cost).sum(axis=(-2, -1))
     with np.errstate(invalid="ignore", divide="ignore"):
         recall, f1 = right / truth, 2 * right / (truth + called)
         return {

@@ -9,8 +9,10 @@ from typing import Any, ClassVar, Self
 from pydantic import BaseModel, ConfigDict, ValidationError
 from typing_extensions import TypedDict
 
+from leuk_ray.datasets.classes import BINARY, ClassSet
 from leuk_ray.evaluation.intervals import Interval
 from leuk_ray.evaluation.metrics import Evaluation
+from leuk_ray.evaluation.multiclass import ClassEvaluation
 from leuk_ray.evaluation.subjects import SubjectRow
 from leuk_ray.io.locations import Location, join
 from leuk_ray.io.storage import read_json
@@ -76,6 +78,7 @@ class ReportContext:
     test_set: name of an official test set that all test cells are from, else empty.
     network, unit, pixels, external: in words, empty where unknown: the network, what no two
         roles share, how files became pixels, and which data the training did not come from.
+    classes: of the labels.
     """
 
     title: str
@@ -99,6 +102,7 @@ class ReportContext:
     unit: str = ""
     pixels: str = ""
     external: str = ""
+    classes: ClassSet = BINARY
     seen: str = ""
 
     @property
@@ -120,12 +124,18 @@ class Scored(TypedDict):
 class Report(StoredReport):
     """The report of a run, or of a bundle on a dataset.
 
+    What is said of ALL and healthy cells is the binary view: of positive classes and the others.
+
     run: see `ReportContext`. threshold: a cell is called ALL from this probability on.
-    scored, metrics: by role; metrics are None where none of its cells were scored.
+    scored: by role. classes: metrics by class, by role; None where none of its cells were scored.
+    class_intervals: of them, of the test cells. worst_confusions: see `class_report`.
+    confidence: where more than two classes abstain; see `class_report.confidence_bands`.
+    metrics: of the binary view, by role; None too where no class is positive.
     bootstrap: seed and resamples of the intervals. calibration_bins: of the calibration error.
     intervals: of the test metrics, by name; empty without test cells.
     by_source: metrics and intervals of each source, where there are several.
-    refitted: see `probabilities.refit`. decided: what was fixed on validation, on the test cells.
+    refitted: see `probabilities.refit`, `class_report.refit_classes`. decided: what was fixed on
+        validation, on the test cells.
     deployed: answers of a calibrated bundle, see `deployed.as_deployed`; else None.
     subjects, worst_subjects: of the test cells. worst_errors: see `report.MAX_ERRORS`.
     published: see `published.beside_published`. history: one row an epoch.
@@ -139,6 +149,10 @@ class Report(StoredReport):
     run: ReportContext
     threshold: float
     scored: dict[str, Scored]
+    classes: dict[str, ClassEvaluation | None] = {}
+    class_intervals: dict[str, Interval] = {}
+    worst_confusions: list[dict[str, Any]] = []
+    confidence: list[dict[str, Any]] = []
     metrics: dict[str, Evaluation | None]
     bootstrap: dict[str, int]
     calibration_bins: int
@@ -161,5 +175,10 @@ class Report(StoredReport):
 
     @property
     def tested(self) -> Evaluation | None:
-        """Metrics of the test cells."""
+        """Metrics of the binary view of the test cells."""
         return self.metrics["test"]
+
+    @property
+    def tested_classes(self) -> ClassEvaluation | None:
+        """Metrics by class of the test cells."""
+        return self.classes.get("test")

@@ -15,14 +15,17 @@ from leuk_ray.evaluation.metric_intervals import metric_samples
 from leuk_ray.evaluation.metrics import Confusion, evaluate
 
 
-def by_source(test: pa.Table, threshold: float, withheld: str, **bootstrap: int) -> list[dict]:
+def by_source(
+    test: pa.Table, threshold: float, withheld: str, names: tuple[str, str], **drawing: int
+) -> list[dict]:
     """Evaluate the test cells of each source by themselves.
 
     Args:
         test: predictions; the column source may be missing, and its values null.
         threshold: a cell is called ALL from this probability on.
         withheld: a reason to give no interval.
-        bootstrap: seed and number of resamples.
+        names: of the labels 0 and 1, for messages.
+        drawing: seed and number of resamples.
 
     Returns:
         By source: source, title, metrics and intervals, as of all test cells; empty unless there
@@ -32,7 +35,7 @@ def by_source(test: pa.Table, threshold: float, withheld: str, **bootstrap: int)
         return []
     return [
         {"source": source, "title": _title(source)}
-        | _judge(test.filter(_is(source)), threshold, withheld, **bootstrap)
+        | _evaluate(test.filter(_is(source)), threshold, withheld, names, **drawing)
         for source in sorted(test["source"].unique().to_pylist(), key=str)
     ]
 
@@ -56,11 +59,12 @@ def _title(source: str | None) -> str:
     return f"{source} (fields of view)" if source == FIELDS else source
 
 
-def _judge(cells: pa.Table, threshold: float, withheld: str, **bootstrap: int) -> dict[str, Any]:
+def _evaluate(
+    cells: pa.Table, threshold: float, withheld: str, names: tuple[str, str], **drawing: int
+) -> dict[str, Any]:
     label, stated = cells["label"].to_numpy().astype(np.int64), cells["probability"].to_numpy()
-    resampled = GroupResamples.sample(
-        label, cells["group"].to_pylist(), **bootstrap, withheld=withheld
-    )
+    group = cells["group"].to_pylist()
+    resampled = GroupResamples.sample(label, group, withheld=withheld, names=names, **drawing)
     samples = metric_samples(resampled, label, stated, threshold)
     return {
         "metrics": evaluate(label, stated, threshold),

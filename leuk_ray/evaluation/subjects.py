@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 from typing_extensions import TypedDict
 
-from leuk_ray.datasets.classes import ABSTAIN, BINARY
+from leuk_ray.datasets.classes import ABSTAIN, BINARY, ClassSet
 from leuk_ray.evaluation.calibration import in_band
 from leuk_ray.evaluation.deployed import REASONS, answered
 from leuk_ray.evaluation.intervals import checked_cells
@@ -125,15 +125,17 @@ def per_subject(
     return rows
 
 
-def check_predictions(table: pa.Table) -> None:
+def check_predictions(table: pa.Table, classes: ClassSet = BINARY) -> None:
     """Raise a ValueError when a predictions table lacks a column or has gaps in one.
 
-    Only `subject` may be null.
+    Only `subject` may be null, and what is of the positive classes where there are none.
     """
-    missing = [name for name in PREDICTION_COLUMNS if name not in table.column_names]
+    more = ("class_logits",) if len(classes) > 2 else ()
+    missing = [name for name in (*PREDICTION_COLUMNS, *more) if name not in table.column_names]
     if missing:
         raise ValueError(f"predictions lack the columns {', '.join(missing)}")
-    for name in PREDICTION_COLUMNS:
+    empty = ("subject",) if classes.positive else ("subject", "logit", "probability")
+    for name in (*PREDICTION_COLUMNS, *more):
         nulls = table[name].null_count
-        if nulls and name != "subject":
+        if nulls and name not in empty:
             raise ValueError(f"predictions: {nulls} of {table.num_rows} rows have no {name}")

@@ -8,7 +8,7 @@ import pyarrow as pa
 from leuk_ray.bundles.bundle import derive_bundle, open_bundle
 from leuk_ray.bundles.model_card import results_of
 from leuk_ray.datasets.audit import known_audit
-from leuk_ray.datasets.classes import ClassSet, require_two
+from leuk_ray.datasets.classes import ClassSet
 from leuk_ray.datasets.pairing import check_same_dataset
 from leuk_ray.datasets.prepared import PreparedDataset
 from leuk_ray.datasets.splits import (
@@ -74,6 +74,7 @@ def report_on(
         audit=audit_summary(dataset),
         decisions=manifest.decisions,
         band=manifest.abstain_band,
+        min_confidence=manifest.min_confidence,
     )
 
 
@@ -86,9 +87,6 @@ def predictions_table(
     copies: np.ndarray | None = None,
 ) -> pa.Table:
     """Scored rows as `write_report` takes them, one row a cell, whatever scored them.
-
-    `logit` and `probability` are of the positive classes, null where there are none; of more than
-    two classes there are also `class_logits`.
 
     Args:
         dataset, split: of the rows; where the split is of copies and these are not, it must
@@ -103,17 +101,33 @@ def predictions_table(
     if copies is not None:
         cells = cells.append_column("copy", pa.array(copies, pa.int64()))
         columns.append("copy")
-    classes, table = dataset.classes, cells.select(columns)
-    table = table.append_column("role", _roles(split, cells))
-    logit = probability = pa.nulls(len(rows), pa.float64())
+    table = cells.select(columns).append_column("role", _roles(split, cells))
+    for name, values in score_columns(class_logits, temperature, dataset.classes).items():
+        table = table.append_column(name, values)
+    return table
+
+
+def score_columns(
+    class_logits: np.ndarray, temperature: float, classes: ClassSet
+) -> dict[str, pa.Array]:
+    """The columns of predictions that hold scores.
+
+    `logit` and `probability` are of the positive classes, null where there are none; of more than
+    two classes there are also `class_logits`.
+
+    Args:
+        class_logits: (N, K-1).
+        temperature: divides them for the probabilities.
+        classes: the K classes.
+    """
+    logit = probability = pa.nulls(len(class_logits), pa.float64())
     if classes.positive:
         logit = pa.array(binary_log_odds(class_logits, classes))
         probability = pa.array(binary_probability(class_logits, temperature, classes))
-    table = table.append_column("logit", logit).append_column("probability", probability)
+    columns: dict[str, pa.Array] = {"logit": logit, "probability": probability}
     if len(classes) > 2:
-        scores = pa.array(list(class_logits), pa.list_(pa.float64()))
-        table = table.append_column("class_logits", scores)
-    return table
+        columns["class_logits"] = pa.array(list(class_logits), pa.list_(pa.float64()))
+    return columns
 
 
 def _roles(split: pa.Table, cells: pa.Table) -> pa.Array:
@@ -137,7 +151,6 @@ def split_of(target: EvaluationTarget, dataset: PreparedDataset, *, seen: bool =
     Raises:
         UserError: another dataset than the run's, or pixels that the bundle does not expect.
     """
-    require_two(dataset.classes, dataset.location)
     if target.run is None:
         check_pixels(target, dataset)
         if target.lineage is not None and not seen:

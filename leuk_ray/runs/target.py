@@ -124,6 +124,7 @@ def report_context(
         notes=notes,
         temperature=manifest.temperature,
         test_set=_official_set(dataset, split),
+        classes=dataset.classes,
         network=network_title(manifest),
         unit=_unit(target, leakage),
         pixels=f"decoded to RGB, {manifest.storage.crop} crop, {manifest.storage.size} px a side",

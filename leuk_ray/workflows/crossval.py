@@ -12,9 +12,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from leuk_ray.datasets.classes import ClassSet
 from leuk_ray.datasets.leakage import Leakage, find_leakage
 from leuk_ray.datasets.prepared import PreparedDataset
 from leuk_ray.datasets.split_summary import describe
+from leuk_ray.evaluation.calibration import class_logits_of
+from leuk_ray.evaluation.class_report import ClassCells
 from leuk_ray.evaluation.metrics import evaluate
 from leuk_ray.evaluation.report import write_report
 from leuk_ray.evaluation.report_model import Report, ReportContext
@@ -22,7 +25,7 @@ from leuk_ray.io.storage import read_json, read_table, remove
 from leuk_ray.recipes.recipe import Recipe
 from leuk_ray.runs.executor import Executor
 from leuk_ray.runs.placement import Resources
-from leuk_ray.runs.report import audit_summary
+from leuk_ray.runs.report import audit_summary, score_columns
 from leuk_ray.runs.root import RunsRoot
 from leuk_ray.runs.spec import RunSpec, make_splits, split_key
 from leuk_ray.training.cells import check_run
@@ -104,7 +107,7 @@ def crossval(
     return write_report(
         out / "report",
         run=context,
-        predictions=_pooled(by_seed),
+        predictions=_pooled(by_seed, dataset.classes),
         history=[],
         threshold=THRESHOLD,
         images=_pictures(dataset) if show_images else None,
@@ -146,17 +149,16 @@ def _tested(out: Path, spec: RunSpec) -> pa.Table:
     return table.filter(pc.field("role") == "test")
 
 
-def _pooled(by_seed: Sequence[pa.Table]) -> pa.Table:
+def _pooled(by_seed: Sequence[pa.Table], classes: ClassSet) -> pa.Table:
     """Out-of-fold scores, one row a cell: log-odds averaged over the seeds."""
     first = by_seed[0]
     if len(by_seed) == 1:
         return first
     uids = first["uid"]
     assert all(table["uid"].equals(uids) for table in by_seed), "seeds tested other cells"
-    logit = np.mean([table["logit"].to_numpy() for table in by_seed], axis=0)
-    values = {"logit": logit, "probability": 1 / (1 + np.exp(-logit))}
-    for name, column in values.items():
-        first = first.set_column(first.column_names.index(name), name, pa.array(column))
+    mean = np.mean([class_logits_of(table) for table in by_seed], axis=0)
+    for name, column in score_columns(mean, 1.0, classes).items():
+        first = first.set_column(first.column_names.index(name), name, column)
     return first
 
 
@@ -176,7 +178,7 @@ def _context(
         "cells."
     ]
     if len(by_seed) > 1:
-        notes.append(_spread(by_seed))
+        notes.append(_spread(by_seed, dataset.classes))
     return ReportContext(
         title=f"{recipe.name} on {dataset.manifest['layout']}, {folds}-fold cross-validation",
         recipe=recipe.name,
@@ -192,18 +194,24 @@ def _context(
         environment=read_json(out / "environment.json"),
         notes=notes,
         network=recipe.model.title,
+        classes=dataset.classes,
     )
 
 
-def _spread(by_seed: Sequence[pa.Table]) -> str:
-    """AUC of each seed's out-of-fold scores alone."""
-    areas = []
+def _spread(by_seed: Sequence[pa.Table], classes: ClassSet) -> str:
+    """AUC, or balanced accuracy of more than two classes, of each seed's scores alone."""
+    name = "the area under ROC" if len(classes) == 2 else "the balanced accuracy"
+    values = []
     for table in by_seed:
-        found = evaluate(table["label"], table["probability"], THRESHOLD)["auc"]["value"]
-        areas.append("n/a" if found is None else f"{found:.3f}")
+        if len(classes) == 2:
+            found = evaluate(table["label"], table["probability"], THRESHOLD)["auc"]["value"]
+        else:
+            cells = ClassCells.of(table, classes, 1.0, THRESHOLD)
+            found = cells.evaluate(classes)["balanced_accuracy"]["value"]
+        values.append("n/a" if found is None else f"{found:.3f}")
     return (
-        f"Log-odds are averaged over {counted(len(by_seed), 'seed')}; the area under ROC of each "
-        f"seed alone is {', '.join(areas)}."
+        f"Log-odds are averaged over {counted(len(by_seed), 'seed')}; {name} of each "
+        f"seed alone is {', '.join(values)}."
     )
 
 

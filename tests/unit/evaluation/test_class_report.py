@@ -1,0 +1,199 @@
+"""Reports of more than two classes."""
+
+import re
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pytest
+
+from leuk_ray.datasets.classes import ClassSet
+from leuk_ray.evaluation.calibration import (
+    binary_log_odds,
+    binary_probability,
+    class_probabilities,
+)
+from leuk_ray.evaluation.report import _report
+from leuk_ray.evaluation.report_model import Report, ReportContext
+from tests.unit.evaluation.test_report import CONTEXT, pictures, report
+
+PBC = ClassSet(
+    ("basophil", "eosinophil", "erythroblast", "ig", "lymphocyte", "monocyte", "neutrophil", "<b>")
+)
+ROLES = ("test", "validation")
+
+
+def predictions(
+    classes: ClassSet, num_cells: int = 400, groups: int = 20, missing: tuple[int, ...] = ()
+) -> pa.Table:
+    """Scores of which most are right; neighbouring classes are confused most."""
+    generator, parts, num_classes = np.random.default_rng(0), [], len(classes)
+    near = 2.5 * np.exp(-np.abs(np.subtract.outer(*[np.arange(num_classes)] * 2)))
+    for role in ROLES:
+        label = generator.integers(0, num_classes, num_cells)
+        label = np.where(np.isin(label, missing), (label + 1) % num_classes, label)
+        group = generator.integers(0, groups, num_cells)
+        effect = 0.4 * generator.standard_normal((groups, num_classes))
+        scores = near[label] + effect[group] + generator.standard_normal((num_cells, num_classes))
+        logits = scores[:, 1:] - scores[:, :1]
+        logit = probability = pa.nulls(num_cells, pa.float64())
+        if classes.positive:
+            logit = pa.array(binary_log_odds(logits, classes))
+            probability = pa.array(binary_probability(logits, 1.0, classes))
+        parts.append(
+            pa.table(
+                {
+                    "uid": [f"{role}_{number}" for number in range(num_cells)],
+                    "subject": [f"{role}-P{number}" for number in group.tolist()],
+                    "group": [f"{role}-G{number}" for number in group.tolist()],
+                    "role": [role] * num_cells,
+                    "label": pa.array(label, pa.int8()),
+                    "logit": logit,
+                    "probability": probability,
+                    "class_logits": pa.array(list(logits), pa.list_(pa.float64())),
+                }
+            )
+        )
+    return pa.concat_tables(parts)
+
+
+def context(classes: ClassSet, **changed: Any) -> ReportContext:
+    roles = {
+        role: {"cells": 400, "subjects": 20, "without_subject": 0, "groups": 20}
+        | {"classes": dict.fromkeys(classes.names, 50)}
+        for role in ("train", *ROLES)
+    }
+    return ReportContext(**(CONTEXT | {"classes": classes, "roles": roles} | changed))
+
+
+def words_of(page: str) -> str:
+    """The page down to its settings, without pictures and colours."""
+    body = page.partition("</style>")[2].partition('<h2 id="settings">')[0]
+    return re.sub(r'base64,[^"]+|class="(ALL|healthy)"', "", body)
+
+
+def test_eight_classes_are_counted_by_class_without_a_binary_view(tmp_path: Path) -> None:
+    table = predictions(PBC)
+    content, page = report(
+        tmp_path / "report", table, run=context(PBC), images=pictures, min_confidence=0.4
+    )
+    tested = content["classes"]["test"]
+    right = tested["accuracy"]["numerator"]
+    test = table.slice(0, 400)
+    stated = class_probabilities(np.asarray(test["class_logits"].to_pylist()), 1.0)
+    assert right == (stated.argmax(axis=1) == test["label"].to_numpy()).sum()
+    assert np.sum(tested["confusion"]) == 400
+    assert content["metrics"] == {"test": None, "validation": None}
+    assert (content["intervals"], content["subjects"], content["decided"]) == ({}, [], None)
+    assert content["sentence"].startswith(f"{right} of 400 test cells from 20 subjects in 20 gr")
+    assert "balanced accuracy 0." in content["sentence"]
+    assert " over 8 classes; 95% interval 0." in content["sentence"]
+    for name in ("accuracy", "balanced_accuracy", "macro_f1", "kappa"):
+        interval = content["class_intervals"][name]
+        assert interval["low"] < tested[name]["value"] < interval["high"]
+    assert set(content["figures"]) == {"confusion", "calibration", "training", "errors"}
+    for absent in ("ALL", "healthy", "Binary view", "Operating points", "blast fraction"):
+        assert absent not in words_of(page)
+    assert "erythroblast" in page
+    assert "&lt;b&gt;" in page
+
+
+def test_what_is_confused_most_is_shown_with_its_surest_cells(tmp_path: Path) -> None:
+    content, page = report(tmp_path / "report", predictions(PBC), run=context(PBC), images=pictures)
+    counts = np.asarray(content["classes"]["test"]["confusion"])
+    np.fill_diagonal(counts, 0)
+    pairs = content["worst_confusions"]
+    assert pairs[0]["cells"] == counts.max()
+    assert [pair["cells"] for pair in pairs] == sorted(counts.ravel().tolist())[
+        : -len(pairs) - 1 : -1
+    ]
+    for row in content["worst_errors"]:
+        assert row["truth_probability"] < row["probability"]
+        assert row["uid"] in page
+    assert [row["label"] for row in content["worst_errors"][:2]] == [pairs[0]["label"]] * 2
+    stated = [row["probability"] for row in content["worst_errors"][:2]]
+    assert stated == sorted(stated, reverse=True)
+
+
+def test_limits_of_confidence_are_fixed_on_validation(tmp_path: Path) -> None:
+    table = predictions(PBC)
+    content, _ = report(tmp_path / "report", table, run=context(PBC), min_confidence=0.4)
+    bands = content["confidence"]
+    assert [band["share"] for band in bands] == [None, 0.05, 0.1, 0.2]
+    stated = class_probabilities(np.asarray(table["class_logits"].to_pylist()), 1.0).max(axis=1)
+    for band in bands[1:]:
+        left = (stated[400:] < band["min_confidence"]).mean()
+        assert left == pytest.approx(band["share"], abs=0.003)
+    for band in bands:
+        assert band["answered"]["numerator"] == (stated[:400] >= band["min_confidence"]).sum()
+    assert bands[0]["min_confidence"] == 0.4
+    shares = [band["accuracy"]["value"] for band in bands[1:]]
+    assert shares[0] > content["classes"]["test"]["accuracy"]["value"]
+    assert shares[-1] > shares[0]
+
+
+def test_positive_classes_have_their_binary_view_beside_the_classes(tmp_path: Path) -> None:
+    classes = replace(PBC, positive=("erythroblast", "ig"))
+    content, page = report(tmp_path / "report", predictions(classes), run=context(classes))
+    label = predictions(classes).slice(0, 400)["label"].to_numpy()
+    counts = content["metrics"]["test"]["confusion"]
+    assert counts["tp"] + counts["fn"] == np.isin(label, (2, 3)).sum()
+    assert content["intervals"]["auc"]["low"] < content["metrics"]["test"]["auc"]["value"]
+    assert content["intervals"]["auc"]["groups_positive"] is None
+    assert len(content["subjects"]) == 20
+    assert content["decided"]["points"]
+    assert content["decided"]["bands"] == []
+    assert "Binary view: erythroblast or ig against other classes" in page
+    assert f"{counts['tp']} of {counts['tp'] + counts['fn']} erythroblast or ig" in page
+    assert {"roc", "precision_recall", "subjects"} <= set(content["figures"])
+
+
+def test_a_class_without_test_cells_is_not_part_of_the_means(tmp_path: Path) -> None:
+    content, page = report(
+        tmp_path / "report", predictions(PBC, missing=(3,)), run=context(PBC, leaky=None)
+    )
+    assert content["classes"]["test"]["balanced_accuracy"]["classes"] == 7
+    assert "over the 7 of 8 classes that occur" in content["sentence"]
+    assert content["sentence"].startswith("PATIENT OVERLAP UNKNOWN: ")
+    assert "n/a" in page
+
+
+def test_two_classes_by_other_names_are_called_by_them(tmp_path: Path) -> None:
+    classes = ClassSet(("monocyte", "blast <5%"), ("blast <5%",))
+    table = predictions(classes, num_cells=200)
+    content, page = report(tmp_path / "report", table, run=context(classes), images=pictures)
+    words = words_of(page)
+    for old in ("ALL", "healthy"):
+        assert old not in words
+    assert "blast &lt;5%" in words
+    assert " monocyte" in content["sentence"]
+    assert content["classes"]["test"]["accuracy"] == content["metrics"]["test"]["accuracy"]
+
+
+def test_one_hundred_classes_one_cell_and_none_have_a_report() -> None:
+    names = tuple(f"cell type {number}" for number in range(100))
+    classes = ClassSet(names, names[:1], ordered=True)
+    table = predictions(classes)
+
+    def of(rows: pa.Table) -> Report:
+        by_role = {role: rows.filter(pc.field("role") == role) for role in ROLES}
+        return _report(context(classes), by_role, [], 0.5, None, None, None, 0.1)
+
+    many = of(table).tested_classes
+    assert many is not None
+    assert (many["cells"], many["balanced_accuracy"]["classes"]) == (400, 100)
+    one = of(table.slice(0, 1))
+    assert one.tested_classes is not None
+    assert one.tested_classes["balanced_accuracy"]["value"] is None
+    assert "1 of 100 classes occurs" in one.sentence
+    none = of(table.slice(0, 0))
+    assert none.sentence == "No test cells were scored, so there is no result."
+
+
+def test_predictions_without_class_logits_are_refused(tmp_path: Path) -> None:
+    table = predictions(PBC).drop_columns(["class_logits"])
+    with pytest.raises(ValueError, match="lack the columns class_logits"):
+        report(tmp_path / "report", table, run=context(PBC))
