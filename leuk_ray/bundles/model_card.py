@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from leuk_ray.datasets.classes import BINARY
 from leuk_ray.evaluation.formats import count, decimal, percent
 from leuk_ray.utils.wording import counted, counted_subjects, overlap_label, without_html
 
@@ -100,7 +101,7 @@ def model_card(manifest: BundleManifest, network: str) -> str:
     data = "SYNTHETIC, rendered images" if manifest.synthetic else "microscope images"
     return without_html(f"""# Model card
 
-{shown.task}
+{_task(manifest)}
 **For research. Not a medical device, not a diagnosis.**
 
 ## Intended use
@@ -113,7 +114,7 @@ that it was not tested on{shown.but_not}.
 
 {network}
 - Expects: {shown.one} in {manifest.storage.crop} crop, stored at {manifest.storage.size} px
-- Decision: ALL from probability {manifest.threshold:g} on, temperature {manifest.temperature:.4g}
+- Decision: {_decision(manifest)}, temperature {manifest.temperature:.4g}
 {_calibration(manifest)}- Answers: {_band(manifest)}; {_scope(manifest)}
 
 ## Data and protocol
@@ -132,7 +133,24 @@ that it was not tested on{shown.but_not}.
 """)
 
 
+def _task(manifest: BundleManifest) -> str:
+    if manifest.class_set == BINARY:
+        return _SHOWN[manifest.shows].task
+    names = ", ".join(
+        name + " (positive)" * (name in manifest.positive) for name in manifest.classes
+    )
+    return f"Classifies {_SHOWN[manifest.shows].one} as one of: {names}."
+
+
+def _decision(manifest: BundleManifest) -> str:
+    if len(manifest.classes) == 2:
+        return f"{manifest.classes[1]} from probability {manifest.threshold:g} on"
+    return "the most likely class"
+
+
 def _band(manifest: BundleManifest) -> str:
+    if (smallest := manifest.min_confidence) is not None:
+        return f"none where the most likely class has a probability below {smallest:.3f}"
     if manifest.abstain_band is None:
         return "always one, as no abstain band is set"
     low, high = manifest.abstain_band

@@ -4,6 +4,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from leuk_ray.bundles.model_card import model_card, results_of
+from leuk_ray.datasets.classes import BINARY, ClassSet
 from leuk_ray.datasets.datasheet import datasheet
 from leuk_ray.datasets.images import StorageSettings
 from leuk_ray.evaluation.decisions import Decisions
@@ -40,6 +41,7 @@ def card(**changes: Any) -> str:
         "threshold": 0.5,
         "temperature": 1.0,
         "abstain_band": None,
+        "min_confidence": None,
         "scope": None,
         "dataset_fingerprint": "ab" * 32,
         "protocol": "subject-disjoint",
@@ -48,7 +50,20 @@ def card(**changes: Any) -> str:
         "test": {},
         "decisions": None,
     }
+    classes: ClassSet = changes.pop("classes", BINARY)
+    manifest |= {"class_set": classes, "classes": classes.names, "positive": classes.positive}
     return model_card(SimpleNamespace(**{**manifest, **changes}), "- Network: x")  # pyright: ignore
+
+
+def test_a_card_names_its_classes_and_how_one_is_decided_on() -> None:
+    assert "Decision: ALL from probability 0.5 on" in card()
+    assert "as leukemic blast (ALL) or healthy" in card()
+    text = card(classes=ClassSet(("blast", "monocyte", "<b>"), ("blast",)), min_confidence=0.4)
+    assert "one cell as one of: blast (positive), monocyte," in text
+    assert "<b>" not in text
+    assert "Decision: the most likely class" in text
+    assert "none where the most likely class has a probability below 0.400" in text
+    assert "ALL" not in text.split("## Results")[0]
 
 
 def test_results_come_with_counts_and_intervals_or_the_reason_for_none() -> None:
