@@ -11,6 +11,7 @@ from leuk_ray.utils.wording import counted, counted_subjects, overlap_label, wit
 
 if TYPE_CHECKING:
     from leuk_ray.bundles.manifest import BundleManifest
+    from leuk_ray.evaluation.intervals import Interval
     from leuk_ray.evaluation.report_model import Report
 
 _METRICS = (
@@ -23,6 +24,13 @@ _METRICS = (
     ("nll", "Negative log-likelihood, nats", decimal),
     ("ece", "Calibration error, bins of equal counts", decimal),
 )
+_CLASS_METRICS = (
+    ("balanced_accuracy", "Balanced accuracy: mean recall", percent),
+    ("macro_f1", "Macro F1: mean F1", percent),
+    ("kappa", "Cohen's kappa", decimal),
+    ("top_label_ece", "Calibration error of the called class", decimal),
+)
+_NO_INTERVAL = {"low": None, "high": None, "note": ""}
 
 
 def results_of(report: Report) -> dict[str, Any]:
@@ -33,9 +41,14 @@ def results_of(report: Report) -> dict[str, Any]:
         `threshold`, `temperature`, `scored` and `metrics`: name -> {value, counts, low, high,
         note}.
     """
-    tested, run = report.tested, report.run
+    run, several = report.run, len(report.run.classes) > 2
+    tested = report.tested_classes if several else report.tested
+    intervals = report.class_intervals if several else report.intervals
     if tested is None:
         return {}
+    names = [name for name, _, _ in _METRICS]
+    if several:
+        names = ["accuracy", "nll", *(name for name, _, _ in _CLASS_METRICS)]
     return {
         "protocol": run.protocol,
         "leaky": run.leaky,
@@ -44,12 +57,14 @@ def results_of(report: Report) -> dict[str, Any]:
         "threshold": report.threshold,
         "temperature": run.temperature,
         "scored": report.scored["test"],
-        "metrics": {
-            name: tested[name] | {"low": own.low, "high": own.high, "note": own.note}
-            for name, _, _ in _METRICS
-            for own in (report.intervals[name],)
-        },
+        "metrics": {name: tested[name] | _bounds(intervals.get(name)) for name in names},
     }
+
+
+def _bounds(interval: Interval | None) -> dict[str, Any]:
+    if interval is None:
+        return _NO_INTERVAL
+    return {"low": interval.low, "high": interval.high, "note": interval.note}
 
 
 class _Shown(NamedTuple):
@@ -198,7 +213,7 @@ def _results(manifest: BundleManifest) -> str:
         "|---|---|---|---|",
     ]
     notes = {}
-    for name, title, form in _METRICS:
+    for name, title, form in _METRICS + _CLASS_METRICS:
         found = test["metrics"].get(name)
         if found is None:
             continue

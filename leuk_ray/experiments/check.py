@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 
 import pyarrow as pa
 
+from leuk_ray.datasets.classes import require_two
 from leuk_ray.datasets.prepared import PreparedDataset
 from leuk_ray.experiments.settings import ExperimentSettings
 from leuk_ray.models.weights import missing_imagenet
@@ -23,9 +24,10 @@ def check_data(
     """The splits of all runs, each with enough cells of both classes for its batches.
 
     Raises:
-        UserError: a part of the data is missing, a protocol that the data cannot give, or too
-            few cells.
+        UserError: more than two classes, a part of the data is missing, a protocol that the data
+            cannot give, or too few cells.
     """
+    require_two(dataset.classes, dataset.location)
     try:
         recipes = list(recipes)
         splits = make_splits(dataset, recipes)
