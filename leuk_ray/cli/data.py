@@ -68,7 +68,7 @@ def synth(
     layout: str,
 ) -> tuple[dict, str]:
     """Render SYNTHETIC cells whose best achievable AUC or balanced accuracy is known."""
-    from leuk_ray.cli.messages import synth_text
+    from leuk_ray.cli.data_messages import synth_text
     from leuk_ray.datasets.synthetic import SyntheticSpec, write_c_nmc
     from leuk_ray.datasets.synthetic_fields import write_all_idb
     from leuk_ray.datasets.synthetic_stages import write_stages
@@ -153,7 +153,7 @@ def prepare(
     read_layout(layout, source, options)
     crop = crop or ("center" if layout == "c-nmc" else "pad")
 
-    from leuk_ray.cli.messages import prepare_text
+    from leuk_ray.cli.data_messages import prepare_text
     from leuk_ray.cluster import ray_cluster
     from leuk_ray.cluster.preflight import check_shared
     from leuk_ray.datasets.images import StorageSettings
@@ -215,7 +215,7 @@ def audit(dataset: Location, out: Location | None, no_images: bool) -> tuple[dic
     if out:
         refuse_existing(out, "audit")
 
-    from leuk_ray.cli.messages import audit_text
+    from leuk_ray.cli.data_messages import audit_text
     from leuk_ray.datasets.audit import audit_dataset
     from leuk_ray.datasets.audit_page import write_audit
     from leuk_ray.datasets.datasheet import datasheet
@@ -249,7 +249,7 @@ def split(
     dataset: Location, protocol: Any, folds: int, fold: int, seed: int, out: Location
 ) -> tuple[dict, str]:
     """Assign every cell a role; the help lists the protocols."""
-    from leuk_ray.cli.messages import split_text
+    from leuk_ray.cli.data_messages import split_text
     from leuk_ray.datasets.leakage import crossings, find_leakage
     from leuk_ray.datasets.prepared import PreparedDataset
     from leuk_ray.datasets.split_summary import (

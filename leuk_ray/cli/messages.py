@@ -6,149 +6,12 @@ import textwrap
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from leuk_ray.evaluation.intervals import MIN_GROUPS
+from leuk_ray.cli.data_messages import audit_text, spellings_text
 from leuk_ray.io.locations import Location, join
-from leuk_ray.utils.wording import counted, counted_subjects
+from leuk_ray.utils.wording import counted
 
 if TYPE_CHECKING:
     from leuk_ray.evaluation.report_model import Report
-
-
-def synth_text(directory: Path, values: dict) -> str:
-    """Format the result of `synth`."""
-    if "best_balanced_accuracy" in values:
-        best, oracle = values["best_balanced_accuracy"], values["oracle_balanced_accuracy"]
-        return (
-            f"{directory}: SYNTHETIC; best achievable balanced accuracy over "
-            f"{len(values['classes'])} stages {best:.3f} (an oracle that sees the latent variable "
-            f"reaches {oracle:.3f} on these cells); prepare with --layout folders --ordered "
-            f"--classes '{','.join(values['classes'])}'"
-        )
-    text = f"{directory}: SYNTHETIC; best achievable AUC {values['best_auc']:.2f}"
-    if "oracle_auc" not in values:
-        counts = values["counts"]
-        crops = counted(counts["crops"], "cell")
-        return f"{text}; {counted(counts['fields'], 'field')}, {crops} cropped from them"
-    oracle = f"{values['oracle_auc']:.3f}"
-    return f"{text} (an oracle that sees the latent variable reaches {oracle} on these cells)"
-
-
-def _classes(counts: dict[str, int], separator: str = ", ") -> str:
-    """How many of each class, of two classes the positive one first."""
-    items = list(counts.items())
-    ordered = items[::-1] if len(items) == 2 else items
-    return separator.join(f"{count} {name}" for name, count in ordered)
-
-
-_SQUARED = {
-    "pad": "mirrored at their borders to squares (--crop pad)",
-    "full": "resized to squares (--crop full); --crop pad keeps the aspect ratio",
-}
-
-
-def prepare_text(dataset: Location, manifest: dict, default_split: dict) -> str:
-    """Format the result of `prepare`, and `split_summary.default_split` of its cells."""
-    counts = manifest["counts"]
-    subjects = counted_subjects(counts["subjects"], counts["rows_without_subject"])
-    lines = [
-        f"{dataset}: {counts['files']} files in = {counts['rows']} rows out + "
-        f"{counts['rejected']} rejected + {counts['skipped']} skipped",
-        f"  {_classes(counts['classes'])}, {counts['unlabelled']} unlabelled; "
-        f"{subjects} in {counted(counts['groups'], 'group')}",
-    ]
-    if manifest["labels"]:
-        read = [
-            f"{item['word'] or '(empty)'} = {item['class'] or 'unlabelled'} ({item['rows']})"
-            for item in manifest["labels"]
-        ]
-        lines.append(f"  labels read as: {', '.join(read)}")
-    if missing := [name for name, count in counts["classes"].items() if not count]:
-        lines.append(
-            f"  warning: no cell is {' or '.join(missing)}: the dataset can be audited"
-            f"{', and a bundle evaluated on it,' * (len(missing) == 1)} but not split or trained "
-            "on; to train, prepare images of both classes together"
-        )
-    lines += _spellings(manifest["subject_spellings"])
-    if converted := counts.get("converted_to_srgb"):
-        lines.append(
-            f"  {converted} images had a colour profile other than sRGB: converted to sRGB"
-        )
-    if (odd := counts.get("not_square")) and (done := _SQUARED.get(manifest["storage"]["crop"])):
-        lines.append(f"  {odd} images are not square: {done}")
-    for kind, reasons in counts["reasons"].items():
-        if reasons:
-            why = ", ".join(f"{number} {reason}" for reason, number in reasons.items())
-            lines.append(f"  {kind}: {why}")
-    if counts["rejected"] or counts["skipped"]:
-        lines.append(f"  each by name, with the reason: {join(dataset, 'rejected.parquet')}")
-    if unknown := default_split["unknown_patients"]:
-        lines.append(f"  warning: {unknown}")
-    if "error" not in default_split:
-        lines += [f"  default split: {line}" for line in _split_warnings(default_split)]
-    return "\n".join(lines)
-
-
-def audit_text(audit: dict) -> str:
-    """Format the result of `audit`."""
-    lines = [
-        f"{counted(audit['cells'], 'cell')} in {counted(audit['groups'], 'group')}; "
-        f"{counted(audit['identical_images'], 'image')} stored more than once, "
-        f"{audit['identical_images_across_subjects']} of them under several subjects"
-    ]
-    for item in audit["identical"]:
-        lines.append(f"  identical: {' = '.join(item['uids'])}")
-    for item in audit["near_duplicates"]:
-        lines.append(f"  near duplicates: {' ~ '.join(item['uids'])}")
-    lines += [f"  warning: {warning}" for warning in audit["warnings"]]
-    return "\n".join(lines)
-
-
-def _split_warnings(values: dict) -> list[str]:
-    """How far a split is from the asked shares, and whether its test set is too small."""
-    lines = []
-    if gap := values["largest_gap"]:
-        lines.append(
-            f"furthest from the shares asked for: {gap['role']} holds {gap['share']:.1%} of the "
-            f"{gap['class']} cells, asked {gap['asked']:.1%}"
-        )
-    groups = values["test_groups"]
-    if min(groups.values()) < MIN_GROUPS:
-        lines.append(
-            f"warning: test holds {_classes(groups, ' + ')} groups, too few "
-            f"for an interval ({MIN_GROUPS} of each class): test every subject in turn with "
-            "`leuk-ray crossval`, or give test a larger share (split.fractions)"
-        )
-    return lines
-
-
-def split_text(values: dict) -> str:
-    """Format the result of `split`."""
-    lines = [f"{values['out']}: {values['protocol']}", f"  {values['leakage']}"]
-    copies = values["protocol"] == "paper-literal"
-    for role, counts in values["roles"].items():
-        cells = f"copies of {counted(counts['distinct_cells'], 'cell')}" if copies else "cells"
-        subjects = counted_subjects(counts["subjects"], counts["without_subject"])
-        lines.append(
-            f"  {role:10} {counts['cells']:6} {cells} = {_classes(counts['classes'], ' + ')}; "
-            f"{subjects}, {counted(counts['groups'], 'group')}"
-        )
-    lines.append(
-        f"  left out   {values['left_out']:6} cells: duplicates, conflicts, unlabelled, those "
-        "of official test sets, and near duplicates across official folds"
-    )
-    if values["intervals"]:
-        lines += [f"  {line}" for line in _split_warnings(values)]
-    nameless = not any(counts["subjects"] for counts in values["roles"].values())
-    for unit, counts in values["crossings"].items():
-        if unit == "subject" and nameless:
-            lines.append("  subjects are unknown: none can be seen to cross")
-            continue
-        name = "image" if unit == "duplicate_id" else unit
-        lines.append(
-            f"  {counted(counts['units'], name)} in two roles or more; "
-            f"{counted(counts['test_cells'], 'test cell')} whose {name} trains too"
-        )
-    return "\n".join(lines)
 
 
 def settings_text(settings: list[dict]) -> str:
@@ -337,7 +200,7 @@ def predict_table_text(values: dict) -> str:
     if "subjects" in values:
         without = values["without_subject"]
         lines.append(f"{values['subjects_out']}: {counted(values['subjects'], 'subject')}")
-        lines += _spellings(values["subject_spellings"])
+        lines += spellings_text(values["subject_spellings"])
         if without["images"]:
             more = ", ..." if without["images"] > len(without["first"]) else ""
             lines.append(
@@ -345,13 +208,6 @@ def predict_table_text(values: dict) -> str:
                 f"{', '.join(without['first'])}{more}"
             )
     return "\n".join([*lines, *_failed(values["labels"].get("failed", 0), values["images"])])
-
-
-def _spellings(subjects: dict[str, list[str]]) -> list[str]:
-    """Which names were taken as one subject, in one line if there are any."""
-    ways = [" = ".join([name, *more]) for name, more in subjects.items()]
-    shown = ", ".join(ways[:5]) + (f" and {len(ways) - 5} more" if len(ways) > 5 else "")
-    return [f"  taken as one subject: {shown}"] if ways else []
 
 
 def _failed(failed: int, images: int) -> list[str]:

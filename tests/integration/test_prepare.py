@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from leuk_ray.cli.messages import prepare_text
+from leuk_ray.cli.data_messages import prepare_text
 from leuk_ray.datasets import images
 from leuk_ray.datasets.audit import audit_cells, audit_dataset
 from leuk_ray.datasets.audit_page import write_audit

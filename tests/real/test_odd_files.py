@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from leuk_ray.cli.messages import prepare_text
+from leuk_ray.cli.data_messages import prepare_text
 from leuk_ray.cluster import ray_cluster
 from leuk_ray.datasets.images import StorageSettings
 from leuk_ray.datasets.layouts import LayoutOptions

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from leuk_ray.cli.messages import split_text
+from leuk_ray.cli.data_messages import split_text
 from leuk_ray.datasets.classes import BINARY
 from leuk_ray.datasets.holdout import (
     MIN_GROUPS,

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from leuk_ray.cli.messages import prepare_text
+from leuk_ray.cli.data_messages import prepare_text
 from leuk_ray.datasets.classes import BINARY
 from leuk_ray.datasets.layouts import LayoutOptions, read_layout
 from leuk_ray.datasets.words import ClassChoice, read_labels, subject_key, unify_subjects
