@@ -1,4 +1,4 @@
-"""TrialContext by all tiers: where real data lie, and small synthetic datasets without Ray."""
+"""Shared by all tiers: where real data lie, and small synthetic datasets without Ray."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from hypothesis import settings
 
 from leuk_ray.datasets.classes import BINARY
 from leuk_ray.datasets.images import StorageSettings
@@ -26,6 +27,10 @@ from leuk_ray.datasets.slides import SLIDES_SCHEMA
 from leuk_ray.io.storage import write_json
 
 ROWS_PER_PART = 50
+
+# How long an example takes depends on what else the machine does.
+settings.register_profile("unhurried", deadline=None)
+settings.load_profile("unhurried")
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
