@@ -61,7 +61,7 @@ def test_both_engines_score_alike_at_any_batch_size(exported: Path):
         a, b = ours.score(pixels), theirs.score(pixels)
         np.testing.assert_allclose(a.probability, b.probability, atol=TOLERANCE)
         np.testing.assert_allclose(a.embedding, b.embedding, atol=1e-3)
-        assert a.logit.dtype == np.float64
+        assert a.probabilities.dtype == np.float64
 
 
 def test_an_ensemble_of_networks_with_one_logit_is_exported_too(small: Path, tmp_path: Path):
