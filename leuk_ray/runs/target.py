@@ -85,6 +85,12 @@ class EvaluationTarget:
         ]
 
 
+def dataset_counts(dataset: PreparedDataset) -> dict[str, Any]:
+    """What a report says of the files and rows of a dataset."""
+    counts = dataset.manifest["counts"]
+    return {"skipped": 0} | {name: n for name, n in counts.items() if name in _COUNTS}
+
+
 def report_context(
     target: EvaluationTarget, dataset: PreparedDataset, split: pa.Table
 ) -> ReportContext:
@@ -115,8 +121,7 @@ def report_context(
         synthetic=dataset.synthetic,
         best_auc=dataset.manifest.get("best_auc"),
         dataset_fingerprint=dataset.identity.fingerprint,
-        dataset_counts={"skipped": 0}
-        | {name: n for name, n in dataset.manifest["counts"].items() if name in _COUNTS},
+        dataset_counts=dataset_counts(dataset),
         roles=describe(split, dataset.cells, dataset.classes),
         config=config,
         environment=_environment(target),

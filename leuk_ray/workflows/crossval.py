@@ -28,6 +28,7 @@ from leuk_ray.runs.placement import Resources
 from leuk_ray.runs.report import audit_summary, score_columns
 from leuk_ray.runs.root import RunsRoot
 from leuk_ray.runs.spec import RunSpec, make_splits, split_key
+from leuk_ray.runs.target import dataset_counts
 from leuk_ray.training.cells import check_run
 from leuk_ray.utils.errors import ConfigError, TrainingDiverged
 from leuk_ray.utils.progress import note
@@ -189,6 +190,7 @@ def _context(
         synthetic=dataset.synthetic,
         best_auc=dataset.manifest.get("best_auc"),
         dataset_fingerprint=dataset.identity.fingerprint,
+        dataset_counts=dataset_counts(dataset),
         roles={"test": describe(pooled, dataset.cells, dataset.classes)["test"]},
         config=recipe.model_dump(mode="json"),
         environment=read_json(out / "environment.json"),
