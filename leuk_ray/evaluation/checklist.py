@@ -24,7 +24,8 @@ def fill_checklist(content: Mapping[str, Any]) -> list[dict[str, str]]:
 
     A value is a text with places, as `{scored.test.cells:count}`, filled from the report. Where
     one of them is missing, None or empty, the item is not available; so is an item of which a
-    run can know nothing.
+    run can know nothing. `several` takes the place of a value where there are more than two
+    classes. {class_names}, {positive} and {negative} are names of the run's classes.
 
     Args:
         content: what report.json holds.
@@ -32,10 +33,22 @@ def fill_checklist(content: Mapping[str, Any]) -> list[dict[str, str]]:
     Returns:
         Items in order: id, about, value.
     """
+    names = content.get("run", {}).get("classes", {}).get("names", [])
+    content = {**content, **_class_words(names)}
+    kind = "several" if len(names) > 2 else "value"
     return [
-        {"id": item["id"], "about": item["about"], "value": _value(item["value"], content)}
+        {
+            "id": item["id"],
+            "about": item["about"],
+            "value": _value(item.get(kind, item["value"]), content),
+        }
         for item in _items()
     ]
+
+
+def _class_words(names: list[str]) -> dict[str, str]:
+    words = {"class_names": ", ".join(names)}
+    return words | ({"negative": names[0], "positive": names[1]} if len(names) == 2 else {})
 
 
 @cache

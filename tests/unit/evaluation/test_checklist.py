@@ -44,8 +44,9 @@ def test_every_item_says_what_it_is_about_and_asks_for_real_places() -> None:
     items = checklist._items()
     assert len(items) > 35
     for item in items:
-        assert set(item) == {"id", "about", "value"}
-        for place in re.findall(r"\{([^}]*)\}", item["value"] or ""):
+        assert {"id", "about", "value"} <= set(item) <= {"id", "about", "value", "several"}
+        text = f"{item['value'] or ''}{item.get('several') or ''}"
+        for place in re.findall(r"\{([^}]*)\}", text):
             assert checklist._PLACE.fullmatch("{" + place + "}"), place
 
 
@@ -63,3 +64,24 @@ def test_published_results_stand_beside_their_own_protocol_only() -> None:
     assert len(found["rows"]) == 5
     assert beside_published("subject-disjoint", "c-nmc-preliminary") is None
     assert beside_published("official-folds", "") is None
+
+
+def test_classes_are_called_by_their_names_and_no_binary_number_stands_for_several() -> None:
+    binary = {"test": {"confusion": {"tp": 5, "fn": 1, "fp": 2, "tn": 4}}}
+    two = {"run": {"classes": {"names": ["stage 5", "stage 1"]}}, "metrics": binary}
+    values = {item["id"]: item["value"] for item in fill_checklist(two)}
+    assert values["STARD 23"].startswith("5 stage 1 called stage 1, 1 stage 1 called stage 5")
+    tested = {
+        "accuracy": {"value": 0.675, "denominator": 40},
+        "confusion": [[3, 1, 0], [2, 4, 0], [0, 0, 5]],
+    }
+    several = {
+        "run": {"classes": {"names": ["a", "b", "c"]}},
+        "metrics": binary | {"validation": {"accuracy": {"value": 0.9, "denominator": 40}}},
+        "classes": {"test": tested},
+    }
+    values = {item["id"]: item["value"] for item in fill_checklist(several)}
+    assert values["CLAIM 3, STARD 3"].startswith("classification of cells as a, b, c")
+    assert values["CLAIM 35"] == "accuracy 67.50% of 40 test cells"
+    assert "[3, 1, 0]; [2, 4, 0]; [0, 0, 5]" in values["STARD 23"]
+    assert not any("ALL" in value or "healthy" in value for value in values.values())
