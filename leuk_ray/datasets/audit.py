@@ -61,7 +61,7 @@ def audit_dataset(
     shortcuts, of_source = shortcut_baselines(
         dataset.cells, dataset.classes, dataset.reader(), progress
     )
-    audit["warnings"] += _shortcut_warnings(shortcuts, of_source)
+    audit["warnings"] += _shortcut_warnings(shortcuts, of_source, dataset.classes)
     return {
         "schema_version": SCHEMA_VERSION,
         **audit,
@@ -73,7 +73,10 @@ def audit_dataset(
     }
 
 
-def _shortcut_warnings(shortcuts: dict, of_source: dict[str, dict]) -> list[str]:
+def _shortcut_warnings(shortcuts: dict, of_source: dict[str, dict], classes: ClassSet) -> list[str]:
+    two = len(classes) == 2
+    positive = " or ".join(classes.positive)
+    others = classes.names[0] if two else "the other classes"
     places = {"": shortcuts} | {
         f" among the images of {name}": of_source[name] for name in of_source
     }
@@ -91,9 +94,9 @@ def _shortcut_warnings(shortcuts: dict, of_source: dict[str, dict]) -> list[str]
                 f"{CHANCE:.0%} of permutations"
             )
             warnings.append(
-                f"{name} alone tells ALL from healthy with an area under ROC of {found['auc']:.2f}"
-                f"{where} (cross-validated by group; {chance}): a network can be right for that "
-                "reason"
+                f"{name} alone tells {positive} from {others} with an area under ROC of "
+                f"{found['auc']:.2f}{where} (cross-validated by group; {chance}): a network can be "
+                "right for that reason"
             )
     return warnings
 

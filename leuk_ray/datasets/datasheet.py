@@ -40,7 +40,8 @@ def datasheet(manifest: Mapping[str, Any], audit: Mapping[str, Any]) -> str:
     known = _KNOWN.get("all-idb" if layout.startswith("all-idb") else layout, {})
     if manifest["synthetic"]:
         known = {
-            "purpose": "Testing software: SYNTHETIC cells with a known best area under ROC.",
+            "purpose": "Testing software: SYNTHETIC cells with a known best area under ROC or "
+            "balanced accuracy.",
             "collected": "Rendered; nobody's cells.",
             "licence": "none is needed",
         }
@@ -49,7 +50,13 @@ def datasheet(manifest: Mapping[str, Any], audit: Mapping[str, Any]) -> str:
         f"| {name} | {own['cells']:,} | {own['subjects']:,} | {own['groups']:,} |"
         for name, own in classes.items()
     ]
-    warnings = [f"- {warning}" for warning in audit["warnings"]] or ["- none"]
+    warnings = [f"- {warning}" for warning in audit["warnings"]]
+    if not audit["shortcuts"]:
+        warnings.append(
+            "- cell area, mean colour and properties of the files: not measured, since no class is "
+            "positive (`prepare --positive`)"
+        )
+    warnings = warnings or ["- none"]
     lines = [
         "# Datasheet",
         "",

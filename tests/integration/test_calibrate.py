@@ -19,7 +19,12 @@ def test_cells_alike_are_answered_and_others_are_not(dataset, tmp_path: Path):
     assert values["cells"] == values["scope_cells"] == 121
     manifest = open_bundle(tmp_path / "new").manifest
     assert manifest.temperature == values["temperature"] != 1
-    assert set(manifest.files) == {"model.safetensors", "MODEL_CARD.md", "scope.safetensors"}
+    assert set(manifest.files) == {
+        "model.safetensors",
+        "MODEL_CARD.md",
+        "scope.safetensors",
+        "lineage.safetensors",
+    }
     classifier = Classifier.load(tmp_path / "new")
     alike = classifier.predict([(str(i), encode(p)) for i, p in enumerate(cells(40, seed=11))])
     in_scope = [

@@ -132,6 +132,7 @@ def test_a_datasheet_claims_nothing_that_the_files_do_not_say() -> None:
     }
     audit = {
         "classes": {"ALL": {"cells": 6, "subjects": 2, "groups": 2}},
+        "shortcuts": {},
         "identical_images": 1,
         "identical_images_across_subjects": 0,
         "near_duplicates": [],
@@ -139,6 +140,7 @@ def test_a_datasheet_claims_nothing_that_the_files_do_not_say() -> None:
         "warnings": ["one patient decides much"],
     }
     text = datasheet(manifest, audit)
+    assert "not measured, since no class is positive" in text
     assert "Files: 12 = 10 rows + 2 rejected + 0 skipped" in text
     assert "Sites: Ghent; stains: not available" in text
     assert "Licence: not available" in text
@@ -159,6 +161,7 @@ def test_what_data_call_themselves_is_no_html() -> None:
     }
     audit = {
         "classes": {script: {"cells": 6, "subjects": 2, "groups": 2}},
+        "shortcuts": {},
         "identical_images": 1,
         "identical_images_across_subjects": 0,
         "near_duplicates": [],

@@ -116,7 +116,9 @@ def test_a_few_subjects_are_warned_of_with_what_chance_does():
     table = cells(subjects=6, width=[300 + 100 * (n % 2) for n in range(120)])
     shortcuts = measured(table, pictures())
     assert shortcuts["image resolution"]["few"]
-    (warning,) = [text for text in _shortcut_warnings(shortcuts, {}) if "resolution" in text]
+    (warning,) = [
+        text for text in _shortcut_warnings(shortcuts, {}, BINARY) if "resolution" in text
+    ]
     assert "area under ROC of 1.00 (cross-validated by group; with so few subjects" in warning
     assert measured(table, pictures()) == shortcuts
 
