@@ -18,8 +18,8 @@ _METRICS = (
     ("auc", "Area under ROC", decimal),
     ("weighted_f1", "Weighted F1", percent),
     ("accuracy", "Accuracy", percent),
-    ("sensitivity", "Sensitivity (ALL found)", percent),
-    ("specificity", "Specificity (healthy cleared)", percent),
+    ("sensitivity", "Sensitivity ({positive} found)", percent),
+    ("specificity", "Specificity ({negative} cleared)", percent),
     ("brier", "Brier score", decimal),
     ("nll", "Negative log-likelihood, nats", decimal),
     ("ece", "Calibration error, bins of equal counts", decimal),
@@ -202,12 +202,14 @@ def _results(manifest: BundleManifest) -> str:
     if not test:
         return "No test result is kept in this bundle."
     scored, label = test["scored"], overlap_label(test["leaky"])
+    negative, positive = manifest.classes[0], manifest.classes[-1]  # of two
+    threshold = f"threshold {test['threshold']:g} and " * (len(manifest.classes) == 2)
     lines = [
         f"{label + ': ' if label else ''}"
         f"{counted(scored['rows'], 'test cell')} of "
         f"{counted_subjects(scored['subjects'], scored.get('rows_without_subject', 0))} in "
-        f"{counted(scored['groups'], 'group')}, protocol {test['protocol']}, at threshold "
-        f"{test['threshold']:g} and temperature {test['temperature']:g}.",
+        f"{counted(scored['groups'], 'group')}, protocol {test['protocol']}, at "
+        f"{threshold}temperature {test['temperature']:g}.",
         "",
         "| metric | value | of | 95% interval over groups |",
         "|---|---|---|---|",
@@ -221,6 +223,7 @@ def _results(manifest: BundleManifest) -> str:
         interval = "none" if low is None else f"{form(low)} to {form(high)}"
         if found["note"]:
             notes[found["note"]] = None
+        title = title.format(positive=positive, negative=negative)
         lines.append(f"| {title} | {form(found['value'])} | {_of(found)} | {interval} |")
     before = _BEFORE if manifest.decisions is not None else ""
     return before + "\n".join([*lines, *(f"\n{note}." for note in notes)])

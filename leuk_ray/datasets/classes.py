@@ -26,8 +26,8 @@ class ClassSet:
     ordered: neighbouring classes are alike, as stages of maturation: kappa is then quadratic.
 
     Raises:
-        DataError: a name that is empty, too long, there twice or not printable; fewer than 2 or
-            more than MAX_CLASSES; a positive class that is none, or all of them.
+        DataError: a name that is empty, too long, there twice, with a comma or not printable;
+            fewer than 2 or more than MAX_CLASSES; a positive class that is none, or all of them.
     """
 
     names: tuple[str, ...]
@@ -43,6 +43,8 @@ class ClassSet:
                 raise DataError(
                     f"class {name[:_MAX_NAME]!r}: names have 1 to {_MAX_NAME} printable characters"
                 )
+            if "," in name:
+                raise DataError(f"class {name!r}: commas separate class names; rename it")
             if name.casefold() == ABSTAIN:
                 raise DataError(f"class {name!r}: is what an unanswered cell is called; rename it")
             if names.count(name.casefold()) > 1:

@@ -205,6 +205,7 @@ def test_class_folders(tmp_path: Path):
         (["ALL", "AML", "benign"], "AML", "'ALL' in .* means ALL, and is left out"),
         (["early", "pre", "pro"], "early,pre,pro", "every class is positive"),
         (["ALL", "blast"], "", "none of the folders ALL, blast is healthy"),
+        (["lympho, blast", "a", "b"], "", "commas separate class names; rename it"),
         (["ALL", "all", "hem"], "", "differ by case alone"),
     ],
 )

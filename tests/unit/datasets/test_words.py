@@ -86,6 +86,7 @@ def test_other_words_are_classes(tmp_path: Path, labels, options, classes, posit
         (["blst", "monocyte"], None, r"which of blst \(1\), monocyte \(1\) is the positive class"),
         (["blst", "blst"], None, r"the only class is blst \(2\)"),
         (["ALL", "hem", "blst"], None, r"blst \(1\) is close to the known word blast; correct it"),
+        (["a", "b", "lympho blast"], "lympho, blast", "no image of .* has this label"),
         (["a", "b", "Abstain"], None, "'Abstain': is what an unanswered cell is called"),
         (["a", "b", "c" * 101], None, "names have 1 to 100 printable characters"),
         ([f"class {n}" for n in range(101)], None, "101 classes: from 2 to 100"),
