@@ -14,6 +14,7 @@ from leuk_ray.datasets.images import StorageSettings
 from leuk_ray.datasets.layouts import LayoutOptions
 from leuk_ray.datasets.prepare import prepare
 from leuk_ray.datasets.prepared import PreparedDataset
+from leuk_ray.datasets.split_summary import default_split
 
 HIDDEN = (".Trash-1000/files", "hem/.ipynb_checkpoints", ".thumbnails", "bccd/.git")
 SYSTEM = ("__MACOSX/all", "all/@eaDir", "$RECYCLE.BIN")
@@ -93,7 +94,8 @@ def test_every_file_is_a_row_or_named_with_its_reason(root: Path, tmp_path: Path
     }  # fmt: skip
     assert {row["kind"] for row in left_out if row["reason"] in ("hidden", "link")} == {"skipped"}
     assert all(row["detail"] for row in left_out)
-    told = prepare_text(tmp_path / "dataset", manifest)
+    planned = default_split(dataset.cells, dataset.classes)
+    told = prepare_text(tmp_path / "dataset", manifest, planned)
     assert "571 files in = 511 rows out + 30 rejected + 30 skipped" in told
     assert "all = ALL (65)" in told
     assert "monocyte = healthy (40)" in told
