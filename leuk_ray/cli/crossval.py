@@ -58,8 +58,8 @@ def crossval(
 ) -> tuple[dict, str]:
     """Train RECIPE once for each fold and report on the pooled out-of-fold scores.
 
-    Folds keep groups whole. Two cross-validations over the same folds are compared by `leuk-ray
-    compare CV1 CV2`.
+    Folds keep groups whole, except under --protocol image-random. Two cross-validations over the
+    same folds are compared by `leuk-ray compare CV1 CV2` (two classes only so far).
     """
     from leuk_ray.recipes.recipe import load_recipe
 

@@ -94,7 +94,7 @@ def _shortcut_warnings(shortcuts: dict, of_source: dict[str, dict], classes: Cla
                 f"{CHANCE:.0%} of permutations"
             )
             warnings.append(
-                f"{name} alone tells {positive} from {others} with an area under ROC of "
+                f"{name} alone separates {positive} from {others}: area under ROC "
                 f"{found['auc']:.2f}{where} (cross-validated by group; {chance}): a network can be "
                 "right for that reason"
             )

@@ -37,7 +37,7 @@ class ClassSet:
     def __post_init__(self) -> None:
         names = [name.casefold() for name in self.names]
         if not 2 <= len(names) <= MAX_CLASSES:
-            raise DataError(f"{len(names)} classes: from 2 to {MAX_CLASSES} can be told apart")
+            raise DataError(f"{len(names)} classes: 2 to {MAX_CLASSES} are supported")
         for name in self.names:
             if not name.strip() or len(name) > _MAX_NAME or not name.isprintable():
                 raise DataError(

@@ -127,8 +127,9 @@ def measure_shortcut(
 
     Returns:
         auc; chance, the area that CHANCE of the permutations exceed; p, the share of them that
-        reach auc; cells; few, where no result could be told from chance; note. auc, chance and p
-        are None with a note where the feature never varies or a class has fewer than two groups.
+        reach auc; cells; few, where there are too few groups to distinguish any result from
+        chance; note. auc, chance and p are None with a note where the feature never varies or a
+        class has fewer than two groups.
     """
     smallest = min(len(set(groups[labels == label])) for label in (0, 1))
     out = {"auc": None, "chance": None, "p": None, "cells": len(labels), "few": False, "note": ""}

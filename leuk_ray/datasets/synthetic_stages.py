@@ -1,6 +1,6 @@
 """Rendered cells of K stages of maturation, whose best possible balanced accuracy is known.
 
-As `synthetic`, but the latent of a cell of stage k = 0..K-1 is drawn around (k - (K - 1) / 2) d:
+As `synthetic`, but the latent of a cell of stage k = 0..K-1 has the mean (k - (K - 1) / 2) d:
 neighbouring stages lie d apart. Every subject has cells of all stages, equally many but for a rest
 of one each, so stages are equally frequent and a subject's stain says nothing about them.
 

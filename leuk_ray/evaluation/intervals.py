@@ -34,7 +34,7 @@ class Interval:
 
     low, high: the bounds, in the metric's unit; both None when there is no interval.
     groups_positive, groups_negative: how many ALL and healthy groups were there to draw from;
-        None where groups were not drawn by class.
+        None where groups are not resampled by class.
     resamples: how many times groups were left out or resampled; 0 when they were too few.
     note: what the reader must know; empty for an interval from enough groups.
     """

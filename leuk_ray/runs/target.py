@@ -104,7 +104,7 @@ def report_context(
         config = target.config | {"model": dict(target.config["model"])}
         notes += batch_norm_notes(config["training"], history)
         notes += interruption_notes(interruptions(target.run))
-        if isinstance(manifest, ModelManifest):  # a report tells no path of this machine
+        if isinstance(manifest, ModelManifest):  # reports contain no path of this machine
             config["model"]["weights"] = manifest.model.weights
     leakage = _leakage(target, dataset, split)
     stopping = (

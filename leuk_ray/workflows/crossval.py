@@ -1,4 +1,4 @@
-"""Cross-validation: every cell is scored once by a network that saw nothing of its group.
+"""Cross-validation: every cell is scored once by a network that did not train on it.
 
 crossval.yaml  environment.json  runs.jsonl  runs/seed0.fold0/ ...  report/
 """
@@ -30,7 +30,7 @@ from leuk_ray.runs.root import RunsRoot
 from leuk_ray.runs.spec import RunSpec, make_splits, split_key
 from leuk_ray.runs.target import dataset_counts
 from leuk_ray.training.cells import check_run
-from leuk_ray.utils.errors import ConfigError, TrainingDiverged
+from leuk_ray.utils.errors import ConfigError, UserError
 from leuk_ray.utils.progress import note
 from leuk_ray.utils.settings import Settings
 from leuk_ray.utils.wording import counted
@@ -94,9 +94,9 @@ def crossval(
     executor.run_all(specs, f"crossval {recipe.name}")
     records = executor.table.records()
     if failed := [spec.name for spec in specs if not records[spec.name].done]:
-        raise TrainingDiverged(
+        raise UserError(
             f"{out}: {counted(len(failed), 'run')} failed ({failed[0]}: "
-            f"{records[failed[0]].reason}); mend it, then rerun with --resume"
+            f"{records[failed[0]].reason}); fix the cause, then rerun with --resume"
         )
     note("crossval: writing the report")
     tables = [_tested(out, spec) for spec in specs]
@@ -174,9 +174,9 @@ def _context(
     worst = max(leakages, key=lambda one: (one.leaky is True, one.leaky is None))
     pooled = by_seed[0]
     notes = [
-        f"{folds}-fold cross-validation: each cell was scored by the run that did not train on its "
-        "group. Operating points are in the reports of the runs, each fixed on its own validation "
-        "cells."
+        f"{folds}-fold cross-validation: each cell was scored by the run that did not train on it; "
+        "whether other cells of its patient trained that run is said above. Operating points are "
+        "in the reports of the runs, each fixed on its own validation cells."
     ]
     if len(by_seed) > 1:
         notes.append(_spread(by_seed, dataset.classes))

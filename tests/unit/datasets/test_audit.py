@@ -119,7 +119,7 @@ def test_a_few_subjects_are_warned_of_with_what_chance_does():
     (warning,) = [
         text for text in _shortcut_warnings(shortcuts, {}, BINARY) if "resolution" in text
     ]
-    assert "area under ROC of 1.00 (cross-validated by group; with so few subjects" in warning
+    assert "area under ROC 1.00 (cross-validated by group; with so few subjects" in warning
     assert measured(table, pictures()) == shortcuts
 
 

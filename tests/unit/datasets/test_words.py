@@ -89,7 +89,7 @@ def test_other_words_are_classes(tmp_path: Path, labels, options, classes, posit
         (["a", "b", "lympho blast"], "lympho, blast", "no image of .* has this label"),
         (["a", "b", "Abstain"], None, "'Abstain': is what an unanswered cell is called"),
         (["a", "b", "c" * 101], None, "names have 1 to 100 printable characters"),
-        ([f"class {n}" for n in range(101)], None, "101 classes: from 2 to 100"),
+        ([f"class {n}" for n in range(101)], None, "101 classes: 2 to 100 are supported"),
         (["a", "b", "c"], "a,b,c", "every class is positive"),
     ],
 )
