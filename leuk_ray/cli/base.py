@@ -18,6 +18,11 @@ from leuk_ray.utils.errors import UserError, near
 ADDRESS = click.option(
     "--address", help="Ray cluster to join; RAY_ADDRESS by default, else Ray starts here."
 )
+GPUS = click.option("--gpus", is_flag=True, help="Use one GPU per worker.")
+WORKERS_PER_RUN = click.option(
+    "--workers", default=1, show_default=True, type=click.IntRange(1), help="Workers per run."
+)
+NO_IMAGES = click.option("--no-images", is_flag=True, help="Omit images of cells from the report.")
 PATH = click.Path(path_type=Path)
 
 

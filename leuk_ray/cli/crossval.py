@@ -7,7 +7,15 @@ from typing import TYPE_CHECKING
 
 import click
 
-from leuk_ray.cli.base import ADDRESS, LOCATION, OVERRIDES, command
+from leuk_ray.cli.base import (
+    ADDRESS,
+    GPUS,
+    LOCATION,
+    NO_IMAGES,
+    OVERRIDES,
+    WORKERS_PER_RUN,
+    command,
+)
 from leuk_ray.utils.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -34,12 +42,10 @@ if TYPE_CHECKING:
     type=click.IntRange(1),
     help="Trainings of each fold; their log-odds are averaged.",
 )
-@click.option(
-    "--workers", default=1, show_default=True, type=click.IntRange(1), help="Workers per run."
-)
-@click.option("--gpus", is_flag=True, help="Use one GPU per worker.")
+@WORKERS_PER_RUN
+@GPUS
 @click.option("--resume", is_flag=True, help="Continue the cross-validation in --out.")
-@click.option("--no-images", is_flag=True, help="Omit images of cells from the report.")
+@NO_IMAGES
 @ADDRESS
 @command
 def crossval(

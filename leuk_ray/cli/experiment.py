@@ -7,7 +7,17 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from leuk_ray.cli.base import ADDRESS, LOCATION, OVERRIDES, PATH, Choice, command
+from leuk_ray.cli.base import (
+    ADDRESS,
+    GPUS,
+    LOCATION,
+    NO_IMAGES,
+    OVERRIDES,
+    PATH,
+    WORKERS_PER_RUN,
+    Choice,
+    command,
+)
 from leuk_ray.utils.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -30,12 +40,10 @@ if TYPE_CHECKING:
 )
 @click.option("--models", help="Train only these of its networks, as a,b,c.")
 @click.option("--weights", type=PATH, help="Folder of `leuk-ray weights fetch`.")
-@click.option(
-    "--workers", default=1, show_default=True, type=click.IntRange(1), help="Workers per run."
-)
-@click.option("--gpus", is_flag=True, help="Use one GPU per worker.")
+@WORKERS_PER_RUN
+@GPUS
 @click.option("--resume", is_flag=True, help="Continue the experiment in --out.")
-@click.option("--no-images", is_flag=True, help="Omit images of cells from the report.")
+@NO_IMAGES
 @ADDRESS
 @command
 def experiment(

@@ -8,7 +8,17 @@ from typing import TYPE_CHECKING
 
 import click
 
-from leuk_ray.cli.base import ADDRESS, LOCATION, OVERRIDES, PATH, WORKERS, Choice, command
+from leuk_ray.cli.base import (
+    ADDRESS,
+    GPUS,
+    LOCATION,
+    NO_IMAGES,
+    OVERRIDES,
+    PATH,
+    WORKERS,
+    Choice,
+    command,
+)
 from leuk_ray.utils.errors import UserError
 
 if TYPE_CHECKING:
@@ -106,7 +116,7 @@ def recipes(
     type=WORKERS,
     help="Number of workers, or MIN:MAX for elastic training.",
 )
-@click.option("--gpus", is_flag=True, help="Use one GPU per worker.")
+@GPUS
 @click.option("--resume", is_flag=True, help="Continue the run in --out.")
 @click.option(
     "--dry-run", is_flag=True, help="Print the resources the run needs, without training."
@@ -115,7 +125,7 @@ def recipes(
     "--measure", is_flag=True, help="With --dry-run: also measure time and memory of a few steps."
 )
 @click.option("--mlflow", metavar="URI", help="Also log to this MLflow server or store.")
-@click.option("--no-images", is_flag=True, help="Omit images of cells from the report.")
+@NO_IMAGES
 @ADDRESS
 @command
 def train(
@@ -185,8 +195,8 @@ def train(
 )
 @click.option("--out", type=LOCATION, required=True, help="Folder of the report.")
 @WORKERS_OF_POOL
-@click.option("--gpus", is_flag=True, help="Use one GPU per worker.")
-@click.option("--no-images", is_flag=True, help="Omit images of cells from the report.")
+@GPUS
+@NO_IMAGES
 @ADDRESS
 @command
 def evaluate(
@@ -232,7 +242,7 @@ def evaluate(
 @click.argument("second", metavar="SECOND", type=LOCATION)
 @click.option("--data", type=LOCATION, required=True, help="A prepared dataset.")
 @WORKERS_OF_POOL
-@click.option("--gpus", is_flag=True, help="Use one GPU per worker.")
+@GPUS
 @ADDRESS
 @command
 def compare(
