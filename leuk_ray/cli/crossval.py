@@ -65,7 +65,7 @@ def crossval(
     """Train RECIPE once for each fold and report on the pooled out-of-fold scores.
 
     Folds keep groups whole, except under --protocol image-random. Two cross-validations over the
-    same folds are compared by `leuk-ray compare CV1 CV2` (two classes only so far).
+    same folds are compared by `leuk-ray compare CV1 CV2`.
     """
     from leuk_ray.recipes.recipe import load_recipe
 

@@ -112,7 +112,7 @@ def compare_text(values: dict) -> str:
     first, second = values["first"], values["second"]
     lines = [
         f"Compared on {counted(values['cells'], 'cell')}{' (SYNTHETIC)' * values['synthetic']} of "
-        f"{values['groups_positive']} ALL + {values['groups_negative']} healthy groups"
+        f"{values['groups']}"
         + (f", pooled over {values['folds']} folds." if values["folds"] > 1 else ".")
     ]
     if values["why_few"]:
@@ -124,15 +124,26 @@ def compare_text(values: dict) -> str:
             "--data a dataset that trained neither."
         ]
     lines += [f"warning: {warning}" for warning in values["warnings"]]
-    lines += [
-        f"{first} (first) and {second} (second):",
-        f"  correct only by the first: {values['only_first']:,}; only by the second: "
-        f"{values['only_second']:,}",
+    lines.append(f"{first} (first) and {second} (second):")
+    notes: dict[str, None] = {}
+    lines += _paired_lines(values, notes)
+    if binary := values.get("binary"):
+        lines.append("Positive classes against the others:")
+        lines += _paired_lines(binary, notes)
+    return "\n".join([*lines, *(f"  {note}" for note in notes)])
+
+
+def _paired_lines(values: dict, notes: dict[str, None]) -> list[str]:
+    """Counts of correct cells and a line a metric; what intervals need said goes to `notes`."""
+    lines = [
+        f"  correct by both: {values['both_correct']:,}; only by the first: "
+        f"{values['only_first']:,}; only by the second: {values['only_second']:,}; by neither: "
+        f"{values['neither']:,}"
     ]
-    notes = {}
+    width = max(map(len, values["metrics"]))
     for name, found in values["metrics"].items():
         if found["difference"] is None:
-            lines.append(f"  {name:12} not defined on these cells")
+            lines.append(f"  {name:{width}} not defined on these cells")
             continue
         interval = "no interval"
         if found["low"] is not None:
@@ -140,10 +151,10 @@ def compare_text(values: dict) -> str:
         if found["note"]:
             notes[found["note"]] = None
         lines.append(
-            f"  {name:12} {found['first']:.3f} -> {found['second']:.3f}, difference "
+            f"  {name:{width}} {found['first']:.3f} -> {found['second']:.3f}, difference "
             f"{found['difference']:+.3f} ({interval})"
         )
-    return "\n".join([*lines, *(f"  {note}" for note in notes)])
+    return lines
 
 
 def tune_text(report: dict, out: Path) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -9,6 +10,7 @@ from functools import cached_property
 import numpy as np
 
 from leuk_ray.utils.errors import DataError
+from leuk_ray.utils.wording import listed
 
 MAX_CLASSES = 100
 ABSTAIN = "abstain"  # an answer, so no class has this name
@@ -50,7 +52,7 @@ class ClassSet:
             if names.count(name.casefold()) > 1:
                 raise DataError(f"class {name!r}: is there twice; letters' case does not count")
         if strange := [name for name in self.positive if name not in self.names]:
-            raise DataError(f"positive class {strange[0]!r}: is not among {', '.join(self.names)}")
+            raise DataError(f"positive class {strange[0]!r}: is not among {listed(self.names)}")
         if len(set(self.positive)) == len(self.names):
             raise DataError("every class is positive: leave the negative ones out")
         if len(self.names) == 2 and self.positive != self.names[1:]:
@@ -80,18 +82,34 @@ class ClassSet:
         """How many of `labels` each class has, 0 included."""
         return {name: labels.count(label) for label, name in enumerate(self.names)}
 
+    @property
+    def described(self) -> str:
+        """The classes in words: `healthy, blast (positive)`."""
+        marked = [name + " (positive)" * (name in self.positive) for name in self.names]
+        return listed(marked) + ", ordered" * self.ordered
+
+    @property
+    def options(self) -> str:
+        """Options of `prepare` that give a dataset these classes, in this order."""
+        if self == BINARY:
+            return "--binary --positive NAME[,NAME]"
+        words = ["--classes", ",".join(self.names)]
+        if self.positive:
+            words += ["--positive", ",".join(self.positive)]
+        return shlex.join(words) + " --ordered" * self.ordered
+
 
 BINARY = ClassSet(("healthy", "ALL"), ("ALL",))
 
 
 def require_two(classes: ClassSet, where: object) -> None:
-    """Refuse a dataset of more than two classes where only two are supported so far.
+    """Refuse a dataset of more than two classes where only two are supported.
 
     Raises:
         DataError: there are more.
     """
     if len(classes) > 2:
         raise DataError(
-            f"{where}: has {len(classes)} classes, and only two are supported here so far; prepare "
+            f"{where}: has {len(classes)} classes, and only two are supported here; prepare "
             "the images with --binary --positive NAME[,NAME]"
         )

@@ -218,19 +218,19 @@ class GroupResamples:
         low, high = expit(logit(value) + np.asarray([-1, 1]) * half / (value * (1 - value)))
         return self._interval((float(low), float(high)), len(left_out), self._few)
 
-    def percentile_interval(self, samples: FloatArray) -> Interval:
+    def percentile_interval(self, samples: FloatArray, carriers: int | None = None) -> Interval:
         """The 95% bootstrap interval of any metric or difference, from its value for each row.
 
         An expanded percentile interval: a bootstrap over n groups is too narrow, as the groups
         are taken for the population; quantiles further out, by Student's t with n - 1 degrees of
         freedom and the factor sqrt(n / (n - 1)), make up for it (Hesterberg 2015, The American
-        Statistician 69:371). n is the smaller stratum's number of groups. It is refused and noted
-        as `interval` is.
+        Statistician 69:371). n is the smaller stratum's number of groups, or `carriers` if
+        fewer. It is refused and noted as `interval` is.
         """
         if (refused := self._without(samples)) is not None:
             return refused
         values = self.of_resamples(samples)
-        tail = _tail(min(self.groups))
+        tail = _tail(self._smallest(carriers))
         low, high = np.quantile(values, (tail, 1 - tail)).tolist()
         if not low < high:  # the same, or some are not finite
             flat = "no interval: every resample of the groups gives the same value"
@@ -268,7 +268,10 @@ class GroupResamples:
         few = f"{self.counted} are few: read this interval with care"
         return few if len(self.groups) == 1 else few + _SIMULATED
 
-    def p_value(self, change: FloatArray) -> float:
+    def _smallest(self, carriers: int | None) -> int:
+        return min(*self.groups, *([carriers] if carriers else self.groups))
+
+    def p_value(self, change: FloatArray, carriers: int | None = None) -> float:
         """Two-sided p of a difference of 0 from its values for each row, R above 0.
 
         The level at which the expanded interval would end at 0; the sample itself counts as one
@@ -277,7 +280,7 @@ class GroupResamples:
         change = self.of_resamples(change)
         smaller = min((change <= 0).sum(), (change >= 0).sum())
         share = min(0.5, (smaller + 1) / (len(change) + 1))
-        degrees = min(self.groups) - 1
+        degrees = self._smallest(carriers) - 1
         return float(2 * stdtr(degrees, ndtri(share) * np.sqrt(degrees / (degrees + 1))))
 
 

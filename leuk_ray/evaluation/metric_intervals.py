@@ -20,7 +20,7 @@ from leuk_ray.evaluation.intervals import (
 from leuk_ray.evaluation.multiclass import metrics_of_counts
 
 CLASS_METRICS = ("accuracy", "balanced_accuracy", "macro_f1", "kappa")
-_EACH_CLASS = ("balanced_accuracy", "macro_f1")  # rest on the groups of the rarest class
+EACH_CLASS = ("balanced_accuracy", "macro_f1")  # rest on the groups of the rarest class
 
 
 def group_intervals(
@@ -134,16 +134,24 @@ def class_intervals(
         classes: the K classes.
     """
     name, carriers = rarest(resampled, label, classes)
+    refused = too_rare(resampled, name, carriers)
     out = {}
     for metric, samples in class_samples(resampled, label, called, classes).items():
-        if len(samples) and metric in _EACH_CLASS and carriers < MIN_GROUPS:
-            few = f"no interval: the cells of {name} are in {carriers} of {resampled.counted}"
-            out[metric] = Interval(None, None, None, None, 0, few)
+        if refused is not None and metric in EACH_CLASS:
+            out[metric] = refused
         elif metric == "kappa":  # in -1..1
             out[metric] = _stretched(resampled.interval((samples + 1) / 2))
         else:
-            out[metric] = resampled.interval(samples, carriers if metric in _EACH_CLASS else None)
+            out[metric] = resampled.interval(samples, carriers if metric in EACH_CLASS else None)
     return out
+
+
+def too_rare(resampled: GroupResamples, name: str, carriers: int) -> Interval | None:
+    """No interval for what rests on every class where the rarest one's groups are too few."""
+    if not len(resampled.weight) or carriers >= MIN_GROUPS:
+        return None
+    few = f"no interval: the cells of {name} are in {carriers} of {resampled.counted}"
+    return Interval(None, None, None, None, 0, few)
 
 
 def rarest(resampled: GroupResamples, label: IntArray, classes: ClassSet) -> tuple[str, int]:

@@ -110,8 +110,8 @@ def metrics_of_counts(
         recall, f1 = right / truth, 2 * right / (truth + called)
         return {
             "accuracy": right.sum(axis=-1) / cells,
-            "balanced_accuracy": _mean_of_known(recall),
-            "macro_f1": _mean_of_known(f1),
+            "balanced_accuracy": mean_of_known(recall),
+            "macro_f1": mean_of_known(f1),
             "weighted_f1": np.where(truth > 0, truth * f1, 0).sum(axis=-1) / cells,
             "kappa": 1 - seen * cells / expected,
         }
@@ -231,7 +231,7 @@ def _classwise_ece(label: IntArray, probabilities: FloatArray) -> float:
     return float(np.mean(errors))
 
 
-def _mean_of_known(values: FloatArray) -> FloatArray:
+def mean_of_known(values: FloatArray) -> FloatArray:
     """Mean over the last axis of what is not NaN; NaN unless two values are."""
     known = ~np.isnan(values)
     number = known.sum(axis=-1)

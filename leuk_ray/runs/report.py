@@ -168,10 +168,9 @@ def check_pixels(target: EvaluationTarget, dataset: PreparedDataset) -> None:
     """Raise UserError where a dataset has other classes or pixels than a bundle expects."""
     manifest = target.manifest
     if manifest.class_set != dataset.classes:
-        ours, theirs = (_named(classes) for classes in (manifest.class_set, dataset.classes))
         raise DataError(
-            f"{target.bundle}: answers with {ours}, {dataset.location} has {theirs}; prepare the "
-            "images with the classes of the bundle (--classes, --positive, --ordered)"
+            f"{target.bundle}: answers with {manifest.class_set.described}, {dataset.location} has "
+            f"{dataset.classes.described}; prepare the images with {manifest.class_set.options}"
         )
     if manifest.storage != dataset.storage:
         raise DataError(
@@ -180,12 +179,6 @@ def check_pixels(target: EvaluationTarget, dataset: PreparedDataset) -> None:
             f"{dataset.storage.size}; prepare the images with "
             f"--size {manifest.storage.size} --crop {manifest.storage.crop}"
         )
-
-
-def _named(classes: ClassSet) -> str:
-    """The classes in words: `blast (positive), lymphocyte`."""
-    marked = [name + " (positive)" * (name in classes.positive) for name in classes.names]
-    return ", ".join(marked) + ", ordered" * classes.ordered
 
 
 def keep_results(target: EvaluationTarget, report: Report) -> None:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 LEAKY = "LEAKY"
 UNKNOWN = "PATIENT OVERLAP UNKNOWN"
+LISTED = 8
 
 
 def without_html(markdown: str) -> str:
@@ -17,6 +18,12 @@ def without_html(markdown: str) -> str:
 def counted(count: int, noun: str, plural: str = "") -> str:
     """A count with its noun: `1 layer`, `2,000 layers`, `2 classes`."""
     return f"{count:,} {noun if count == 1 else plural or noun + 's'}"
+
+
+def listed(names: Sequence[str]) -> str:
+    """Names in one line, the first eight of many: `a, b, c`; `a, ..., h and 52 more`."""
+    shown = ", ".join(names[:LISTED])
+    return shown + f" and {len(names) - LISTED:,} more" * (len(names) > LISTED)
 
 
 def counted_subjects(subjects: int, nameless: int = 0) -> str:

@@ -11,16 +11,16 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from leuk_ray.datasets.classes import require_two
+from leuk_ray.datasets.classes import ClassSet
 from leuk_ray.datasets.leakage import NO_INTERVALS, origin_of
 from leuk_ray.datasets.pairing import check_same_dataset
 from leuk_ray.datasets.prepared import PreparedDataset
 from leuk_ray.datasets.splits import eligible
-from leuk_ray.evaluation.calibration import binary_probability
-from leuk_ray.evaluation.paired import paired_bootstrap
+from leuk_ray.evaluation.class_report import ClassCells, binary_view
+from leuk_ray.evaluation.paired import paired_bootstrap, paired_classes
 from leuk_ray.io.locations import Location, join, parent
 from leuk_ray.io.storage import exists, read_table
-from leuk_ray.runs.report import check_pixels
+from leuk_ray.runs.report import check_pixels, score_columns
 from leuk_ray.runs.seen import SeenCells
 from leuk_ray.runs.target import EvaluationTarget, trained_on_images_of
 from leuk_ray.utils.errors import DataError
@@ -53,7 +53,7 @@ def compare(
     pool: Pool = DEFAULT,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> dict[str, Any]:
-    """Compare two bundles by a paired bootstrap over groups.
+    """Compare two bundles of the same classes by a paired bootstrap over groups.
 
     The cells are those that both runs keep for testing, where the dataset is theirs; else all
     its labelled, kept cells. Of two cross-validations over the same folds, the scores of all
@@ -67,7 +67,9 @@ def compare(
         progress: called with (cells scored, cells in all), of both sides together.
 
     Returns:
-        What `paired_bootstrap` returns, and `first`, `second` (names of the places), `folds`,
+        What `paired_bootstrap` returns, or of more than two classes `paired_classes`, which then
+        has that of the positive classes against the others as `binary` (None where no class is
+        positive); and `first`, `second` (names of the places), `folds`,
         `tested` (cells that each side keeps for testing; None where that is not known),
         `why_few` (why fewer are compared; else empty), `synthetic` and `warnings`.
 
@@ -77,7 +79,6 @@ def compare(
     """
     sides = [find_runs(place) for place in places]
     parts, known = [], []
-    require_two(dataset.classes, dataset.location)
     for pair in _same_folds(places, sides, dataset):
         for one in pair:
             check_pixels(one, dataset)
@@ -97,21 +98,10 @@ def compare(
         for place, count in zip(places, tested, strict=True)
         if count is None
     ]
-    stated = [_score(parts, side, dataset, pool, progress) for side in (0, 1)]
-    cells = dataset.cells.take(pa.array(rows))
-    thresholds = [{part.targets[side].manifest.threshold for part in parts} for side in (0, 1)]
-    for place, found in zip(places, thresholds, strict=True):
-        if len(found) > 1:
-            raise DataError(f"{place}: its runs have several thresholds; compare them one by one")
-    found = paired_bootstrap(
-        cells["label"].to_numpy(),
-        stated[0],
-        stated[1],
-        cells["group"].to_pylist(),
-        (thresholds[0].pop(), thresholds[1].pop()),
-        **BOOTSTRAP,
-        withheld=NO_INTERVALS if origin_of(dataset.cells, rows) == "image" else "",
-    )
+    thresholds = [_threshold(place, parts, side) for side, place in enumerate(places)]
+    scored = [_score(parts, side, dataset, pool, progress) for side in (0, 1)]
+    withheld = NO_INTERVALS if origin_of(dataset.cells, rows) == "image" else ""
+    found = _paired(scored, thresholds, dataset.classes, withheld)
     few = [count for count in tested if count is not None and count > len(rows)]
     return {
         "first": str(places[0]),
@@ -169,16 +159,51 @@ def _same_folds(
     return [(one, tests[1][test]) for test, one in tests[0].items()]
 
 
+def _threshold(place: Location, parts: list[Part], side: int) -> float:
+    """That of all runs of one side."""
+    found = {part.targets[side].manifest.threshold for part in parts}
+    if len(found) > 1:
+        raise DataError(f"{place}: its runs have several thresholds; compare them one by one")
+    return found.pop()
+
+
+def _paired(
+    scored: list[pa.Table], thresholds: list[float], classes: ClassSet, withheld: str
+) -> dict[str, Any]:
+    """Compare the tables of scores of both sides."""
+    binary = None
+    if classes.positive:
+        first, second = (binary_view(table, classes) for table in scored)
+        binary = paired_bootstrap(
+            first["label"].to_numpy(),
+            first["probability"].to_numpy(),
+            second["probability"].to_numpy(),
+            first["group"].to_pylist(),
+            (thresholds[0], thresholds[1]),
+            **BOOTSTRAP,
+            withheld=withheld,
+            names=classes.binary_names,
+        )
+        if len(classes) == 2:
+            return binary
+    first, second = (ClassCells.of(table, classes, 1.0, thresholds[0]) for table in scored)
+    found = paired_classes(first, second, classes, **BOOTSTRAP, withheld=withheld)
+    return found | {"binary": binary}
+
+
 def _score(
     parts: list[Part],
     side: int,
     dataset: PreparedDataset,
     pool: Pool,
     progress: Callable[[int, int], None],
-) -> np.ndarray:
-    """Probabilities of ALL of all parts' rows, in order, by the bundles of one side."""
+) -> pa.Table:
+    """Label, group and calibrated scores of all parts' rows, in order, by the bundles of one side.
+
+    The class logits are divided by each bundle's temperature already.
+    """
     total = 2 * sum(len(part.rows) for part in parts)
-    done, stated = side * total // 2, []
+    done, tables = side * total // 2, []
     for part in parts:
         _, scores = score_rows(
             part.targets[side].bundle,
@@ -188,9 +213,12 @@ def _score(
             lambda scored, _, before=done: progress(before + scored, total),
         )
         done += len(part.rows)
+        table = dataset.cells.take(pa.array(part.rows)).select(["label", "group"])
         temperature = part.targets[side].manifest.temperature
-        stated.append(binary_probability(scores, temperature, dataset.classes))
-    return np.concatenate(stated)
+        for name, column in score_columns(scores / temperature, 1.0, dataset.classes).items():
+            table = table.append_column(name, column)
+        tables.append(table)
+    return pa.concat_tables(tables)
 
 
 def _count_tested(known: list[Trained | None]) -> int | None:

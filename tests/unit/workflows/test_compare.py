@@ -7,15 +7,18 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
+from scipy.special import softmax
+from sklearn.metrics import roc_auc_score
 
 from leuk_ray.cli.messages import compare_text
+from leuk_ray.datasets.classes import ClassSet
 from leuk_ray.datasets.splits import split_cells
 from leuk_ray.recipes.recipe import load_recipe
 from leuk_ray.training.record import bundle_manifest, start_record
 from leuk_ray.utils.errors import UserError
 from leuk_ray.workflows.compare import Trained, comparable_rows, compare
 from tests.support.serving_bundles import write_small_bundle
-from tests.support.small_dataset import small_dataset
+from tests.support.small_dataset import STORED, small_dataset
 
 
 def dataset(groups: str, labelled: bool = True) -> Any:
@@ -154,3 +157,56 @@ def test_runs_of_other_splits_say_first_on_how_few_cells_and_why(
     assert "two folders of runs" in second
     same = compare((places[0], places[0] / "bundle"), small_dataset())
     assert (same["why_few"], same["cells"]) == ("", len(tests[0]))
+
+
+FOUR = ClassSet(("a", "b", "c", "d"), ("c", "d"))
+
+
+def test_bundles_of_four_classes_are_compared_by_class_and_as_positive_or_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = small_dataset()
+    label = np.arange(40) // 2 % 4
+    place = data.cells.column_names.index("label")
+    data.__dict__["cells"] = data.cells.set_column(place, "label", pa.array(label, pa.int8()))
+    data.manifest.update(classes=FOUR.names, positive=FOUR.positive)
+    places = []
+    for name, temperature in (("one", 1.0), ("two", 2.0)):
+        bundle = tmp_path / name
+        write_small_bundle(
+            bundle,
+            classes=FOUR.names,
+            positive=FOUR.positive,
+            temperature=temperature,
+            datasets=[data.identity.model_copy(update={"images": "f" * 64})],
+            storage=STORED,
+        )
+        places.append(bundle)
+    logits = np.random.default_rng(0).normal(size=(2, 40, 3))
+
+    def score(bundle: Path, _data: Any, rows: np.ndarray, *_: Any) -> tuple[Any, np.ndarray]:
+        return rows, logits[places.index(bundle)]
+
+    monkeypatch.setattr("leuk_ray.workflows.compare.score_rows", score)
+    found = compare((places[0], places[1]), data)
+    stated = [
+        softmax(np.pad(one, ((0, 0), (1, 0))) / temperature, axis=1)
+        for one, temperature in zip(logits, (1.0, 2.0), strict=True)
+    ]
+    right = [one.argmax(axis=1) == label for one in stated]
+    assert found["metrics"]["accuracy"]["first"] == right[0].mean()
+    assert found["only_first"] == (right[0] & ~right[1]).sum()
+    assert found["metrics"]["nll"]["second"] == pytest.approx(
+        -np.log(stated[1][np.arange(40), label]).mean()
+    )
+    blast = [one[:, 2:].sum(axis=1) for one in stated]
+    binary = found["binary"]["metrics"]
+    assert binary["auc"]["first"] == pytest.approx(roc_auc_score(label > 1, blast[0]))
+    assert binary["auc"]["second"] == pytest.approx(roc_auc_score(label > 1, blast[1]))
+    text = compare_text(found)
+    assert "40 cells (SYNTHETIC) of 40 groups" in text
+    assert "balanced_accuracy" in text
+    assert "Positive classes against the others:" in text
+    data.manifest.update(positive=())
+    with pytest.raises(UserError, match=r"--classes a,b,c,d --positive c,d"):
+        compare((places[0], places[1]), data)
