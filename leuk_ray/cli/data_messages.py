@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from leuk_ray.datasets.classes import BINARY, ClassSet
 from leuk_ray.evaluation.intervals import MIN_GROUPS
 from leuk_ray.io.locations import Location, join
-from leuk_ray.utils.wording import counted, counted_subjects
+from leuk_ray.utils.wording import counted, counted_subjects, listed
 
 
 def synth_text(directory: Path, values: dict) -> str:
@@ -29,10 +30,10 @@ def synth_text(directory: Path, values: dict) -> str:
 
 
 def _classes(counts: dict[str, int], separator: str = ", ") -> str:
-    """How many of each class, of two classes the positive one first."""
+    """How many of each class, of two classes the positive one first, of many the first."""
     items = list(counts.items())
     ordered = items[::-1] if len(items) == 2 else items
-    return separator.join(f"{count} {name}" for name, count in ordered)
+    return listed([f"{count} {name}" for name, count in ordered], separator)
 
 
 _SQUARED = {
@@ -56,12 +57,17 @@ def prepare_text(dataset: Location, manifest: dict, default_split: dict) -> str:
             f"{item['word'] or '(empty)'} = {item['class'] or 'unlabelled'} ({item['rows']})"
             for item in manifest["labels"]
         ]
-        lines.append(f"  labels read as: {', '.join(read)}")
+        lines.append(f"  labels read as: {listed(read)}")
+    classes = ClassSet.of_manifest(manifest)
+    if classes != BINARY:
+        lines.append(f"  classes in this order: {classes.described}")
     if missing := [name for name, count in counts["classes"].items() if not count]:
+        some = len(missing) < len(counts["classes"])
+        what = listed(missing, " or ") if some else "labelled"
         lines.append(
-            f"  warning: no cell is {' or '.join(missing)}: the dataset can be audited"
-            f"{', and a bundle evaluated on it,' * (len(missing) == 1)} but not split or trained "
-            "on; to train, prepare images of both classes together"
+            f"  warning: no cell is {what}: the dataset can be audited"
+            f"{', and a bundle evaluated on it,' * some} but not split or trained on; to train, "
+            "prepare images of all classes together"
         )
     lines += spellings_text(manifest["subject_spellings"])
     if converted := counts.get("converted_to_srgb"):

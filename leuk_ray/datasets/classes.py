@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 
@@ -57,6 +58,11 @@ class ClassSet:
             raise DataError("every class is positive: leave the negative ones out")
         if len(self.names) == 2 and self.positive != self.names[1:]:
             raise DataError("of two classes the second is the positive one")
+
+    @classmethod
+    def of_manifest(cls, values: Mapping[str, Any]) -> ClassSet:
+        """As dataset.json has them."""
+        return cls(tuple(values["classes"]), tuple(values["positive"]), bool(values["ordered"]))
 
     def __len__(self) -> int:
         return len(self.names)

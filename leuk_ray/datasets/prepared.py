@@ -89,11 +89,6 @@ def _undamaged(place: Location) -> Iterator[None]:
         raise _damaged(place, "is cut off or was altered") from error
 
 
-def _classes(manifest: dict) -> ClassSet:
-    names, positive = tuple(manifest["classes"]), tuple(manifest["positive"])
-    return ClassSet(names, positive, bool(manifest["ordered"]))
-
-
 def _from_two_classes(manifest: dict) -> dict:
     """dataset.json of schema version 2, which knew ALL and healthy alone, as it is now."""
     counts = dict(manifest.get("counts", {}))
@@ -142,7 +137,7 @@ class PreparedDataset:
             )
         with _undamaged(join(place, "dataset.json")):
             StorageSettings(**manifest["storage"])
-            _classes(manifest)
+            ClassSet.of_manifest(manifest)
             if not (
                 isinstance(manifest["fingerprint"], str) and isinstance(manifest["synthetic"], bool)
             ):
@@ -152,7 +147,7 @@ class PreparedDataset:
     @cached_property
     def classes(self) -> ClassSet:
         """What the labels mean."""
-        return _classes(self.manifest)
+        return ClassSet.of_manifest(self.manifest)
 
     @property
     def storage(self) -> StorageSettings:

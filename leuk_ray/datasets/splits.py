@@ -182,7 +182,7 @@ def _of_all_classes(cells: pa.Table, protocol: str, classes: ClassSet) -> pa.Tab
         if label not in labels:
             raise UnsuitableError(
                 f"protocol {protocol}: none of {counted(len(cells), 'cell')} to split is {name}; "
-                "prepare images of all classes together"
+                "prepare images of all classes together, or with --classes that leave it out"
             )
     return cells
 

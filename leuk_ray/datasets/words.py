@@ -72,7 +72,7 @@ def read_labels(
         out are missing.
 
     Raises:
-        UserError: words that are spellings of one; a class in `choice` that no image has, or that
+        UserError: words that are spellings of one; a name in `choice` that is no class, or that
             contradicts what its name is known to mean; one class alone; two classes of which
             none is said to be positive.
     """
@@ -83,8 +83,7 @@ def read_labels(
     if known and not (choice.classes or choice.positive):
         return BINARY, unlabelled | {word: _KNOWN[word.casefold()] for word in words}
     _refuse_near_words(words, counts, where, subject_key, "are spellings of one word")
-    for option, named in (("--classes", choice.classes), ("--positive", choice.positive)):
-        _refuse_unknown_classes(option, named, words, counts, where)
+    _refuse_unknown_classes(choice, words, counts, where)
     kept = list(choice.classes) or sorted(words, key=natural)
     if not (choice.classes or choice.positive):
         _refuse_typing_errors(words, counts, where)
@@ -126,24 +125,34 @@ def _refuse_typing_errors(words: Sequence[str], counts: Mapping[str, int], where
 
 
 def _refuse_unknown_classes(
-    option: str,
-    named: Sequence[str],
-    words: Sequence[str],
-    counts: Mapping[str, int],
-    where: object,
+    choice: ClassChoice, words: Sequence[str], counts: Mapping[str, int], where: object
 ) -> None:
-    for word in named:
-        if is_unknown(word):
-            raise ConfigError(f"{option} {word}: this word means that the label is unknown")
-        if named.count(word) > 1:
-            raise ConfigError(f"{option} {','.join(named)}: {word} is given twice")
-        if word not in words:
-            near = difflib.get_close_matches(word.casefold(), [w.casefold() for w in words], 1)
-            hint = [f"; did you mean {w}?" for w in words if w.casefold() in near]
-            raise DataError(
-                f"{option} {word}: no image of {where} has this label; there are "
-                f"{_listed(words, counts)}{''.join(hint)}"
-            )
+    """Refuse names in `choice` that are no class.
+
+    --classes may name a class that no image has, as a test set may lack a class of the bundle,
+    unless it is close to a label that is not named: that is a typing error.
+    """
+    for option, named in (("--classes", choice.classes), ("--positive", choice.positive)):
+        for word in named:
+            if is_unknown(word):
+                raise ConfigError(f"{option} {word}: this word means that the label is unknown")
+            if named.count(word) > 1:
+                raise ConfigError(f"{option} {','.join(named)}: {word} is given twice")
+            if option == "--positive" and word in choice.classes:
+                continue
+            other = [label for label in words if label not in named]
+            near = difflib.get_close_matches(word.casefold(), [w.casefold() for w in other], 1)
+            if word not in words and (near or option == "--positive"):
+                hint = [f"; did you mean {w}?" for w in other if w.casefold() in near]
+                raise DataError(
+                    f"{option} {word}: no image of {where} has this label; there are "
+                    f"{_listed(words, counts)}{''.join(hint)}"
+                )
+    if choice.classes and not set(choice.classes) & set(words):
+        raise DataError(
+            f"--classes {','.join(choice.classes)}: no image of {where} has one of these labels; "
+            f"there are {_listed(words, counts) or 'none'}"
+        )
 
 
 def _refuse_contradiction(positive: Sequence[str], words: Sequence[str], where: object) -> None:
@@ -177,7 +186,7 @@ def _refuse_near_words(
 
 
 def _listed(words: Sequence[str], counts: Mapping[str, int]) -> str:
-    shown = [f"{word} ({counts[word]})" for word in sorted(words)[:10]]
+    shown = [f"{word} ({counts.get(word, 0)})" for word in sorted(words)[:10]]
     return ", ".join(shown) + (f" and {len(words) - 10} more" if len(words) > 10 else "")
 
 

@@ -20,9 +20,9 @@ def counted(count: int, noun: str, plural: str = "") -> str:
     return f"{count:,} {noun if count == 1 else plural or noun + 's'}"
 
 
-def listed(names: Sequence[str]) -> str:
+def listed(names: Sequence[str], separator: str = ", ") -> str:
     """Names in one line, the first eight of many: `a, b, c`; `a, ..., h and 52 more`."""
-    shown = ", ".join(names[:LISTED])
+    shown = separator.join(names[:LISTED])
     return shown + f" and {len(names) - LISTED:,} more" * (len(names) > LISTED)
 
 

@@ -1,7 +1,7 @@
 """One folder a class: `ALL/cell1.png`, `healthy/cell2.png`; `ALL/P7/cell1.png` names subject P7.
 
 Each folder is a class of its own; folders that are all called by known words (see `words`) are the
-two classes ALL and healthy.
+two classes ALL and healthy. A folder of --classes may be missing: a test set may lack a class.
 """
 
 from __future__ import annotations
@@ -30,12 +30,15 @@ def folders(root: Path, options: LayoutOptions) -> Catalogue:
     if not found.images:
         return Catalogue.of(items, found)
     classes = sorted({str(item["word"]) for item in items if isinstance(item, dict)})
-    if len(classes) < 2:
+    if len(classes) < 2 and not options.classes.classes:
         held = f"only the folder {classes[0]}" if classes else "no folder"
-        raise DataError(f"{root}: holds {held} with images; make one folder a class, two or more")
+        raise DataError(
+            f"{root}: holds {held} with images; make one folder a class, two or "
+            "more, or name the classes of a test set that lacks some with --classes"
+        )
     catalogue = Catalogue.labelled(items, options.classes, root, found)
     labels = {row["label"] for row in catalogue.rows}
-    if not labels >= {0, 1}:  # only where the folders' words are collapsed
+    if not labels >= {0, 1} and not options.classes.classes:  # the folders' words are collapsed
         missing = "healthy" if 1 in labels else "ALL"
         raise DataError(
             f"{root}: none of the folders {', '.join(classes)} is {missing}; name the folders that "

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from leuk_ray.cli.data_messages import prepare_text
-from leuk_ray.datasets.classes import BINARY
+from leuk_ray.datasets.classes import BINARY, ClassSet
 from leuk_ray.datasets.layouts import LayoutOptions, read_layout
 from leuk_ray.datasets.words import ClassChoice, read_labels, subject_key, unify_subjects
 from leuk_ray.utils.errors import UserError
@@ -191,7 +191,7 @@ def test_writing_subjects_in_one_way_is_idempotent_and_joins_equal_keys_alone(su
         ((5, 3), None),
         ((5, 0), "no cell is healthy: the dataset can be audited, and a bundle evaluated on it,"),
         ((0, 3), "no cell is ALL: the dataset can be audited, and a bundle evaluated on it, but"),
-        ((0, 0), "no cell is ALL or healthy: the dataset can be audited but not split or trained"),
+        ((0, 0), "no cell is labelled: the dataset can be audited but not split or trained"),
     ],
 )
 def test_a_dataset_without_a_class_is_told_what_it_is_for(counts: tuple[int, int], expected):
@@ -201,7 +201,48 @@ def test_a_dataset_without_a_class_is_told_what_it_is_for(counts: tuple[int, int
              "rows_without_subject", "groups"), 0
         ) | {"classes": dict(zip(BINARY.names[::-1], counts, strict=True)), "reasons": {}},
         "labels": [], "subject_spellings": {},
+        "classes": BINARY.names, "positive": BINARY.positive, "ordered": False,
     }  # fmt: skip
     told = prepare_text(Path("d"), manifest, {"unknown_patients": "", "error": "none"})
     assert ("warning" in told) == (expected is not None)
     assert expected is None or expected in told
+
+
+def test_classes_may_name_one_that_no_image_has(tmp_path: Path):
+    """A test set may lack a class of the bundle; a typing error is no such class."""
+    options = LayoutOptions.parse("mono,eos,blast", positive="blast")
+    for layout, root in (
+        ("csv", table(tmp_path, ["eos", "mono", "eos", "junk"])),
+        ("folders", tmp_path / "lab"),
+    ):
+        for name in ("mono", "eos", "junk"):
+            (tmp_path / "lab" / name).mkdir(parents=True, exist_ok=True)
+            (tmp_path / "lab" / name / "1.png").touch()
+        found = read_layout(layout, root, options)
+        assert found.classes == ClassSet(("mono", "eos", "blast"), ("blast",))
+        assert {row["label"] for row in found.rows} == {0, 1}
+        assert [item.reason for item in found.skipped] == ["class"]
+    for names, told in (
+        ("mono,eos,jnk", "--classes jnk: no image .* did you mean junk"),
+        ("Mono,eos,blast", "--classes Mono: .* did you mean mono"),
+        ("blast,plasma", "--classes blast,plasma: no image of .* has one of these labels"),
+    ):
+        with pytest.raises(UserError, match=told):
+            read_layout("csv", table(tmp_path, ["eos", "mono", "junk"]), LayoutOptions.parse(names))
+
+
+def test_the_order_of_classes_is_printed_and_many_are_cut():
+    names = [f"type {n}" for n in range(60)]
+    manifest = {
+        "counts": dict.fromkeys(
+            ("files", "rows", "rejected", "skipped", "unlabelled", "subjects",
+             "rows_without_subject", "groups"), 0
+        ) | {"classes": dict.fromkeys(names, 3) | {"type 7": 0}, "reasons": {}},
+        "labels": [{"word": name, "class": name, "rows": 3} for name in names],
+        "subject_spellings": {}, "classes": names, "positive": ["type 1"], "ordered": False,
+    }  # fmt: skip
+    told = prepare_text(Path("d"), manifest, {"unknown_patients": "", "error": "none"})
+    assert "classes in this order: type 0, type 1 (positive), type 2" in told
+    assert "no cell is type 7: the dataset can be audited, and a bundle evaluated on it" in told
+    assert max(map(len, told.splitlines())) < 250
+    assert told.count("and 52 more") == 3
