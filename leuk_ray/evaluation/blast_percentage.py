@@ -162,7 +162,9 @@ class CalledCount:
             rates: of the bundle that answered.
         """
         called, answered = called[answered > 0].astype(float), answered[answered > 0].astype(float)
-        self._sensitivity, self._false_positive, self._answer_ratio = _new_patients(rates)
+        self._sensitivity, self._false_positive, self._answer_ratio = _new_patients(
+            _plain(rates.positive), _plain(rates.other)
+        )
         total = answered.sum()
         within = _sample(_WITHIN_FIELD, _field_weights(called, answered), DRAWS)
         design = 1 + within * ((answered**2).sum() / total - 1)
@@ -223,15 +225,22 @@ def _binomial_up_to(calls: FloatArray, cells: FloatArray, p: FloatArray) -> Floa
     return np.where(inside, found, np.where(calls > -1, 1.0, 0.0))
 
 
+_Counts = tuple[int, int, int]
+
+
+def _plain(patients: Sequence[PatientCounts]) -> tuple[_Counts, ...]:
+    return tuple((each.cells, each.answered, each.called) for each in patients)
+
+
 @lru_cache(maxsize=64)
-def _new_patients(rates: ErrorRates) -> tuple[FloatArray, FloatArray, FloatArray]:
+def _new_patients(
+    positive: tuple[_Counts, ...], other: tuple[_Counts, ...]
+) -> tuple[FloatArray, FloatArray, FloatArray]:
     """(DRAWS,) each, of new patients: sensitivity, false positive rate, answer rates' ratio."""
     generator = np.random.default_rng(0)
     drawn = []
-    for part in (rates.positive, rates.other):
-        cells, answered, called = np.array(
-            [(each.cells, each.answered, each.called) for each in part], float
-        ).T
+    for part in (positive, other):
+        cells, answered, called = np.array(part, float).T
         drawn.append(_predict_rate(called, answered, generator))
         everything = (cells == answered).all()  # a bundle that answers always has no ratio to learn
         drawn.append(np.ones(DRAWS) if everything else _predict_rate(answered, cells, generator))
