@@ -72,7 +72,8 @@ def test_fields_that_differ_widen_it():
     rates = known(0.9, 0.1)
     alike = blast_percentage([4] * 10, [10] * 10, rates)
     clustered = blast_percentage([10] * 4 + [0] * 6, [10] * 10, rates)
-    assert alike is not None and clustered is not None
+    assert alike is not None
+    assert clustered is not None
     assert clustered.high - clustered.low > 1.3 * (alike.high - alike.low)
 
 
