@@ -23,9 +23,7 @@ def known(sensitivity: float, false_positive: float, answered: float = 1.0) -> E
         one = PatientCounts(cells=cells, answered=given, called=round(given * rate))
         return (one,) * 60
 
-    return ErrorRates(
-        positive=patients(sensitivity, answered), other=patients(false_positive, 1.0)
-    )
+    return ErrorRates(positive=patients(sensitivity, answered), other=patients(false_positive, 1.0))
 
 
 def mid_p_ends(called: int, cells: int) -> np.ndarray:
