@@ -15,6 +15,7 @@ from leuk_ray.models.zoo import class_logits
 Rule = Literal["soft", "majority"]
 
 _EPSILON = 1e-9  # votes of 0 and 1 have no finite log-odds
+_TIE = 1e-6  # weight of the mean probability in a majority vote of more than two classes
 
 
 @dataclass(frozen=True)
@@ -32,7 +33,9 @@ class Ensemble(nn.Module):
     soft: the mean of the members' calibrated probabilities.
     majority: the share of the members that call the cell each class; of two classes each member by
         its own threshold. With a threshold of 0.5 a tie of two is the positive class: missing
-        leukemia costs more than a second look. Of more classes a tie is the first of them.
+        leukemia costs more than a second look. Of more classes a tie goes to the class with the
+        higher mean probability: the share v and the mean probability p of a class give
+        (v + 1e-6 p) / (1 + 1e-6), which changes no order of unequal shares.
     """
 
     def __init__(self, members: Sequence[Member], rule: Rule) -> None:
@@ -85,4 +88,5 @@ def vote(probabilities: Tensor, thresholds: Sequence[float], rule: Rule) -> Tens
         at = torch.tensor(thresholds, dtype=probabilities.dtype, device=probabilities.device)
         return (probabilities >= at[:, None, None]).double().mean(dim=0)
     called = F.one_hot(probabilities.argmax(dim=2), probabilities.shape[2])
-    return called.double().mean(dim=0)
+    share = called.double().mean(dim=0)
+    return (share + _TIE * probabilities.mean(dim=0)) / (1 + _TIE)

@@ -16,6 +16,7 @@ from leuk_ray.datasets.images import StorageSettings
 from leuk_ray.inference.classifier import Classifier
 from leuk_ray.inference.explain import explain_pixels
 from leuk_ray.models.ensemble import Ensemble, Member
+from leuk_ray.models.ensemble import vote as vote_of
 from leuk_ray.models.settings import ModelSettings
 from leuk_ray.models.zoo import build
 from leuk_ray.utils.errors import UserError
@@ -65,6 +66,18 @@ def test_a_majority_vote_counts_decisions_and_a_tie_is_all():
     ]
     np.testing.assert_allclose(vote("majority", *three), [2 / 3, 1 / 3, 0], atol=1e-8)
     assert vote("majority", *three[:2])[1] >= 0.5  # one to one
+
+
+def test_a_tie_of_many_classes_goes_to_the_higher_mean_probability():
+    first = torch.tensor([[[0.5, 0.1, 0.4], [0.1, 0.6, 0.3], [0.3, 0.3, 0.4]]]).double()
+    second = torch.tensor([[[0.1, 0.2, 0.7], [0.45, 0.35, 0.2], [0.25, 0.4, 0.35]]]).double()
+    third = torch.tensor([[[0.9, 0.05, 0.05], [0.9, 0.05, 0.05], [0.1, 0.1, 0.8]]]).double()
+    two = vote_of(torch.cat([first, second]), [0.5] * 2, "majority")
+    assert two.argmax(dim=1).tolist() == [2, 1, 2]  # the means decide, not the order of classes
+    np.testing.assert_allclose(two, [[0.5, 0, 0.5], [0.5, 0.5, 0], [0, 0.5, 0.5]], atol=2e-6)
+    np.testing.assert_allclose(two.sum(dim=1), 1, atol=1e-15)
+    three = vote_of(torch.cat([first, second, third]), [0.5] * 3, "majority")
+    assert three.argmax(dim=1).tolist() == [0, 0, 2]  # two votes beat the mean
 
 
 @pytest.fixture(scope="module")
