@@ -83,7 +83,7 @@ class Results(TypedDict):
 
     protocol: Words
     leaky: bool | None
-    threshold: float
+    threshold: float | None
     temperature: float
     scored: Scored
     metrics: dict[str, KeptMetric]

@@ -14,6 +14,7 @@ from typing import Any
 import yaml
 
 from leuk_ray.evaluation.formats import count, decimal, percent
+from leuk_ray.utils.wording import listed
 
 NOT_AVAILABLE = "not available"
 _PLACE = re.compile(r"\{([a-zA-Z0-9_.]+)(?::(\w+))?\}")
@@ -25,7 +26,8 @@ def fill_checklist(content: Mapping[str, Any]) -> list[dict[str, str]]:
     A value is a text with places, as `{scored.test.cells:count}`, filled from the report. Where
     one of them is missing, None or empty, the item is not available; so is an item of which a
     run can know nothing. `several` takes the place of a value where there are more than two
-    classes. {class_names}, {positive} and {negative} are names of the run's classes.
+    classes. {class_names}, {positive} and {negative} are names of the run's classes; {limits} are
+    those of `confidence`.
 
     Args:
         content: what report.json holds.
@@ -34,7 +36,8 @@ def fill_checklist(content: Mapping[str, Any]) -> list[dict[str, str]]:
         Items in order: id, about, value.
     """
     names = content.get("run", {}).get("classes", {}).get("names", [])
-    content = {**content, **_class_words(names)}
+    limits = ", ".join(decimal(band["min_confidence"]) for band in content.get("confidence", []))
+    content = {**content, **_class_words(names), "limits": limits}
     kind = "several" if len(names) > 2 else "value"
     return [
         {
@@ -47,7 +50,7 @@ def fill_checklist(content: Mapping[str, Any]) -> list[dict[str, str]]:
 
 
 def _class_words(names: list[str]) -> dict[str, str]:
-    words = {"class_names": ", ".join(names)}
+    words = {"class_names": listed(names)}
     return words | ({"negative": names[0], "positive": names[1]} if len(names) == 2 else {})
 
 

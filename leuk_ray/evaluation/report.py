@@ -31,6 +31,7 @@ from leuk_ray.evaluation.decisions import (
     worst_subjects,
 )
 from leuk_ray.evaluation.deployed import as_deployed
+from leuk_ray.evaluation.differential import differentials, share_errors
 from leuk_ray.evaluation.formats import json_ready
 from leuk_ray.evaluation.intervals import FloatArray, GroupResamples, IntArray
 from leuk_ray.evaluation.metric_intervals import class_intervals, class_resamples, metric_samples
@@ -153,6 +154,9 @@ def _report(
         intervals = {name: resampled.interval(values) for name, values in samples.items()}
         intervals |= probability_intervals(resampled, label, stated)
     subjects = per_subject(test, threshold, band)
+    found = (
+        differentials(tested.table, tested.label, tested.called, classes.names) if several else []
+    )
     if decisions is None and validation.num_rows:
         decisions = fix_decisions(
             *_labels_and_logits(validation),
@@ -164,7 +168,7 @@ def _report(
     values = json_ready(
         {
             "run": run,
-            "threshold": threshold,
+            "threshold": threshold if classes.positive else None,
             "scored": {role: _scored(table) for role, table in by_role.items()},
             "classes": evaluations,
             "class_intervals": class_intervals(resampled, tested.label, tested.called, classes)
@@ -193,6 +197,8 @@ def _report(
                 resampled,
             ),
             "decided": _decided(decisions, run, test, threshold, resampled, subjects),
+            "differentials": found,
+            "share_errors": share_errors(found),
             "subjects": subjects,
             "worst_subjects": worst_subjects(subjects, MAX_WORST_SUBJECTS),
             "published": beside_published(run.protocol, run.test_set),

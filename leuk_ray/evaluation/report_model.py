@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from typing_extensions import TypedDict
 
 from leuk_ray.datasets.classes import BINARY, ClassSet
+from leuk_ray.evaluation.differential import ShareError, SubjectDifferential
 from leuk_ray.evaluation.intervals import Interval
 from leuk_ray.evaluation.metrics import Evaluation
 from leuk_ray.evaluation.multiclass import ClassEvaluation
@@ -126,7 +127,8 @@ class Report(StoredReport):
 
     What is said of ALL and healthy cells is the binary view: of positive classes and the others.
 
-    run: see `ReportContext`. threshold: a cell is called ALL from this probability on.
+    run: see `ReportContext`. threshold: a cell is called ALL from this probability on; None
+        where no class is positive.
     scored: by role. classes: metrics by class, by role; None where none of its cells were scored.
     class_intervals: of them, of the test cells. worst_confusions: see `class_report`.
     confidence: where more than two classes abstain; see `class_report.confidence_bands`.
@@ -137,6 +139,7 @@ class Report(StoredReport):
     refitted: see `probabilities.refit`, `class_report.refit_classes`. decided: what was fixed on
         validation, on the test cells.
     deployed: answers of a calibrated bundle, see `deployed.as_deployed`; else None.
+    differentials, share_errors: of more than two classes; see `differential`.
     subjects, worst_subjects: of the test cells. worst_errors: see `report.MAX_ERRORS`.
     published: see `published.beside_published`. history: one row an epoch.
     audit: of the dataset; None leaves it out.
@@ -147,7 +150,7 @@ class Report(StoredReport):
     made_by = "evaluate"
     schema_version: int = 2  # 2: run.leaky may be null, which is no "no"
     run: ReportContext
-    threshold: float
+    threshold: float | None
     scored: dict[str, Scored]
     classes: dict[str, ClassEvaluation | None] = {}
     class_intervals: dict[str, Interval] = {}
@@ -161,6 +164,8 @@ class Report(StoredReport):
     refitted: dict[str, Any] | None
     decided: dict[str, Any] | None
     deployed: dict[str, Any] | None = None
+    differentials: list[SubjectDifferential] = []
+    share_errors: list[ShareError] = []
     subjects: list[SubjectRow]
     worst_subjects: list[SubjectRow]
     published: dict[str, Any] | None

@@ -20,7 +20,7 @@ from leuk_ray.evaluation.metrics import CLASSES, Confusion, Evaluation
 from leuk_ray.evaluation.report_model import Report
 from leuk_ray.evaluation.sources import apart
 from leuk_ray.utils.html import page_templates
-from leuk_ray.utils.wording import counted
+from leuk_ray.utils.wording import counted, listed
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -126,6 +126,7 @@ def _binary_plots(
     report: Report, tested: Evaluation, view: pa.Table, stamp: figures.Stamp
 ) -> Plots:
     label, probability = view["label"].to_numpy(), view["probability"].to_numpy()
+    assert report.threshold is not None, "some class is positive"
     cells, plots = (label, probability, report.threshold), {}
     if len(report.run.classes) == 2:
         counts = Confusion(**tested["confusion"])
@@ -179,7 +180,7 @@ def page(content: Mapping[str, Any], label: str, directory: Path) -> str:
         directory: of the report.
     """
     environment = page_templates(Path(__file__).parent)
-    for form in (count, percent, decimal, verbatim, readable):
+    for form in (count, percent, decimal, verbatim, readable, listed):
         environment.filters[form.__name__] = form
     classes = ClassSet(**content["run"]["classes"])
     embedded = {

@@ -174,7 +174,7 @@ def _voted(root: Path, ensemble: Vote, members: list[RunKey]) -> Outcome:
         assert one.select(keys).equals(other.select(keys)), "members were tested on other cells"
     stated = np.stack([table["probability"].to_numpy() for table in tables])
     reports = [_report_of(root, member.name) for member in members]
-    thresholds = [report.threshold for report in reports]
+    thresholds = [one.threshold for one in reports if one.threshold is not None]
     share = vote(torch.from_numpy(stated)[:, :, None], thresholds, ensemble.rule)[:, 0].numpy()
     place = tables[0].column_names.index("probability")
     voted = tables[0].set_column(place, "probability", pa.array(share))

@@ -52,7 +52,7 @@ def _describe(models: Models, name: str) -> ModelOut | None:
         aliases=aliases,
         classes=manifest.classes,
         positive=manifest.positive,
-        threshold=manifest.threshold,
+        threshold=manifest.threshold if len(manifest.classes) == 2 else None,
         abstain_band=manifest.abstain_band,
         min_confidence=manifest.min_confidence,
         crop=manifest.storage.crop,

@@ -152,7 +152,8 @@ class ModelOut(BaseModel):
     """A model that can be asked for.
 
     versions: that exist. aliases: what each means now. classes: in the order of `probabilities`;
-    positive: those of `probability`. min_confidence: below it no class is the answer.
+    positive: those of `probability`. threshold: null with more than two classes, of which the
+    likeliest is the answer. min_confidence: below it no class is the answer.
     crop, size: of the storage pixels. shows: what the training images show.
     canaries: share of the requests for the name alone, by version or alias. shadows: versions
     that are compared with what answers. scope: whether it knows its limits.
@@ -166,7 +167,7 @@ class ModelOut(BaseModel):
     classes: tuple[str, ...]
     positive: tuple[str, ...]
     min_confidence: float | None
-    threshold: float
+    threshold: float | None
     abstain_band: tuple[float, float] | None
     crop: str
     size: int

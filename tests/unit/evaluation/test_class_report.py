@@ -1,7 +1,7 @@
 """Reports of more than two classes."""
 
 import re
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +14,13 @@ from leuk_ray.datasets.classes import ClassSet
 from leuk_ray.evaluation.calibration import (
     binary_log_odds,
     binary_probability,
+    class_logits_of,
     class_probabilities,
 )
+from leuk_ray.evaluation.differential import differential
 from leuk_ray.evaluation.report import _report
 from leuk_ray.evaluation.report_model import Report, ReportContext
+from leuk_ray.utils.wording import natural
 from tests.unit.evaluation.test_report import CONTEXT, pictures, report
 
 PBC = ClassSet(
@@ -146,7 +149,9 @@ def test_positive_classes_have_their_binary_view_beside_the_classes(tmp_path: Pa
     assert len(content["subjects"]) == 20
     assert content["decided"]["points"]
     assert content["decided"]["bands"] == []
+    assert content["threshold"] == 0.5
     assert "Binary view: erythroblast or ig against other classes" in page
+    assert "Subjects, binary view: erythroblast or ig against other classes" in page
     assert f"{counts['tp']} of {counts['tp'] + counts['fn']} erythroblast or ig" in page
     assert {"roc", "precision_recall", "subjects"} <= set(content["figures"])
 
@@ -157,8 +162,52 @@ def test_a_class_without_test_cells_is_not_part_of_the_means(tmp_path: Path) -> 
     )
     assert content["classes"]["test"]["balanced_accuracy"]["classes"] == 7
     assert "over the 7 of 8 classes that occur" in content["sentence"]
+    assert content["classes"]["test"]["per_class"][PBC.names[3]]["auc"]["value"] is None
     assert content["sentence"].startswith("PATIENT OVERLAP UNKNOWN: ")
-    assert "n/a" in page
+    assert f"No test cell is of the class {PBC.names[3]}: recall and area" in page
+
+
+def test_each_subject_has_its_differential_beside_the_true_one(tmp_path: Path) -> None:
+    table = predictions(PBC)
+    content, page = report(tmp_path / "report", table, run=context(PBC), min_confidence=0.4)
+    assert content["threshold"] is None  # no class is positive
+    tested = table.slice(0, 400)
+    label = tested["label"].to_numpy()
+    called = class_probabilities(class_logits_of(tested), 1.0).argmax(axis=1)
+    subject = np.asarray(tested["subject"].to_pylist())
+    known = {one["subject"]: one for one in content["differentials"]}
+    assert set(known) == set(subject)
+    assert len(known) == 20
+    assert list(known) == sorted(known, key=natural)
+    for name, one in known.items():
+        own = subject == name
+        assert one["cells"] == one["answered"] == own.sum()
+        expected = differential([PBC.names[k] for k in called[own]], PBC.names)
+        for number, (row, share) in enumerate(zip(one["classes"], expected, strict=True)):
+            assert {key: row[key] for key in asdict(share)} == asdict(share)
+            assert row["true_share"] == (label[own] == number).mean()
+    for number, row in enumerate(content["share_errors"]):
+        pairs = [(o["classes"][number]["share"], o["classes"][number]["true_share"])
+                 for o in known.values()]  # fmt: skip
+        assert row["mean_error"] == pytest.approx(np.mean([abs(a - b) for a, b in pairs]))
+        assert 0 < row["held"] <= 20
+    assert "Subjects: differential" in page
+    assert "binary view" not in page.lower()
+    limits = {item["id"]: item["value"] for item in content["checklist"]}["STARD 15"]
+    assert limits.startswith(
+        "no answer where the most probable class is less probable than a limit"
+    )
+    assert "(0.400, " in limits
+
+
+def test_unanswered_cells_are_in_no_called_share(tmp_path: Path) -> None:
+    table = predictions(PBC)
+    reasons = [["low_confidence"] if n % 3 == 0 else [] for n in range(len(table))]
+    table = table.append_column("reasons", pa.array(reasons, pa.list_(pa.string())))
+    content, _ = report(tmp_path / "report", table, run=context(PBC))
+    subjects = content["differentials"]
+    assert sum(one["cells"] for one in subjects) == 400
+    assert sum(one["answered"] for one in subjects) == 400 - 134
 
 
 def test_two_classes_by_other_names_are_called_by_them(tmp_path: Path) -> None:
