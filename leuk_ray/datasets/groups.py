@@ -1,9 +1,10 @@
 """Which cells may never be parted: those of one subject, and of every subject they share
-an image with.
+an image or a field of view with.
 
 In C-NMC 2019, 99 pairs of identical images carry two different subject ids, so a split by
 subject alone leaks. A group is a connected component of the graph that joins cells by
-subject, by identical pixels and by the pairs that show the same picture or slide.
+subject, by identical pixels, by the field that they were cut from, and by the pairs that show the
+same picture or slide.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ def assign_groups(
 
     Args:
         cells: columns uid, subject (null: unknown, a subject of its own), label (null:
-            unknown) and pixels_sha256, one row a cell.
+            unknown), pixels_sha256 and, where it is known, source_image, one row a cell.
         near: pairs of uids that show the same picture. They are joined and keep their status.
         slides: pairs of uids that come from one slide. They are joined and keep their status.
 
@@ -54,7 +55,8 @@ def assign_groups(
     subjects = pa.array(units, pa.string())
     image = codes(cells["pixels_sha256"].combine_chunks())
     near_pairs, slide_pairs = _rows_of(near, uids), _rows_of(slides, uids)
-    group = _components(codes(subjects), image, np.concatenate([near_pairs, slide_pairs]))
+    joined = np.concatenate([near_pairs, slide_pairs, _rows_of_one_field(cells)])
+    group = _components(codes(subjects), image, joined)
     duplicates = _components(codes(uids), image, near_pairs)
     return pa.table(
         {
@@ -76,6 +78,16 @@ def _rows_of(pairs: Iterable[tuple[str, str]], uids: pa.Array) -> np.ndarray:
     )
     row = dict(zip(named["uid"].to_pylist(), named["row"].to_pylist(), strict=True))
     return np.asarray([(row[a], row[b]) for a, b in pairs], np.int64).reshape(-1, 2)
+
+
+def _rows_of_one_field(cells: pa.Table) -> np.ndarray:
+    """(m, 2) rows, each with the first of its field."""
+    if "source_image" not in cells.column_names:
+        return np.empty((0, 2), np.int64)
+    rows = np.flatnonzero(cells["source_image"].is_valid().to_numpy())
+    fields = codes(cells["source_image"].combine_chunks().take(pa.array(rows)))
+    _, first, of = np.unique(fields, return_index=True, return_inverse=True)
+    return np.stack([rows[first[of]], rows], axis=1)
 
 
 def _components(unit: np.ndarray, image: np.ndarray, joined: np.ndarray) -> np.ndarray:

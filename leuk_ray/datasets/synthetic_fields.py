@@ -62,7 +62,7 @@ def write_all_idb(
             (root / folder).mkdir(parents=True)
         number = 0
         for done, cells in enumerate(by_subject.values(), start=1):
-            wide, centers = _render(cells, spec.seed, done)
+            wide, centers = render_field(cells, spec.seed, done)
             number += 1
             name = _write_field(root, number, cells[0].label, wide[:, :WIDTH], centers)
             for center in centers:
@@ -92,10 +92,20 @@ def write_all_idb(
     return summary
 
 
-def _render(
+def render_field(
     cells: list[SyntheticCell], seed: int, field: int
 ) -> tuple[np.ndarray, list[tuple[int, int]]]:
-    """A strip of smear wider than a field, (HEIGHT, WIDTH + STAGE_SHIFT, 3), and centres (x, y)."""
+    """Render a strip of smear wider than a field, and where its cells lie.
+
+    Args:
+        cells: at most MAX_CELLS_A_FIELD.
+        seed: of all fields.
+        field: number of this one.
+
+    Returns:
+        (HEIGHT, WIDTH + STAGE_SHIFT, 3) uint8, and the centre x, y of each cell, all of them in
+        the first WIDTH columns.
+    """
     rng = np.random.default_rng([seed, field])
     shape = (HEIGHT, WIDTH + STAGE_SHIFT)
     smear = np.broadcast_to(_SMEAR + rng.normal(0, 4, 3), (*shape, 3)).copy()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,27 +10,16 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv as pacsv
 
-from leuk_ray.bundles.manifest import read_manifest
+from leuk_ray.bundles.manifest import MANIFEST, read_manifest
 from leuk_ray.datasets.classes import BINARY
 from leuk_ray.evaluation.differential import differential
 from leuk_ray.evaluation.subjects import summarise
 from leuk_ray.inference.classifier import Failure, Prediction
-from leuk_ray.inference.files import ImageFile, check_any_scored, full
+from leuk_ray.inference.files import ImageFile, check_any_scored, files_digest
 from leuk_ray.io.locations import Location, join, name_of, parent
-from leuk_ray.io.storage import (
-    exists,
-    list_files,
-    make_folder,
-    read_bytes,
-    read_json,
-    read_table,
-    refuse_existing,
-    remove,
-    write_bytes,
-    write_json,
-    write_table,
-)
-from leuk_ray.utils.errors import ConfigError, UserError
+from leuk_ray.io.parts import Parts
+from leuk_ray.io.storage import read_bytes, refuse_existing, write_bytes, write_table
+from leuk_ray.utils.errors import ConfigError
 
 ANSWERS_SCHEMA = pa.schema(
     [
@@ -45,7 +33,6 @@ ANSWERS_SCHEMA = pa.schema(
         ("error", pa.string()),
     ]
 )
-_JOB = "job.json"
 
 
 def answers_schema(classes: Sequence[str]) -> pa.Schema:
@@ -115,39 +102,17 @@ class Answers:
         refuse_existing(out, "table of answers")
         self.out, self.files = out, files
         self.classes = read_manifest(bundle).classes
-        self.folder = join(parent(out), name_of(out) + ".parts")
-        job = {
-            "bundle": hashlib.sha256(read_bytes(join(bundle, "bundle.json"))).hexdigest(),
-            "images": hashlib.sha256(
-                json.dumps([(full(f.place), f.size, f.modified) for f in files]).encode()
-            ).hexdigest(),
-        }
-        if not exists(join(self.folder, _JOB)):
-            make_folder(self.folder)
-            write_json(join(self.folder, _JOB), job)
-        elif not resume:
-            raise UserError(
-                f"{self.folder}: holds what a job that was stopped had done; add --resume to go on "
-                "from there, or remove it"
-            )
-        elif (begun := read_json(join(self.folder, _JOB))) != job:
-            what = "another bundle"
-            if begun.get("bundle") == job["bundle"]:
-                what = "other images, or these have changed since (place, size or time)"
-            raise UserError(
-                f"{self.folder}: was begun with {what}; remove it to start anew, or name another "
-                "--out"
-            )
+        digest = hashlib.sha256(read_bytes(join(bundle, MANIFEST))).hexdigest()
+        job = {"bundle": digest, "images": files_digest(files)}
+        self._parts = Parts(out, job, _part_schema(self.classes), resume)
 
     def missing(self) -> list[int]:
         """Numbers of the images without an answer."""
-        done = set(self._parts()["number"].to_pylist())
-        return [number for number in range(len(self.files)) if number not in done]
+        return self._parts.missing(len(self.files))
 
     def add(self, part: pa.Table) -> None:
         """Keep a part; what was kept survives a kill."""
-        first = part["number"][0].as_py()
-        write_table(join(self.folder, f"{first:09d}.parquet"), part)
+        self._parts.add(part)
 
     def finish(self) -> pa.Table:
         """Write the table and remove the parts.
@@ -156,21 +121,15 @@ class Answers:
             AssertionError: an image has no answer, or two.
             UserError: no image could be scored; the parts are removed.
         """
-        parts = self._parts().sort_by("number")
-        assert parts["number"].to_pylist() == list(range(len(self.files))), "images and answers"
+        parts = self._parts.table(len(self.files))
         if not parts["error"].null_count:
-            remove(self.folder)
+            self._parts.remove()
             check_any_scored(parts.select(["name", "error"]).to_pylist())
         paths = pa.array([file.path for file in self.files], pa.string())
         table = parts.append_column("path", paths).select(answers_schema(self.classes).names)
-        _write(self.out, table)
-        remove(self.folder)
+        write_answers(self.out, table)
+        self._parts.remove()
         return table
-
-    def _parts(self) -> pa.Table:
-        names = [name for name in list_files(self.folder) if name.endswith(".parquet")]
-        tables = [read_table(join(self.folder, name)) for name in names]
-        return pa.concat_tables([_part_schema(self.classes).empty_table(), *tables])
 
 
 def subjects_table(out: Location) -> Location:
@@ -201,7 +160,7 @@ def write_subjects(
         rows = [{"subject": key} | summarise(labels[key]).__dict__ for key in sorted(labels)]
     else:
         rows = [{"subject": key} | _differential(labels[key], classes) for key in sorted(labels)]
-    _write(subjects_table(out), pa.Table.from_pylist(rows))
+    write_answers(subjects_table(out), pa.Table.from_pylist(rows))
     return len(rows)
 
 
@@ -220,7 +179,7 @@ def count_labels(answers: pa.Table) -> dict[str, int]:
     return {item["values"]: item["counts"] for item in counts}
 
 
-def _write(out: Location, table: pa.Table) -> None:
+def write_answers(out: Location, table: pa.Table) -> None:
     """Write a table; in CSV a quote stands before text that spreadsheets take for a formula."""
     if name_of(out).endswith(".csv"):
         for place, field in enumerate(table.schema):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -129,6 +131,12 @@ def full(place: Location) -> str:
     return place.partition("?")[0]
 
 
+def files_digest(files: Sequence[ImageFile]) -> str:
+    """SHA-256 of where images lie, their sizes and their times."""
+    listed = [(full(file.place), file.size, file.modified) for file in files]
+    return hashlib.sha256(json.dumps(listed).encode()).hexdigest()
+
+
 def _common_folder(folders: Sequence[Location]) -> str:
     """The folder, `/` at its end, that all lie in; nothing where they have none in common."""
     parts = [full(folder).rstrip("/").split("/") for folder in folders]
@@ -163,13 +171,24 @@ def answer_files(
 
 def _read(classifier: Classifier, name: str, place: Location) -> Cell | Failure:
     try:
-        local = isinstance(place, Path)
-        data = file_bytes(place) if local else read_bytes(place, limit=MAX_BYTES + 1)
+        data = image_bytes(place)
     except BadImageError as error:
         return Failure(name, str(error))
-    except OSError as error:
-        return Failure(name, f"unreadable: {reason(error)}")
     return classifier.try_read(name, data)
+
+
+def image_bytes(place: Location) -> bytes:
+    """The content of an image file, or as much of it as shows that it is too large.
+
+    Raises:
+        BadImageError: it cannot be read.
+    """
+    if isinstance(place, Path):
+        return file_bytes(place)
+    try:
+        return read_bytes(place, limit=MAX_BYTES + 1)
+    except OSError as error:
+        raise BadImageError("unreadable", reason(error)) from error
 
 
 def check_any_scored(answers: Sequence[Mapping[str, Any]]) -> None:

@@ -21,7 +21,7 @@ def test_the_core_imports_without_ray_and_training_without_extras():
     imports(
         """
 import importlib, pkgutil, leuk_ray
-core = "recipes inference bundles evaluation models augment datasets io utils".split()
+core = "recipes inference fields bundles evaluation models augment datasets io utils".split()
 names = ["leuk_ray.training.loop"]
 for package in core:
     path = [f"{leuk_ray.__path__[0]}/{package}"]

@@ -1,8 +1,9 @@
-"""A table of images: a CSV file with the columns path, label, subject, site and stain.
+"""A table of images: a CSV file with the columns path, label, subject, site, stain, source_image.
 
-Only path is needed. Paths are absolute or relative to the table's folder. Labels are words,
-each a class of its own; see `words` for those that mean ALL and healthy, and for those that say
-nothing. Columns are parted by commas, semicolons or tabs, whichever the first line has most of.
+Only path is needed. Cells of one source_image, the field they were cut from, are one group. Paths
+are absolute or relative to the table's folder. Labels are words, each a class of its own; see
+`words` for those that mean ALL and healthy, and for those that say nothing. Columns are parted by
+commas, semicolons or tabs, whichever the first line has most of.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from leuk_ray.datasets.layouts.catalogue import Catalogue, LayoutOptions, Row
 from leuk_ray.datasets.layouts.listing import Rejection
 from leuk_ray.utils.errors import ConfigError, DataError, unreadable
 
-COLUMNS = ("path", "label", "subject", "site", "stain")
+COLUMNS = ("path", "label", "subject", "site", "stain", "source_image")
 _DELIMITERS = ",;\t"
 
 
@@ -100,5 +101,6 @@ def _row(table: Path, line: int, row: Mapping[str, str]) -> Row | Rejection:
         "source": table.stem,
         "site": values.get("site"),
         "stain": values.get("stain"),
+        "source_image": values.get("source_image"),
         "listed": f"{table}, line {line}",
     }

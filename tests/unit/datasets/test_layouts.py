@@ -3,6 +3,7 @@ from pathlib import Path
 
 import pytest
 
+from leuk_ray.datasets.groups import assign_groups
 from leuk_ray.datasets.layouts import LayoutOptions, parse_c_nmc, read_layout
 from leuk_ray.datasets.layouts.all_idb import CELLS, FIELDS, read_centroids, shown_in
 from leuk_ray.utils.errors import UserError
@@ -335,3 +336,12 @@ def test_a_folder_is_read_alike_from_inside_and_from_outside(tmp_path: Path, mon
         assert [item.reason for item in inside.rejected] == ["place"]
     assert [row["uid"] for row in outside.rows] == ["ALL/P1/a.b", "healthy/P2/c"]
     assert [row["subject"] for row in outside.rows] == ["P1", "P2"]
+
+
+def test_a_table_names_the_field_of_each_cell_and_they_are_one_group(tmp_path: Path):
+    table = tmp_path / "crops.csv"
+    table.write_text("path,label,source_image\na.png,ALL,f1\nb.png,healthy,f1\nc.png,ALL,f2\n")
+    rows = read_layout("csv", table).table()
+    assert rows["source_image"].to_pylist() == ["f1", "f1", "f2"]
+    cells = rows.append_column("pixels_sha256", rows["uid"])
+    assert assign_groups(cells)["group"].to_pylist() == ["uid:a", "uid:a", "uid:c"]

@@ -1,0 +1,125 @@
+"""Why a field gets no result: it is no sharp, well exposed field of a stained smear."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from leuk_ray.fields.detector import Detection, Scale
+from leuk_ray.fields.stain import optical_density, shrink
+
+REASONS = {
+    "unreadable": "the file cannot be read as an image",
+    "not_a_smear": "its colours are not those of a stained smear",
+    "overexposed": "three quarters of it are saturated white; lower the exposure",
+    "underexposed": "it is too dark, or its background is black; give a bright field",
+    "out_of_focus": "it is out of focus",
+    "scale_unknown": "too few red cells agree on its scale; give the pixels per micrometre",
+    "scale_differs": "its red cells contradict the given pixels per micrometre",
+    "too_coarse": "it has fewer than 2 pixels per micrometre; use a stronger objective",
+    "too_small": "it shows less than 800 square micrometres; give a whole field of view",
+    "too_large": "it is larger than a field of view; cut it into fields",
+    "single_cell": "it shows one cell in its middle: a crop, not a field of view",
+    "clumps": "most of its nuclei lie in clumps that cannot be separated",
+}
+
+_VIEW = 800  # longer side in pixels of what colours are measured on
+_STAINED = 0.3  # optical density, all channels together
+_COLOUR = 0.2  # by how much another channel may absorb more than green: stains of a smear do not
+_MAX_ALIEN = 0.2  # share of stained pixels; 0.00 in all BCCD fields, 0.38 and more in photographs
+_GREY, _MAX_GREY = 0.06, 0.5  # range of optical density over channels; share of stained pixels
+_WHITE, _MAX_WHITE = 250, 0.75
+_MIN_LIGHT = 100  # mean level of the unstained background
+_FOCUS_PIXELS_PER_UM = 5.0
+_MIN_SHARPNESS = 0.7  # per micrometre; in focus 0.89 and more, blurred by 1 um mostly below 0.6
+_MIN_PIXELS_PER_UM = 2.0
+_MIN_AREA = 800.0  # square micrometres: two crops
+_MAX_WORKING_PIXELS = 2**24  # at 5 pixels per micrometre; 0.67 square millimetres
+_SAME_SCALE = 1.7  # factor between given and estimated
+# A crop of one cell: nearly square, and the cell in its middle fills much of it.
+_SQUARE, _MIDDLE, _CROP_SHARE = 1.15, 0.15, 0.2
+
+
+def colour_reasons(pixels: np.ndarray) -> list[str]:
+    """Reasons that exposure and colours of a field give, whatever its scale.
+
+    Args:
+        pixels: (H, W, 3) uint8 sRGB.
+    """
+    view = shrink(pixels, _VIEW / max(pixels.shape[:2]))
+    if (view.min(axis=2) >= _WHITE).mean() > _MAX_WHITE:
+        return ["overexposed"]
+    if np.percentile(view.reshape(-1, 3), 95, axis=0).mean() < _MIN_LIGHT:
+        return ["underexposed"]
+    density = optical_density(view)
+    stained = density[density.sum(axis=2) > _STAINED]
+    if not len(stained):
+        return []
+    # Eosin and azure both absorb green the most, or nearly so.
+    alien = stained[:, 1] < stained[:, [0, 2]].max(axis=1) - _COLOUR
+    grey = np.ptp(stained, axis=1) < _GREY
+    return ["not_a_smear"] if alien.mean() > _MAX_ALIEN or grey.mean() > _MAX_GREY else []
+
+
+def scale_reasons(pixels: np.ndarray, given: float | None, estimated: Scale | None) -> list[str]:
+    """Reasons that the scale of a field gives.
+
+    Args:
+        pixels: (H, W, 3) uint8 sRGB.
+        given: pixels per micrometre; None uses the estimate.
+        estimated: from red cells; None where they do not show it.
+    """
+    if given is None and estimated is None:
+        return ["scale_unknown"]
+    if given is not None and estimated is not None:
+        ratio = given / estimated.pixels_per_um
+        if max(ratio, 1 / ratio) > _SAME_SCALE:
+            return ["scale_differs"]
+    per_um = given or (estimated.pixels_per_um if estimated else 0.0)
+    if per_um < _MIN_PIXELS_PER_UM:
+        return ["too_coarse"]
+    height, width = pixels.shape[:2]
+    area = height * width / per_um**2
+    if area < _MIN_AREA:
+        return ["too_small"]
+    working = min(per_um, _FOCUS_PIXELS_PER_UM)
+    return ["too_large"] if area * working**2 > _MAX_WORKING_PIXELS else []
+
+
+def focus_reasons(pixels: np.ndarray, scale: Scale) -> list[str]:
+    """`out_of_focus` where edges are not steep enough for their contrast."""
+    from scipy.ndimage import gaussian_filter
+
+    factor = min(1.0, _FOCUS_PIXELS_PER_UM / scale.pixels_per_um)
+    green = optical_density(shrink(pixels, factor))[..., 1]
+    low, high = np.percentile(green, [5, 99.5])
+    stained = green > low + 0.15 * (high - low)
+    contrast = np.percentile(green[stained], 90) - low if stained.any() else 0.0
+    if contrast < _COLOUR:  # hardly anything in it that could be sharp
+        return []
+    slopes = np.linalg.norm(np.gradient(gaussian_filter(green, 0.7)), axis=0)
+    per_um = scale.pixels_per_um * factor
+    sharpness = float(np.percentile(slopes[stained], 98)) * per_um / float(contrast)
+    return ["out_of_focus"] if sharpness < _MIN_SHARPNESS else []
+
+
+def cell_reasons(found: Sequence[Detection], shape: tuple[int, ...]) -> list[str]:
+    """Reasons that what was found gives: a crop of one cell, or clumps.
+
+    Args:
+        found: in the field.
+        shape: (H, W, ...) of the field.
+    """
+    if not found:
+        return []
+    clumped = sum(cell.area for cell in found if cell.clump)
+    if clumped > sum(cell.area for cell in found) / 2:
+        return ["clumps"]
+    largest, (height, width) = max(found, key=lambda cell: cell.area), shape[:2]
+    x, y = largest.center
+    middle = abs(x / width - 0.5) < _MIDDLE and abs(y / height - 0.5) < _MIDDLE
+    square = max(height, width) < _SQUARE * min(height, width)
+    size = max(largest.x1 - largest.x0, largest.y1 - largest.y0)
+    large = size > _CROP_SHARE * min(height, width)
+    return ["single_cell"] if middle and square and large else []

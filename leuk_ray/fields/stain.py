@@ -1,0 +1,48 @@
+"""Optical density of a stained smear, and the stain of nuclei in it."""
+
+from __future__ import annotations
+
+import numpy as np
+from PIL import Image
+
+_LIGHT = 95  # percentile of each channel that is taken as the light that no stain absorbed
+# A Romanowsky stain colours nuclei blue to purple: azure absorbs red and green. Red cells and eosin
+# absorb blue and green. Weights chosen on synthetic fields and half of the BCCD fields.
+_NUCLEI = np.array([1.0, 0.5, -1.0], np.float32)
+
+
+def shrink(pixels: np.ndarray, factor: float) -> np.ndarray:
+    """Average pixels, (H, W, 3) uint8, to `factor` times their number on each side; at most 1."""
+    if factor >= 1:
+        return pixels
+    height, width = pixels.shape[:2]
+    size = (max(1, round(width * factor)), max(1, round(height * factor)))
+    return np.asarray(Image.fromarray(pixels).resize(size, Image.Resampling.BOX))
+
+
+def optical_density(pixels: np.ndarray) -> np.ndarray:
+    """Optical density (natural logarithm) of each channel against the unstained background.
+
+    Args:
+        pixels: (H, W, 3) uint8 sRGB.
+
+    Returns:
+        (H, W, 3) float32, about 0 where nothing is stained.
+    """
+    light = np.percentile(pixels.reshape(-1, 3), _LIGHT, axis=0).astype(np.float32)
+    return np.log(light + 1) - np.log(pixels.astype(np.float32) + 1)
+
+
+def nuclear_stain(density: np.ndarray) -> np.ndarray:
+    """How nuclear the stain is, (H, W) float32: 0.4 to 1.5 in nuclei, below 0 in red cells."""
+    return density @ _NUCLEI
+
+
+def depth(mask: np.ndarray) -> np.ndarray:
+    """Distance of each pixel of a mask to the outside, (H, W) float64 pixels.
+
+    What the frame cuts goes on behind it.
+    """
+    from scipy.ndimage import distance_transform_edt
+
+    return np.asarray(distance_transform_edt(np.pad(mask, 1, mode="edge")))[1:-1, 1:-1]

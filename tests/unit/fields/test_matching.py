@@ -1,0 +1,51 @@
+"""Detections counted against drawn cells."""
+
+from pathlib import Path
+
+import pytest
+
+from leuk_ray.fields.detector import Detection
+from leuk_ray.fields.matching import match, read_drawn
+from leuk_ray.utils.errors import UserError
+
+
+def cell(x: int, y: int, clump: bool = False) -> Detection:
+    return Detection(x - 10, y - 10, x + 10, y + 10, 0.8, 60.0, False, clump)
+
+
+def test_each_cell_is_paired_once():
+    cells = [cell(50, 50), cell(55, 55), cell(200, 200), cell(300, 300, clump=True)]
+    drawn = {"a": [(0, 0, 100, 100), (290, 290, 310, 310)], "b": [(0, 0, 9, 9)]}
+    counts = match({"a": cells, "b": []}, drawn)
+    assert (counts.found, counts.cells, counts.detections) == (1, 3, 3)
+    assert [file for file, _ in counts.missed] == ["a", "b"]
+    assert len(counts.wrong) == 2
+    assert (counts.recall, counts.precision) == (1 / 3, 1 / 3)
+    nothing = match({"a": []}, {})
+    assert (nothing.recall, nothing.precision) == (None, None)
+
+
+def test_as_many_as_can_be_are_paired():
+    """The first detection lies in both boxes, the second in one: both are cells."""
+    boxes = [(0, 0, 100, 100), (40, 40, 140, 140)]
+    assert match({"a": [cell(50, 50), cell(20, 20)]}, {"a": boxes}).found == 2
+
+
+def test_boxes_and_centres_are_read(tmp_path: Path):
+    table = tmp_path / "drawn.csv"
+    table.write_text("file,label,xmin,ymin,xmax,ymax\na.png,WBC,1,2,3,4\na.png,RBC,5,6,7,8\n")
+    assert read_drawn(table, "WBC") == {"a.png": [(1, 2, 3, 4)]}
+    with pytest.raises(UserError, match="has the labels RBC, WBC; choose"):
+        read_drawn(table)
+    with pytest.raises(UserError, match="--drawn-label wbc"):
+        read_drawn(table, "wbc")
+    table.write_text("file,x,y\na.png,50,60\n")
+    assert match({"a.png": [cell(55, 55)]}, read_drawn(table)).found == 1
+    table.write_text("file,x,y\na.png,50,here\n")
+    with pytest.raises(UserError, match="line 2: x, y are not all numbers"):
+        read_drawn(table)
+    table.write_text("name,x,y\na.png,50,60\n")
+    with pytest.raises(UserError, match="needs the columns"):
+        read_drawn(table)
+    with pytest.raises(UserError, match="cannot be read"):
+        read_drawn(tmp_path / "nothing.csv")
