@@ -72,6 +72,9 @@ def predict(
     An image that cannot be scored is a row with the reason, and counted in the last line: exit
     status 0 where one image at least was scored, else 2. Without --workers, up to 500 images are
     scored in this process and more on as many workers as there are CPUs.
+
+    With more than two classes the most probable one is the answer: a table has a column
+    probability:NAME for each class, and `probability` is that of the positive classes together.
     """
     from leuk_ray.bundles.bundle import find_bundle, open_bundle
 

@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 import pyarrow.csv as pacsv
 
 from leuk_ray.bundles.manifest import MANIFEST, read_manifest
-from leuk_ray.datasets.classes import BINARY
+from leuk_ray.datasets.classes import BINARY, ClassSet
 from leuk_ray.evaluation.differential import differential
 from leuk_ray.evaluation.subjects import summarise
 from leuk_ray.inference.classifier import Failure, Prediction
@@ -35,19 +35,25 @@ ANSWERS_SCHEMA = pa.schema(
 )
 
 
-def answers_schema(classes: Sequence[str]) -> pa.Schema:
-    """Columns of a table of answers: of more than two classes also each one's probability."""
-    schema = ANSWERS_SCHEMA
-    if len(classes) > 2:
-        for name in classes:
-            schema = schema.append(pa.field(_column(name), pa.float64()))
+def answers_schema(classes: ClassSet) -> pa.Schema:
+    """Columns of a table of answers.
+
+    `probability` is of the positive classes together, and missing where there are none. Of more
+    than two classes there is no threshold, and each class has its own `probability:NAME`.
+    """
+    if len(classes) == 2:
+        return ANSWERS_SCHEMA
+    unused = ("threshold",) if classes.positive else ("threshold", "probability")
+    schema = pa.schema([field for field in ANSWERS_SCHEMA if field.name not in unused])
+    for name in classes.names:
+        schema = schema.append(pa.field(_column(name), pa.float64()))
     return schema
 
 
 def part_of(
     numbers: Sequence[int],
     answers: Sequence[Prediction | Failure],
-    classes: Sequence[str] = BINARY.names,
+    classes: ClassSet = BINARY,
 ) -> pa.Table:
     """Some of a job's answers and the numbers of the images they are for.
 
@@ -70,7 +76,7 @@ def _column(name: str) -> str:
     return f"probability:{name}"
 
 
-def _part_schema(classes: Sequence[str]) -> pa.Schema:
+def _part_schema(classes: ClassSet) -> pa.Schema:
     kept = [field for field in answers_schema(classes) if field.name != "path"]
     return pa.schema([pa.field("number", pa.int64()), *kept])
 
@@ -101,7 +107,7 @@ class Answers:
             raise ConfigError(f"--out {out}: name a .csv or .parquet file")
         refuse_existing(out, "table of answers")
         self.out, self.files = out, files
-        self.classes = read_manifest(bundle).classes
+        self.classes = read_manifest(bundle).class_set
         digest = hashlib.sha256(read_bytes(join(bundle, MANIFEST))).hexdigest()
         job = {"bundle": digest, "images": files_digest(files)}
         self._parts = Parts(out, job, _part_schema(self.classes), resume)
@@ -184,10 +190,15 @@ def write_answers(out: Location, table: pa.Table) -> None:
     if name_of(out).endswith(".csv"):
         for place, field in enumerate(table.schema):
             if pa.types.is_string(field.type):
-                text = pc.replace_substring_regex(table[place], r"^([=+\-@\t\r])", r"'\1")  # pyright: ignore
-                table = table.set_column(place, field, text)
+                table = table.set_column(place, field, _no_formula(table[place]))
+        names = pa.chunked_array([pa.array(table.column_names)])
+        table = table.rename_columns(_no_formula(names).to_pylist())
         stream = pa.BufferOutputStream()
         pacsv.write_csv(table, stream)
         write_bytes(out, stream.getvalue())
     else:
         write_table(out, table)
+
+
+def _no_formula(text: pa.ChunkedArray) -> pa.ChunkedArray:
+    return pc.replace_substring_regex(text, r"^([=+\-@\t\r])", r"'\1")  # pyright: ignore

@@ -92,7 +92,7 @@ class _FileAnswerer:
         files = [(row["name"], parse(row["place"])) for row in rows]
         answers = answer_files(self.classifier, files)
         numbers = [row["number"] for row in rows]
-        return part_of(numbers, answers, self.classifier.manifest.classes)
+        return part_of(numbers, answers, self.classifier.manifest.class_set)
 
 
 def score_rows(

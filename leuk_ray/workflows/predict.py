@@ -97,7 +97,7 @@ def predict_to_table(
         ]
         values |= {
             "subjects_out": str(subjects_table(out)),
-            "subjects": write_subjects(out, table, subjects, answers.classes),
+            "subjects": write_subjects(out, table, subjects, answers.classes.names),
             "subject_spellings": spellings,
             "without_subject": {"images": len(nameless), "first": nameless[:_SHOWN]},
         }
@@ -157,4 +157,4 @@ def _parts(
     for start in range(0, len(numbers), _PER_PART):
         some = numbers[start : start + _PER_PART]
         answers = answer_files(classifier, [files[number] for number in some])
-        yield part_of(some, answers, classifier.manifest.classes)
+        yield part_of(some, answers, classifier.manifest.class_set)

@@ -6,14 +6,15 @@ import json
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import torch
 
 from leuk_ray.bundles.bundle import load_bundle, write_ensemble
 from leuk_ray.bundles.manifest import read_manifest
-from leuk_ray.datasets.classes import BINARY
+from leuk_ray.datasets.classes import BINARY, ClassSet
 from leuk_ray.evaluation.calibration import class_probabilities
-from leuk_ray.inference.answers import answers_schema, part_of, write_subjects
+from leuk_ray.inference.answers import answers_schema, part_of, write_answers, write_subjects
 from leuk_ray.inference.check import check_answers, graph_difference
 from leuk_ray.inference.classifier import Classifier, Failure, Prediction
 from leuk_ray.inference.explain import explain_pixels
@@ -80,7 +81,7 @@ def test_a_bundle_answers_alike_from_network_graph_and_table(num_classes, tmp_pa
         image.write_bytes(encode(cell))
     predict_to_table(path, images, tmp_path / "answers.parquet", subject=r"(\d)\.png", workers=0)
     table = read_table(tmp_path / "answers.parquet")
-    assert table.schema.names == answers_schema(NAMES[:num_classes]).names
+    assert table.schema.names == answers_schema(bundle.manifest.class_set).names
     answers = Classifier.load(path, engine="pytorch").predict(
         [(image.name, image.read_bytes()) for image in images]
     )
@@ -90,7 +91,7 @@ def test_a_bundle_answers_alike_from_network_graph_and_table(num_classes, tmp_pa
         assert stated == pytest.approx(answer.probabilities, abs=1e-6)
         assert row["label"] == answer.label == max(stated, key=lambda name: stated[name])
         assert row["probability"] == pytest.approx(stated["blast"], abs=1e-9)
-        assert row["threshold"] is None
+        assert "threshold" not in row
     subjects = read_table(tmp_path / "answers-subjects.parquet").to_pylist()
     assert [row["subject"] for row in subjects] == ["0", "1", "2"]
     assert [row[f"cells:{answers[0].label}"] for row in subjects[:1]] == [1]
@@ -151,8 +152,14 @@ def test_a_bundle_of_the_version_before_loads_and_two_classes_are_written_as_bef
 
 
 def test_a_table_of_failures_has_the_columns_of_answers(tmp_path: Path):
-    part = part_of([0], [Failure("a.png", "truncated")], NAMES[:3])
+    part = part_of([0], [Failure("a.png", "truncated")], ClassSet(NAMES[:3]))
     assert part["probability:blast"].to_pylist() == [None]
+    assert not {"threshold", "probability"} & set(part.column_names)  # no class is positive
     table = part.append_column("path", part["name"])
     assert write_subjects(tmp_path / "t.csv", table, ["P1"], NAMES[:3]) == 1
     assert "Lymphozyt groß" in (tmp_path / "t-subjects.csv").read_text()
+
+
+def test_a_column_name_that_looks_like_a_formula_gets_a_quote(tmp_path: Path):
+    write_answers(tmp_path / "t.csv", pa.table({"=cmd": ["=1+1", "a"], "b": [1, 2]}))
+    assert (tmp_path / "t.csv").read_text().splitlines()[:2] == ['"\'=cmd","b"', '"\'=1+1",1']
