@@ -203,7 +203,7 @@ def _results(manifest: BundleManifest) -> str:
         return "No test result is kept in this bundle."
     scored, label = test["scored"], overlap_label(test["leaky"])
     negative, positive = manifest.classes[0], manifest.classes[-1]  # of two
-    threshold = f"threshold {test['threshold']:g} and " * (len(manifest.classes) == 2)
+    threshold = f"threshold {test['threshold']:g} and " if len(manifest.classes) == 2 else ""
     lines = [
         f"{label + ': ' if label else ''}"
         f"{counted(scored['rows'], 'test cell')} of "
