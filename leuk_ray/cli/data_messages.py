@@ -89,6 +89,42 @@ def prepare_text(dataset: Location, manifest: dict, default_split: dict) -> str:
     return "\n".join(lines)
 
 
+def detect_text(values: dict) -> str:
+    """Format the result of `detect`."""
+    counts = values["counts"]
+    lines = [
+        f"{values['out']}: {counted(counts['cells'], 'cell')} and "
+        f"{counted(counts['clumps'], 'clump')}; {counted(counts['fields'], 'field')} in = "
+        f"{counts['ok']} with cells + {counts['empty']} without + {counts['refused']} refused"
+    ]
+    lines += reasons_text(values["reasons"])
+    if left_out := values["left_out"]:
+        why = ", ".join(f"{number} {reason}" for reason, number in left_out.items())
+        lines.append(f"  {counted(sum(left_out.values()), 'other file')} left out: {why}")
+    scale = values["pixels_per_um"]
+    if scale["given"] is None and scale["median"] is not None:
+        lines.append(
+            f"  pixels per um, estimated from red cells: median {scale['median']:.1f} "
+            f"({scale['lowest']:.1f} to {scale['highest']:.1f}); each is uncertain by 25% or more, "
+            "--pixels-per-um is better"
+        )
+    if measured := values.get("measured"):
+        lines.append(
+            f"  recall {measured['found']} of {measured['cells']} drawn cells, precision "
+            f"{measured['found']} of {measured['detections']} detections"
+        )
+    return "\n".join(lines)
+
+
+def reasons_text(reasons: dict[str, int]) -> list[str]:
+    """Why fields were refused, one line a reason."""
+    from leuk_ray.fields.quality import REASONS
+
+    return [
+        f"  {number} refused, {reason}: {REASONS[reason]}" for reason, number in reasons.items()
+    ]
+
+
 def audit_text(audit: dict) -> str:
     """Format the result of `audit`."""
     lines = [

@@ -10,7 +10,7 @@ import sys
 import click
 
 from leuk_ray import __version__
-from leuk_ray.cli import cluster, crossval, data, experiment, models, runs, serving, tuning
+from leuk_ray.cli import cluster, crossval, data, experiment, fields, models, runs, serving, tuning
 from leuk_ray.utils.errors import UserError
 from leuk_ray.utils.interrupts import interruptible
 
@@ -62,6 +62,7 @@ for _command in (
     data.synth,
     data.prepare,
     data.crop,
+    fields.detect,
     data.audit,
     data.split,
     runs.recipes,

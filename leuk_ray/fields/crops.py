@@ -9,7 +9,7 @@ from PIL import Image
 
 from leuk_ray.datasets.images import cut_cell
 from leuk_ray.fields.detector import Detection, Scale
-from leuk_ray.fields.field import CROP_PIXELS
+from leuk_ray.fields.field import CROP_PIXELS, Field
 
 
 def crop_png(pixels: np.ndarray, cell: Detection, scale: Scale, crop_um: float) -> bytes:
@@ -31,3 +31,17 @@ def crop_png(pixels: np.ndarray, cell: Detection, scale: Scale, crop_um: float) 
     out = io.BytesIO()
     square.save(out, "PNG", compress_level=1)
     return out.getvalue()
+
+
+def crops_of(field: Field, pixels: np.ndarray, crop_um: float) -> list[bytes | None]:
+    """Cut out the cells of a field; None for a clump, of which no cell can be cut."""
+    if field.scale is None:
+        return []
+    return [
+        None if cell.clump else crop_png(pixels, cell, field.scale, crop_um) for cell in field.cells
+    ]
+
+
+def crop_name(field: str, number: int) -> str:
+    """Name of a field's crop, the first of which is number 1, below a folder of results."""
+    return f"crops/{field}/{number:03d}.png"

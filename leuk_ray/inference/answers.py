@@ -8,7 +8,6 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.csv as pacsv
 
 from leuk_ray.bundles.manifest import MANIFEST, read_manifest
 from leuk_ray.datasets.classes import BINARY, ClassSet
@@ -18,7 +17,8 @@ from leuk_ray.inference.classifier import Failure, Prediction
 from leuk_ray.inference.files import ImageFile, check_any_scored, files_digest
 from leuk_ray.io.locations import Location, join, name_of, parent
 from leuk_ray.io.parts import Parts
-from leuk_ray.io.storage import read_bytes, refuse_existing, write_bytes, write_table
+from leuk_ray.io.storage import read_bytes, refuse_existing
+from leuk_ray.io.tables import write_rows
 from leuk_ray.utils.errors import ConfigError
 
 ANSWERS_SCHEMA = pa.schema(
@@ -62,14 +62,19 @@ def part_of(
         answers: for them.
         classes: of the bundle that answered.
     """
-    rows = []
-    for number, item in zip(numbers, answers, strict=True):
-        row: dict[str, Any] = item.as_dict() | {"number": number}
-        if isinstance(item, Prediction):
-            row["reasons"] = " ".join(item.reasons)
-            row |= {_column(name): value for name, value in item.probabilities.items()}
-        rows.append(row)
+    rows = [
+        answer_row(item) | {"number": number} for number, item in zip(numbers, answers, strict=True)
+    ]
     return pa.Table.from_pylist(rows, schema=_part_schema(classes))
+
+
+def answer_row(answer: Prediction | Failure) -> dict[str, Any]:
+    """One answer as a row of `answers_schema`."""
+    row = answer.as_dict()
+    if isinstance(answer, Prediction):
+        row["reasons"] = " ".join(answer.reasons)
+        row |= {_column(name): value for name, value in answer.probabilities.items()}
+    return row
 
 
 def _column(name: str) -> str:
@@ -133,7 +138,7 @@ class Answers:
             check_any_scored(parts.select(["name", "error"]).to_pylist())
         paths = pa.array([file.path for file in self.files], pa.string())
         table = parts.append_column("path", paths).select(answers_schema(self.classes).names)
-        write_answers(self.out, table)
+        write_rows(self.out, table)
         self._parts.remove()
         return table
 
@@ -166,7 +171,7 @@ def write_subjects(
         rows = [{"subject": key} | summarise(labels[key]).__dict__ for key in sorted(labels)]
     else:
         rows = [{"subject": key} | _differential(labels[key], classes) for key in sorted(labels)]
-    write_answers(subjects_table(out), pa.Table.from_pylist(rows))
+    write_rows(subjects_table(out), pa.Table.from_pylist(rows))
     return len(rows)
 
 
@@ -183,22 +188,3 @@ def count_labels(answers: pa.Table) -> dict[str, int]:
     """How many images got each label; `failed` those that could not be scored."""
     counts = pc.value_counts(answers["label"].fill_null("failed")).to_pylist()  # pyright: ignore
     return {item["values"]: item["counts"] for item in counts}
-
-
-def write_answers(out: Location, table: pa.Table) -> None:
-    """Write a table; in CSV a quote stands before text that spreadsheets take for a formula."""
-    if name_of(out).endswith(".csv"):
-        for place, field in enumerate(table.schema):
-            if pa.types.is_string(field.type):
-                table = table.set_column(place, field, _no_formula(table[place]))
-        names = pa.chunked_array([pa.array(table.column_names)])
-        table = table.rename_columns(_no_formula(names).to_pylist())
-        stream = pa.BufferOutputStream()
-        pacsv.write_csv(table, stream)
-        write_bytes(out, stream.getvalue())
-    else:
-        write_table(out, table)
-
-
-def _no_formula(text: pa.ChunkedArray) -> pa.ChunkedArray:
-    return pc.replace_substring_regex(text, r"^([=+\-@\t\r])", r"'\1")  # pyright: ignore

@@ -141,14 +141,19 @@ def _score(
     answering: bool,
 ) -> pa.Table:
     assert len(rows), "nothing to score"
-    blocks = _cut(pa.table({"row": rows}), _ROWS_PER_BLOCK)
+    blocks = cut(pa.table({"row": rows}), _ROWS_PER_BLOCK)
     parts, done = [], 0
     progress(0, len(rows))
     reader = dataset.reader()
     if actors := pool.actors_for(len(rows)):
         ray_cluster.connect(pool.address, actors)
-        scored_parts = _on_pool(
-            _RowScorer, blocks, bundle, actors, pool.gpus, reader=reader, answering=answering
+        more = {"reader": reader, "answering": answering}
+        scored_parts = on_pool(
+            _RowScorer,
+            blocks,
+            actors,
+            pool.gpus,
+            scoring(bundle, min(actors, len(blocks)), pool.gpus) | more,
         )
     else:
         scorer = _RowScorer(bundle, "cpu", os.cpu_count() or 1, reader, answering)
@@ -191,16 +196,29 @@ def answer_on_pool(
     )
     # At the end no actor should wait long for the last block of another.
     size = min(_FILES_PER_BLOCK, max(1, len(numbers) // (8 * actors)))
-    yield from _on_pool(_FileAnswerer, _cut(wanted, size), bundle, actors, gpus)
+    blocks = cut(wanted, size)
+    arguments = scoring(bundle, min(actors, len(blocks)), gpus)
+    yield from on_pool(_FileAnswerer, blocks, actors, gpus, arguments)
 
 
-def _cut(table: pa.Table, size: int) -> list[pa.Table]:
+def cut(table: pa.Table, size: int) -> list[pa.Table]:
+    """Cut a table into blocks of `size` rows."""
     return [table.slice(start, size) for start in range(0, len(table), size)]
 
 
-def _on_pool(
-    actor: type, blocks: list[pa.Table], bundle: Location, actors: int, gpus: bool, **more: Any
+def scoring(bundle: Location, actors: int, gpus: bool) -> dict[str, Any]:
+    """What each of some actors on one machine loads a bundle with."""
+    return {
+        "bundle": bundle.absolute() if isinstance(bundle, Path) else bundle,
+        "device": "cuda" if gpus else "cpu",
+        "threads": max(1, (os.cpu_count() or 1) // actors),
+    }
+
+
+def on_pool(
+    actor: type, blocks: list[pa.Table], actors: int, gpus: bool, arguments: dict[str, Any]
 ) -> Iterator[pa.Table]:
+    """Map blocks by a pool of actors, each made with `arguments`; yields tables in no order."""
     actors = min(actors, len(blocks))
     done = ray.data.from_arrow(blocks).map_batches(
         actor,
@@ -210,11 +228,6 @@ def _on_pool(
         num_gpus=1 if gpus else 0,
         # Ray warns on the terminal of actors that restart with arguments from its store.
         max_restarts=0,
-        fn_constructor_kwargs={
-            "bundle": bundle.absolute() if isinstance(bundle, Path) else bundle,
-            "device": "cuda" if gpus else "cpu",
-            "threads": max(1, (os.cpu_count() or 1) // actors),
-            **more,
-        },
+        fn_constructor_kwargs=arguments,
     )
     yield from done.iter_batches(batch_size=None, batch_format="pyarrow")

@@ -14,12 +14,13 @@ from leuk_ray.bundles.bundle import load_bundle, write_ensemble
 from leuk_ray.bundles.manifest import read_manifest
 from leuk_ray.datasets.classes import BINARY, ClassSet
 from leuk_ray.evaluation.calibration import class_probabilities
-from leuk_ray.inference.answers import answers_schema, part_of, write_answers, write_subjects
+from leuk_ray.inference.answers import answers_schema, part_of, write_subjects
 from leuk_ray.inference.check import check_answers, graph_difference
 from leuk_ray.inference.classifier import Classifier, Failure, Prediction
 from leuk_ray.inference.explain import explain_pixels
 from leuk_ray.inference.onnx_export import export_bundle
 from leuk_ray.io.storage import read_table
+from leuk_ray.io.tables import write_rows
 from leuk_ray.models.settings import ModelSettings
 from leuk_ray.models.zoo import build, class_logits, most_likely
 from leuk_ray.utils.errors import UserError
@@ -161,5 +162,5 @@ def test_a_table_of_failures_has_the_columns_of_answers(tmp_path: Path):
 
 
 def test_a_column_name_that_looks_like_a_formula_gets_a_quote(tmp_path: Path):
-    write_answers(tmp_path / "t.csv", pa.table({"=cmd": ["=1+1", "a"], "b": [1, 2]}))
+    write_rows(tmp_path / "t.csv", pa.table({"=cmd": ["=1+1", "a"], "b": [1, 2]}))
     assert (tmp_path / "t.csv").read_text().splitlines()[:2] == ['"\'=cmd","b"', '"\'=1+1",1']

@@ -1,0 +1,160 @@
+"""Fields of view on Ray or in this process: cells found, cropped, and answered for if asked."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from leuk_ray.datasets.images import BadImageError
+from leuk_ray.fields.crops import crop_name, crops_of
+from leuk_ray.fields.field import Field, FieldSettings, read_field
+from leuk_ray.fields.overlay import draw
+from leuk_ray.fields.table import field_row, part_schema
+from leuk_ray.inference.answers import answer_row, answers_schema
+from leuk_ray.inference.classifier import Classifier
+from leuk_ray.inference.files import ImageFile, image_bytes
+from leuk_ray.io.locations import Location, parse
+from leuk_ray.io.storage import write_bytes
+
+HERE = 200  # fields that are done sooner than Ray starts
+_FIELDS_PER_BLOCK = 32
+CROP = pa.schema([("crop", pa.string())])
+
+
+class FieldWorker:
+    """Numbers and places of field files in, rows of `part_schema` out; an actor on Ray."""
+
+    def __init__(
+        self,
+        settings: dict[str, Any],
+        folder: Path | None = None,
+        bundle: Location | None = None,
+        device: str = "cpu",
+        threads: int = 0,
+    ) -> None:
+        """Load what is needed.
+
+        Args:
+            settings: of FieldSettings.
+            folder: where to write crops and overlays, if so.
+            bundle: that answers for the cells, if one does.
+            device: of the bundle's network.
+            threads: of the network; 0 leaves them as they are.
+        """
+        self.settings = FieldSettings(**settings)
+        self.folder = folder
+        self.classifier = None
+        if bundle is not None:
+            if threads:
+                import torch
+
+                torch.set_num_threads(threads)
+            self.classifier = Classifier.load(bundle, device)
+        self.schema = part_schema(extra_columns(folder, self.classifier))
+
+    def __call__(self, block: pa.Table) -> pa.Table:
+        """Work through a block of number, path and place."""
+        rows = [self._row(row["number"], row["path"], row["place"]) for row in block.to_pylist()]
+        return pa.Table.from_pylist(rows, schema=self.schema)
+
+    def _row(self, number: int, path: str, place: str) -> dict[str, Any]:
+        try:
+            data = image_bytes(parse(place))
+        except BadImageError as error:
+            return field_row(number, Field(path, "refused", ("unreadable",), detail=str(error)))
+        field, pixels = read_field(path, data, self.settings)
+        if pixels is None:
+            return field_row(number, field)
+        crops = crops_of(field, pixels, self.settings.crop_um)
+        if self.classifier is not None:
+            return field_row(number, field, answered(self.classifier, path, crops))
+        if self.folder is None:
+            return field_row(number, field)
+        self._write(f"overlays/{path}.jpg", draw(field, pixels))
+        more = []
+        for at, crop in enumerate(crops, start=1):
+            name = None if crop is None else crop_name(path, at)
+            if crop is not None and name is not None:
+                self._write(name, crop)
+            more.append({"crop": name})
+        return field_row(number, field, more)
+
+    def _write(self, name: str, data: bytes) -> None:
+        assert self.folder is not None
+        place = self.folder / name
+        place.parent.mkdir(parents=True, exist_ok=True)
+        write_bytes(place, data)
+
+
+def extra_columns(folder: Path | None, classifier: Classifier | None) -> pa.Schema | None:
+    """Columns of a cell beyond what the detector says."""
+    if classifier is not None:
+        return answer_columns(classifier.manifest.classes)
+    return CROP if folder is not None else None
+
+
+def answer_columns(classes: Sequence[str]) -> pa.Schema:
+    """Columns of a cell that is answered for: those of a table of answers."""
+    kept = [field for field in answers_schema(classes) if field.name not in ("name", "path")]
+    return pa.schema(kept)
+
+
+def answered(
+    classifier: Classifier, path: str, crops: Sequence[bytes | None]
+) -> list[dict[str, Any]]:
+    """Answers for the crops of a field, as rows; a clump has none, and says so."""
+    files = [(crop_name(path, at), crop) for at, crop in enumerate(crops, start=1) if crop]
+    answers = iter(classifier.predict(files))
+    return [{"reasons": "clump"} if crop is None else answer_row(next(answers)) for crop in crops]
+
+
+def work(
+    files: Sequence[ImageFile],
+    numbers: Sequence[int],
+    arguments: dict[str, Any],
+    *,
+    workers: int | None,
+    gpus: bool = False,
+    address: str | None = None,
+) -> Iterator[pa.Table]:
+    """Work through fields; yields parts of `part_schema` in no order.
+
+    Args:
+        files: all of a job.
+        numbers: of those that are wanted.
+        arguments: of FieldWorker.
+        workers: actors on Ray; 0 is this process. None: 0 up to 200 fields, else one for each CPU.
+        gpus: one for each worker.
+        address: Ray cluster to join.
+    """
+    if not numbers:
+        return
+    wanted = pa.table(
+        {
+            "number": list(numbers),
+            "path": [files[number].path for number in numbers],
+            "place": [str(files[number].place) for number in numbers],
+        }
+    )
+    if workers is None:
+        workers = 0 if len(numbers) <= HERE and not address else (os.cpu_count() or 1)
+    if not workers:
+        worker = FieldWorker(**arguments)
+        for start in range(len(wanted)):
+            yield worker(wanted.slice(start, 1))
+        return
+
+    from leuk_ray.cluster import ray_cluster
+    from leuk_ray.workflows.pool import cut, on_pool, scoring
+
+    ray_cluster.connect(address, num_workers=workers)
+    ray_cluster.require(workers, gpus)
+    size = min(_FIELDS_PER_BLOCK, max(1, len(numbers) // (8 * workers)))
+    blocks = cut(wanted, size)
+    if (bundle := arguments.get("bundle")) is not None:
+        arguments = arguments | scoring(bundle, min(workers, len(blocks)), gpus)
+    yield from on_pool(FieldWorker, blocks, workers, gpus, arguments)
