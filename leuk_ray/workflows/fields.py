@@ -9,6 +9,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from leuk_ray.datasets.classes import ClassSet
 from leuk_ray.datasets.images import BadImageError
 from leuk_ray.fields.crops import crop_name, crops_of
 from leuk_ray.fields.field import Field, FieldSettings, read_field
@@ -93,11 +94,11 @@ class FieldWorker:
 def extra_columns(folder: Path | None, classifier: Classifier | None) -> pa.Schema | None:
     """Columns of a cell beyond what the detector says."""
     if classifier is not None:
-        return answer_columns(classifier.manifest.classes)
+        return answer_columns(classifier.manifest.class_set)
     return CROP if folder is not None else None
 
 
-def answer_columns(classes: Sequence[str]) -> pa.Schema:
+def answer_columns(classes: ClassSet) -> pa.Schema:
     """Columns of a cell that is answered for: those of a table of answers."""
     kept = [field for field in answers_schema(classes) if field.name not in ("name", "path")]
     return pa.schema(kept)
