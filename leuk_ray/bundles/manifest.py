@@ -26,6 +26,7 @@ from leuk_ray.datasets.classes import BINARY, ClassSet
 from leuk_ray.datasets.identity import DatasetIdentity
 from leuk_ray.datasets.images import StorageSettings
 from leuk_ray.datasets.layouts.all_idb import Shows
+from leuk_ray.evaluation.blast_percentage import ErrorRates
 from leuk_ray.evaluation.calibration import MAX_TEMPERATURE, MIN_TEMPERATURE
 from leuk_ray.evaluation.decisions import Decisions
 from leuk_ray.io.locations import Location, join
@@ -144,6 +145,8 @@ class BundleManifest(Settings):
     scope: which images the network can classify.
     shows: what the images it was trained on show.
     decisions: operating points, blast fraction and abstain bands, where `calibrate` fixed them.
+    error_rates: by calibration patient, how often cells were answered and called a positive
+        class: what blast percentages are corrected with.
     test: what the report of its run says of the test cells; see `model_card.results_of`.
     datasets: what it was trained on, of an ensemble's members each that differs; empty in bundles
         written before it was recorded.
@@ -171,6 +174,7 @@ class BundleManifest(Settings):
     seed: int = Field(ge=0, lt=2**64)
     metrics: dict[str, Any] = Field(default_factory=dict)
     decisions: Decisions | None = None
+    error_rates: ErrorRates | None = None
     test: Nothing | Results = Field(default_factory=dict)
     files: dict[str, Sha256] = Field(default_factory=dict)
 
@@ -198,6 +202,8 @@ class BundleManifest(Settings):
     @model_serializer(mode="wrap")
     def _as_older_versions_wrote_it(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
         values = write(self)
+        if self.error_rates is None:
+            values.pop("error_rates", None)  # may have been excluded
         if self.class_set == BINARY:
             new = ("positive", "ordered", "min_confidence")
             return {name: value for name, value in values.items() if name not in new}

@@ -290,11 +290,14 @@ def calibrate_text(values: dict) -> str:
     abstains = f"abstains between {band[0]:.3f} and {band[1]:.3f}" if band else "no abstain band"
     if (confidence := values["min_confidence"]) is not None:
         abstains = f"abstains below probability {confidence:.3f} of the most likely class"
-    return (
+    blasts = values["blast_percentage"]
+    lines = [
         f"{values['bundle']}: temperature {values['temperature']:.3f} and {abstains}, from "
         f"{values['fixed_on']}; scope from {counted(values['scope_cells'], 'cell')}"
-        f"{'. ' + values['caution'] if values['caution'] else ''}"
-    )
+        f"{'. ' + values['caution'] if values['caution'] else ''}",
+        *([f"blast percentage of a patient: {blasts}"] if blasts else []),
+    ]
+    return "\n".join(lines)
 
 
 def export_text(values: dict) -> str:

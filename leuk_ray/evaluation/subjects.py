@@ -24,14 +24,16 @@ PREDICTION_COLUMNS = ("uid", "subject", "group", "role", "label", "logit", "prob
 class Subject:
     """How the cells of one subject were called; low and high: a 95% Clopper-Pearson interval.
 
-    cells: all that were given, answered or not. answered: called one of the classes; the others
-    could not be read or scored, or got no answer. called_all: called one of the positive classes;
-    None where there are none. share: called_all of answered; None, as low and high are, where no
-    cell was answered.
+    cells: all that were given, which are answered, abstained or unreadable. answered: called one
+    of the classes. abstained: got no class. unreadable: could not be read or scored.
+    called_all: called one of the positive classes; None where there are none. share: called_all
+    of answered; None, as low and high are, where no cell was answered.
     """
 
     cells: int
     answered: int
+    abstained: int
+    unreadable: int
     called_all: int | None
     share: float | None
     low: float | None
@@ -45,13 +47,15 @@ def summarise(labels: Sequence[str | None], positive: Sequence[str] = BINARY.pos
         labels: a class, `abstain`, or None for a cell that was not read or scored.
         positive: the positive classes.
     """
-    answered = sum(label not in (ABSTAIN, None) for label in labels)
+    abstained, unreadable = labels.count(ABSTAIN), labels.count(None)
+    answered = len(labels) - abstained - unreadable
+    counts = (len(labels), answered, abstained, unreadable)
     if not positive:
-        return Subject(len(labels), answered, None, None, None, None)
+        return Subject(*counts, None, None, None, None)
     called_all = sum(label in positive for label in labels)
     low, high = clopper_pearson(called_all, answered) or (None, None)
     share = called_all / answered if answered else None
-    return Subject(len(labels), answered, called_all, share, low, high)
+    return Subject(*counts, called_all, share, low, high)
 
 
 class SubjectRow(TypedDict):

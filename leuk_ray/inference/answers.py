@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from dataclasses import asdict
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from leuk_ray.bundles.manifest import MANIFEST, read_manifest
+from leuk_ray.bundles.manifest import MANIFEST, BundleManifest, read_manifest
 from leuk_ray.datasets.classes import BINARY, ClassSet
-from leuk_ray.evaluation.differential import differential
-from leuk_ray.evaluation.subjects import summarise
 from leuk_ray.inference.classifier import Failure, Prediction
 from leuk_ray.inference.files import ImageFile, check_any_scored, files_digest
+from leuk_ray.inference.patients import PatientSummary, summarise_patient
 from leuk_ray.io.locations import Location, join, name_of, parent
 from leuk_ray.io.parts import Parts
 from leuk_ray.io.storage import read_bytes, refuse_existing
@@ -112,7 +112,8 @@ class Answers:
             raise ConfigError(f"--out {out}: name a .csv or .parquet file")
         refuse_existing(out, "table of answers")
         self.out, self.files = out, files
-        self.classes = read_manifest(bundle).class_set
+        self.manifest = read_manifest(bundle)
+        self.classes = self.manifest.class_set
         digest = hashlib.sha256(read_bytes(join(bundle, MANIFEST))).hexdigest()
         job = {"bundle": digest, "images": files_digest(files)}
         self._parts = Parts(out, job, _part_schema(self.classes), resume)
@@ -150,37 +151,46 @@ def subjects_table(out: Location) -> Location:
 
 
 def write_subjects(
-    out: Location, answers: pa.Table, subjects: Sequence[str | None], classes: Sequence[str]
+    out: Location,
+    answers: pa.Table,
+    subjects: Sequence[str | None],
+    manifest: BundleManifest,
 ) -> int:
-    """Write a table of subjects, and return how many.
-
-    Of the classes healthy and ALL it holds a subject's share of ALL; of others each one's, with
-    simultaneous intervals.
+    """Write a table of subjects, and return how many; see `patients.PatientSummary`.
 
     Args:
         out: the table of answers beside which it lies.
         answers: in `answers_schema`.
         subjects: of each answer; one without is left out.
-        classes: of the bundle that answered.
+        manifest: of the bundle that answered.
     """
     labels: dict[str, list[str | None]] = {}
     for subject, label in zip(subjects, answers["label"].to_pylist(), strict=True):
         if subject is not None:
             labels.setdefault(subject, []).append(label)
-    if tuple(classes) == BINARY.names:
-        rows = [{"subject": key} | summarise(labels[key]).__dict__ for key in sorted(labels)]
-    else:
-        rows = [{"subject": key} | _differential(labels[key], classes) for key in sorted(labels)]
+    rows = [
+        {"subject": key} | _columns(summarise_patient(labels[key], manifest), manifest)
+        for key in sorted(labels)
+    ]
     write_rows(subjects_table(out), pa.Table.from_pylist(rows))
     return len(rows)
 
 
-def _differential(labels: Sequence[str | None], classes: Sequence[str]) -> dict[str, Any]:
-    shares = differential(labels, classes)
-    row = {"cells": len(labels), "answered": sum(each.cells for each in shares)}
-    for each in shares:
-        row |= {f"cells:{each.name}": each.cells, f"share:{each.name}": each.share}
-        row |= {f"low:{each.name}": each.low, f"high:{each.name}": each.high}
+def _columns(patient: PatientSummary, manifest: BundleManifest) -> dict[str, Any]:
+    """A row of the table of subjects; the differential unless the classes are healthy and ALL."""
+    row = asdict(patient.counts)
+    if not manifest.positive:
+        row = {name: row[name] for name in ("cells", "answered", "abstained", "unreadable")}
+    if manifest.class_set != BINARY:
+        for each in patient.differential:
+            row |= {f"cells:{each.name}": each.cells, f"share:{each.name}": each.share}
+            row |= {f"low:{each.name}": each.low, f"high:{each.name}": each.high}
+    if manifest.positive:
+        blasts = patient.blast_percentage
+        row["blast_percentage"] = blasts.value if blasts else None
+        row["blast_percentage_low"] = blasts.low if blasts else None
+        row["blast_percentage_high"] = blasts.high if blasts else None
+        row |= {"basis": patient.basis, "call": patient.call}
     return row
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from dataclasses import asdict
 from importlib import resources
 from typing import Annotated, Any
 
@@ -17,9 +16,8 @@ from starlette.exceptions import HTTPException
 from leuk_ray import __version__
 from leuk_ray.bundles.manifest import BundleManifest
 from leuk_ray.datasets.images import BadImageError
-from leuk_ray.evaluation.differential import differential
-from leuk_ray.evaluation.subjects import summarise
 from leuk_ray.inference.classifier import Cell, Failure, Prediction
+from leuk_ray.inference.patients import summarise_patient
 from leuk_ray.serving import openinference
 from leuk_ray.serving.decoding import Named
 from leuk_ray.serving.docs import DESCRIPTION, PREDICT_BODY, add_docs, page_headers
@@ -177,12 +175,8 @@ def _subject(
     subject: str, items: Sequence[dict[str, Any]], manifest: BundleManifest
 ) -> dict[str, Any]:
     """The images of a request as cells of one subject."""
-    labels = [item.get("label") for item in items]
-    counts = asdict(summarise(labels, manifest.positive))
-    shares = [asdict(row) for row in differential(labels, manifest.classes)]
-    return SubjectOut.model_validate(
-        {"subject": subject, **counts, "differential": shares}
-    ).model_dump()
+    patient = summarise_patient([item.get("label") for item in items], manifest)
+    return SubjectOut.model_validate({"subject": subject, **patient.as_dict()}).model_dump()
 
 
 def _no_image(files: list[Named], read: list[Cell | BadImageError]) -> Problem:

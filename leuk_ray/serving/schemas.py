@@ -90,23 +90,38 @@ class ClassShareOut(BaseModel):
     high: float | None
 
 
+class BlastPercentageOut(BaseModel):
+    """Percentage of blasts, 0..100, corrected for the known errors; low, high: 95% interval."""
+
+    value: float
+    low: float
+    high: float
+
+
 class SubjectOut(BaseModel):
     """The images of a request as cells of one subject.
 
-    cells: all images of the request, those that could not be read among them. answered: cells
-    with a class. called_all: of these, called one of the positive classes, with their share and
-    its 95% Clopper-Pearson interval; null without an answered cell, or without positive classes.
-    differential: the same of every class, with intervals that hold together.
+    cells: all images of the request: answered, abstained or unreadable. called_all: of the
+    answered ones, called one of the positive classes, with their share and its 95%
+    Clopper-Pearson interval; null without an answered cell, or without positive classes.
+    differential: the same of every class, with intervals that hold together. blast_percentage:
+    null where it cannot be corrected; basis: with what it was, or why not. call: the class that
+    the share of called cells speaks for, by the threshold fixed on calibration subjects.
     """
 
     subject: str
     cells: int
     answered: int
+    abstained: int
+    unreadable: int
     called_all: int | None
     share: float | None
     low: float | None
     high: float | None
     differential: list[ClassShareOut]
+    blast_percentage: BlastPercentageOut | None
+    basis: str
+    call: str | None
 
 
 _EXAMPLE_MODEL: JsonDict = {

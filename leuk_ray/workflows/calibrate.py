@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,13 +12,15 @@ import pyarrow.compute as pc
 
 from leuk_ray.bundles.bundle import derive_bundle, lineage_of, open_bundle
 from leuk_ray.bundles.lineage import CellLineage, cell_hashes
-from leuk_ray.bundles.manifest import SCOPE_FILE
-from leuk_ray.datasets.classes import ClassSet
+from leuk_ray.bundles.manifest import SCOPE_FILE, BundleManifest
+from leuk_ray.datasets.classes import ABSTAIN, ClassSet
 from leuk_ray.datasets.prepared import PreparedDataset
 from leuk_ray.datasets.splits import rows_with_role
+from leuk_ray.evaluation.blast_percentage import ErrorRates, count_errors
 from leuk_ray.evaluation.calibration import (
     abstain_band,
     binary_probability,
+    class_probabilities,
     fit_temperature,
     min_confidence,
     temperature_caution,
@@ -26,7 +28,8 @@ from leuk_ray.evaluation.calibration import (
 from leuk_ray.evaluation.decisions import ABSTAIN_SHARES, Decisions, fix_decisions
 from leuk_ray.evaluation.subjects import per_subject
 from leuk_ray.inference.classifier import Classifier
-from leuk_ray.inference.scope import fit_scope, measure
+from leuk_ray.inference.decide import decide
+from leuk_ray.inference.scope import OUT_OF_SCOPE, fit_scope, measure, pixel_reasons
 from leuk_ray.io.locations import Location
 from leuk_ray.runs.report import predictions_table, split_of
 from leuk_ray.runs.target import EvaluationTarget
@@ -63,7 +66,8 @@ def calibrate(
     Returns:
         bundle, cells, fixed_on (`Decisions.basis`), caution (that of the decisions and of the
         temperature), temperature, abstain_band (of two classes), min_confidence (of more),
-        scope_cells.
+        scope_cells, and blast_percentage: on how many patients the error rates stand that correct
+        it, or why it stays uncorrected; None where no class is positive.
 
     Raises:
         UserError: too few cells, one class alone, or another dataset than the run's.
@@ -118,6 +122,15 @@ def calibrate(
         held_out = binary_probability(scores, temperature, dataset.classes)
         scope.typical["probability"] = (float(held_out.mean()), float(held_out.std()))
     decided_on = dataset.cells.take(pa.array(rows["decision"]))
+    if dataset.classes.positive and decided_on["subject"].null_count < num_held:
+        at = np.searchsorted(scored, rows["decision"])
+        changes["error_rates"] = _error_rates(
+            bundle.manifest.model_copy(update=changes | {"scope": scope}),
+            decided_on,
+            scores,
+            [every_feature[i] for i in at.tolist()],
+            neighbourhood.distance(every_embedding[at]),
+        )
     calibrated = CellLineage.of("calibrated", cell_hashes(decided_on))
     derive_bundle(
         bundle,
@@ -137,7 +150,39 @@ def calibrate(
         "abstain_band": list(band) if (band := changes.get("abstain_band")) else None,
         "min_confidence": changes.get("min_confidence"),
         "scope_cells": len(embedding),
+        "blast_percentage": _blasts(changes.get("error_rates"))
+        if dataset.classes.positive
+        else None,
     }
+
+
+def _error_rates(
+    manifest: BundleManifest,
+    cells: pa.Table,
+    class_logits: np.ndarray,
+    features: Sequence[dict[str, float]],
+    distance: np.ndarray,
+) -> ErrorRates:
+    """Count by group how often cells are answered, and called a positive class, as deployed.
+
+    Args:
+        manifest: as the calibrated bundle has it.
+        cells: (N,) rows of the dataset; those without a subject are left out.
+        class_logits: (N, K-1). features, distance: (N,) see `scope.measure`, `Neighbourhood`.
+    """
+    assert manifest.scope is not None
+    far = distance > (np.inf if manifest.scope.distance is None else manifest.scope.distance)
+    probabilities = class_probabilities(class_logits, manifest.temperature)
+    truth, called, groups = [], [], []
+    for i, cell in enumerate(cells.select(["label", "subject", "group"]).to_pylist()):
+        if cell["subject"] is None:
+            continue
+        reasons = pixel_reasons(features[i], manifest.scope) or [OUT_OF_SCOPE] * bool(far[i])
+        label = decide(probabilities[i], reasons, manifest).label
+        truth.append(manifest.classes[cell["label"]] in manifest.positive)
+        called.append(None if label == ABSTAIN else label in manifest.positive)
+        groups.append(cell["group"])
+    return count_errors(truth, called, groups)
 
 
 def _binary_decisions(
@@ -156,6 +201,17 @@ def _binary_decisions(
         shares=(abstain_share, *ABSTAIN_SHARES),
     )
     return {"abstain_band": band, "decisions": decisions}
+
+
+def _blasts(rates: ErrorRates | None) -> str:
+    """On what a patient's blast percentage will stand."""
+    if rates is None:
+        return "not corrected: patients are unknown"
+    if rates.shortage:
+        return f"not corrected: {rates.shortage}"
+    return (
+        f"error rates of {len(rates.positive)} patients with and {len(rates.other)} without blasts"
+    )
 
 
 def _basis(labels: np.ndarray, classes: ClassSet) -> str:

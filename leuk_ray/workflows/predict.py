@@ -97,7 +97,7 @@ def predict_to_table(
         ]
         values |= {
             "subjects_out": str(subjects_table(out)),
-            "subjects": write_subjects(out, table, subjects, answers.classes.names),
+            "subjects": write_subjects(out, table, subjects, answers.manifest),
             "subject_spellings": spellings,
             "without_subject": {"images": len(nameless), "first": nameless[:_SHOWN]},
         }

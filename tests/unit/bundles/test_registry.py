@@ -51,7 +51,8 @@ def flip(file: Path) -> None:
 
 
 def in_process(target, *arguments) -> multiprocessing.Process:
-    process = multiprocessing.get_context("fork").Process(target=target, args=arguments)
+    # A fork of a process with threads, which PyTorch has, may hang.
+    process = multiprocessing.get_context("spawn").Process(target=target, args=arguments)
     process.start()
     return process
 

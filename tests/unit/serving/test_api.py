@@ -238,6 +238,8 @@ def test_table_service_and_report_count_a_subject_alike(tmp_path: Path):
     predict_to_table(bundle, [folder], out, subject="(S[0-9]+)_")
     (row,) = pq.read_table(tmp_path / "answers-subjects.parquet").to_pylist()
     assert row.pop("subject") == "S1"
+    assert served.pop("blast_percentage") is None  # the bundle is not calibrated
+    assert [row.pop(f"blast_percentage{end}") for end in ("", "_low", "_high")] == [None] * 3
     assert row == pytest.approx(served)
     table = pq.read_table(out).filter(pc.field("error").is_null())
     predictions = pa.table(

@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from leuk_ray.cli.messages import predict_table_text, predict_text
-from leuk_ray.inference.answers import Answers, part_of, summarise
+from leuk_ray.inference.answers import Answers, part_of
 from leuk_ray.inference.classifier import Classifier, Prediction
 from leuk_ray.inference.files import answer_files, find_images
 from leuk_ray.inference.naming import name_subjects
@@ -224,16 +224,6 @@ def test_hidden_and_unreadable_names_are_left_out_with_a_count(bundle: Path, tmp
     told = predict_files(bundle, [tmp_path])
     assert [item["path"] for item in told["predictions"]] == ["1.png"]
     assert told["left_out"] == {"hidden": 1, "name": 1, "link": 1}
-
-
-def test_counts_of_a_subject_leave_out_what_was_not_answered():
-    counts = summarise(["ALL", "healthy", "abstain", None, "ALL"])
-    assert (counts.cells, counts.answered, counts.called_all) == (5, 3, 2)
-    assert counts.share == pytest.approx(2 / 3)
-    assert counts.low is not None
-    assert counts.high is not None
-    assert counts.low < 2 / 3 < counts.high
-    assert summarise([None, "abstain"]).share is None
 
 
 def test_images_that_all_fail_are_an_error_and_leave_nothing(
