@@ -130,15 +130,32 @@ def count_errors(
     return ErrorRates(positive=of[True], other=of[False])
 
 
+def count_fields(
+    called: Sequence[bool | None] | np.ndarray, fields: Sequence[str | None] | np.ndarray | None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Count a patient's cells by field: (J,) called a positive class, and (J,) answered.
+
+    Args:
+        called: (N,) whether each cell is called one; None where it got no answer.
+        fields: (N,) of each cell. A cell without one is a field of its own, so independent.
+    """
+    counts: dict[str | int, list[int]] = {}
+    for number, call in enumerate(called):
+        field = None if fields is None else fields[number]
+        own = counts.setdefault(number if field is None else field, [0, 0])
+        own[0] += call is True
+        own[1] += call is not None
+    by_field = np.array(list(counts.values()), int).reshape(-1, 2)
+    return by_field[:, 0], by_field[:, 1]
+
+
 def blast_percentage(
     called: Sequence[int] | np.ndarray, answered: Sequence[int] | np.ndarray, rates: ErrorRates
 ) -> BlastPercentage | None:
     """Estimate a patient's blast percentage, with a 95% interval.
 
     Args:
-        called: (J,) cells called one of the positive classes in each field. A cell whose field
-            is not known is a field of its own.
-        answered: (J,) answered cells in each.
+        called, answered: (J,) see `count_fields`.
         rates: of the bundle that answered.
 
     Returns:
@@ -158,7 +175,7 @@ class CalledCount:
         """Prepare the distribution around the count that was seen.
 
         Args:
-            called: (J,) in each field. answered: (J,) in each, somewhere more than 0.
+            called, answered: (J,) see `count_fields`; at least one cell is answered.
             rates: of the bundle that answered.
         """
         called, answered = called[answered > 0].astype(float), answered[answered > 0].astype(float)

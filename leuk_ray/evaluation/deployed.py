@@ -7,8 +7,11 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+from typing_extensions import TypedDict
 
+from leuk_ray.evaluation.blast_percentage import ErrorRates, blast_percentage, count_fields
 from leuk_ray.evaluation.intervals import BoolArray, GroupResamples
+from leuk_ray.utils.wording import natural
 
 REASONS = "reasons"  # the column of predictions: why a cell gets no answer, empty where it gets one
 
@@ -54,3 +57,85 @@ def as_deployed(
         out["intervals"][name] = resampled.interval(samples)
     counts = Counter(reason for reasons in table[REASONS].to_pylist() for reason in reasons)
     return out | {"reasons": dict(sorted(counts.items()))}
+
+
+class PatientPercentage(TypedDict):
+    """A subject's blast percentage beside the true one, all 0..100.
+
+    cells: all of the subject's. true: of all its cells, in the dataset. called: of the answered
+    ones. value, low, high: corrected, with its 95% interval; None without an answered cell.
+    """
+
+    subject: str
+    cells: int
+    answered: int
+    true: float
+    called: float | None
+    value: float | None
+    low: float | None
+    high: float | None
+
+
+class PatientPercentages(TypedDict):
+    """Corrected blast percentages of test subjects; held: intervals that hold the true one.
+
+    patients: on how many calibration patients with and without blasts the correction stands.
+    """
+
+    patients: tuple[int, int]
+    held: int
+    estimated: int
+    mean_error: float | None
+    mean_error_called: float | None
+    subjects: list[PatientPercentage]
+
+
+def blast_percentages(
+    table: pa.Table, true: BoolArray, called: BoolArray, rates: ErrorRates | None
+) -> PatientPercentages | None:
+    """Correct the blast percentage of each test subject, and compare it with the true one.
+
+    Args:
+        table: predictions of the test cells, with `reasons`; cells without a subject are left out.
+        true, called: (N,) whether each cell is of a positive class, and is called one.
+        rates: of the bundle; None, or too few, give None.
+    """
+    if rates is None or rates.shortage or REASONS not in table.column_names:
+        return None
+    names = np.asarray(table["subject"].to_pylist(), dtype=object)
+    calls = called.astype(object)
+    calls[~answered(table)] = None
+    fields = np.asarray(table["source_image"].to_pylist(), dtype=object)
+    rows: list[PatientPercentage] = []
+    for name in sorted({str(name) for name in names if name is not None}, key=natural):
+        own = names == name
+        counts = count_fields(calls[own], fields[own])
+        number = int(counts[1].sum())
+        found = blast_percentage(*counts, rates)
+        rows.append(
+            PatientPercentage(
+                subject=name,
+                cells=int(own.sum()),
+                answered=number,
+                true=100 * float(true[own].mean()),
+                called=100 * float(counts[0].sum()) / number if number else None,
+                value=found.value if found else None,
+                low=found.low if found else None,
+                high=found.high if found else None,
+            )
+        )
+    if not rows:
+        return None
+    known = [row for row in rows if row["value"] is not None]
+    return PatientPercentages(
+        patients=(len(rates.positive), len(rates.other)),
+        held=sum((r["low"] or 0) - 1e-6 <= r["true"] <= (r["high"] or 0) + 1e-6 for r in known),
+        estimated=len(known),
+        mean_error=_mean([abs((row["value"] or 0) - row["true"]) for row in known]),
+        mean_error_called=_mean([abs((row["called"] or 0) - row["true"]) for row in known]),
+        subjects=rows,
+    )
+
+
+def _mean(values: list[float]) -> float | None:
+    return float(np.mean(values)) if values else None

@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from leuk_ray.datasets.splits import EVALUATED_ROLES
+from leuk_ray.evaluation.blast_percentage import ErrorRates
 from leuk_ray.evaluation.checklist import fill_checklist
 from leuk_ray.evaluation.class_report import (
     ClassCells,
@@ -30,7 +31,7 @@ from leuk_ray.evaluation.decisions import (
     fix_decisions,
     worst_subjects,
 )
-from leuk_ray.evaluation.deployed import as_deployed
+from leuk_ray.evaluation.deployed import as_deployed, blast_percentages
 from leuk_ray.evaluation.differential import differentials, share_errors
 from leuk_ray.evaluation.formats import json_ready
 from leuk_ray.evaluation.intervals import FloatArray, GroupResamples, IntArray
@@ -68,6 +69,7 @@ def write_report(
     decisions: Decisions | None = None,
     band: tuple[float, float] | None = None,
     min_confidence: float | None = None,
+    error_rates: ErrorRates | None = None,
 ) -> Report:
     """Write report.json, report.html, checklist.json, predictions.parquet and figures/*.png.
 
@@ -90,6 +92,7 @@ def write_report(
         band: the bundle's abstain band: subjects are counted without the cells it leaves
             unanswered, as everywhere else. Metrics of cells count all.
         min_confidence: of more than two classes, in place of the band: see `confidence_bands`.
+        error_rates: of a calibrated bundle, for the blast percentages of test subjects.
 
     Raises:
         UserError: the directory exists.
@@ -99,7 +102,9 @@ def write_report(
     check_predictions(predictions, run.classes)
     roles = reversed(EVALUATED_ROLES)  # test first
     by_role = {role: predictions.filter(pc.field("role") == role) for role in roles}
-    report = _report(run, by_role, history, threshold, audit, decisions, band, min_confidence)
+    report = _report(
+        run, by_role, history, threshold, audit, decisions, band, min_confidence, error_rates
+    )
     tested = ClassCells.of(by_role["test"], run.classes, run.temperature, threshold)
     plots = plot(report, tested, binary_view(by_role["test"], run.classes), images)
     with directory_by_rename(directory, new="report") as partial:
@@ -122,6 +127,7 @@ def _report(
     decisions: Decisions | None,
     band: tuple[float, float] | None,
     min_confidence: float | None = None,
+    error_rates: ErrorRates | None = None,
 ) -> Report:
     """Everything the report says but its figures, without NaN and fit for JSON."""
     classes, several = run.classes, len(run.classes) > 2
@@ -195,6 +201,12 @@ def _report(
                 tested.called == tested.label,
                 None if several else tested.label == 1,
                 resampled,
+            ),
+            "blast_percentages": blast_percentages(
+                tested.table,
+                classes.is_positive[tested.label],
+                classes.is_positive[tested.called],
+                error_rates,
             ),
             "decided": _decided(decisions, run, test, threshold, resampled, subjects),
             "differentials": found,

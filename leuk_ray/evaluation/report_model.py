@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from typing_extensions import TypedDict
 
 from leuk_ray.datasets.classes import BINARY, ClassSet
+from leuk_ray.evaluation.deployed import PatientPercentages
 from leuk_ray.evaluation.differential import ShareError, SubjectDifferential
 from leuk_ray.evaluation.intervals import Interval
 from leuk_ray.evaluation.metrics import Evaluation
@@ -140,6 +141,7 @@ class Report(StoredReport):
         validation, on the test cells.
     deployed: answers of a calibrated bundle, see `deployed.as_deployed`; else None.
     differentials, share_errors: of more than two classes; see `differential`.
+    blast_percentages: of test subjects, where a calibrated bundle corrects them.
     subjects, worst_subjects: of the test cells. worst_errors: see `report.MAX_ERRORS`.
     published: see `published.beside_published`. history: one row an epoch.
     audit: of the dataset; None leaves it out.
@@ -166,6 +168,7 @@ class Report(StoredReport):
     deployed: dict[str, Any] | None = None
     differentials: list[SubjectDifferential] = []
     share_errors: list[ShareError] = []
+    blast_percentages: PatientPercentages | None = None
     subjects: list[SubjectRow]
     worst_subjects: list[SubjectRow]
     published: dict[str, Any] | None

@@ -9,11 +9,9 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-import numpy as np
-
 from leuk_ray.bundles.manifest import BundleManifest
 from leuk_ray.datasets.classes import ABSTAIN
-from leuk_ray.evaluation.blast_percentage import BlastPercentage, blast_percentage
+from leuk_ray.evaluation.blast_percentage import BlastPercentage, blast_percentage, count_fields
 from leuk_ray.evaluation.differential import ClassShare, differential
 from leuk_ray.evaluation.subjects import Subject, summarise
 
@@ -80,7 +78,8 @@ def _blasts(
         return None, "error rates by patient are unknown: `leuk-ray calibrate` measures them"
     if rates.shortage:
         return None, rates.shortage
-    called, answered = count_fields(labels, manifest.positive, fields)
+    calls = [None if label in (ABSTAIN, None) else label in manifest.positive for label in labels]
+    called, answered = count_fields(calls, fields)
     if not answered.sum():
         return None, "no cell was answered"
     basis = (
@@ -90,25 +89,6 @@ def _blasts(
     if fields is None or None in fields:
         basis += "; cells without a field of view are taken as independent"
     return blast_percentage(called, answered, rates), basis
-
-
-def count_fields(
-    labels: Sequence[str | None], positive: Sequence[str], fields: Sequence[str | None] | None
-) -> tuple[np.ndarray, np.ndarray]:
-    """(J,) called and (J,) answered cells of each field; a cell without a field is one of its own.
-
-    Args:
-        labels, fields: see `summarise_patient`.
-        positive: the positive classes.
-    """
-    counts: dict[str | int, list[int]] = {}
-    for number, label in enumerate(labels):
-        field = None if fields is None else fields[number]
-        own = counts.setdefault(number if field is None else field, [0, 0])
-        own[0] += label in positive
-        own[1] += label not in (ABSTAIN, None)
-    called, answered = np.array(list(counts.values()), int).reshape(-1, 2).T
-    return called, answered
 
 
 def _call(counts: Subject, manifest: BundleManifest) -> str | None:

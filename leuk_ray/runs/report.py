@@ -75,6 +75,7 @@ def report_on(
         decisions=manifest.decisions,
         band=manifest.abstain_band,
         min_confidence=manifest.min_confidence,
+        error_rates=manifest.error_rates,
     )
 
 
@@ -97,7 +98,7 @@ def predictions_table(
         copies: (N,) under `paper-literal`, which copy of the row was scored.
     """
     cells = dataset.cells.take(pa.array(rows))
-    columns = ["uid", "subject", "group", "source", "label"]
+    columns = ["uid", "subject", "group", "source", "source_image", "label"]
     if copies is not None:
         cells = cells.append_column("copy", pa.array(copies, pa.int64()))
         columns.append("copy")

@@ -11,6 +11,7 @@ from leuk_ray.evaluation.blast_percentage import (
     PatientCounts,
     blast_percentage,
     count_errors,
+    count_fields,
 )
 
 
@@ -98,6 +99,12 @@ def test_too_few_calibration_patients_or_answers_give_none():
     assert "60 calibration patients with and 9 without blasts; 10" in few.shortage
     assert blast_percentage([1], [2], few) is None
     assert blast_percentage([0], [0], rates) is None
+
+
+def test_cells_are_counted_by_field_and_alone_without_one():
+    called, answered = count_fields([True, False, None, True, None], ["a", "a", "a", None, None])
+    assert (called.tolist(), answered.tolist()) == ([1, 1, 0], [2, 1, 0])
+    assert [part.size for part in count_fields([], None)] == [0, 0]
 
 
 def test_errors_are_counted_by_patient():

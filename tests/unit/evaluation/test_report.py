@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from leuk_ray.evaluation.blast_percentage import ErrorRates, PatientCounts
 from leuk_ray.evaluation.decisions import Decisions
 from leuk_ray.evaluation.report import _report, write_report
 from leuk_ray.evaluation.report_model import Report, ReportContext
@@ -119,6 +120,26 @@ def test_report_tells_the_result_in_counts(full: tuple[dict[str, Any], str]) -> 
     assert f"95% interval {interval['low']:.3f} to {interval['high']:.3f}" in page
     assert len(content["subjects"]) == 21
     assert content["metrics"]["validation"]["cells"] == 252
+
+
+def test_blast_percentages_stand_beside_the_true_ones(tmp_path: Path) -> None:
+    table = predictions(3, 3).append_column("reasons", pa.array([[]] * 72, pa.list_(pa.string())))
+    table = table.append_column("source_image", pa.nulls(72, pa.string()))
+    rates = ErrorRates(
+        positive=(PatientCounts(cells=40, answered=40, called=36),) * 10,
+        other=(PatientCounts(cells=40, answered=40, called=4),) * 12,
+    )
+    content, page = report(tmp_path / "with", table, error_rates=rates)
+    found = content["blast_percentages"]
+    assert found["patients"] == [10, 12]
+    assert (found["estimated"], len(found["subjects"])) == (6, 6)
+    assert {row["true"] for row in found["subjects"]} == {0, 100}
+    assert found["held"] == sum(r["low"] <= r["true"] <= r["high"] for r in found["subjects"])
+    assert "10 calibration patients with and 12 without blasts" in page
+    few = rates.model_copy(update={"other": rates.other[:3]})
+    content, page = report(tmp_path / "without", table, error_rates=few)
+    assert content["blast_percentages"] is None
+    assert "Blast percentage" not in page
 
 
 def test_fields_and_cells_are_told_apart_and_together(tmp_path: Path) -> None:

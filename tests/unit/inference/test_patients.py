@@ -6,7 +6,7 @@ from leuk_ray.bundles.manifest import ModelManifest
 from leuk_ray.datasets.images import StorageSettings
 from leuk_ray.evaluation.blast_percentage import ErrorRates, PatientCounts
 from leuk_ray.evaluation.decisions import Decisions
-from leuk_ray.inference.patients import count_fields, summarise_patient
+from leuk_ray.inference.patients import summarise_patient
 from leuk_ray.models.settings import ModelSettings
 
 
@@ -73,12 +73,6 @@ def test_a_patient_is_called_by_the_blast_fraction_fixed_in_calibration():
     assert summarise_patient(["ALL"] * 2 + ["healthy"] * 7, fixed).call == "healthy"
     assert summarise_patient(["abstain"], fixed).call is None
     assert summarise_patient(["ALL"], manifest()).call is None
-
-
-def test_cells_are_counted_by_field_and_alone_without_one():
-    labels = ["ALL", "healthy", "abstain", "ALL", None]
-    called, answered = count_fields(labels, ["ALL"], ["a", "a", "a", None, None])
-    assert (called.tolist(), answered.tolist()) == ([1, 1, 0], [2, 1, 0])
 
 
 def test_error_rates_that_cannot_be_are_refused():
