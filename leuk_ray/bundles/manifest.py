@@ -28,6 +28,7 @@ from leuk_ray.datasets.images import StorageSettings
 from leuk_ray.datasets.layouts.all_idb import Shows
 from leuk_ray.evaluation.blast_percentage import ErrorRates
 from leuk_ray.evaluation.calibration import MAX_TEMPERATURE, MIN_TEMPERATURE
+from leuk_ray.evaluation.conformal import Conformal
 from leuk_ray.evaluation.decisions import Decisions
 from leuk_ray.io.locations import Location, join
 from leuk_ray.io.storage import read_json
@@ -142,6 +143,8 @@ class BundleManifest(Settings):
     abstain_band: probabilities between its ends get no answer; it holds the threshold.
     min_confidence: of more than two classes the most likely is the answer; none is given where its
         probability is below this one.
+    conformal: prediction sets with a guarantee, in place of both: the answer is the one class of a
+        set, and none is given where a set holds several or none.
     scope: which images the network can classify.
     shows: what the images it was trained on show.
     decisions: operating points, blast fraction and abstain bands, where `calibrate` fixed them.
@@ -163,6 +166,7 @@ class BundleManifest(Settings):
     threshold: float = Field(default=0.5, ge=0, le=1)
     abstain_band: tuple[float, float] | None = None
     min_confidence: float | None = Field(default=None, ge=0, le=1)
+    conformal: Conformal | None = None
     scope: ScopeSettings | None = None
     shows: Shows = "cells"
     synthetic: bool
@@ -186,6 +190,16 @@ class BundleManifest(Settings):
         return self
 
     @model_validator(mode="after")
+    def _sets_have_every_class(self) -> Self:
+        if self.conformal is None:
+            return self
+        if len(self.conformal.limits) != len(self.classes):
+            raise ValueError(f"conformal needs a limit for each of {len(self.classes)} classes")
+        if self.abstain_band is not None or self.min_confidence is not None:
+            raise ValueError("conformal takes the place of abstain_band and min_confidence")
+        return self
+
+    @model_validator(mode="after")
     def _lineage_has_its_file(self) -> Self:
         if self.lineage and LINEAGE_FILE not in self.files:
             raise ValueError(f"lineage names cells, and files no {LINEAGE_FILE}")
@@ -204,6 +218,8 @@ class BundleManifest(Settings):
         values = write(self)
         if self.error_rates is None:
             values.pop("error_rates", None)  # may have been excluded
+        if self.conformal is None:
+            values.pop("conformal", None)
         if self.class_set == BINARY:
             new = ("positive", "ordered", "min_confidence")
             return {name: value for name, value in values.items() if name not in new}

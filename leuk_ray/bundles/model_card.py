@@ -158,12 +158,16 @@ def _task(manifest: BundleManifest) -> str:
 
 
 def _decision(manifest: BundleManifest) -> str:
+    if manifest.conformal is not None:
+        return "the one class of a cell's prediction set"
     if len(manifest.classes) == 2:
         return f"{manifest.classes[1]} from probability {manifest.threshold:g} on"
     return "the most likely class"
 
 
 def _band(manifest: BundleManifest) -> str:
+    if manifest.conformal is not None:
+        return "none where the prediction set of a cell is not one class"
     if (smallest := manifest.min_confidence) is not None:
         return f"none where the most likely class has a probability below {smallest:.3f}"
     if manifest.abstain_band is None:
@@ -181,12 +185,20 @@ def _scope(manifest: BundleManifest) -> str:
 
 
 def _calibration(manifest: BundleManifest) -> str:
-    """On what temperature and band were fixed, as a list item; empty before `calibrate`."""
-    if manifest.decisions is None:
-        return ""
-    return (
-        f"- Calibrated on: {manifest.decisions.basis}. {manifest.decisions.caution}".rstrip() + "\n"
-    )
+    """On what temperature and band were fixed, as list items; empty before `calibrate`."""
+    items = []
+    if (decisions := manifest.decisions) is not None:
+        items.append(f"- Calibrated on: {decisions.basis}. {decisions.caution}")
+    if (sets := manifest.conformal) is not None:
+        named = zip(manifest.classes, sets.limits, strict=True)
+        patients = ", ".join(f"{limit.patients} of {name}" for name, limit in named)
+        items.append(
+            f"- Guarantee: for each class, the prediction set of a random cell of that class of a "
+            f"new random patient holds the class with a probability of at least {sets.coverage:g}, "
+            f"for patients exchangeable with those of the calibration ({patients}), on average "
+            f"over patients. {sets.caution}"
+        )
+    return "".join(item.rstrip() + "\n" for item in items)
 
 
 _BEFORE = """**Of the bundle before `leuk-ray calibrate`**, which answered for every cell with the

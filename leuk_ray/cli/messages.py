@@ -189,7 +189,7 @@ def predict_text(values: dict) -> str:
             lines.append(f"{name}: not scored, {item['error']}")
         else:
             why = f" ({', '.join(item['reasons'])})" if item["reasons"] else ""
-            if len(item["probabilities"]) == 2:
+            if item["threshold"] is not None:
                 positive = list(item["probabilities"])[1]
                 stated = (
                     f"probability of {positive} {item['probability']:.3f} "
@@ -198,6 +198,8 @@ def predict_text(values: dict) -> str:
             else:
                 ranked = sorted(item["probabilities"].items(), key=lambda each: -each[1])[:3]
                 stated = ", ".join(f"{one} {value:.3f}" for one, value in ranked)
+            if item["prediction_set"] is not None:
+                stated += f", may be: {', '.join(item['prediction_set']) or 'none of the classes'}"
             lines.append(f"{name}: {item['label']}{why}, {stated}")
     failed = sum("error" in item for item in values["predictions"])
     return "\n".join([*lines, *_left_out(values.get("left_out")), *_failed(failed, len(lines))])
@@ -290,11 +292,18 @@ def calibrate_text(values: dict) -> str:
     abstains = f"abstains between {band[0]:.3f} and {band[1]:.3f}" if band else "no abstain band"
     if (confidence := values["min_confidence"]) is not None:
         abstains = f"abstains below probability {confidence:.3f} of the most likely class"
-    blasts = values["blast_percentage"]
+    if (sets := values["prediction_sets"]) is not None:
+        patients = " and ".join(str(limit["patients"]) for limit in sets["limits"])
+        abstains = (
+            f"prediction sets that hold the class of a new patient's cell with probability "
+            f"{sets['coverage']:g} at least, fixed on {patients} patients by class "
+            f"({sets['answered']['value']:.0%} of their cells get an answer)"
+        )
+    blasts, cautions = values["blast_percentage"], [values["caution"], sets and sets["caution"]]
     lines = [
         f"{values['bundle']}: temperature {values['temperature']:.3f} and {abstains}, from "
         f"{values['fixed_on']}; scope from {counted(values['scope_cells'], 'cell')}"
-        f"{'. ' + values['caution'] if values['caution'] else ''}",
+        f"{''.join(f'. {caution}' for caution in cautions if caution)}",
         *([f"blast percentage of a patient: {blasts}"] if blasts else []),
     ]
     return "\n".join(lines)

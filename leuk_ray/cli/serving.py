@@ -46,17 +46,26 @@ def export(source: Location, bundle: Location, onnx: bool, key: Path | None) -> 
 @click.option("--out", "bundle", type=LOCATION, required=True, help="Folder of the new bundle.")
 @click.option(
     "--abstain",
-    default=0.05,
-    show_default=True,
     type=click.FloatRange(0, 0.9),
-    help="Share of cells to abstain on: those closest to the threshold; of more than two classes "
-    "those whose most likely class is least likely.",
+    help="Share of cells to abstain on (default: 0.05): those closest to the threshold; of more "
+    "than two classes those whose most likely class is least likely. It guarantees nothing.",
+)
+@click.option(
+    "--coverage",
+    type=click.FloatRange(0, 1, min_open=True, max_open=True),
+    help="Answer with prediction sets instead: for each class, the set of a new patient's cell "
+    "holds its class with at least this probability; cells whose set is not one class get no "
+    "answer. Needs coverage / (1 - coverage) patients of every class.",
 )
 @command
 def calibrate(
-    target: Location, data: Location, bundle: Location, abstain: float
+    target: Location,
+    data: Location,
+    bundle: Location,
+    abstain: float | None,
+    coverage: float | None,
 ) -> tuple[dict, str]:
-    """Write a copy of a bundle with calibrated probabilities, abstain band and scope."""
+    """Write a copy of a bundle with calibrated probabilities, a rule when to abstain, and scope."""
     from leuk_ray.cli.messages import calibrate_text
     from leuk_ray.datasets.prepared import PreparedDataset
     from leuk_ray.io.storage import refuse_existing
@@ -70,7 +79,12 @@ def calibrate(
 
     with bar("calibrate: scoring", "cell") as progress:
         values = run(
-            EvaluationTarget.at(target), dataset, bundle, abstain_share=abstain, progress=progress
+            EvaluationTarget.at(target),
+            dataset,
+            bundle,
+            abstain_share=abstain,
+            coverage=coverage,
+            progress=progress,
         )
     return values, calibrate_text(values)
 

@@ -17,6 +17,7 @@ from leuk_ray.evaluation.calibration import (
     min_confidence,
 )
 from leuk_ray.evaluation.decisions import ABSTAIN_SHARES
+from leuk_ray.evaluation.deployed import CALLED
 from leuk_ray.evaluation.formats import decimal, percent
 from leuk_ray.evaluation.intervals import FloatArray, GroupResamples, IntArray, Interval
 from leuk_ray.evaluation.metrics import ece, ratio
@@ -76,8 +77,13 @@ def binary_view(table: pa.Table, classes: ClassSet) -> pa.Table:
         return table
     if not classes.positive:
         return table.slice(0, 0)
-    labels = classes.binary_labels(table["label"].to_numpy())
-    return table.set_column(table.column_names.index("label"), "label", pa.array(labels))
+    for name in ("label", CALLED):
+        if name in table.column_names:
+            own = table[name]
+            binary = classes.binary_labels(own.fill_null(0).to_numpy())
+            column = pa.array(binary, mask=own.is_null().to_numpy())
+            table = table.set_column(table.column_names.index(name), name, column)
+    return table
 
 
 def worst_confusions(

@@ -10,10 +10,30 @@ import pyarrow as pa
 from typing_extensions import TypedDict
 
 from leuk_ray.evaluation.blast_percentage import ErrorRates, blast_percentage, count_fields
-from leuk_ray.evaluation.intervals import BoolArray, GroupResamples
+from leuk_ray.evaluation.calibration import class_logits_of
+from leuk_ray.evaluation.conformal import Conformal, sole_class
+from leuk_ray.evaluation.intervals import BoolArray, GroupResamples, IntArray
 from leuk_ray.utils.wording import natural
 
 REASONS = "reasons"  # the column of predictions: why a cell gets no answer, empty where it gets one
+
+CALLED = "called"  # of a bundle with prediction sets: the one class in a cell's set, else null
+
+
+def call_by_sets(table: pa.Table, conformal: Conformal | None) -> pa.Table:
+    """Predictions with the column `called`, where a bundle has prediction sets."""
+    if conformal is None or not len(table):
+        return table
+    sole = sole_class(conformal.sets(class_logits_of(table)))
+    return table.append_column(CALLED, pa.array(sole, pa.int64(), mask=sole < 0))
+
+
+def deployed_calls(table: pa.Table, called: IntArray) -> IntArray:
+    """The class that answers for each cell: of the column `called` where it has one, (N,)."""
+    if CALLED not in table.column_names:
+        return called
+    sole = table[CALLED]
+    return np.where(sole.is_null().to_numpy(), called, sole.fill_null(0).to_numpy())
 
 
 def answered(table: pa.Table) -> BoolArray:

@@ -14,6 +14,7 @@ import pyarrow.compute as pc
 
 from leuk_ray.datasets.splits import EVALUATED_ROLES
 from leuk_ray.evaluation.blast_percentage import ErrorRates
+from leuk_ray.evaluation.calibration import class_logits_of
 from leuk_ray.evaluation.checklist import fill_checklist
 from leuk_ray.evaluation.class_report import (
     ClassCells,
@@ -23,6 +24,7 @@ from leuk_ray.evaluation.class_report import (
     refit_classes,
     worst_confusions,
 )
+from leuk_ray.evaluation.conformal import Conformal
 from leuk_ray.evaluation.decisions import (
     Decisions,
     apply_bands,
@@ -31,9 +33,15 @@ from leuk_ray.evaluation.decisions import (
     fix_decisions,
     worst_subjects,
 )
-from leuk_ray.evaluation.deployed import as_deployed, blast_percentages
+from leuk_ray.evaluation.deployed import (
+    as_deployed,
+    blast_percentages,
+    call_by_sets,
+    deployed_calls,
+)
 from leuk_ray.evaluation.differential import differentials, share_errors
 from leuk_ray.evaluation.formats import json_ready
+from leuk_ray.evaluation.guarantee import measure_sets
 from leuk_ray.evaluation.intervals import FloatArray, GroupResamples, IntArray
 from leuk_ray.evaluation.metric_intervals import class_intervals, class_resamples, metric_samples
 from leuk_ray.evaluation.metrics import CLASSES, ECE_BINS, evaluate
@@ -70,6 +78,7 @@ def write_report(
     band: tuple[float, float] | None = None,
     min_confidence: float | None = None,
     error_rates: ErrorRates | None = None,
+    conformal: Conformal | None = None,
 ) -> Report:
     """Write report.json, report.html, checklist.json, predictions.parquet and figures/*.png.
 
@@ -93,6 +102,7 @@ def write_report(
             unanswered, as everywhere else. Metrics of cells count all.
         min_confidence: of more than two classes, in place of the band: see `confidence_bands`.
         error_rates: of a calibrated bundle, for the blast percentages of test subjects.
+        conformal: prediction sets of the bundle, in place of both.
 
     Raises:
         UserError: the directory exists.
@@ -101,9 +111,21 @@ def write_report(
     refuse_existing(directory, "report")
     check_predictions(predictions, run.classes)
     roles = reversed(EVALUATED_ROLES)  # test first
-    by_role = {role: predictions.filter(pc.field("role") == role) for role in roles}
+    by_role = {
+        role: call_by_sets(predictions.filter(pc.field("role") == role), conformal)
+        for role in roles
+    }
     report = _report(
-        run, by_role, history, threshold, audit, decisions, band, min_confidence, error_rates
+        run,
+        by_role,
+        history,
+        threshold,
+        audit,
+        decisions,
+        band,
+        min_confidence,
+        error_rates,
+        conformal,
     )
     tested = ClassCells.of(by_role["test"], run.classes, run.temperature, threshold)
     plots = plot(report, tested, binary_view(by_role["test"], run.classes), images)
@@ -128,6 +150,7 @@ def _report(
     band: tuple[float, float] | None,
     min_confidence: float | None = None,
     error_rates: ErrorRates | None = None,
+    conformal: Conformal | None = None,
 ) -> Report:
     """Everything the report says but its figures, without NaN and fit for JSON."""
     classes, several = run.classes, len(run.classes) > 2
@@ -160,9 +183,8 @@ def _report(
         intervals = {name: resampled.interval(values) for name, values in samples.items()}
         intervals |= probability_intervals(resampled, label, stated)
     subjects = per_subject(test, threshold, band)
-    found = (
-        differentials(tested.table, tested.label, tested.called, classes.names) if several else []
-    )
+    called = deployed_calls(tested.table, tested.called)
+    found = differentials(tested.table, tested.label, called, classes.names) if several else []
     if decisions is None and validation.num_rows:
         decisions = fix_decisions(
             *_labels_and_logits(validation),
@@ -198,16 +220,21 @@ def _report(
             else refit(_labels_and_logits(validation), _labels_and_logits(test), run.temperature),
             "deployed": as_deployed(
                 tested.table,
-                tested.called == tested.label,
+                called == tested.label,
                 None if several else tested.label == 1,
                 resampled,
             ),
             "blast_percentages": blast_percentages(
                 tested.table,
                 classes.is_positive[tested.label],
-                classes.is_positive[tested.called],
+                classes.is_positive[called],
                 error_rates,
             ),
+            "guarantee": measure_sets(
+                conformal, class_logits_of(tested.table), tested.label, classes.names, resampled
+            )
+            if conformal is not None and tested.label.size
+            else None,
             "decided": _decided(decisions, run, test, threshold, resampled, subjects),
             "differentials": found,
             "share_errors": share_errors(found),

@@ -142,6 +142,7 @@ class Report(StoredReport):
     deployed: answers of a calibrated bundle, see `deployed.as_deployed`; else None.
     differentials, share_errors: of more than two classes; see `differential`.
     blast_percentages: of test subjects, where a calibrated bundle corrects them.
+    guarantee: of a bundle with prediction sets, see `guarantee.measure_sets`; else None.
     subjects, worst_subjects: of the test cells. worst_errors: see `report.MAX_ERRORS`.
     published: see `published.beside_published`. history: one row an epoch.
     audit: of the dataset; None leaves it out.
@@ -169,6 +170,7 @@ class Report(StoredReport):
     differentials: list[SubjectDifferential] = []
     share_errors: list[ShareError] = []
     blast_percentages: PatientPercentages | None = None
+    guarantee: dict[str, Any] | None = None
     subjects: list[SubjectRow]
     worst_subjects: list[SubjectRow]
     published: dict[str, Any] | None

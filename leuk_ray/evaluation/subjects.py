@@ -11,7 +11,7 @@ from typing_extensions import TypedDict
 
 from leuk_ray.datasets.classes import ABSTAIN, BINARY, ClassSet
 from leuk_ray.evaluation.calibration import in_band
-from leuk_ray.evaluation.deployed import REASONS, answered
+from leuk_ray.evaluation.deployed import CALLED, REASONS, answered
 from leuk_ray.evaluation.intervals import checked_cells
 from leuk_ray.evaluation.metrics import CLASSES
 from leuk_ray.evaluation.proportions import clopper_pearson
@@ -91,7 +91,7 @@ def per_subject(
         table: predictions, one row a cell.
         threshold: a cell is called ALL from this probability on.
         band: probabilities between its ends get no answer; where the table has `reasons`, these
-            say which cells get none.
+            say which cells get none. Where it has `called`, that is what a cell is called.
 
     Raises:
         ValueError: a column is missing or holds a value it must not.
@@ -101,8 +101,11 @@ def per_subject(
     group = np.asarray(table["group"].to_pylist(), dtype=object)
     label, probability = checked_cells(table["label"].to_numpy(), table["probability"].to_numpy())
     truth = np.asarray(CLASSES, object)[label]
-    called = np.asarray(CLASSES, object)[(probability >= threshold).astype(np.int64)]
-    unanswered = in_band(probability, band)
+    calls, unanswered = (probability >= threshold).astype(np.int64), in_band(probability, band)
+    if CALLED in table.column_names:
+        calls = table[CALLED].fill_null(0).to_numpy()
+        unanswered = table[CALLED].is_null().to_numpy()
+    called = np.asarray(CLASSES, object)[calls]
     if REASONS in table.column_names:
         unanswered = ~answered(table)
     called[unanswered] = ABSTAIN

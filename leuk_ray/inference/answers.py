@@ -29,6 +29,7 @@ ANSWERS_SCHEMA = pa.schema(
         ("probability", pa.float64()),
         ("threshold", pa.float64()),
         ("reasons", pa.string()),  # several are parted by spaces
+        ("prediction_set", pa.string()),  # classes parted by commas; null without such sets
         ("sha256", pa.string()),
         ("error", pa.string()),
     ]
@@ -73,6 +74,8 @@ def answer_row(answer: Prediction | Failure) -> dict[str, Any]:
     row = answer.as_dict()
     if isinstance(answer, Prediction):
         row["reasons"] = " ".join(answer.reasons)
+        if answer.prediction_set is not None:
+            row["prediction_set"] = ",".join(answer.prediction_set)
         row |= {_column(name): value for name, value in answer.probabilities.items()}
     return row
 

@@ -75,8 +75,10 @@ class Prediction:
     """The answer for one image.
 
     label: a class, or `abstain`, and `reasons` say why. probability: of the positive classes; None
-    where there are none. threshold: None of more than two classes, of which the most likely is
-    the answer. probabilities: of each class.
+    where there are none. threshold: None where it does not decide: of more than two classes, of
+    which the most likely is the answer, and where prediction sets do. probabilities: of each
+    class. prediction_set: classes that may be the true one, with the coverage that the bundle
+    states; None of a bundle without such sets.
     """
 
     name: str
@@ -86,10 +88,15 @@ class Prediction:
     reasons: tuple[str, ...]
     sha256: str
     probabilities: dict[str, float] = field(default_factory=dict)
+    prediction_set: tuple[str, ...] | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values, for JSON."""
-        return asdict(self) | {"reasons": list(self.reasons)}
+        sets = self.prediction_set
+        return asdict(self) | {
+            "reasons": list(self.reasons),
+            "prediction_set": None if sets is None else list(sets),
+        }
 
 
 @dataclass(frozen=True)
@@ -129,19 +136,27 @@ class PrePostProcessor:
         reasons = cell.reasons
         if not reasons and self._is_far(scores, index):
             reasons = (OUT_OF_SCOPE,)
+        in_set = self.in_set(scores, index)
         try:
-            decision = decide(probabilities, reasons, manifest)
+            decision = decide(probabilities, reasons, manifest, in_set)
         except RuntimeError as error:
             return Failure(cell.name, str(error))
         return Prediction(
             cell.name,
             decision.label,
             float(scores.probability[index]) if manifest.positive else None,
-            manifest.threshold if len(manifest.classes) == 2 else None,
+            manifest.threshold if len(manifest.classes) == 2 and in_set is None else None,
             decision.reasons,
             cell.sha256,
             dict(zip(manifest.classes, probabilities.tolist(), strict=True)),
+            decision.prediction_set,
         )
+
+    def in_set(self, scores: Scores, index: int) -> np.ndarray | None:
+        """Which classes are in the prediction set of cell `index`, (K,); None without such sets."""
+        if self.manifest.conformal is None:
+            return None
+        return self.manifest.conformal.sets(scores.class_logits[index : index + 1])[0]
 
     def _is_far(self, scores: Scores, index: int) -> bool:
         scope = self.manifest.scope

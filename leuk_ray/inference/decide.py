@@ -9,6 +9,7 @@ import numpy as np
 
 from leuk_ray.bundles.manifest import BundleManifest
 from leuk_ray.evaluation.calibration import in_band
+from leuk_ray.evaluation.conformal import UNCERTAIN_SET
 from leuk_ray.evaluation.subjects import ABSTAIN
 
 NEAR_THRESHOLD = "near_threshold"
@@ -17,44 +18,71 @@ LOW_CONFIDENCE = "low_confidence"
 
 @dataclass(frozen=True)
 class Decision:
-    """label: a class or `abstain`. reasons: why no class, else empty."""
+    """label: a class or `abstain`. reasons: why no class, else empty.
+
+    prediction_set: classes of the prediction set; None of a bundle without such sets.
+    """
 
     label: str
     reasons: tuple[str, ...]
+    prediction_set: tuple[str, ...] | None = None
 
 
-def label_of(probabilities: np.ndarray, manifest: BundleManifest) -> int:
-    """Label that probabilities (K,) speak for: by the threshold of two, else the most likely."""
+def label_of(
+    probabilities: np.ndarray, manifest: BundleManifest, in_set: np.ndarray | None = None
+) -> int:
+    """Label that a cell leans to, also where there is no answer.
+
+    The one class of its prediction set, else by the threshold of two, else the most likely.
+
+    Args:
+        probabilities, manifest, in_set: see `decide`.
+    """
+    if in_set is not None and in_set.sum() == 1:
+        return int(in_set.argmax())
     if len(probabilities) == 2:
         return int(probabilities[1] >= manifest.threshold)
     return int(probabilities.argmax())
 
 
 def decide(
-    probabilities: np.ndarray, out_of_scope: Sequence[str], manifest: BundleManifest
+    probabilities: np.ndarray,
+    out_of_scope: Sequence[str],
+    manifest: BundleManifest,
+    in_set: np.ndarray | None = None,
 ) -> Decision:
     """Answer for one cell.
 
-    Of two classes the threshold decides, of more the most likely one is the answer.
+    Where a bundle has prediction sets, the one class of the cell's set is the answer. Else of two
+    classes the threshold decides, of more the most likely one is the answer.
 
     Args:
         probabilities: (K,), calibrated.
         out_of_scope: reasons why the image is none that the network can classify.
         manifest: threshold, and where no answer is given: between the ends of the abstain band,
             or, of more than two classes, below the smallest confidence.
+        in_set: (K,) which classes are in the prediction set; None without such sets.
 
     Raises:
         RuntimeError: a probability is no number.
     """
+    assert (in_set is None) == (manifest.conformal is None), "sets of another bundle"
     if not np.isfinite(probabilities).all():
         raise RuntimeError("the model output is not finite")
     reasons = list(out_of_scope)
-    label = label_of(probabilities, manifest)
-    if len(probabilities) == 2:
+    prediction_set = None
+    label = label_of(probabilities, manifest, in_set)
+    if in_set is not None:
+        prediction_set = tuple(
+            name for name, inside in zip(manifest.classes, in_set, strict=True) if inside
+        )
+        if len(prediction_set) != 1:
+            reasons.append(UNCERTAIN_SET)
+    elif len(probabilities) == 2:
         if in_band(probabilities[1], manifest.abstain_band):
             reasons.append(NEAR_THRESHOLD)
     elif probabilities[label] < (manifest.min_confidence or 0):
         reasons.append(LOW_CONFIDENCE)
     if reasons:
-        return Decision(ABSTAIN, tuple(reasons))
-    return Decision(manifest.classes[label], ())
+        return Decision(ABSTAIN, tuple(reasons), prediction_set)
+    return Decision(manifest.classes[label], (), prediction_set)

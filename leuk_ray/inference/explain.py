@@ -76,8 +76,11 @@ def explain_pixels(
         raise UserError("an ensemble has no map of its own; explain one of BUNDLE/members/")
     manifest = classifier.manifest
     if toward is None:
-        probabilities = classifier.score(pixels).probabilities
-        labels = [label_of(each, manifest) for each in probabilities]
+        scores = classifier.score(pixels)
+        labels = [
+            label_of(each, manifest, classifier.in_set(scores, number))
+            for number, each in enumerate(scores.probabilities)
+        ]
     elif toward in manifest.classes:
         labels = [manifest.classes.index(toward)] * len(pixels)
     else:

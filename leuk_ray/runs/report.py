@@ -76,6 +76,7 @@ def report_on(
         band=manifest.abstain_band,
         min_confidence=manifest.min_confidence,
         error_rates=manifest.error_rates,
+        conformal=manifest.conformal,
     )
 
 

@@ -111,6 +111,8 @@ def create_api(models: Models, limits: Limits, keys: ApiKeys | None, metrics: Me
         items, classified = _items(files, read, answers, explained)
         models.answered(model, served, classified, given)
         body: dict[str, Any] = {"model": served.info.model_dump(), "predictions": items}
+        if (guarantee := served.guarantee) is not None:
+            body["guarantee"] = guarantee.model_dump()
         if subject is not None:
             body["subject"] = _subject(subject, items, served.processor.manifest)
         return JSONResponse(body)

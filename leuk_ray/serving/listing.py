@@ -8,6 +8,7 @@ from leuk_ray.bundles.manifest import read_manifest
 from leuk_ray.serving.errors import Problem
 from leuk_ray.serving.models import Models
 from leuk_ray.serving.schemas import DriftOut, ModelInfo, ModelOut, ModelsOut
+from leuk_ray.serving.served_model import guarantee_of
 from leuk_ray.serving.sources import fingerprint
 from leuk_ray.utils.errors import UserError
 
@@ -63,6 +64,7 @@ def _describe(models: Models, name: str) -> ModelOut | None:
         shadows=models.shadows.of(name),
         scope=manifest.scope is not None,
         drift=shift and DriftOut(name=shift.name, effect=shift.effect, alarm=shift.alarm),
+        guarantee=guarantee_of(manifest, shift),
         info=ModelInfo(
             name=name,
             version=found.version,

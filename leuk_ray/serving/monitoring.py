@@ -32,6 +32,11 @@ class Metrics:
         self._drift = Gauge(
             "leuk_ray_drift", "Largest shift, in deviations.", _tags("model", "feature")
         )
+        self._guarantee = Gauge(
+            "leuk_ray_guarantee_suspended",
+            "1 while a shift suspends the guarantee of prediction sets.",
+            _tags("model"),
+        )
         self._shadow = Histogram(
             "leuk_ray_shadow_difference", "|Difference of probability| to a shadow.",
             _DIFFERENCES, _tags("model", "label"),
@@ -64,6 +69,10 @@ class Metrics:
     def drift(self, model: str, shift: Shift) -> None:
         """How far the pictures that come have strayed."""
         self._drift.set(shift.effect, {"model": model, "feature": shift.name})
+
+    def guarantee(self, model: str, suspended: bool) -> None:
+        """Whether a shift suspends the guarantee of a model's prediction sets."""
+        self._guarantee.set(float(suspended), {"model": model})
 
     def shadow(self, model: str, difference: float, changed: bool) -> None:
         """An image that a shadow answered too; whether with another label."""

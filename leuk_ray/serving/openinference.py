@@ -2,7 +2,8 @@
 
 Input `image` BYTES [N]: encoded image files (in JSON: base64). Outputs `probability` FP32 [N], of
 the positive classes and NaN where there are none; `label` BYTES [N]; `probabilities` FP32 [N, K],
-in the order of the model's classes, which its metadata name. One bad image refuses the request:
+in the order of the model's classes, which its metadata name. Of a model with prediction sets the
+response parameter `guarantee` is `stated` or `suspended`. One bad image refuses the request:
 tensors have no place for errors.
 """
 
@@ -246,12 +247,14 @@ def _respond(served: ServedModel, document: dict[str, Any], values: dict[str, An
         else:
             output["data"] = value.ravel().tolist() if isinstance(value, np.ndarray) else value
         outputs.append(output)
-    answer = {
+    answer: dict[str, Any] = {
         "model_name": served.info.name,
         "model_version": served.info.version,
         "outputs": outputs,
         "parameters": {"fingerprint": served.info.fingerprint},
     }
+    if (guarantee := served.guarantee) is not None:
+        answer["parameters"]["guarantee"] = guarantee.state
     if isinstance(document.get("id"), str):
         answer["id"] = document["id"][:200]
     if not tail:

@@ -15,6 +15,7 @@ _EXAMPLE_PREDICTION: JsonDict = {
     "probabilities": {"healthy": 0.066, "ALL": 0.934},
     "reasons": [],
     "sha256": "9f2c" + 60 * "0",
+    "prediction_set": None,
 }
 
 
@@ -55,8 +56,10 @@ class PredictionOut(BaseModel):
 
     label: a class of the model, or `abstain` where the image cannot be classified or no class is
     probable enough; `reasons` say why. probability: null where the model has no positive class.
-    threshold: null with more than two classes, of which the likeliest is the answer.
-    probabilities: of every class, by name.
+    threshold: null where it does not decide: with more than two classes, of which the likeliest is
+    the answer, and where prediction sets do. probabilities: of every class, by name.
+    prediction_set: the classes that may be the true one; the answer is its only class, and null
+    where the model has no such sets. `guarantee` beside the predictions says what it promises.
     """
 
     model_config = {"json_schema_extra": {"examples": [_EXAMPLE_PREDICTION]}}
@@ -70,6 +73,7 @@ class PredictionOut(BaseModel):
     probabilities: dict[str, Annotated[float, Field(ge=0, le=1)]]
     reasons: list[str]
     sha256: str
+    prediction_set: list[str] | None = None
     explanation: ExplanationOut | None = None
 
 
@@ -141,8 +145,22 @@ _EXAMPLE_PROBLEM: JsonDict = {
 }
 
 
+class GuaranteeOut(BaseModel):
+    """What the prediction sets of a model promise, and whether the promise stands.
+
+    coverage: for each class, the probability that the set of a cell of that class holds it, for a
+    random cell of a new random patient like those that calibrated the model.
+    state: `stated`, as calibrated; or `suspended`, while the latest pictures that this replica saw
+    have shifted from the training cells (`drift.alarm`), so that its patients are no longer alike.
+    A shift is measured over 200 pictures; before there are so many the state is `stated`.
+    """
+
+    coverage: float
+    state: Literal["stated", "suspended"]
+
+
 class PredictOut(BaseModel):
-    """The answer to a request."""
+    """The answer to a request. guarantee: null where the model has no prediction sets."""
 
     model_config = {
         "json_schema_extra": {
@@ -152,6 +170,7 @@ class PredictOut(BaseModel):
 
     model: ModelInfo
     predictions: list[PredictionOut | FailureOut]
+    guarantee: GuaranteeOut | None = None
     subject: SubjectOut | None = None
 
 
@@ -173,7 +192,7 @@ class ModelOut(BaseModel):
     canaries: share of the requests for the name alone, by version or alias. shadows: versions
     that are compared with what answers. scope: whether it knows its limits.
     drift: of the latest pictures that this replica saw; null before there are enough, or where it
-    is not loaded.
+    is not loaded. guarantee: null where the model has no prediction sets.
     """
 
     name: str
@@ -192,6 +211,7 @@ class ModelOut(BaseModel):
     shadows: list[str]
     scope: bool
     drift: DriftOut | None
+    guarantee: GuaranteeOut | None
     info: ModelInfo
 
 

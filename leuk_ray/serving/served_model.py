@@ -13,6 +13,7 @@ from typing import Any, Protocol
 import numpy as np
 from PIL import Image
 
+from leuk_ray.bundles.manifest import BundleManifest
 from leuk_ray.datasets.images import BadImageError
 from leuk_ray.inference.classifier import (
     Cell,
@@ -26,7 +27,7 @@ from leuk_ray.inference.explain import Explanation, explain_pixels, overlay
 from leuk_ray.serving.decoding import Decoding, Named, Threads
 from leuk_ray.serving.drift import Drift, Shift
 from leuk_ray.serving.monitoring import Metrics
-from leuk_ray.serving.schemas import ModelInfo
+from leuk_ray.serving.schemas import GuaranteeOut, ModelInfo
 from leuk_ray.serving.settings import ServeSettings
 from leuk_ray.serving.sources import Found, fingerprint
 from leuk_ray.utils.errors import DataError
@@ -141,6 +142,11 @@ class ServedModel:
         """How far the latest pictures have strayed from the training cells."""
         return self._drift.shift()
 
+    @property
+    def guarantee(self) -> GuaranteeOut | None:
+        """What the prediction sets promise now; None without such sets."""
+        return guarantee_of(self.processor.manifest, self.shift)
+
     async def read(self, files: Sequence[Named], holder: str) -> list[Cell | BadImageError]:
         """`Decoding.read`, with bad files counted."""
         read = await self._decoding.read(self.processor, files, holder)
@@ -205,12 +211,24 @@ class ServedModel:
         if shift is None:
             return
         self.metrics.drift(self.info.name, shift)
+        guarantee = self.guarantee is not None
+        if guarantee:
+            self.metrics.guarantee(self.info.name, shift.alarm)
         if shift.alarm and not self._alarmed:
             logger.warning(
-                "%s: drift: %s of the latest pictures is %.1f deviations off the training cells'",
-                self.info.name, shift.name, shift.effect,
+                "%s: drift: %s of the latest pictures is %.1f deviations off the training cells'%s",
+                self.info.name, shift.name, shift.effect, "; guarantee suspended" * guarantee,
             )  # fmt: skip
         self._alarmed = shift.alarm
+
+
+def guarantee_of(manifest: BundleManifest, shift: Shift | None) -> GuaranteeOut | None:
+    """What a model's prediction sets promise under a shift; None without such sets."""
+    if manifest.conformal is None:
+        return None
+    suspended = shift is not None and shift.alarm
+    coverage = manifest.conformal.coverage
+    return GuaranteeOut(coverage=coverage, state="suspended" if suspended else "stated")
 
 
 def _picture(pixels: np.ndarray, heat: np.ndarray) -> str:

@@ -14,18 +14,23 @@ from leuk_ray.bundles.bundle import derive_bundle, lineage_of, open_bundle
 from leuk_ray.bundles.lineage import CellLineage, cell_hashes
 from leuk_ray.bundles.manifest import SCOPE_FILE, BundleManifest
 from leuk_ray.datasets.classes import ABSTAIN, ClassSet
+from leuk_ray.datasets.leakage import origin_of
 from leuk_ray.datasets.prepared import PreparedDataset
 from leuk_ray.datasets.splits import rows_with_role
 from leuk_ray.evaluation.blast_percentage import ErrorRates, count_errors
 from leuk_ray.evaluation.calibration import (
     abstain_band,
     binary_probability,
+    class_logits_of,
     class_probabilities,
     fit_temperature,
     min_confidence,
     temperature_caution,
 )
+from leuk_ray.evaluation.conformal import Conformal, fit_conformal, require_patients
 from leuk_ray.evaluation.decisions import ABSTAIN_SHARES, Decisions, fix_decisions
+from leuk_ray.evaluation.deployed import call_by_sets
+from leuk_ray.evaluation.guarantee import count_sizes
 from leuk_ray.evaluation.subjects import per_subject
 from leuk_ray.inference.classifier import Classifier
 from leuk_ray.inference.decide import decide
@@ -45,7 +50,8 @@ def calibrate(
     dataset: PreparedDataset,
     out: Location,
     *,
-    abstain_share: float = 0.05,
+    abstain_share: float | None = None,
+    coverage: float | None = None,
     max_cells: int = 2000,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> dict:
@@ -59,20 +65,31 @@ def calibrate(
         out: folder of the copy.
         abstain_share: of the calibrating cells, how many stay without an answer because
             they are the closest to the threshold, or, of more than two classes, the least
-            certain.
+            certain; None is 0.05. It guarantees nothing.
+        coverage: answer with prediction sets instead, which hold the class of a new patient's
+            cell with this probability; see `evaluation.conformal`.
         max_cells: at most so many are looked at for each of the two.
         progress: called with (cells scored, cells in all).
 
     Returns:
         bundle, cells, fixed_on (`Decisions.basis`), caution (that of the decisions and of the
         temperature), temperature, abstain_band (of two classes), min_confidence (of more),
+        prediction_sets (`Conformal` with its caution, and answered, several and none as
+        `guarantee.count_sizes` counts them on these cells; None without coverage),
         scope_cells, and blast_percentage: on how many patients the error rates stand that correct
         it, or why it stays uncorrected; None where no class is positive.
 
     Raises:
-        UserError: too few cells, one class alone, or another dataset than the run's.
+        UserError: too few cells, one class alone, too few or unknown patients for the coverage, or
+            another dataset than the run's.
     """
-    if not 0 <= abstain_share <= 0.9:  # NaN passes click's range
+    if coverage is not None and abstain_share is not None:
+        raise ConfigError("--coverage and --abstain: exclude each other; give one of them")
+    # NaN passes click's ranges.
+    if coverage is not None and not 0 < coverage < 1:
+        raise ConfigError(f"--coverage {coverage}: give a probability between 0 and 1")
+    abstain_share = 0.05 if abstain_share is None else abstain_share
+    if not 0 <= abstain_share <= 0.9:
         raise ConfigError(f"--abstain {abstain_share}: give a share from 0 to 0.9")
     bundle = open_bundle(target.bundle)
     split = split_of(target, dataset)
@@ -92,6 +109,14 @@ def calibrate(
             f"{target.run or dataset.location}: has {few} to calibrate on{one_class}; {MIN_CELLS} "
             f"of {which} classes are needed: {_larger(target, split)}"
         )
+    groups = dataset.cells["group"].take(pa.array(rows["decision"])).to_pylist()
+    if coverage is not None:
+        if origin_of(dataset.cells, rows["decision"]) != "subject":
+            raise DataError(
+                f"--coverage: guarantees something for new patients, and {dataset.location} does "
+                "not name the patient of every cell; prepare it with subjects, or use --abstain"
+            )
+        require_patients(labels, groups, dataset.classes.names, coverage)
     classifier = Classifier(bundle)
     scored = np.unique(np.concatenate(list(rows.values())))
     every_score, every_embedding, every_feature = _score(
@@ -101,23 +126,19 @@ def calibrate(
     in_scope = np.searchsorted(scored, rows["scope"])
     embedding, features = every_embedding[in_scope], [every_feature[i] for i in in_scope.tolist()]
     temperature = fit_temperature(scores, labels)
-    changes: dict[str, Any] = {"temperature": temperature}
-    if len(dataset.classes) == 2:
-        predictions = predictions_table(
-            dataset,
-            split.filter(pc.field("role") == held),
-            rows["decision"],
-            scores,
-            temperature,
-        )
-        changes |= _binary_decisions(
-            predictions, temperature, bundle.manifest.threshold, abstain_share
-        )
-    else:
-        changes["min_confidence"] = min_confidence(scores, temperature, abstain_share)
-    decisions: Decisions | None = changes.get("decisions")
-    groups = [dataset.cells["group"][row].as_py() for row in rows["scope"].tolist()]
-    scope, neighbourhood = fit_scope(features, embedding, groups)
+    conformal = None
+    if coverage is not None:
+        basis, names = "validation" if parted else "unseen", dataset.classes.names
+        conformal = fit_conformal(scores, labels, groups, names, coverage, basis=basis)
+    predictions = predictions_table(
+        dataset, split.filter(pc.field("role") == held), rows["decision"], scores, temperature
+    )
+    changes: dict[str, Any] = {"temperature": temperature} | _decisions(
+        predictions, dataset.classes, bundle.manifest, temperature, abstain_share, conformal
+    )
+    decisions: Decisions | None = changes["decisions"]
+    of_scope = dataset.cells["group"].take(pa.array(rows["scope"])).to_pylist()
+    scope, neighbourhood = fit_scope(features, embedding, of_scope)
     if dataset.classes.positive:
         held_out = binary_probability(scores, temperature, dataset.classes)
         scope.typical["probability"] = (float(held_out.mean()), float(held_out.std()))
@@ -147,8 +168,13 @@ def calibrate(
             filter(None, (decisions and decisions.caution, temperature_caution(scores, labels)))
         ),
         "temperature": temperature,
-        "abstain_band": list(band) if (band := changes.get("abstain_band")) else None,
-        "min_confidence": changes.get("min_confidence"),
+        "abstain_band": list(band) if (band := changes["abstain_band"]) else None,
+        "min_confidence": changes["min_confidence"],
+        "prediction_sets": None
+        if conformal is None
+        else conformal.model_dump()
+        | {"caution": conformal.caution}
+        | count_sizes(conformal.sets(scores)),
         "scope_cells": len(embedding),
         "blast_percentage": _blasts(changes.get("error_rates"))
         if dataset.classes.positive
@@ -173,34 +199,51 @@ def _error_rates(
     assert manifest.scope is not None
     far = distance > (np.inf if manifest.scope.distance is None else manifest.scope.distance)
     probabilities = class_probabilities(class_logits, manifest.temperature)
+    sets = manifest.conformal and manifest.conformal.sets(class_logits)
     truth, called, groups = [], [], []
     for i, cell in enumerate(cells.select(["label", "subject", "group"]).to_pylist()):
         if cell["subject"] is None:
             continue
         reasons = pixel_reasons(features[i], manifest.scope) or [OUT_OF_SCOPE] * bool(far[i])
-        label = decide(probabilities[i], reasons, manifest).label
+        in_set = None if sets is None else sets[i]
+        label = decide(probabilities[i], reasons, manifest, in_set).label
         truth.append(manifest.classes[cell["label"]] in manifest.positive)
         called.append(None if label == ABSTAIN else label in manifest.positive)
         groups.append(cell["group"])
     return count_errors(truth, called, groups)
 
 
-def _binary_decisions(
-    predictions: pa.Table, temperature: float, threshold: float, abstain_share: float
+def _decisions(
+    predictions: pa.Table,
+    classes: ClassSet,
+    manifest: BundleManifest,
+    temperature: float,
+    abstain_share: float,
+    conformal: Conformal | None,
 ) -> dict[str, Any]:
-    """Abstain band and decisions of two classes, fixed on the predictions for held-out cells."""
-    logits = predictions["logit"].to_numpy()
-    band = abstain_band(logits, temperature, threshold, abstain_share)
+    """When a bundle abstains, and decisions of two classes, fixed on held-out predictions.
+
+    Prediction sets take the place of the abstain band, or of the smallest confidence.
+    """
+    changes: dict[str, Any] = {
+        "conformal": conformal, "abstain_band": None, "min_confidence": None, "decisions": None
+    }  # fmt: skip
+    share = abstain_share if conformal is None else 0.0
+    if len(classes) > 2:
+        scores = class_logits_of(predictions)
+        return changes | {"min_confidence": min_confidence(scores, temperature, share)}
+    logits, threshold = predictions["logit"].to_numpy(), manifest.threshold
+    band = abstain_band(logits, temperature, threshold, share)
     decisions = fix_decisions(
         predictions["label"].to_numpy().astype(np.int64),
         logits,
-        per_subject(predictions, threshold, band),
+        per_subject(call_by_sets(predictions, conformal), threshold, band),
         temperature=temperature,
         threshold=threshold,
         source="cells that the bundle was calibrated on",
-        shares=(abstain_share, *ABSTAIN_SHARES),
+        shares=(share, *ABSTAIN_SHARES),
     )
-    return {"abstain_band": band, "decisions": decisions}
+    return changes | {"abstain_band": band, "decisions": decisions}
 
 
 def _blasts(rates: ErrorRates | None) -> str:

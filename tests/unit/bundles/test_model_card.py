@@ -42,6 +42,7 @@ def card(**changes: Any) -> str:
         "temperature": 1.0,
         "abstain_band": None,
         "min_confidence": None,
+        "conformal": None,
         "scope": None,
         "dataset_fingerprint": "ab" * 32,
         "protocol": "subject-disjoint",

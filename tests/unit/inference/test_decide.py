@@ -1,9 +1,11 @@
 import numpy as np
 import pytest
 from pydantic import ValidationError
+from scipy.special import expit
 
 from leuk_ray.bundles.manifest import ModelManifest
 from leuk_ray.datasets.images import StorageSettings
+from leuk_ray.evaluation.conformal import ClassLimit, Conformal
 from leuk_ray.inference.decide import Decision, decide
 from leuk_ray.models.settings import ModelSettings
 
@@ -64,6 +66,52 @@ def test_of_three_classes_the_most_likely_is_the_answer_where_it_is_likely_enoug
         classes=("a", "b", "c"), positive=("b", "c"), threshold=0.1)).label == "a"  # fmt: skip
     with pytest.raises(RuntimeError, match="not finite"):
         decide(np.array([0.9, np.nan, 0.1]), [], three)
+
+
+def sets_of(*limits: float) -> Conformal:
+    """Prediction sets with these limits on the log-odds of the classes."""
+    own = [
+        ClassLimit(patients=9, cells=9, log_odds=limit, pooled=limit, attainable=0.9, share=0.9)
+        for limit in limits
+    ]
+    return Conformal(coverage=0.9, limits=tuple(own))
+
+
+@pytest.mark.parametrize(
+    ("logit", "label", "prediction_set"),
+    [
+        (-2.0, "healthy", ("healthy",)),
+        (0.5, "abstain", ("healthy", "ALL")),
+        (1.5, "ALL", ("ALL",)),
+        (0.5, "abstain", ()),
+        (0.2, "healthy", ("healthy",)),  # although ALL would be the answer by the threshold
+    ],
+)
+def test_the_one_class_of_a_prediction_set_is_the_answer(logit, label, prediction_set):
+    limits = {(): (1.0, 1.0), ("healthy",): (-0.3, 1.0)}.get(prediction_set, (-1.0, -1.0))
+    conformal = sets_of(*limits)
+    inside = conformal.sets(np.array([[logit]]))[0]
+    bundle = manifest(conformal=conformal, threshold=0.5)
+    decision = decide(both(float(expit(logit))), [], bundle, inside)
+    reasons = ("uncertain_set",) if label == "abstain" else ()
+    assert decision == Decision(label, reasons, prediction_set)
+    blurred = decide(both(float(expit(logit))), ["blurred"], bundle, inside)
+    assert blurred == Decision("abstain", ("blurred", *reasons), prediction_set)
+
+
+def test_prediction_sets_take_the_place_of_the_band_and_leave_other_bundles_as_they_were():
+    three = {"classes": ("a", "b", "c"), "positive": (), "conformal": sets_of(0, 0, 0)}
+    for changes in (
+        {"conformal": sets_of(0, 0), "abstain_band": (0.4, 0.6)},
+        three | {"min_confidence": 0.5},
+        {"conformal": sets_of(0, 0, 0)},
+    ):
+        with pytest.raises(ValidationError, match="conformal"):
+            manifest(**changes)
+    for changes in ({}, three | {"conformal": None}):
+        assert "conformal" not in manifest(**changes).model_dump(mode="json")
+    written = manifest(**three).model_dump(mode="json")
+    assert ModelManifest(**written) == manifest(**three, schema_version=2)
 
 
 @pytest.mark.parametrize(

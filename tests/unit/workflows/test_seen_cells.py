@@ -141,6 +141,41 @@ def test_cells_that_calibrated_a_bundle_are_refused_or_marked(trained_on, other,
     assert own.label == "TRAINED-ON-THESE"
 
 
+def test_a_bundle_with_prediction_sets_states_its_guarantee_and_is_evaluated_by_it(
+    trained_on, other, tmp_path
+) -> None:
+    plain, out = bundle_of(tmp_path / "plain", trained_on), tmp_path / "calibrated"
+    for options, words in (
+        ({"coverage": 0.9}, "needs 9 patients of every class to calibrate on, and there are 4 of"),
+        ({"coverage": 0.7, "abstain_share": 0.1}, "exclude each other"),
+    ):
+        with pytest.raises(UserError, match=words) as refused:
+            calibrate(EvaluationTarget.at(plain), trained_on, out, **options)
+        assert "\n" not in str(refused.value)
+        assert not out.exists()
+    values = calibrate(EvaluationTarget.at(plain), trained_on, tmp_path / "few", coverage=0.7)
+    assert "chose the epoch" in values["prediction_sets"]["caution"]
+
+    values = calibrate(EvaluationTarget.at(plain), other, out, coverage=0.9, max_cells=90)
+    manifest = EvaluationTarget.at(out).manifest
+    assert manifest.conformal is not None
+    assert (manifest.abstain_band, manifest.conformal.caution) == (None, "")
+    assert {limit.patients for limit in manifest.conformal.limits} == {20}
+    assert sum(limit.cells for limit in manifest.conformal.limits) == 90
+    assert "at least 0.9" in (out / "MODEL_CARD.md").read_text()
+    report = evaluate(EvaluationTarget.at(out), other, tmp_path / "marked", seen=True)
+    check_deployed(report, out, other)
+    assert report.guarantee is not None
+    by_class = report.guarantee["patients"]["classes"]
+    assert [(row["name"], row["patients"], row["tested"]) for row in by_class] == [
+        ("healthy", 20, 20), ("ALL", 20, 20),
+    ]  # fmt: skip
+    assert all(row["covered"]["numerator"] >= 0.85 * 60 for row in by_class)
+    page = (tmp_path / "marked" / "report.html").read_text()
+    assert "exchangeable" in page
+    assert "which guarantee nothing" in page
+
+
 def test_an_ensemble_is_evaluated_on_cells_that_none_of_its_members_has_seen(
     trained_on, other, tmp_path
 ) -> None:
