@@ -50,10 +50,11 @@ if TYPE_CHECKING:
 )
 @click.option(
     "--layout",
-    type=Choice(["c-nmc", "all-idb"]),
+    type=Choice(["c-nmc", "all-idb", "fields"]),
     default="c-nmc",
     show_default=True,
-    help="Cells on black, or fields of view with cells cropped from them.",
+    help="Cells on black, fields of view of one class with cells cropped from them, or several "
+    "fields of patients whose share of blasts is known.",
 )
 @command
 def synth(
@@ -71,13 +72,15 @@ def synth(
     from leuk_ray.cli.data_messages import synth_text
     from leuk_ray.datasets.synthetic import SyntheticSpec, write_c_nmc
     from leuk_ray.datasets.synthetic_fields import write_all_idb
+    from leuk_ray.datasets.synthetic_smears import write_smears
     from leuk_ray.datasets.synthetic_stages import write_stages
     from leuk_ray.io.storage import refuse_existing
     from leuk_ray.utils.progress import bar
 
     spec = SyntheticSpec(cells, subjects, seed, best_auc, signal, subject_share)
     refuse_existing(directory, "folder of cells")
-    write, unit = (write_all_idb, "field") if layout == "all-idb" else (write_c_nmc, "cell")
+    writers = {"c-nmc": write_c_nmc, "all-idb": write_all_idb, "fields": write_smears}
+    write, unit = writers[layout], "cell" if layout == "c-nmc" else "field"
     if classes > 2:
         if layout != "c-nmc":
             raise ConfigError(f"--layout {layout}: has two classes; leave out --classes")

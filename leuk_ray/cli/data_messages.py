@@ -24,7 +24,11 @@ def synth_text(directory: Path, values: dict) -> str:
     if "oracle_auc" not in values:
         counts = values["counts"]
         crops = counted(counts["crops"], "cell")
-        return f"{text}; {counted(counts['fields'], 'field')}, {crops} cropped from them"
+        more = "; true shares of blasts in patients.csv, crops to train on in crops.csv"
+        return (
+            f"{text}; {counted(counts['fields'], 'field')}, {crops} cropped from them"
+            f"{more if 'shares' in values else ''}"
+        )
     oracle = f"{values['oracle_auc']:.3f}"
     return f"{text} (an oracle that sees the latent variable reaches {oracle} on these cells)"
 

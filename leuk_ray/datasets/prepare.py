@@ -246,7 +246,8 @@ def _labels(
 
 def _origin(source: Path) -> dict[str, Any]:
     """Whether the images were rendered, and what is known of them then."""
-    marker = source / layouts.SYNTHETIC_MARKER
+    folder = source.parent if source.is_file() else source  # of a CSV file of images
+    marker = folder / layouts.SYNTHETIC_MARKER
     if not marker.exists():
         return {"synthetic": False}
     made = read_json(marker)
