@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
 
+from leuk_ray.bundles.model_card import results_of
 from leuk_ray.datasets.classes import ClassSet
 from leuk_ray.evaluation.calibration import (
     binary_log_odds,
@@ -21,6 +22,7 @@ from leuk_ray.evaluation.differential import differential
 from leuk_ray.evaluation.report import _report
 from leuk_ray.evaluation.report_model import Report, ReportContext
 from leuk_ray.utils.wording import natural
+from tests.unit.bundles.test_model_card import card
 from tests.unit.evaluation.test_report import CONTEXT, pictures, report
 
 PBC = ClassSet(
@@ -198,6 +200,11 @@ def test_each_subject_has_its_differential_beside_the_true_one(tmp_path: Path) -
         "no answer where the most probable class is less probable than a limit"
     )
     assert "(0.400, " in limits
+    kept = results_of(Report.read(tmp_path / "report"))
+    assert kept["threshold"] is None
+    text = card(classes=PBC, test=kept)
+    assert "at temperature 1." in text
+    assert "balanced accuracy" in text.lower()
 
 
 def test_unanswered_cells_are_in_no_called_share(tmp_path: Path) -> None:
