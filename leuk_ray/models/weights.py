@@ -17,7 +17,11 @@ import timm
 import torch
 from huggingface_hub import get_hf_file_metadata, hf_hub_url, try_to_load_from_cache
 from safetensors.torch import save_file
-from timm.models import load_state_dict  # pyright: ignore[reportPrivateImportUsage]
+from timm.models import (
+    VisionTransformer,  # pyright: ignore[reportPrivateImportUsage]
+    load_state_dict,  # pyright: ignore[reportPrivateImportUsage]
+)
+from timm.models.vision_transformer import checkpoint_filter_fn
 from torch import Tensor, nn
 from torchvision.models import AlexNet_Weights
 
@@ -190,7 +194,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     if not path.is_file():
         raise DataError(f"model.weights {path}: there is no such file or bundle")
     try:
-        return load_state_dict(str(path), weights_only=True)
+        return _of_teacher(load_state_dict(str(path), weights_only=True))
     except Exception as error:
         reason = str(error).splitlines()[0][:120] if str(error) else type(error).__name__
         raise DataError(
@@ -198,8 +202,26 @@ def read_weights(path: Path) -> dict[str, Tensor]:
         ) from error
 
 
+def _of_teacher(state: dict[str, Any]) -> dict[str, Tensor]:
+    """The backbone of a checkpoint of DINOv2's training, such as DinoBloom's; others as they are.
+
+    Its teacher's tensors are called `backbone.*`, beside those of the heads it was trained with.
+    """
+    if not isinstance(state.get("teacher"), dict):
+        return state
+    own = state["teacher"].items()
+    return {
+        key.removeprefix("backbone."): tensor for key, tensor in own if key.startswith("backbone.")
+    }
+
+
 def _load(module: nn.Module, state: dict[str, Tensor], source: str) -> None:
-    """Load every tensor the module has; what else the file holds is a classifier's."""
+    """Load every tensor the module has; what else the file holds is a classifier's.
+
+    A vision transformer's position embeddings are resampled where the file's are of another size.
+    """
+    if isinstance(module, VisionTransformer) and "pos_embed" in state:
+        state = checkpoint_filter_fn(state, module)
     wanted = module.state_dict()
     missing = [name for name in wanted if name not in state]
     if missing:

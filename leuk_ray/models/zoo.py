@@ -13,6 +13,7 @@ from typing import Any
 
 import timm
 import torch
+from timm.models import VisionTransformer  # pyright: ignore[reportPrivateImportUsage]
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -133,7 +134,16 @@ def _backbone(settings: ModelSettings, *, pooled: bool) -> nn.Module:
     backbone = create()
     config: Any = backbone.pretrained_cfg
     size = config["input_size"][-1]
-    if config.get("fixed_input_size") and settings.input_size != size:
+    if isinstance(backbone, VisionTransformer) and settings.input_size != size:
+        patch = backbone.patch_embed.patch_size[0]
+        if settings.input_size % patch:
+            raise ConfigError(
+                f"model.input_size {settings.input_size}: {name} takes multiples of its patches of "
+                f"{patch} pixels; set model.input_size={patch * (settings.input_size // patch)}"
+            )
+        create = partial(create, img_size=settings.input_size)
+        backbone = create()
+    elif config.get("fixed_input_size") and settings.input_size != size:
         raise ConfigError(
             f"model.input_size {settings.input_size}: {name} takes {size} pixels and no other "
             f"size; set model.input_size={size}"

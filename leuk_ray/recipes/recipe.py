@@ -50,6 +50,22 @@ class Recipe(Settings):
             )
         return self
 
+    @model_validator(mode="after")
+    def _probe_is_a_linear_head(self) -> Recipe:
+        if not self.training.probe:
+            return self
+        if self.model.architecture not in ("timm", "alexnet"):
+            raise ValueError(
+                "training.probe fits a linear head; take model.architecture timm or alexnet, not "
+                f"{self.model.architecture}"
+            )
+        if self.augment.policy != "none":
+            raise ValueError(
+                "training.probe fits to cells as they are; set augment.policy=none, not "
+                f"{self.augment.policy}"
+            )
+        return self
+
     def to_yaml(self) -> str:
         """Every setting, resolved."""
         return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False)

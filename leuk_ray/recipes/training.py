@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from leuk_ray.datasets.plan import ROWS_PER_BLOCK, Balance, Cache
 from leuk_ray.utils.settings import Settings
@@ -80,8 +80,21 @@ class LossSettings(Settings):
     classes alike; near 1 the weights are inverse to n."""
 
 
+# What only gradient descent uses; a probe refuses all of these but their defaults.
+_DESCENT = (
+    "accumulate", "optimizer", "lr", "weight_decay", "backbone_lr", "layer_decay", "frozen_epochs",
+    "frozen_norm", "sync_batchnorm", "clip_grad_norm", "ema_decay", "compile", "balance", "loss",
+    "schedule", "plateau",
+)  # fmt: skip
+
+
 class TrainingSettings(Settings):
     """How a network is trained."""
+
+    probe: bool = False
+    """Fit the linear head to the embeddings of the frozen backbone by logistic regression, with an
+    L2 penalty chosen on inner folds of groups, in place of gradient descent. Takes a network of
+    architecture `timm` or `alexnet`, one epoch and no augmentation."""
 
     epochs: int = Field(default=20, ge=1)
     """Maximum number of epochs (saeed2022, training: 20)."""
@@ -168,3 +181,13 @@ class TrainingSettings(Settings):
 
     keep: int = Field(default=1, ge=1)
     """Number of best checkpoints to keep, in addition to the last."""
+
+    @model_validator(mode="after")
+    def _probe_descends_no_gradient(self) -> TrainingSettings:
+        fields = TrainingSettings.model_fields
+        foreign = [name for name in _DESCENT if getattr(self, name) != fields[name].get_default()]
+        if self.probe and foreign:
+            raise ValueError(f"{foreign[0]} does not apply to a probe; leave it out")
+        if self.probe and self.epochs != 1:
+            raise ValueError(f"a probe is fitted in one epoch, epochs is {self.epochs}")
+        return self

@@ -103,6 +103,7 @@ def report_context(
     else:
         config = target.config | {"model": dict(target.config["model"])}
         notes += batch_norm_notes(config["training"], history)
+        notes += probe_notes(history)
         notes += interruption_notes(interruptions(target.run))
         if isinstance(manifest, ModelManifest):  # reports contain no path of this machine
             config["model"]["weights"] = manifest.model.weights
@@ -235,6 +236,24 @@ def batch_norm_notes(training: dict, history: list[dict]) -> list[str]:
             "taken once an epoch."
         )
     return notes
+
+
+def probe_notes(history: list[dict]) -> list[str]:
+    """How the head of a probe was fitted; none where there was no probe."""
+    if not history or "penalty" not in history[-1]:
+        return []
+    line = history[-1]
+    how = (
+        f"chosen on {line['penalty_folds']} inner folds of groups of the training cells, mean "
+        f"log-loss of the cells left out {line['penalty_loss']:.3f}"
+        if line["penalty_folds"]
+        else "not chosen on these cells, since a class of them is in one group"
+    )
+    return [
+        "A probe: the backbone is as it was pretrained, and the head is logistic regression on its "
+        f"standardized features, fitted to {line['train_images']:,} cells; L2 penalty "
+        f"C = {line['penalty']:g}, {how}."
+    ]
 
 
 def interruption_notes(items: list[dict]) -> list[str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import pyarrow as pa
@@ -24,6 +24,7 @@ class TrainingCells:
 
     uids: of every row. labels: (num_rows,) int64, -1 where unknown. keys: (num_rows,) uint64.
     train, validation: rows, ascending.
+    groups: (num_rows,) int64, equal for cells of one group.
     num_classes: K; a label is 0 to K-1.
     train_copies, validation_copies: (N,) uint64 under `paper-literal`, the copy index
         of each of these rows; else None.
@@ -37,6 +38,7 @@ class TrainingCells:
     train_copies: np.ndarray | None = None
     validation_copies: np.ndarray | None = None
     num_classes: int = 2
+    groups: np.ndarray = field(default_factory=lambda: np.empty(0, np.int64))
 
     @classmethod
     def of(cls, dataset: PreparedDataset, split: pa.Table) -> TrainingCells:
@@ -56,6 +58,7 @@ class TrainingCells:
             validation,
             *copies,
             num_classes=len(dataset.classes),
+            groups=np.unique(cells["group"].to_pylist(), return_inverse=True)[1],
         )
 
 
@@ -125,6 +128,19 @@ def check_run(
     model = build(recipe.model, load_weights=load_weights, num_classes=num_classes)
     make_optimizer(model, settings)
     planner = EpochPlanner(TrainingCells.of(dataset, split), settings, recipe.seed)
+    if settings.probe:
+        _check_probe(planner.cells)
+        return planner
     planner.check_batches(workers)
     class_weights(settings.loss, planner.cells.labels[planner.cells.train], num_classes)
     return planner
+
+
+def _check_probe(cells: TrainingCells) -> None:
+    if cells.train_copies is not None:
+        raise ConfigError(
+            "training.probe: fits to cells as they are, and paper-literal trains on augmented "
+            "copies; choose another protocol"
+        )
+    if absent := sorted(set(range(cells.num_classes)) - set(cells.labels[cells.train].tolist())):
+        raise ConfigError(f"training.probe: no training cell has the label {absent[0]}")

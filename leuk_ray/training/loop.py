@@ -25,6 +25,7 @@ from leuk_ray.training import collective
 from leuk_ray.training.cells import EpochPlanner
 from leuk_ray.training.learner import Learner, Microbatch
 from leuk_ray.training.losses import class_weights
+from leuk_ray.training.probe import fit_head
 from leuk_ray.training.schedule import lr_factor
 from leuk_ray.training.state import TrainingState
 from leuk_ray.training.validation import selection, validate
@@ -53,6 +54,8 @@ def train(
 ) -> TrainingState:
     """Train until the plateau rule or the last epoch ends it. All workers must call.
 
+    The one epoch of a probe is a fit of its head; see `probe.fit_head`.
+
     Args:
         learner: the network, its optimizer and the settings of the training.
         state: where to start; a fresh TrainingState or a loaded one.
@@ -66,7 +69,11 @@ def train(
     settings = learner.settings
     while not state.stopped:
         started = time.perf_counter()
-        trained = train_epoch(learner, state, planner, loader, augmentation, progress)
+        if settings.probe:
+            learner.set_lr(0.0)
+            trained = fit_head(learner.model, planner, loader)
+        else:
+            trained = train_epoch(learner, state, planner, loader, augmentation, progress)
         trained_at = time.perf_counter()
         for network in dict.fromkeys((learner.model, learner.eval_model)):
             collective.average_running_statistics(network)

@@ -13,6 +13,7 @@ from leuk_ray.models.zoo import build, class_logits
 from leuk_ray.utils.errors import UserError
 
 VIT = "vit_tiny_patch16_224.augreg_in21k"
+SWIN = "swin_tiny_patch4_window7_224.ms_in1k"
 
 
 def test_offline_weights_fit_strictly_and_know_imagenet():
@@ -86,8 +87,8 @@ def test_unusable_backbones_are_refused(backbone: str, message: str):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"backbone": VIT, "input_size": 160}, "takes 224 pixels and no other size"),
-        ({"backbone": VIT, "input_size": 225}, "takes 224 pixels and no other size"),
+        ({"backbone": VIT, "input_size": 225}, "multiples of its patches of 16 .*input_size=224"),
+        ({"backbone": SWIN, "input_size": 160}, "takes 224 pixels and no other size"),
         ({"architecture": "alexnet", "input_size": 32}, "32: AlexNet cannot take it"),
         ({"backbone": "inception_v3.tv_in1k", "input_size": 64}, "64: .* cannot take it"),
     ],

@@ -166,3 +166,53 @@ def test_weights_that_are_here_are_known_without_asking_the_hub(monkeypatch, tmp
     assert started_from.missing_imagenet(names) == ["vgg16.tv_in1k"]
     monkeypatch.setattr(started_from, "try_to_load_from_cache", lambda repository, file: "/there")
     assert started_from.missing_imagenet(names) == []
+
+
+DINO = {"architecture": "timm", "backbone": "vit_small_patch14_dinov2.lvd142m", "input_size": 224}
+
+
+@pytest.fixture(scope="module")
+def dinobloom(tmp_path_factory) -> tuple[dict[str, torch.Tensor], Path, Path]:
+    """Random weights of a ViT-S/14 for 224 pixels in timm's layout and in that of its authors."""
+    torch.manual_seed(3)
+    network = timm.create_model(
+        "vit_small_patch14_dinov2", pretrained=False, img_size=224, num_classes=0
+    )
+    state = {name: torch.randn_like(value) / 50 for name, value in network.state_dict().items()}
+    assert state["pos_embed"].shape == (1, 257, 384)
+    folder = tmp_path_factory.mktemp("dinobloom")
+    save_file(state, folder / "timm.safetensors")
+    teacher = {f"backbone.{name}": value for name, value in state.items()}
+    teacher |= {"backbone.mask_token": torch.zeros(1, 384), "dino_head.mlp.0.weight": torch.ones(3)}
+    torch.save({"teacher": teacher, "student": {}}, folder / "authors.pth")
+    return state, folder / "timm.safetensors", folder / "authors.pth"
+
+
+def test_dinobloom_is_read_in_both_layouts(dinobloom, tmp_path: Path):
+    state, of_timm, of_authors = dinobloom
+    for file in (of_timm, of_authors):
+        recipe = load_recipe("dinobloom-s-probe", [f"weights={file}"])
+        loaded = build(recipe.model, load_weights=True, num_classes=3)
+        own = loaded.backbone.state_dict()
+        assert own.keys() == state.keys()
+        assert all(torch.equal(own[name], state[name]) for name in own)
+        mean = loaded.preprocess.mean.flatten() / 255
+        assert mean.tolist() == pytest.approx([0.485, 0.456, 0.406])
+    torch.save({"teacher": {"dino_head.x": torch.ones(3)}}, tmp_path / "heads.pth")
+    with pytest.raises(UserError, match=r"heads.pth has no cls_token"):
+        build(ModelSettings(**DINO, weights=str(tmp_path / "heads.pth")), load_weights=True)
+
+
+@pytest.mark.parametrize("size", [112, 280])
+def test_position_embeddings_are_resampled_as_timm_does(dinobloom, size: int):
+    state, file, _ = dinobloom
+    settings = ModelSettings(**DINO | {"input_size": size}, weights=str(file))
+    own = build(settings, load_weights=True).backbone.state_dict()
+    theirs = timm.create_model(
+        "vit_small_patch14_dinov2", pretrained=True, img_size=size, num_classes=0,
+        pretrained_cfg_overlay={"file": str(file)},
+    ).state_dict()  # fmt: skip
+    assert own["pos_embed"].shape == (1, (size // 14) ** 2 + 1, 384)
+    assert not torch.equal(own["pos_embed"][:, :5], state["pos_embed"][:, :5])
+    assert own.keys() == theirs.keys()
+    assert all(torch.equal(own[name], theirs[name]) for name in own)
