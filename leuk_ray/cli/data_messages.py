@@ -120,6 +120,57 @@ def detect_text(values: dict) -> str:
     return "\n".join(lines)
 
 
+def fields_text(values: dict) -> str:
+    """Format the result of `predict --fields` for a few fields."""
+    lines = []
+    for field in values["fields"]:
+        why = f" ({field['detail'] or ', '.join(field['reasons'])})" if field["reasons"] else ""
+        lines.append(f"{field['name']}: {field['status']}{why}")
+        for cell in field["cells"]:
+            box = f"  {cell['x0']},{cell['y0']} to {cell['x1']},{cell['y1']}"
+            reasons = f" ({', '.join(cell['reasons'])})" if cell["reasons"] else ""
+            lines.append(f"{box}: {cell['label'] or 'not answered'}{reasons}{_likeliest(cell)}")
+    return "\n".join([*lines, _summary(values["summary"])])
+
+
+def _likeliest(cell: dict) -> str:
+    if not cell.get("probabilities"):
+        return ""
+    name, value = max(cell["probabilities"].items(), key=lambda each: each[1])
+    return f", most likely {name} {value:.3f}"
+
+
+def fields_table_text(values: dict) -> str:
+    """Format the result of `predict --fields --out`."""
+    counts = values["fields"]
+    by_status = [f"{counts.get(status, 0)} {status}" for status in ("ok", "empty", "refused")]
+    lines = [
+        f"{values['out']}: {counted(counts['all'], 'field')} = {' + '.join(by_status)}",
+        *reasons_text(values["reasons"]),
+        _summary(values["summary"]),
+    ]
+    if "subjects" in values:
+        lines.append(f"{values['subjects_out']}: {counted(values['subjects'], 'subject')}")
+        if without := values["without_subject"]:
+            lines.append(f"  {counted(without, 'field')} without a subject, in none of its rows")
+    return "\n".join(lines)
+
+
+def _summary(summary: dict) -> str:
+    """Cells of fields: how many were answered for, how, and why others were not."""
+    shares = [
+        f"{share['cells']} {share['name']} ({share['low']:.0%} to {share['high']:.0%})"
+        for share in summary["differential"]
+        if share["cells"]
+    ]
+    text = f"{counted(summary['cells'], 'cell')}, {summary['answered']} answered"
+    text += f": {', '.join(shares)}" if shares else ""
+    if summary["not_answered"]:
+        why = [f"{number} {name}" for name, number in summary["not_answered_reasons"].items()]
+        text += f"; {summary['not_answered']} not answered ({', '.join(why)})"
+    return text
+
+
 def reasons_text(reasons: dict[str, int]) -> list[str]:
     """Why fields were refused, one line a reason."""
     from leuk_ray.fields.quality import REASONS

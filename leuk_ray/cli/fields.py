@@ -10,6 +10,7 @@ import click
 from leuk_ray.cli.base import ADDRESS, LOCATION, PATH, Choice, command
 
 if TYPE_CHECKING:
+    from leuk_ray.fields.field import FieldSettings
     from leuk_ray.io.locations import Location
 
 PIXELS_PER_UM = click.option(
@@ -20,10 +21,16 @@ PIXELS_PER_UM = click.option(
 CROP_UM = click.option(
     "--crop-um",
     type=click.FloatRange(5, 100),
-    default=20.0,
-    show_default=True,
-    help="Side of the square cropped around a cell, in micrometres.",
+    help="Side of the square cropped around a cell, in micrometres (default: 20).",
 )
+
+
+def field_settings(pixels_per_um: float | None, crop_um: float | None) -> FieldSettings:
+    """Settings of fields from the two options above."""
+    from leuk_ray.fields.field import FieldSettings
+
+    given = {"pixels_per_um": pixels_per_um, "crop_um": crop_um}
+    return FieldSettings(**{name: value for name, value in given.items() if value is not None})
 
 
 @click.command(epilog="Example: leuk-ray detect 'smear/*.jpg' --out found --pixels-per-um 12.5")
@@ -57,7 +64,7 @@ def detect(
     fields: tuple[Location, ...],
     out: Path,
     pixels_per_um: float | None,
-    crop_um: float,
+    crop_um: float | None,
     **options: Any,
 ) -> tuple[dict, str]:
     """Find nucleated cells in fields of view by their stain, and crop them.
@@ -69,9 +76,7 @@ def detect(
     as there are CPUs.
     """
     from leuk_ray.cli.data_messages import detect_text
-    from leuk_ray.fields.field import FieldSettings
     from leuk_ray.workflows.detect import detect as run
 
-    settings = FieldSettings(pixels_per_um=pixels_per_um, crop_um=crop_um)
-    values = run(fields, out, settings, **options)
+    values = run(fields, out, field_settings(pixels_per_um, crop_um), **options)
     return values, detect_text(values)

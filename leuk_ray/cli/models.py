@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from leuk_ray.cli.base import ADDRESS, LOCATION, PATH, SIGN, TRUSTED, Choice, command
-from leuk_ray.utils.errors import DataError
+from leuk_ray.cli.fields import CROP_UM, PIXELS_PER_UM, field_settings
+from leuk_ray.utils.errors import DataError, UserError
 
 if TYPE_CHECKING:
     from leuk_ray.io.locations import Location
@@ -57,6 +58,11 @@ def fetch(names: tuple[str, ...], folder: Path) -> tuple[dict, str]:
     metavar="OUT.zip",
     help="Also write a C-NMC 2019 challenge submission; images must be 1.bmp to N.bmp.",
 )
+@click.option(
+    "--fields", is_flag=True, help="IMAGES are fields of view: find their cells and classify these."
+)
+@PIXELS_PER_UM
+@CROP_UM
 @TRUSTED
 @ADDRESS
 @command
@@ -65,6 +71,9 @@ def predict(
     images: tuple[Location, ...],
     out: Location | None,
     trusted: Path | None,
+    fields: bool,
+    pixels_per_um: float | None,
+    crop_um: float | None,
     **options: Any,
 ) -> tuple[dict, str]:
     """Classify images: files, folders, patterns, s3://.
@@ -81,6 +90,10 @@ def predict(
     bundle = find_bundle(model)
     if trusted is not None:
         open_bundle(bundle, trusted)
+    if fields:
+        return _predict_fields(bundle, images, out, pixels_per_um, crop_um, options)
+    if pixels_per_um is not None or crop_um is not None:
+        raise UserError("--pixels-per-um, --crop-um: are for fields of view; add --fields")
 
     from leuk_ray.cli.messages import predict_table_text, predict_text
     from leuk_ray.workflows.predict import predict_files, predict_to_table
@@ -90,6 +103,29 @@ def predict(
         return values, predict_text(values)
     values = predict_to_table(bundle, images, out, **options)
     return values, predict_table_text(values)
+
+
+def _predict_fields(
+    bundle: Location,
+    images: tuple[Location, ...],
+    out: Location | None,
+    pixels_per_um: float | None,
+    crop_um: float | None,
+    options: dict[str, Any],
+) -> tuple[dict, str]:
+    from leuk_ray.cli.data_messages import fields_table_text, fields_text
+    from leuk_ray.workflows.predict_fields import predict_fields, predict_fields_to_table
+
+    settings = field_settings(pixels_per_um, crop_um)
+    if options.pop("challenge"):
+        raise UserError("--challenge: has one cell an image; leave out --fields")
+    if out is None:
+        if named := [f"--{name}" for name, value in options.items() if value]:
+            raise UserError(f"{named[0]}: is for tables; add --out answers.csv")
+        values = predict_fields(bundle, images, settings)
+        return values, fields_text(values)
+    values = predict_fields_to_table(bundle, images, out, settings, **options)
+    return values, fields_table_text(values)
 
 
 @click.command(epilog="Example: leuk-ray ensemble voted runs/efficientnet-b0 runs/vit-b16")

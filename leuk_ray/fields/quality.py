@@ -35,7 +35,7 @@ _FOCUS_PIXELS_PER_UM = 5.0
 _MIN_SHARPNESS = 0.7  # per micrometre; in focus 0.89 and more, blurred by 1 um mostly below 0.6
 _MIN_PIXELS_PER_UM = 2.0
 _MIN_AREA = 800.0  # square micrometres: two crops
-_MAX_WORKING_PIXELS = 2**24  # at 5 pixels per micrometre; 0.67 square millimetres
+_MAX_WORKING_PIXELS = 2**23  # at 5 pixels per micrometre: a third of a square millimetre
 _SAME_SCALE = 1.7  # factor between given and estimated
 # A crop of one cell: nearly square, and the cell in its middle fills much of it.
 _SQUARE, _MIDDLE, _CROP_SHARE = 1.15, 0.15, 0.2

@@ -11,6 +11,7 @@ import pyarrow as pa
 
 from leuk_ray.datasets.classes import ClassSet
 from leuk_ray.datasets.images import BadImageError
+from leuk_ray.fields.answers import CLUMP
 from leuk_ray.fields.crops import crop_name, crops_of
 from leuk_ray.fields.field import Field, FieldSettings, read_field
 from leuk_ray.fields.overlay import draw
@@ -72,7 +73,7 @@ class FieldWorker:
             return field_row(number, field)
         crops = crops_of(field, pixels, self.settings.crop_um)
         if self.classifier is not None:
-            return field_row(number, field, answered(self.classifier, path, crops))
+            return field_row(number, field, _answered(self.classifier, path, crops))
         if self.folder is None:
             return field_row(number, field)
         self._write(f"overlays/{path}.jpg", draw(field, pixels))
@@ -104,13 +105,17 @@ def answer_columns(classes: ClassSet) -> pa.Schema:
     return pa.schema(kept)
 
 
-def answered(
+def crop_files(path: str, crops: Sequence[bytes | None]) -> list[tuple[str, bytes]]:
+    """Named crops of a field, for a classifier; a clump has none."""
+    return [(crop_name(path, at), crop) for at, crop in enumerate(crops, start=1) if crop]
+
+
+def _answered(
     classifier: Classifier, path: str, crops: Sequence[bytes | None]
 ) -> list[dict[str, Any]]:
     """Answers for the crops of a field, as rows; a clump has none, and says so."""
-    files = [(crop_name(path, at), crop) for at, crop in enumerate(crops, start=1) if crop]
-    answers = iter(classifier.predict(files))
-    return [{"reasons": "clump"} if crop is None else answer_row(next(answers)) for crop in crops]
+    answers = iter(classifier.predict(crop_files(path, crops)))
+    return [{"reasons": CLUMP} if crop is None else answer_row(next(answers)) for crop in crops]
 
 
 def work(
