@@ -168,6 +168,8 @@ def _summary(summary: dict) -> str:
     if summary["not_answered"]:
         why = [f"{number} {name}" for name, number in summary["not_answered_reasons"].items()]
         text += f"; {summary['not_answered']} not answered ({', '.join(why)})"
+    if summary["clumps"]:
+        text += f"; {counted(summary['clumps'], 'clump')}, not answered"
     return text
 
 

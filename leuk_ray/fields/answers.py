@@ -54,18 +54,20 @@ def summarise_cells(cells: Sequence[Mapping[str, Any]], classes: Sequence[str]) 
     """Count the cells of one or several fields.
 
     Args:
-        cells: each with `label`, one of `classes` where it is answered for, and `reasons`.
+        cells: each with `clump`, `label`, one of `classes` where it is answered for, and `reasons`.
         classes: of the bundle that answered.
 
     Returns:
-        cells (= answered + not_answered), not_answered_reasons (a cell may have several), and the
-        differential of the answered ones.
+        cells (= answered + not_answered), clumps beside them, not_answered_reasons (a cell may have
+        several), and the differential of the answered ones.
     """
+    found, cells = cells, [cell for cell in cells if not cell["clump"]]
     labels = [cell["label"] for cell in cells]
     unanswered = [cell for cell in cells if cell["label"] not in classes]
     reasons = Counter(reason for cell in unanswered for reason in cell["reasons"])
     return {
         "cells": len(cells),
+        "clumps": len(found) - len(cells),
         "answered": len(cells) - len(unanswered),
         "not_answered": len(unanswered),
         "not_answered_reasons": dict(reasons.most_common()),

@@ -163,18 +163,22 @@ def write_subjects(
 
     Args:
         out: the table of answers beside which it lies.
-        answers: in `answers_schema`.
+        answers: in `answers_schema`; with `field`, the field of view of each cell, where it is
+            known.
         subjects: of each answer; one without is left out.
         manifest: of the bundle that answered.
     """
-    labels: dict[str, list[str | None]] = {}
-    for subject, label in zip(subjects, answers["label"].to_pylist(), strict=True):
+    known = "field" in answers.column_names
+    fields = answers["field"].to_pylist() if known else [None] * len(answers)
+    cells: dict[str, list[tuple[str | None, str | None]]] = {}
+    for subject, *cell in zip(subjects, answers["label"].to_pylist(), fields, strict=True):
         if subject is not None:
-            labels.setdefault(subject, []).append(label)
-    rows = [
-        {"subject": key} | _columns(summarise_patient(labels[key], manifest), manifest)
-        for key in sorted(labels)
-    ]
+            cells.setdefault(subject, []).append((cell[0], cell[1]))
+    rows = []
+    for key in sorted(cells):
+        labels, of = zip(*cells[key], strict=True)
+        patient = summarise_patient(labels, manifest, of if known else None)
+        rows.append({"subject": key} | _columns(patient, manifest))
     write_rows(subjects_table(out), pa.Table.from_pylist(rows))
     return len(rows)
 

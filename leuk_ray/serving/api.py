@@ -14,15 +14,13 @@ from fastapi.security import APIKeyHeader
 from starlette.exceptions import HTTPException
 
 from leuk_ray import __version__
-from leuk_ray.bundles.manifest import BundleManifest
 from leuk_ray.datasets.images import BadImageError
 from leuk_ray.inference.classifier import Cell, Failure, Prediction
-from leuk_ray.inference.patients import summarise_patient
-from leuk_ray.serving import openinference
+from leuk_ray.serving import fields, openinference
 from leuk_ray.serving.decoding import Named
 from leuk_ray.serving.docs import DESCRIPTION, PREDICT_BODY, add_docs, page_headers
 from leuk_ray.serving.errors import Problem
-from leuk_ray.serving.forms import check_query, read_body
+from leuk_ray.serving.forms import check_query, no_image, read_body
 from leuk_ray.serving.keys import ApiKeys
 from leuk_ray.serving.listing import describe_all
 from leuk_ray.serving.middleware import RequestLimits
@@ -32,10 +30,10 @@ from leuk_ray.serving.schemas import (
     PROBLEMS,
     ModelsOut,
     PredictOut,
-    SubjectOut,
 )
 from leuk_ray.serving.served_model import ServedModel
 from leuk_ray.serving.settings import Limits
+from leuk_ray.serving.summary import subject_summary
 from leuk_ray.utils.errors import UserError
 
 
@@ -102,7 +100,7 @@ def create_api(models: Models, limits: Limits, keys: ApiKeys | None, metrics: Me
         read = await served.read(files, request.state.holder)
         cells = [item for item in read if isinstance(item, Cell)]
         if not cells:
-            raise _no_image(files, read)
+            raise no_image(files, read)
         answers = await served.answer(cells)
         given = [answer for answer in answers if isinstance(answer, Prediction)]
         if not given:
@@ -114,7 +112,7 @@ def create_api(models: Models, limits: Limits, keys: ApiKeys | None, metrics: Me
         if (guarantee := served.guarantee) is not None:
             body["guarantee"] = guarantee.model_dump()
         if subject is not None:
-            body["subject"] = _subject(subject, items, served.processor.manifest)
+            body["subject"] = subject_summary(subject, items, served.processor.manifest)
         return JSONResponse(body)
 
     @api.exception_handler(Problem)
@@ -139,6 +137,7 @@ def create_api(models: Models, limits: Limits, keys: ApiKeys | None, metrics: Me
 
     api.state.models = models
     add_docs(api)
+    api.include_router(fields.router(models, limits))
     api.include_router(openinference.router(models, limits))
     api.add_middleware(
         RequestLimits,  # pyright: ignore[reportArgumentType]
@@ -171,26 +170,6 @@ def _items(
         if isinstance(answer, Prediction):
             classified.append(file)
     return items, classified
-
-
-def _subject(
-    subject: str, items: Sequence[dict[str, Any]], manifest: BundleManifest
-) -> dict[str, Any]:
-    """The images of a request as cells of one subject."""
-    patient = summarise_patient([item.get("label") for item in items], manifest)
-    return SubjectOut.model_validate({"subject": subject, **patient.as_dict()}).model_dump()
-
-
-def _no_image(files: list[Named], read: list[Cell | BadImageError]) -> Problem:
-    bad = [item for item in read if isinstance(item, BadImageError)]
-    errors = [
-        {"name": name, "error": str(item)} for (name, _), item in zip(files, bad, strict=True)
-    ]
-    reasons = {item.reason for item in bad}
-    status = 415 if reasons <= {"not_an_image", "unsupported_format"} else 422
-    detail = str(bad[0]) if len(bad) == 1 else f"none of {len(bad)} files can be classified"
-    # Each image was counted by its own reason where it was read.
-    return Problem(status, "no_good_image", detail, errors=errors)
 
 
 async def _explain(served: ServedModel, cells: list[Cell]) -> list[dict[str, Any]]:

@@ -21,17 +21,22 @@ _NICE = 10  # files that decode fast, and networks, go first
 
 
 class Job(Settings):
-    """A file to decode: its size in bytes, what to make of it, and processor time in seconds."""
+    """A file to decode: its size in bytes, what to make of it, and processor time in seconds.
+
+    storage: None keeps all pixels of the file.
+    """
 
     num_bytes: int
-    storage: StorageSettings
+    storage: StorageSettings | None
     seconds: float
 
 
 class Done(Settings):
-    """How it went: bytes of pixels that follow or why there are none, and processor time in s."""
+    """How it went: bytes and rows of pixels that follow or why there are none, and seconds of
+    processor time."""
 
     num_bytes: int = 0
+    height: int = 0
     seconds: float = 0.0
     reason: str = ""
     detail: str = ""
@@ -56,14 +61,14 @@ def main() -> None:
         answers.flush()
 
 
-def _decode(data: bytes, storage: StorageSettings) -> tuple[Done, bytes]:
+def _decode(data: bytes, storage: StorageSettings | None) -> tuple[Done, bytes]:
     try:
-        pixels = images.read(data, storage).tobytes()
+        pixels = images.decode(data) if storage is None else images.read(data, storage)
     except BadImageError as error:
         return Done(reason=error.reason, detail=error.detail), b""
     except MemoryError:
         return Done(reason="too_large", detail="takes too much memory to decode"), b""
-    return Done(num_bytes=len(pixels)), pixels
+    return Done(num_bytes=pixels.nbytes, height=len(pixels)), pixels.tobytes()
 
 
 if __name__ == "__main__":

@@ -17,13 +17,17 @@ import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from functools import partial
-from typing import IO, ParamSpec, TypeVar, cast
+from typing import IO, Generic, ParamSpec, TypeVar, cast
 from weakref import WeakValueDictionary
 
 import numpy as np
 
+from leuk_ray.datasets import images
 from leuk_ray.datasets.images import BadImageError, StorageSettings, plain_pixels
+from leuk_ray.fields.crops import crop_name, crops_of
+from leuk_ray.fields.field import Field, FieldSettings, examine
 from leuk_ray.inference.classifier import Cell, PrePostProcessor
 from leuk_ray.serving.decoder import Done, Job
 from leuk_ray.serving.errors import Problem
@@ -40,8 +44,18 @@ _REQUEST_SECONDS = 5.0  # of all files of a request in processes
 Named = tuple[str, bytes]
 P = ParamSpec("P")
 T = TypeVar("T")
+R = TypeVar("R")
 
 logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class CroppedField:
+    """A field of a request, with the crop of each cell as a file and decoded; None of a clump."""
+
+    field: Field
+    crops: list[bytes | None]
+    cells: list[Cell | None]
 
 
 class Threads:
@@ -61,6 +75,8 @@ class Decoding:
 
     def __init__(self) -> None:
         self.threads = Threads(os.cpu_count() or 1, "decode")
+        # Finding the cells of a field takes as long as many cells: these never wait for it.
+        self._fields = Threads(max(1, (os.cpu_count() or 1) // 4), "fields")
         self._processes = _Processes()
         self._waiting = Shares(_WAITING)
         self._halves: WeakValueDictionary[str, asyncio.Semaphore] = WeakValueDictionary()
@@ -68,7 +84,7 @@ class Decoding:
     async def read(
         self, processor: PrePostProcessor, files: Sequence[Named], holder: str
     ) -> list[Cell | BadImageError]:
-        """Decode the files of a request; a bad one is an item. Cancelling ends the work.
+        """Decode the cells of a request; a bad file is an item. Cancelling ends the work.
 
         Args:
             processor: what to make of them.
@@ -78,6 +94,29 @@ class Decoding:
         Raises:
             Problem: 413 for too many pixels, 503 where too many wait for a process.
         """
+        return await self._read(
+            _Reading(
+                processor.manifest.storage, self.threads, partial(_read, processor), processor.cell
+            ),
+            files,
+            holder,
+        )
+
+    async def read_fields(
+        self,
+        processor: PrePostProcessor,
+        settings: FieldSettings,
+        files: Sequence[Named],
+        holder: str,
+    ) -> list[CroppedField | BadImageError]:
+        """Decode fields of view and find their cells, as `read` decodes cells."""
+        crop = partial(_crop, processor, settings)
+        here = partial(_read_field, processor, settings)
+        return await self._read(_Reading(None, self._fields, here, crop), files, holder)
+
+    async def _read(
+        self, reading: _Reading[R], files: Sequence[Named], holder: str
+    ) -> list[R | BadImageError]:
         pixels = [_plain(data) for _, data in files]
         if sum(filter(None, pixels)) > _REQUEST_PIXELS:
             detail = f"a request may have {_REQUEST_PIXELS} pixels in all its images; send several"
@@ -90,9 +129,9 @@ class Decoding:
         try:
             return await asyncio.gather(
                 *(
-                    self._in_process(processor, file, slow)
+                    self._in_process(reading, file, slow)
                     if known is None
-                    else self._in_thread(processor, file, few)
+                    else self._in_thread(reading, file, few)
                     for file, known in zip(files, pixels, strict=True)
                 )
             )
@@ -101,22 +140,36 @@ class Decoding:
                 self._waiting.give_back(holder, 1)
 
     async def _in_thread(
-        self, processor: PrePostProcessor, file: Named, few: asyncio.Semaphore
-    ) -> Cell | BadImageError:
+        self, reading: _Reading[R], file: Named, few: asyncio.Semaphore
+    ) -> R | BadImageError:
         async with few:
-            return await self.threads.run(_read, processor, file)
+            return await reading.threads.run(reading.here, file)
 
     async def _in_process(
-        self, processor: PrePostProcessor, file: Named, slow: _Slow
-    ) -> Cell | BadImageError:
+        self, reading: _Reading[R], file: Named, slow: _Slow
+    ) -> R | BadImageError:
         name, data = file
         async with slow.one, slow.half:
             seconds = min(_FILE_SECONDS, slow.seconds)
-            found, spent = await self._processes.decode(data, processor.manifest.storage, seconds)
+            found, spent = await self._processes.decode(data, reading.storage, seconds)
             slow.seconds -= spent
         if isinstance(found, BadImageError):
             return found
-        return await self.threads.run(processor.cell, name, data, found)
+        return await reading.threads.run(reading.after, name, data, found)
+
+
+@dataclass(frozen=True)
+class _Reading(Generic[R]):
+    """What to make of files.
+
+    storage: of what a process decodes to; None for all pixels. threads: that do the rest. here:
+    decodes a file and does the rest. after: does the rest with a file's name, bytes and pixels.
+    """
+
+    storage: StorageSettings | None
+    threads: Threads
+    here: Callable[[Named], R | BadImageError]
+    after: Callable[[str, bytes, np.ndarray], R]
 
 
 class _Slow:
@@ -136,7 +189,7 @@ class _Processes:
         self._threads = Threads(_PROCESSES, "decoder")
 
     async def decode(
-        self, data: bytes, storage: StorageSettings, seconds: float
+        self, data: bytes, storage: StorageSettings | None, seconds: float
     ) -> tuple[np.ndarray | BadImageError, float]:
         """Decode in one of them: pixels, (S, S, 3) uint8, or why not; and processor time in s."""
         if seconds <= 0:
@@ -167,7 +220,7 @@ class _Process:
             self._process.kill()
 
     def decode(
-        self, data: bytes, storage: StorageSettings, seconds: float
+        self, data: bytes, storage: StorageSettings | None, seconds: float
     ) -> tuple[np.ndarray | BadImageError, float]:
         """Decode in it, and wait; see `_Processes.decode`."""
         if self._process is None:
@@ -191,7 +244,7 @@ class _Process:
             return self._ended(seconds), seconds
         if done.reason:
             return BadImageError(done.reason, done.detail), done.seconds
-        return np.frombuffer(pixels, np.uint8).reshape(storage.size, -1, 3), done.seconds
+        return np.frombuffer(pixels, np.uint8).reshape(done.height, -1, 3), done.seconds
 
     def _ended(self, seconds: float) -> BadImageError:
         assert self._process is not None
@@ -220,6 +273,27 @@ def _read(processor: PrePostProcessor, file: Named) -> Cell | BadImageError:
         return processor.read(*file)
     except BadImageError as error:
         return error
+
+
+def _read_field(
+    processor: PrePostProcessor, settings: FieldSettings, file: Named
+) -> CroppedField | BadImageError:
+    try:
+        return _crop(processor, settings, *file, images.decode(file[1]))
+    except BadImageError as error:
+        return error
+
+
+def _crop(
+    processor: PrePostProcessor, settings: FieldSettings, name: str, _: bytes, pixels: np.ndarray
+) -> CroppedField:
+    field = examine(name, pixels, settings)
+    crops = crops_of(field, pixels, settings.crop_um)
+    cells = [
+        None if crop is None else processor.read(crop_name(name, at), crop)
+        for at, crop in enumerate(crops, start=1)
+    ]
+    return CroppedField(field, crops, cells)
 
 
 def _too_slow(what: str, seconds: float) -> BadImageError:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import re
+from typing import Any
 
 from fastapi import FastAPI
 from fastapi.openapi.docs import get_swagger_ui_html
@@ -15,35 +16,39 @@ DESCRIPTION = """Tells leukemic blasts (ALL) from healthy cells, one stained cel
 **For research. Not a medical device, not a diagnosis.**
 
     curl -F file=@cell.bmp -F file=@other.png -F subject=S1 http://SERVER/v1/predict
+    curl -F file=@field.jpg 'http://SERVER/v1/fields?pixels_per_um=12.5'
 
 Errors are `application/problem+json` (RFC 9457); `/v2` is the Open Inference Protocol."""
 
-PREDICT_BODY = {
-    "requestBody": {
-        "required": True,
-        "content": {
-            "multipart/form-data": {
-                "schema": {
-                    "type": "object",
-                    "required": ["file"],
-                    "properties": {
-                        "file": {
-                            "type": "array",
-                            "items": {"type": "string", "format": "binary"},
-                            "description": "one or many images, one cell each",
-                        },
-                        "subject": {
-                            "type": "string",
-                            "description": "who all the cells are of; adds counts over them",
-                            "example": "S1",
-                        },
-                    },
-                }
-            },
-            "image/*": {"schema": {"type": "string", "format": "binary"}},
+
+def _body(files: str, subject: str) -> dict[str, Any]:
+    """A form with files and a subject, or one image alone, for the OpenAPI document."""
+    properties = {
+        "file": {
+            "type": "array",
+            "items": {"type": "string", "format": "binary"},
+            "description": files,
         },
+        "subject": {"type": "string", "description": subject, "example": "S1"},
     }
-}
+    form = {"type": "object", "required": ["file"], "properties": properties}
+    return {
+        "requestBody": {
+            "required": True,
+            "content": {
+                "multipart/form-data": {"schema": form},
+                "image/*": {"schema": {"type": "string", "format": "binary"}},
+            },
+        }
+    }
+
+
+PREDICT_BODY = _body(
+    "one or many images, one cell each", "who all the cells are of; adds counts over them"
+)
+FIELDS_BODY = _body(
+    "one or many fields of view", "who all the fields are of; adds counts over their cells"
+)
 
 
 def page_headers(html: str) -> dict[str, str]:

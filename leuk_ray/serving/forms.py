@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 
 from fastapi import Request
 from python_multipart.multipart import parse_options_header
 from starlette.datastructures import UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 
+from leuk_ray.datasets.images import BadImageError
 from leuk_ray.serving.errors import Problem
 from leuk_ray.serving.settings import Limits
 
@@ -85,3 +86,16 @@ def _check_names(what: str, given: Iterable[str], known: Collection[str]) -> Non
             there = f"there are {', '.join(known)}" if known else "there is none"
             reason = what.partition(" ")[0]
             raise Problem(422, reason, f"no {what} is called `{name[:50]}`{hint}; {there}")
+
+
+def no_image(files: Sequence[tuple[str, bytes]], read: Sequence[object]) -> Problem:
+    """The problem of a request none of whose files can be read; `read` holds why not."""
+    bad = [item for item in read if isinstance(item, BadImageError)]
+    errors = [
+        {"name": name, "error": str(item)} for (name, _), item in zip(files, bad, strict=True)
+    ]
+    reasons = {item.reason for item in bad}
+    status = 415 if reasons <= {"not_an_image", "unsupported_format"} else 422
+    detail = str(bad[0]) if len(bad) == 1 else f"none of {len(bad)} files can be classified"
+    # Each image was counted by its own reason where it was read.
+    return Problem(status, "no_good_image", detail, errors=errors)

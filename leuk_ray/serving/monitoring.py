@@ -9,7 +9,7 @@ from ray.serve.metrics import Counter, Gauge, Histogram
 from leuk_ray.inference.classifier import Prediction
 from leuk_ray.serving.drift import Shift
 
-_ROUTES = ("/v1/predict", "/v2/models")
+_ROUTES = ("/v1/predict", "/v1/fields", "/v2/models")
 _SECONDS = [0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10]
 _DIFFERENCES = [1e-4, 1e-3, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0]
 _SIZES = [1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0]

@@ -15,6 +15,7 @@ from PIL import Image
 
 from leuk_ray.bundles.manifest import BundleManifest
 from leuk_ray.datasets.images import BadImageError
+from leuk_ray.fields.field import FieldSettings
 from leuk_ray.inference.classifier import (
     Cell,
     Classifier,
@@ -24,7 +25,7 @@ from leuk_ray.inference.classifier import (
     Scores,
 )
 from leuk_ray.inference.explain import Explanation, explain_pixels, overlay
-from leuk_ray.serving.decoding import Decoding, Named, Threads
+from leuk_ray.serving.decoding import CroppedField, Decoding, Named, Threads
 from leuk_ray.serving.drift import Drift, Shift
 from leuk_ray.serving.monitoring import Metrics
 from leuk_ray.serving.schemas import GuaranteeOut, ModelInfo
@@ -150,10 +151,21 @@ class ServedModel:
     async def read(self, files: Sequence[Named], holder: str) -> list[Cell | BadImageError]:
         """`Decoding.read`, with bad files counted."""
         read = await self._decoding.read(self.processor, files, holder)
+        self._count_bad(read)
+        return read
+
+    async def read_fields(
+        self, settings: FieldSettings, files: Sequence[Named], holder: str
+    ) -> list[CroppedField | BadImageError]:
+        """`Decoding.read_fields`, with bad files counted."""
+        read = await self._decoding.read_fields(self.processor, settings, files, holder)
+        self._count_bad(read)
+        return read
+
+    def _count_bad(self, read: Sequence[object]) -> None:
         for item in read:
             if isinstance(item, BadImageError):
                 self.metrics.rejected(item.reason)
-        return read
 
     async def check(self) -> None:
         """Decode an image and run the network; raises RuntimeError if its output is not finite."""

@@ -110,7 +110,8 @@ def predict_fields_to_table(
     fields_out = _beside(out, "fields")
     for place, what in ((out, "table of answers"), (fields_out, "table of fields")):
         refuse_existing(place, what)
-    classes = read_manifest(bundle).class_set
+    manifest = read_manifest(bundle)
+    classes = manifest.class_set
     found = find_images(places)
     subjects: dict[str, str | None] = {}
     if subject is not None:
@@ -138,7 +139,7 @@ def predict_fields_to_table(
     rows = parts.table(len(found.files))
     cells = cells_table(rows, more).rename_columns({"file": "field"})
     fields = fields_table(rows).rename_columns({"file": "field"})
-    listed = cells.select(["field", "label", "reasons"]).to_pylist()
+    listed = cells.select(["field", "label", "reasons", "clump"]).to_pylist()
     for cell in listed:
         cell["reasons"] = (cell["reasons"] or "failed").split()
     values: dict[str, Any] = {
@@ -151,9 +152,10 @@ def predict_fields_to_table(
     }
     write_rows(fields_out, _with_counts(fields, listed, classes.names))
     if subject is not None:
-        of_cells = [subjects[cell["field"]] for cell in listed]
+        # A clump is no cell.
+        of_cells = [None if cell["clump"] else subjects[cell["field"]] for cell in listed]
         values["subjects_out"] = str(subjects_table(out))
-        values["subjects"] = write_subjects(out, cells, of_cells, classes.names)
+        values["subjects"] = write_subjects(out, cells, of_cells, manifest)
         values["without_subject"] = sum(one is None for one in subjects.values())
     write_rows(out, cells)
     parts.remove()

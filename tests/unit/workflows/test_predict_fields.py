@@ -87,8 +87,10 @@ def test_clumps_and_failures_are_counted_as_not_answered():
     bad = {"name": "a", "error": "the model output is not finite"}
     answer = field_answer(Field("f", "ok", cells=cells), [good, None, bad], ("healthy", "ALL"))
     summary = answer["summary"]
-    assert (summary["cells"], summary["answered"], summary["not_answered"]) == (3, 1, 2)
-    assert summary["not_answered_reasons"] == {"clump": 1, "failed": 1}
+    assert (summary["cells"], summary["answered"], summary["not_answered"]) == (2, 1, 1)
+    assert summary["clumps"] == 1
+    assert summary["not_answered_reasons"] == {"failed": 1}
+    assert answer["cells"][1]["reasons"] == ["clump"]
     assert [share["cells"] for share in summary["differential"]] == [0, 1]
     assert "name" not in answer["cells"][0]
 
