@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import base64
+import json
 from collections.abc import Sequence
+from importlib import resources
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request
-from fastapi.responses import JSONResponse, Response
+from fastapi.responses import HTMLResponse, JSONResponse, Response
 
 from leuk_ray.datasets.images import BadImageError
 from leuk_ray.fields.answers import field_answer, summarise_cells
 from leuk_ray.fields.field import Field, FieldSettings
+from leuk_ray.fields.quality import REASONS
 from leuk_ray.inference.classifier import Failure, Prediction
 from leuk_ray.serving.decoding import CroppedField, Named
-from leuk_ray.serving.docs import FIELDS_BODY
+from leuk_ray.serving.docs import FIELDS_BODY, page_headers
 from leuk_ray.serving.errors import Problem
 from leuk_ray.serving.forms import check_query, no_image, read_body
 from leuk_ray.serving.models import Models
@@ -26,10 +29,15 @@ _CELLS = 1000  # of all fields of a request, each of which is a forward pass
 
 
 def router(models: Models, limits: Limits) -> APIRouter:
-    """The route /v1/fields."""
-    routes = APIRouter(prefix="/v1", tags=["answers"])
+    """The route /v1/fields, and the page that uses it."""
+    routes = APIRouter(tags=["answers"])
+    page = _page()
 
-    @routes.post("/fields", response_model=FieldsOut, openapi_extra=FIELDS_BODY)
+    @routes.get("/fields", include_in_schema=False)
+    async def show_page() -> HTMLResponse:
+        return HTMLResponse(page, headers=page_headers(page))
+
+    @routes.post("/v1/fields", response_model=FieldsOut, openapi_extra=FIELDS_BODY)
     async def fields(
         request: Request,
         model: Annotated[
@@ -85,6 +93,14 @@ def router(models: Models, limits: Limits) -> APIRouter:
         return JSONResponse(body)
 
     return routes
+
+
+def _page() -> str:
+    """The page, with the sentences for why a field is refused."""
+    page = (resources.files("leuk_ray.serving") / "page" / "fields.html").read_text()
+    line = "const FIELD_REASONS = {};"
+    assert line in page
+    return page.replace(line, f"const FIELD_REASONS = {json.dumps(REASONS)};")
 
 
 def _items(

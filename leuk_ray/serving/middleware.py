@@ -26,8 +26,8 @@ from leuk_ray.serving.traffic import Shares, Traffic
 
 # What tells nothing and costs nothing is open to who has no key.
 OPEN_PATHS = frozenset({
-    "/", "/healthz", "/readyz", "/docs", "/docs/swagger-ui-bundle.js", "/docs/swagger-ui.css",
-    "/openapi.json", "/v2/health/live", "/v2/health/ready",
+    "/", "/fields", "/healthz", "/readyz", "/docs", "/docs/swagger-ui-bundle.js",
+    "/docs/swagger-ui.css", "/openapi.json", "/v2/health/live", "/v2/health/ready",
 })  # fmt: skip
 _HANG_UP = 499  # as nginx and Serve count a client that went away
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})

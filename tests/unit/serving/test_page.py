@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from leuk_ray.fields.field import FieldSettings
 from leuk_ray.inference.classifier import Classifier, Prediction
 from leuk_ray.inference.explain import explain_files
+from leuk_ray.workflows.predict_fields import answer_field
 from tests.support.chromium import Page, find_chromium, open_page
 from tests.support.serving_bundles import cells, encode, listening, write_small_bundle
+from tests.support.small_fields import rendered
 
 
 @pytest.fixture(scope="module")
@@ -132,4 +136,42 @@ def test_the_docs_are_drawn_without_another_host(page: Page, url: str):
     names = page.evaluate("performance.getEntriesByType('resource').map((entry) => entry.name)")
     assert any(name.endswith("swagger-ui-bundle.js") for name in names)
     assert all(name.startswith((url, "data:")) for name in names), names
+    assert page.errors == []
+
+
+def test_a_dropped_field_shows_boxes_differential_and_where_the_network_looks(
+    page: Page, url: str, bundle: Path, tmp_path: Path
+):
+    good, dark = tmp_path / "field.png", tmp_path / "dark.png"
+    good.write_bytes(encode(rendered(0, 3)[0]))
+    dark.write_bytes(encode(np.zeros((300, 400, 3), np.uint8)))
+    page.call("Page.navigate", url=f"{url}/fields")
+    page.wait_for("document.querySelector('#files') !== null && location.pathname === '/fields'")
+    page.choose_files("#files", [good, dark])
+    page.wait_for("document.querySelectorAll('#fields section').length === 2", 60)
+    expected = answer_field(
+        Classifier.load(bundle), "field.png", good.read_bytes(), FieldSettings()
+    )
+    boxes = page.evaluate(
+        "[...document.querySelectorAll('.box')].map((box) => [box.innerText,"
+        " parseFloat(box.style.left), parseFloat(box.style.top)])"
+    )
+    words = {"abstain": "no answer"}
+    assert len(boxes) == 3
+    for (text, left, top), cell in zip(boxes, expected["cells"], strict=True):
+        assert text == words.get(cell["label"], cell["label"])
+        assert left == pytest.approx(100 * cell["x0"] / 1296, abs=0.01)
+        assert top == pytest.approx(100 * cell["y0"] / 972, abs=0.01)
+    shown = page.evaluate("document.querySelector('#summary').innerText")
+    summary = expected["summary"]
+    counts = f"3 cells found: {summary['answered']} answered, {summary['not_answered']} not"
+    assert counts in shown
+    assert "1 of 2 fields refused" in shown
+    assert "it is too dark" in page.evaluate("document.querySelector('#fields').innerText")
+    page.evaluate("document.querySelector('.box').click()")
+    page.wait_for("document.querySelectorAll('.detail img').length === 2", 30)
+    detail = page.evaluate("document.querySelector('.detail').innerText")
+    for name, value in expected["cells"][0]["probabilities"].items():
+        assert f"{name} {value:.3f}" in detail
+    assert "where the network looks" in detail
     assert page.errors == []
