@@ -45,4 +45,4 @@ def test_its_bundle_is_exported_and_explained_like_any_other(runs: list[Path], t
     assert graph_difference(exported, exported.folder / "model.onnx") < 1e-4
     pixels = dataset.reader().read(np.asarray([3, 60]))
     found = explain_pixels(Classifier.load(runs[0] / "bundle"), pixels)
-    assert all(0 < one.evidence_share <= 1 for one in found)
+    assert all(0 < one.agreeing <= 1 for one in found)
