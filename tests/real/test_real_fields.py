@@ -31,6 +31,6 @@ def test_crops_of_single_cells_are_no_fields(real_data: Path):
         assert field.reasons == ("underexposed",), file
     crops = sorted(real_data.glob("pbc/**/*.jpg"))[::8]
     fields = [read_field(file.name, file.read_bytes(), FieldSettings())[0] for file in crops]
-    # Platelets hold no nucleus; a cell whose nucleus lies beside the middle passes as a field.
+    # Platelets hold no nucleus; a few cells whose nucleus lies beside the middle pass as fields.
     taken = [field.name for field in fields if field.status == "ok"]
-    assert len(taken) <= len(fields) / 4, taken
+    assert len(taken) <= len(fields) / 10, taken
