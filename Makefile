@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-lowest test-demo test-tune test-experiments test-load test-faults test-attacks test-cluster test-images bench bench-scale gpu test-gpu-pack lock lint format docs clean
+.PHONY: help audit-packages setup demo test test-lowest test-demo test-tune test-experiments test-load test-faults test-attacks test-cluster test-images bench bench-scale gpu test-gpu-pack lock lint format docs clean
 
 help:
 	@sed -n 's/^# //p' Makefile
@@ -106,6 +106,13 @@ lock:
 	$(if $(TORCH_INDEX_URL),echo setuptools | $(LOCK) --index $(TORCH_INDEX_URL) --index-strategy unsafe-best-match \
 		$(EXTRAS) --output-file cluster/docker/requirements.cpu.txt pyproject.toml -)
 	rm -rf .lock
+
+# On demand: known vulnerabilities of the versions in constraints.txt; asks a public database.
+audit-packages:
+	$(PYTHON) -m venv .audit
+	.audit/bin/pip install --quiet --disable-pip-version-check 'pip-audit==2.*'
+	.audit/bin/pip-audit --no-deps --disable-pip --requirement constraints.txt
+	rm -rf .audit
 
 lint: setup
 	$(BIN)/ruff check .
