@@ -92,14 +92,18 @@ class StainDetector:
         from skimage.segmentation import watershed
 
         parts = np.asarray(label(nuclei))
+        # Dust and platelets go first: an image can hold more of them than there is time for.
+        large = np.bincount(parts.ravel()) >= self.least * self.least_at_border * per_um**2
+        nuclei = nuclei & large[parts]
+        parts = np.where(nuclei, parts, 0)
         inner = gaussian(depth(nuclei) / per_um, 0.3 * per_um)
         peaks = peak_local_max(
             inner,
             min_distance=max(1, round(self.apart * per_um)),
-            labels=parts,
             exclude_border=False,
             threshold_abs=self.inner,
         )
+        peaks = peaks[nuclei[tuple(peaks.T)]]
         middles = np.zeros_like(parts)
         middles[tuple(peaks.T)] = np.arange(1, len(peaks) + 1)
         whole = ~np.isin(parts, np.unique(parts[middles > 0]))  # of parts that are not split

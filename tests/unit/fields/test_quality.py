@@ -1,5 +1,7 @@
 """What is no field of a smear gets a reason, and no cells."""
 
+import time
+
 import numpy as np
 import pytest
 import sklearn.datasets
@@ -82,3 +84,16 @@ def test_a_file_that_cannot_be_read_is_a_refused_field():
     assert (field.status, field.reasons, pixels) == ("refused", ("unreadable",), None)
     assert field.detail is not None
     assert field.detail.startswith("not_an_image")
+
+
+def test_an_image_of_countless_specks_takes_bounded_time():
+    """A service decodes what anybody sends: specks are dropped before they are looked at singly."""
+    rows, columns = np.mgrid[:1200, :1200]
+    speck = np.hypot(rows % 14 - 7, columns % 14 - 7) < 5
+    for color in ((214, 160, 168), (110, 60, 150)):
+        pixels = np.full((1200, 1200, 3), (228, 214, 222), np.uint8)
+        pixels[speck] = color
+        start = time.process_time()
+        field = examine("field", pixels, FieldSettings(pixels_per_um=5.0))
+        assert field.status != "ok"
+        assert time.process_time() - start < 5

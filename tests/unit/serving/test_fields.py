@@ -60,10 +60,10 @@ def test_a_field_gets_what_predict_gives_it(client, bundle: Path):
         for cell, own in zip(item["cells"], ours["cells"], strict=True):
             # Forward passes of other batches differ in the last bits.
             assert cell["probability"] == pytest.approx(own["probability"], abs=1e-6)
-        field, pixels = read_field(name, data, SETTINGS)
-        assert pixels is not None
-        sent = [base64.b64decode(cell["crop"].partition(",")[2]) for cell in item["cells"]]
-        assert sent == crops_of(field, pixels, SETTINGS.crop_um)
+    field, pixels = read_field(*files[0], SETTINGS)
+    assert pixels is not None
+    sent = [base64.b64decode(cell["crop"].partition(",")[2]) for cell in body["fields"][0]["cells"]]
+    assert sent == crops_of(field, pixels, SETTINGS.crop_um)
     assert [len(item["cells"]) for item in body["fields"]] == [5, 3, 0]
     assert [item["status"] for item in body["fields"]] == ["ok", "ok", "empty"]
     summary = body["summary"]
