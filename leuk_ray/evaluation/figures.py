@@ -172,7 +172,7 @@ def training_figure(
         if not axes.lines:
             axes.text(0.5, 0.5, "not recorded", transform=axes.transAxes, ha="center", size=9)
             axes.set_yticks([])
-        elif title == "learning rate":
+        elif title == "learning rate" and any(row.get("lr") for row in history):  # 0: a probe
             axes.set_yscale("log")
         elif title == "loss":
             axes.legend(frameon=False, fontsize=9)

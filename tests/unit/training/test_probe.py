@@ -1,5 +1,7 @@
 """Logistic regression on frozen features, folded into the network's head."""
 
+import warnings
+
 import numpy as np
 import pytest
 import torch
@@ -9,6 +11,7 @@ from sklearn.preprocessing import StandardScaler
 from torch import Tensor
 
 from leuk_ray.augment.settings import AugmentSettings
+from leuk_ray.evaluation.figures import Stamp, training_figure
 from leuk_ray.models.settings import ModelSettings
 from leuk_ray.models.zoo import build
 from leuk_ray.recipes.recipe import load_recipe
@@ -123,3 +126,10 @@ def test_what_a_probe_does_not_use_is_refused(changes: list[str], words: str):
     with pytest.raises(UserError, match=words):
         load_recipe("lite-probe", changes)
     assert load_recipe("lite-probe").training.probe
+
+
+def test_the_history_of_a_probe_is_plotted_without_a_warning():
+    history = [{"epoch": 1, "train_loss": 0.1, "validation_loss": 0.5, "lr": 0.0}]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        training_figure(history, 1, Stamp(False, "")).canvas.draw()
