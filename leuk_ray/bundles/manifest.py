@@ -45,7 +45,7 @@ WEIGHTS = "model.safetensors"
 SCOPE_FILE = "scope.safetensors"
 _OPTIONAL = (ONNX_FILE, SCOPE_FILE, LINEAGE_FILE)
 _MAX_BYTES = 2**22
-_MAX_MEMBERS = 32
+MAX_MEMBERS = 32
 
 # Text for people: it is printed on terminals, so without control characters.
 Words = Annotated[str, StringConstraints(pattern=r"^[^\x00-\x1f\x7f]*$", max_length=4000)]
@@ -241,7 +241,7 @@ class EnsembleManifest(BundleManifest):
     """The content of bundle.json of an ensemble: its members' names and how they vote."""
 
     rule: Rule
-    members: tuple[MemberName, ...] = Field(min_length=2, max_length=_MAX_MEMBERS)
+    members: tuple[MemberName, ...] = Field(min_length=2, max_length=MAX_MEMBERS)
 
 
 def read_manifest(path: Location) -> ModelManifest | EnsembleManifest:

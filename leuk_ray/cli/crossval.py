@@ -46,6 +46,17 @@ if TYPE_CHECKING:
 @GPUS
 @click.option("--resume", is_flag=True, help="Continue the cross-validation in --out.")
 @NO_IMAGES
+@click.option(
+    "--bundle",
+    type=LOCATION,
+    metavar="DIR",
+    help="Also write an ensemble of all runs' networks, calibrated on the out-of-fold scores.",
+)
+@click.option(
+    "--coverage",
+    type=click.FloatRange(0, 1, min_open=True, max_open=True),
+    help="Give the ensemble prediction sets; see `leuk-ray calibrate --help`.",
+)
 @ADDRESS
 @command
 def crossval(
@@ -60,6 +71,8 @@ def crossval(
     gpus: bool,
     resume: bool,
     no_images: bool,
+    bundle: Location | None,
+    coverage: float | None,
     address: str | None,
 ) -> tuple[dict, str]:
     """Train RECIPE once for each fold and report on the pooled out-of-fold scores.
@@ -89,5 +102,7 @@ def crossval(
         resources=Resources(workers=workers, gpus=float(gpus)),
         resume=resume,
         show_images=not no_images,
+        bundle=bundle,
+        coverage=coverage,
     )
     return report.model_dump(mode="json"), report_text(report, out / "report")

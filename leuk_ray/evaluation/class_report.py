@@ -13,13 +13,12 @@ from leuk_ray.datasets.classes import ClassSet
 from leuk_ray.evaluation.calibration import (
     class_logits_of,
     class_probabilities,
-    fit_temperature,
     min_confidence,
 )
 from leuk_ray.evaluation.decisions import ABSTAIN_SHARES
 from leuk_ray.evaluation.deployed import CALLED
 from leuk_ray.evaluation.formats import decimal, percent
-from leuk_ray.evaluation.intervals import FloatArray, GroupResamples, IntArray, Interval
+from leuk_ray.evaluation.intervals import BoolArray, FloatArray, GroupResamples, IntArray, Interval
 from leuk_ray.evaluation.metrics import ece, ratio
 from leuk_ray.evaluation.multiclass import (
     ClassEvaluation,
@@ -27,6 +26,7 @@ from leuk_ray.evaluation.multiclass import (
     class_losses,
     evaluate_classes,
 )
+from leuk_ray.evaluation.probabilities import fit_temperatures
 
 MAX_CONFUSIONS = 10
 _SHOWN_PAIRS, _CELLS_A_PAIR = 6, 2  # of the worst confusions, with pictures
@@ -146,6 +146,7 @@ def confidence_bands(
     temperature: float,
     resampled: GroupResamples,
     fixed: float | None,
+    parts: Sequence[tuple[BoolArray, BoolArray]],
 ) -> list[dict[str, Any]]:
     """Test cells whose most probable class is less probable than a limit get no answer.
 
@@ -155,16 +156,21 @@ def confidence_bands(
         temperature: of the bundle.
         resampled: groups of the test cells.
         fixed: the limit of a calibrated bundle; None where it has none.
+        parts: see `decided.parts_of`.
 
     Returns:
-        share (None of the bundle's), min_confidence, answered, accuracy (of those) and interval.
+        share (None of the bundle's), min_confidence (None where it differs by fold), answered,
+        accuracy (of those) and interval.
     """
-    limits: list[tuple[float | None, float]] = [] if fixed is None else [(None, fixed)]
-    if len(validation.label):
+    limits: list[tuple[float | None, FloatArray]] = []
+    if fixed is not None:
+        limits.append((None, np.full(len(test.label), fixed)))
+    if all(fixing.any() for fixing, _ in parts):
         logits = class_logits_of(validation.table)
         for share in ABSTAIN_SHARES:
-            limit = min_confidence(logits, temperature, share)
-            assert limit is not None, "no share to leave"
+            limit = np.empty(len(test.label))
+            for fixing, own in parts:
+                limit[own] = min_confidence(logits[fixing], temperature, share)
             limits.append((share, limit))
     right, best = test.called == test.label, test.probabilities.max(axis=1, initial=0)
     out = []
@@ -176,7 +182,7 @@ def confidence_bands(
         out.append(
             {
                 "share": share,
-                "min_confidence": limit,
+                "min_confidence": float(limit[0]) if len(parts) == 1 else None,
                 "answered": ratio(number, len(right)),
                 "accuracy": ratio(int((right & answered).sum()), number),
                 "interval": resampled.interval(samples),
@@ -186,7 +192,10 @@ def confidence_bands(
 
 
 def refit_classes(
-    validation: ClassCells, test: ClassCells, temperature: float
+    validation: ClassCells,
+    test: ClassCells,
+    temperature: float,
+    parts: Sequence[tuple[BoolArray, BoolArray]],
 ) -> dict[str, Any] | None:
     """What a temperature fitted on validation cells does to the test cells' probabilities.
 
@@ -194,12 +203,16 @@ def refit_classes(
         temperature, cells (that it was fitted on), and brier, nll and ece (of the called class)
         of the test cells as `stated` and `refitted`; None unless validation holds two classes.
     """
-    if len(np.unique(validation.label)) < 2 or not len(test.label):
+    if not len(validation.label):
         return None
-    fitted = fit_temperature(class_logits_of(validation.table), validation.label)
-    out: dict[str, Any] = {"temperature": fitted, "cells": len(validation.label)}
-    for name, used in {"stated": temperature, "refitted": fitted}.items():
-        stated = class_probabilities(class_logits_of(test.table), used)
+    logits = class_logits_of(validation.table)
+    fitted = fit_temperatures(logits, validation.label, len(test.label), parts)
+    if fitted is None:
+        return None
+    alone = float(fitted[0]) if len(parts) == 1 else None
+    out: dict[str, Any] = {"temperature": alone, "cells": len(validation.label)}
+    for name, used in {"stated": np.full(len(fitted), temperature), "refitted": fitted}.items():
+        stated = class_probabilities(class_logits_of(test.table) / used[:, None], 1.0)
         right = (stated.argmax(axis=1) == test.label).astype(np.int64)
         out[name] = {
             "brier": float(brier_terms(test.label, stated).mean()),

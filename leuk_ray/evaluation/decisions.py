@@ -1,23 +1,20 @@
 """Decisions as a laboratory takes them: operating points, a subject's call, and when to abstain.
 
-Each is fixed on cells that neither trained nor are tested, then applied to the test cells with
-the counts it gives there. A threshold evaluated on the
-cells that it was chosen on would look better than it is.
+Each is fixed on cells that neither trained nor are tested; `decided` applies it to the test cells
+with the counts it gives there. A threshold evaluated on the cells that it was chosen on would look
+better than it is.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 from pydantic import Field, NonNegativeInt
 
-from leuk_ray.evaluation.calibration import abstain_band, in_band, probability
-from leuk_ray.evaluation.intervals import BoolArray, FloatArray, GroupResamples, IntArray
-from leuk_ray.evaluation.metric_intervals import count_samples
-from leuk_ray.evaluation.metrics import confusion, ratio, sensitivity, specificity
-from leuk_ray.evaluation.proportions import clopper_pearson
+from leuk_ray.evaluation.calibration import abstain_band
+from leuk_ray.evaluation.intervals import FloatArray, IntArray
 from leuk_ray.evaluation.subjects import SubjectRow
 from leuk_ray.utils.settings import Settings
 from leuk_ray.utils.wording import counted
@@ -180,103 +177,9 @@ def subject_threshold(subjects: Sequence[SubjectRow]) -> float | None:
     return float(best[np.argmin(np.abs(best - 0.5))])
 
 
-def apply_points(
-    decisions: Decisions,
-    label: IntArray,
-    logit: FloatArray,
-    temperature: float,
-    resampled: GroupResamples,
-) -> list[dict[str, Any]]:
-    """Each operating point on other cells: sensitivity and specificity with counts, intervals."""
-    out = []
-    for point in decisions.points:
-        called = logit >= point.log_odds
-        counts = confusion(label, called.astype(float), 0.5)
-        samples = count_samples(resampled, label, called)
-        out.append(
-            {
-                **point.model_dump(),
-                "probability": float(probability(np.asarray(point.log_odds), temperature)),
-                "sensitivity": sensitivity(counts),
-                "specificity": specificity(counts),
-                "intervals": {
-                    side: resampled.interval(samples[side])
-                    for side in ("sensitivity", "specificity")
-                },
-            }
-        )
-    return out
-
-
-def classify_subjects(subjects: Sequence[SubjectRow], blast_fraction: float) -> dict[str, Any]:
-    """Subjects called by their blast fraction, counted, with exact 95% intervals.
-
-    Subjects whose cells carry both labels are left out and counted as `mixed`, those without an
-    answered cell as `unanswered`. The intervals take subjects as independent: those that share
-    an image are not.
-
-    Returns:
-        threshold, sensitivity, specificity, accuracy ({value, numerator, denominator, low,
-        high}), mixed, unanswered, and `wrong`: names of the subjects called wrong.
-    """
-    one_class = [row for row in subjects if row["label"] != "mixed"]
-    pure = [row for row in one_class if row["blast_fraction"] is not None]
-    truth = np.asarray([row["label"] == "ALL" for row in pure], bool)
-    fractions = np.asarray([row["blast_fraction"] for row in pure], float)
-    called = fractions >= blast_fraction
-    right = truth == called
-    parts = {"sensitivity": truth, "specificity": ~truth, "accuracy": np.ones(len(pure), bool)}
-    return {
-        "threshold": blast_fraction,
-        **{name: _exact(int(right[part].sum()), int(part.sum())) for name, part in parts.items()},
-        "mixed": len(subjects) - len(one_class),
-        "unanswered": len(one_class) - len(pure),
-        "wrong": [row["subject"] for row, fine in zip(pure, right, strict=True) if not fine],
-    }
-
-
-def apply_bands(
-    decisions: Decisions,
-    label: IntArray,
-    stated: FloatArray,
-    threshold: float,
-    resampled: GroupResamples,
-) -> list[dict[str, Any]]:
-    """Each abstain band on other cells: how many are answered, and how many of these rightly.
-
-    Args:
-        decisions: with the bands.
-        label: (N,) 1 ALL, 0 healthy.
-        stated: (N,) probability of ALL, 0..1.
-        threshold: a cell is called ALL from this probability on.
-        resampled: the groups of these cells, left out or resampled.
-    """
-    right = (stated >= threshold) == (label == 1)
-    out = []
-    for band in decisions.bands:
-        answered: BoolArray = ~in_band(stated, (band.low, band.high))
-        num_answered, num_right = int(answered.sum()), int((right & answered).sum())
-        with np.errstate(invalid="ignore", divide="ignore"):
-            samples = resampled.sums(right & answered) / resampled.sums(answered)
-        out.append(
-            {
-                **band.model_dump(),
-                "answered": ratio(num_answered, len(label)),
-                "accuracy": ratio(num_right, num_answered),
-                "interval": resampled.interval(samples),
-            }
-        )
-    return out
-
-
 def worst_subjects(subjects: Sequence[SubjectRow], most: int) -> list[SubjectRow]:
     """Subjects with the largest share of wrong cells first; those without any are left out."""
     wrong = [row for row in subjects if row["correct"] < row["answered"]]
     return sorted(wrong, key=lambda row: (row["correct"] / row["answered"], -row["answered"]))[
         :most
     ]
-
-
-def _exact(successes: int, trials: int) -> dict[str, Any]:
-    low, high = clopper_pearson(successes, trials) or (None, None)
-    return {**ratio(successes, trials), "low": low, "high": high}

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from leuk_ray.evaluation.calibration import fit_temperature, probability
-from leuk_ray.evaluation.intervals import FloatArray, GroupResamples, IntArray, Interval
+from leuk_ray.evaluation.intervals import (
+    BoolArray,
+    FloatArray,
+    GroupResamples,
+    IntArray,
+    Interval,
+)
 from leuk_ray.evaluation.metrics import ECE_BINS, brier, calibration_index, ece, losses, nll
 
 
@@ -38,26 +45,49 @@ def probability_intervals(
     }
 
 
+def fit_temperatures(
+    class_logits: FloatArray,
+    label: IntArray,
+    num_test: int,
+    parts: Sequence[tuple[BoolArray, BoolArray]],
+) -> FloatArray | None:
+    """The temperature for each test cell, (num_test,), fitted on the validation cells of its part.
+
+    None without test cells, or where the validation cells of a part are of one class.
+    """
+    out = np.empty(num_test)
+    for fixing, own in parts:
+        if len(np.unique(label[fixing])) < 2:
+            return None
+        out[own] = fit_temperature(class_logits[fixing], label[fixing])
+    return out if num_test else None
+
+
 def refit(
-    validation: tuple[IntArray, FloatArray], test: tuple[IntArray, FloatArray], temperature: float
+    validation: tuple[IntArray, FloatArray],
+    test: tuple[IntArray, FloatArray],
+    temperature: float,
+    parts: Sequence[tuple[BoolArray, BoolArray]],
 ) -> dict[str, Any] | None:
     """What a temperature fitted on validation cells does to the test cells' probabilities.
 
     Args:
         validation, test: labels (N,) and uncalibrated log-odds (N,) of each.
         temperature: that the probabilities were stated with.
+        parts: see `decided.parts_of`.
 
     Returns:
-        temperature, cells (that it was fitted on), and brier, nll and ece of the test cells as
-        `stated` and `refitted`; None unless validation holds both classes.
+        temperature (None where it differs by fold), cells (that it was fitted on), and
+        brier, nll and ece of the test cells as `stated` and `refitted`; None unless
+        validation holds both classes, in every fold.
     """
     label, logit = validation
-    if len(np.unique(label)) < 2 or not len(test[0]):
+    fitted = fit_temperatures(logit[:, None], label, len(test[0]), parts)
+    if fitted is None:
         return None
-    fitted = fit_temperature(logit[:, None], label)
-    temperatures = {"stated": temperature, "refitted": fitted}
-    out: dict[str, Any] = {"temperature": fitted, "cells": len(label)}
-    for name, used in temperatures.items():
-        stated = probability(test[1], used)
+    alone = float(fitted[0]) if len(parts) == 1 else None
+    out: dict[str, Any] = {"temperature": alone, "cells": len(label)}
+    for name, used in {"stated": temperature, "refitted": fitted}.items():
+        stated = probability(test[1] / used, 1.0)
         out[name] = {metric.__name__: metric(test[0], stated) for metric in (brier, nll, ece)}
     return out

@@ -25,11 +25,16 @@ from leuk_ray.evaluation.class_report import (
     worst_confusions,
 )
 from leuk_ray.evaluation.conformal import Conformal
-from leuk_ray.evaluation.decisions import (
-    Decisions,
+from leuk_ray.evaluation.decided import (
+    FixedFor,
     apply_bands,
     apply_points,
     classify_subjects,
+    of_subjects,
+    parts_of,
+)
+from leuk_ray.evaluation.decisions import (
+    Decisions,
     fix_decisions,
     worst_subjects,
 )
@@ -185,14 +190,15 @@ def _report(
     subjects = per_subject(test, threshold, band)
     called = deployed_calls(tested.table, tested.called)
     found = differentials(tested.table, tested.label, called, classes.names) if several else []
-    if decisions is None and validation.num_rows:
-        decisions = fix_decisions(
-            *_labels_and_logits(validation),
-            per_subject(validation, threshold, band),
-            temperature=run.temperature,
-            threshold=threshold,
-            source="validation cells of the run",
-        )
+    parts = parts_of(cells["validation"].table, tested.table)
+    if decisions is not None:
+        fixed = [FixedFor(decisions, np.ones(len(test), bool))]
+    else:
+        fixed = [
+            FixedFor(_fix(validation.filter(pa.array(fixing)), run, threshold, band, parts), own)
+            for fixing, own in parts
+            if validation.num_rows
+        ]
     values = json_ready(
         {
             "run": run,
@@ -204,7 +210,7 @@ def _report(
             else {},
             "worst_confusions": confusions,
             "confidence": confidence_bands(
-                cells["validation"], tested, run.temperature, resampled, min_confidence
+                cells["validation"], tested, run.temperature, resampled, min_confidence, parts
             )
             if several and tested.label.size
             else [],
@@ -215,9 +221,11 @@ def _report(
             "by_source": by_source(
                 test, threshold, run.no_intervals, classes.binary_names, **BOOTSTRAP
             ),
-            "refitted": refit_classes(cells["validation"], tested, run.temperature)
+            "refitted": refit_classes(cells["validation"], tested, run.temperature, parts)
             if several
-            else refit(_labels_and_logits(validation), _labels_and_logits(test), run.temperature),
+            else refit(
+                _labels_and_logits(validation), _labels_and_logits(test), run.temperature, parts
+            ),
             "deployed": as_deployed(
                 tested.table,
                 called == tested.label,
@@ -235,7 +243,7 @@ def _report(
             )
             if conformal is not None and tested.label.size
             else None,
-            "decided": _decided(decisions, run, test, threshold, resampled, subjects),
+            "decided": _decided(fixed, run, test, threshold, resampled, subjects),
             "differentials": found,
             "share_errors": share_errors(found),
             "subjects": subjects,
@@ -260,8 +268,26 @@ def _labels_and_logits(table: pa.Table) -> tuple[IntArray, FloatArray]:
     return table["label"].to_numpy().astype(np.int64), table["logit"].to_numpy().astype(np.float64)
 
 
+def _fix(
+    validation: pa.Table,
+    run: ReportContext,
+    threshold: float,
+    band: tuple[float, float] | None,
+    parts: Sequence[object],
+) -> Decisions:
+    return fix_decisions(
+        *_labels_and_logits(validation),
+        per_subject(validation, threshold, band),
+        temperature=run.temperature,
+        threshold=threshold,
+        source="validation cells of the run"
+        if len(parts) == 1
+        else "validation cells of the folds' runs (those of each fold for its own test cells)",
+    )
+
+
 def _decided(
-    decisions: Decisions | None,
+    fixed: Sequence[FixedFor],
     run: ReportContext,
     test: pa.Table,
     threshold: float,
@@ -269,19 +295,19 @@ def _decided(
     subjects: Sequence[SubjectRow],
 ) -> dict[str, Any] | None:
     """What was fixed elsewhere, applied to the test cells; None without the one or the other."""
-    if decisions is None or not test.num_rows:
+    if not fixed or not test.num_rows:
         return None
     label, logit = _labels_and_logits(test)
     stated = test["probability"].to_numpy()
-    called = None
-    if decisions.blast_fraction is not None and subjects:
-        called = classify_subjects(subjects, decisions.blast_fraction)
+    limits = of_subjects(fixed, test, subjects)
+    every = [one.decisions for one in fixed]
+    counts = {name: sum(getattr(one, name) for one in every) for name in _FIXED_COUNTS}
     return {
-        "fixed_on": decisions.model_dump(include={"source", *_FIXED_COUNTS})
-        | {"caution": decisions.caution},
-        "points": apply_points(decisions, label, logit, run.temperature, resampled),
-        "subjects": called,
-        "bands": apply_bands(decisions, label, stated, threshold, resampled)
+        "fixed_on": {"source": every[0].source, **counts}
+        | {"caution": next((one.caution for one in every if one.caution), "")},
+        "points": apply_points(fixed, label, logit, run.temperature, resampled),
+        "subjects": classify_subjects(subjects, limits) if limits is not None else None,
+        "bands": apply_bands(fixed, label, stated, threshold, resampled)
         if len(run.classes) == 2
         else [],
     }

@@ -52,6 +52,7 @@ def calibrate(
     *,
     abstain_share: float | None = None,
     coverage: float | None = None,
+    out_of_fold: pa.Table | None = None,
     max_cells: int = 2000,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> dict:
@@ -68,6 +69,10 @@ def calibrate(
             certain; None is 0.05. It guarantees nothing.
         coverage: answer with prediction sets instead, which hold the class of a new patient's
             cell with this probability; see `evaluation.conformal`.
+        out_of_fold: of an ensemble of a cross-validation's networks, the pooled predictions for
+            its cells (see `workflows.out_of_fold`), each by networks that did not see the cell:
+            temperature and decisions are fixed on these scores, as no cell is left that none of
+            the members has seen.
         max_cells: at most so many are looked at for each of the two.
         progress: called with (cells scored, cells in all).
 
@@ -92,8 +97,13 @@ def calibrate(
     if not 0 <= abstain_share <= 0.9:
         raise ConfigError(f"--abstain {abstain_share}: give a share from 0 to 0.9")
     bundle = open_bundle(target.bundle)
-    split = split_of(target, dataset)
-    parted = target.run is not None or "validation" in split["role"].to_pylist()
+    if out_of_fold is not None:
+        split = out_of_fold  # all of the role test
+        parted, basis = False, "folds"
+    else:
+        split = split_of(target, dataset)
+        parted = target.run is not None or "validation" in split["role"].to_pylist()
+        basis = "validation" if parted else "unseen"
     trained, held = ("train", "validation") if parted else ("test", "test")
     rows = {
         "scope": _some(rows_with_role(dataset.cells, split, (trained, held)), max_cells),
@@ -123,12 +133,16 @@ def calibrate(
         classifier, dataset, scored, lambda done: progress(done, len(scored))
     )
     scores = every_score[np.searchsorted(scored, rows["decision"])]
+    if out_of_fold is not None:
+        uids = dataset.cells["uid"].take(pa.array(rows["decision"]))
+        known = out_of_fold["uid"].combine_chunks()
+        scores = class_logits_of(out_of_fold.take(pc.index_in(uids, known)))  # pyright: ignore
     in_scope = np.searchsorted(scored, rows["scope"])
     embedding, features = every_embedding[in_scope], [every_feature[i] for i in in_scope.tolist()]
     temperature = fit_temperature(scores, labels)
     conformal = None
     if coverage is not None:
-        basis, names = "validation" if parted else "unseen", dataset.classes.names
+        names = dataset.classes.names
         conformal = fit_conformal(scores, labels, groups, names, coverage, basis=basis)
     predictions = predictions_table(
         dataset, split.filter(pc.field("role") == held), rows["decision"], scores, temperature

@@ -17,6 +17,7 @@ from leuk_ray.datasets.pairing import check_same_dataset
 from leuk_ray.datasets.prepared import PreparedDataset
 from leuk_ray.datasets.splits import eligible
 from leuk_ray.evaluation.class_report import ClassCells, binary_view
+from leuk_ray.evaluation.decided import FOLD
 from leuk_ray.evaluation.paired import paired_bootstrap, paired_classes
 from leuk_ray.io.locations import Location, join, parent
 from leuk_ray.io.storage import exists, read_table
@@ -25,6 +26,7 @@ from leuk_ray.runs.seen import SeenCells
 from leuk_ray.runs.target import EvaluationTarget, trained_on_images_of
 from leuk_ray.utils.errors import DataError
 from leuk_ray.utils.wording import counted, natural
+from leuk_ray.workflows.out_of_fold import is_crossval, out_of_fold, require_same_folds
 from leuk_ray.workflows.pool import DEFAULT, Pool, score_rows
 
 BOOTSTRAP: dict[str, Any] = {"seed": 0, "resamples": 2000}
@@ -56,11 +58,12 @@ def compare(
     """Compare two bundles of the same classes by a paired bootstrap over groups.
 
     The cells are those that both runs keep for testing, where the dataset is theirs; else all
-    its labelled, kept cells. Of two cross-validations over the same folds, the scores of all
-    folds' test cells are pooled.
+    its labelled, kept cells. Of two cross-validations over the same folds their own pooled
+    out-of-fold scores are compared, averaged over seeds; of two folders of runs, those of all
+    folds' test cells.
 
     Args:
-        places: two runs or bundles; or two cross-validations, or folders or patterns of runs, a
+        places: two runs or bundles; or two cross-validations; or folders or patterns of runs, a
             run a fold.
         dataset: prepared as the bundles expect it.
         pool: where to score.
@@ -77,6 +80,8 @@ def compare(
         UserError: the dataset has other pixels than a bundle expects, its cells trained one of
             them or may have, or two cross-validations are not over the same folds.
     """
+    if all(is_crossval(place) for place in places):
+        return _compare_crossvals(places, dataset)
     sides = [find_runs(place) for place in places]
     parts, known = [], []
     for pair in _same_folds(places, sides, dataset):
@@ -112,6 +117,27 @@ def compare(
         "synthetic": dataset.synthetic,
         "warnings": warnings,
         **found,
+    }
+
+
+def _compare_crossvals(
+    places: tuple[Location, Location], dataset: PreparedDataset
+) -> dict[str, Any]:
+    """Compare the pooled out-of-fold scores of two cross-validations over the same folds."""
+    tables = [out_of_fold(place, dataset) for place in places if isinstance(place, Path)]
+    require_same_folds(places, tables)
+    row_of = {uid: row for row, uid in enumerate(dataset.cells["uid"].to_pylist())}
+    rows = np.asarray([row_of[uid] for uid in tables[0]["uid"].to_pylist()], np.int64)
+    withheld = NO_INTERVALS if origin_of(dataset.cells, rows) == "image" else ""
+    return {
+        "first": str(places[0]),
+        "second": str(places[1]),
+        "folds": len(set(tables[0][FOLD].to_pylist())),
+        "tested": [len(rows)] * 2,
+        "why_few": "",
+        "synthetic": dataset.synthetic,
+        "warnings": [],
+        **_paired(tables, [0.5, 0.5], dataset.classes, withheld),
     }
 
 

@@ -12,30 +12,39 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from leuk_ray.bundles.bundle import write_ensemble
+from leuk_ray.bundles.manifest import MAX_MEMBERS
 from leuk_ray.datasets.classes import ClassSet
 from leuk_ray.datasets.leakage import Leakage, find_leakage
 from leuk_ray.datasets.prepared import PreparedDataset
 from leuk_ray.datasets.split_summary import describe
 from leuk_ray.evaluation.calibration import class_logits_of
 from leuk_ray.evaluation.class_report import ClassCells
+from leuk_ray.evaluation.conformal import require_patients
+from leuk_ray.evaluation.decided import FOLD
 from leuk_ray.evaluation.metrics import evaluate
 from leuk_ray.evaluation.report import write_report
 from leuk_ray.evaluation.report_model import Report, ReportContext
-from leuk_ray.io.storage import read_json, read_table, remove
+from leuk_ray.io.locations import Location
+from leuk_ray.io.storage import read_json, read_table, refuse_existing, remove
 from leuk_ray.recipes.recipe import Recipe
 from leuk_ray.runs.executor import Executor
 from leuk_ray.runs.placement import Resources
 from leuk_ray.runs.report import audit_summary, score_columns
 from leuk_ray.runs.root import RunsRoot
 from leuk_ray.runs.spec import RunSpec, make_splits, split_key
-from leuk_ray.runs.target import dataset_counts
+from leuk_ray.runs.target import EvaluationTarget, dataset_counts
 from leuk_ray.training.cells import check_run
 from leuk_ray.utils.errors import ConfigError, UserError
 from leuk_ray.utils.progress import note
+from leuk_ray.utils.scratch import temporary
 from leuk_ray.utils.settings import Settings
 from leuk_ray.utils.wording import counted
+from leuk_ray.workflows.calibrate import calibrate
+from leuk_ray.workflows.out_of_fold import out_of_fold
 
 THRESHOLD = 0.5
+_ORDER = ("role", FOLD, "uid")
 
 
 class Started(Settings):
@@ -57,6 +66,8 @@ def crossval(
     resources: Resources | None = None,
     resume: bool = False,
     show_images: bool = True,
+    bundle: Location | None = None,
+    coverage: float | None = None,
 ) -> Report:
     """Train a run for each fold and seed, and report on the pooled out-of-fold scores.
 
@@ -74,6 +85,9 @@ def crossval(
         resources: what one run takes.
         resume: go on with the cross-validation that lies there.
         show_images: False keeps every picture of a cell out of the report.
+        bundle: where to write an ensemble of all runs' networks, calibrated on the out-of-fold
+            scores.
+        coverage: of its prediction sets; see `workflows.calibrate.calibrate`.
 
     Raises:
         UserError: what cannot work, before any run starts; or a run failed.
@@ -85,6 +99,10 @@ def crossval(
     for spec in specs[:folds]:
         split = splits[split_key(spec.resolved)]
         check_run(spec.resolved, dataset, split, resources.workers, resources.gpus > 0)
+    if bundle is None and coverage is not None:
+        raise ConfigError("--coverage: calibrates an ensemble; add --bundle DIR")
+    if bundle is not None:
+        _check_ensemble(bundle, dataset, splits, len(specs), coverage)
     root = RunsRoot(out, "crossval", Started(recipe=recipe, folds=folds, seeds=seeds), dataset)
     resuming = root.check(resume=resume)
     connect()
@@ -99,21 +117,54 @@ def crossval(
             f"{records[failed[0]].reason}); fix the cause, then rerun with --resume"
         )
     note("crossval: writing the report")
-    tables = [_tested(out, spec) for spec in specs]
+    tables = [_scores(out, spec) for spec in specs]
     by_seed = [pa.concat_tables(tables[n * folds : (n + 1) * folds]) for n in range(seeds)]
-    by_seed = [table.sort_by("uid") for table in by_seed]
+    by_seed = [table.sort_by([(name, "ascending") for name in _ORDER]) for table in by_seed]
     leakages = [find_leakage(split, dataset.cells) for split in splits.values()]
     context = _context(recipe, dataset, folds, by_seed, leakages, out)
     remove(out / "report")  # a resumed cross-validation is reported again
-    return write_report(
+    report = write_report(
         out / "report",
         run=context,
-        predictions=_pooled(by_seed, dataset.classes),
+        predictions=pool_seeds(by_seed, dataset.classes),
         history=[],
         threshold=THRESHOLD,
         images=_pictures(dataset) if show_images else None,
         audit=audit_summary(dataset),
     )
+    if bundle is not None:
+        note("crossval: calibrating the ensemble")
+        with temporary("ensemble") as scratch:
+            members = [out / "runs" / spec.name / "bundle" for spec in specs]
+            write_ensemble(scratch / "bundle", members, "soft")
+            calibrate(
+                EvaluationTarget.at(scratch / "bundle"),
+                dataset,
+                bundle,
+                coverage=coverage,
+                out_of_fold=out_of_fold(out, dataset),
+            )
+    return report
+
+
+def _check_ensemble(
+    bundle: Location,
+    dataset: PreparedDataset,
+    splits: Mapping[str, pa.Table],
+    members: int,
+    coverage: float | None,
+) -> None:
+    """Refuse before any run starts what the ensemble cannot be."""
+    refuse_existing(bundle, "bundle")
+    if members > MAX_MEMBERS:
+        raise ConfigError(
+            f"--bundle: an ensemble has {MAX_MEMBERS} members at most, and {members} are asked "
+            "for; give fewer --folds or --seeds"
+        )
+    if coverage is not None:
+        split = next(iter(splits.values()))
+        labels = split["label"].to_numpy()
+        require_patients(labels, split["group"].to_pylist(), dataset.classes.names, coverage)
 
 
 def _specs(recipe: Recipe, folds: int, seeds: int) -> list[RunSpec]:
@@ -145,18 +196,25 @@ def _check_tested_once(splits: Mapping[str, pa.Table], recipe: Recipe) -> None:
     assert set(tested) == set(first["uid"].to_pylist()), "a cell is in no fold"
 
 
-def _tested(out: Path, spec: RunSpec) -> pa.Table:
+def _scores(out: Path, spec: RunSpec) -> pa.Table:
+    """Validation and test cells as a run scored them, with its fold."""
     table = read_table(out / "runs" / spec.name / "report" / "predictions.parquet")
-    return table.filter(pc.field("role") == "test")
+    fold = spec.resolved.split.fold
+    return table.append_column(FOLD, pa.array([fold] * len(table), pa.int64()))
 
 
-def _pooled(by_seed: Sequence[pa.Table], classes: ClassSet) -> pa.Table:
-    """Out-of-fold scores, one row a cell: log-odds averaged over the seeds."""
+def pool_seeds(by_seed: Sequence[pa.Table], classes: ClassSet) -> pa.Table:
+    """Scores of all folds, one row a fold and cell: log-odds averaged over the seeds.
+
+    Args:
+        by_seed: predictions of one seed each, in the same order.
+        classes: of the labels.
+    """
     first = by_seed[0]
     if len(by_seed) == 1:
         return first
-    uids = first["uid"]
-    assert all(table["uid"].equals(uids) for table in by_seed), "seeds tested other cells"
+    for name in _ORDER:
+        assert all(table[name].equals(first[name]) for table in by_seed), "seeds scored other cells"
     mean = np.mean([class_logits_of(table) for table in by_seed], axis=0)
     for name, column in score_columns(mean, 1.0, classes).items():
         first = first.set_column(first.column_names.index(name), name, column)
@@ -172,11 +230,13 @@ def _context(
     out: Path,
 ) -> ReportContext:
     worst = max(leakages, key=lambda one: (one.leaky is True, one.leaky is None))
-    pooled = by_seed[0]
+    by_seed = [table.filter(pc.field("role") == "test") for table in by_seed]
     notes = [
         f"{folds}-fold cross-validation: each cell was scored by the run that did not train on it; "
-        "whether other cells of its patient trained that run is said above. Operating points are "
-        "in the reports of the runs, each fixed on its own validation cells."
+        "whether other cells of its patient trained that run is said above. Temperature, operating "
+        "points, abstain bands and the call of a subject are nested: for the test cells of a fold "
+        "they are fixed on the validation cells of that fold's run, which trained on neither, and "
+        "what they give is counted over all folds."
     ]
     if len(by_seed) > 1:
         notes.append(_spread(by_seed, dataset.classes))
@@ -191,7 +251,7 @@ def _context(
         best_auc=dataset.manifest.get("best_auc"),
         dataset_fingerprint=dataset.identity.fingerprint,
         dataset_counts=dataset_counts(dataset),
-        roles={"test": describe(pooled, dataset.cells, dataset.classes)["test"]},
+        roles={"test": describe(by_seed[0], dataset.cells, dataset.classes)["test"]},
         config=recipe.model_dump(mode="json"),
         environment=read_json(out / "environment.json"),
         notes=notes,

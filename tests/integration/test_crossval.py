@@ -5,17 +5,23 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 
+from leuk_ray.bundles.manifest import EnsembleManifest
 from leuk_ray.datasets.splits import eligible
+from leuk_ray.evaluation.calibration import fit_temperature
+from leuk_ray.evaluation.decisions import operating_threshold
 from leuk_ray.evaluation.metrics import evaluate
 from leuk_ray.evaluation.report_model import Report
 from leuk_ray.recipes.recipe import load_recipe
+from leuk_ray.runs.target import EvaluationTarget
 from leuk_ray.utils.errors import UserError
 from leuk_ray.workflows.compare import compare
 from leuk_ray.workflows.crossval import crossval
+from leuk_ray.workflows.evaluate import evaluate as evaluate_target
 
 SETTINGS = [
     "protocol=subject-disjoint", "model.filters=[4,8,8]", "model.input_size=32",
@@ -35,8 +41,13 @@ def out(dataset, tmp_path_factory) -> Path:
     return place
 
 
+def pooled_test_cells(out: Path) -> pa.Table:
+    table = pq.read_table(out / "report" / "predictions.parquet")
+    return table.filter(pc.field("role") == "test").sort_by("uid")
+
+
 def test_each_cell_is_scored_once_for_a_seed_and_log_odds_are_averaged(dataset, out: Path):
-    pooled = pq.read_table(out / "report" / "predictions.parquet")
+    pooled = pooled_test_cells(out)
     assert pooled["uid"].to_pylist() == sorted(eligible(dataset.cells)["uid"].to_pylist())
     scores: dict[str, list[float]] = {}
     for seed in (0, 1):
@@ -62,7 +73,7 @@ def test_each_cell_is_scored_once_for_a_seed_and_log_odds_are_averaged(dataset, 
 
 def test_the_report_pools_over_patients_and_says_what_single_seeds_reach(out: Path):
     report = Report.read(out / "report")
-    pooled = pq.read_table(out / "report" / "predictions.parquet")
+    pooled = pooled_test_cells(out)
     assert report.tested == evaluate(pooled["label"], pooled["probability"], 0.5)
     assert report.run.leaky is False
     assert "2-fold cross-validation" in report.run.title
@@ -71,6 +82,27 @@ def test_the_report_pools_over_patients_and_says_what_single_seeds_reach(out: Pa
     assert low is not None
     assert area is not None
     assert low < area
+
+
+def test_decisions_on_a_fold_are_fixed_on_its_own_validation_cells(out: Path):
+    table = pq.read_table(out / "report" / "predictions.parquet")
+    report = Report.read(out / "report")
+    assert report.decided is not None
+    fixing = table.filter(pc.field("role") == "validation")
+    assert report.decided["fixed_on"]["cells"] == len(fixing)
+    (point, *_) = report.decided["points"]
+    assert (point["held"], point["target"], point["probability"]) == ("specificity", 0.9, None)
+    right = 0
+    for fold in (0, 1):
+        own = table.filter(pc.field("fold") == fold)
+        val = own.filter(pc.field("role") == "validation")
+        test = own.filter(pc.field("role") == "test")
+        assert not set(val["group"].to_pylist()) & set(test["group"].to_pylist())
+        cut = operating_threshold(
+            val["label"].to_numpy(), val["logit"].to_numpy(), "specificity", 0.9
+        )
+        right += int(((test["logit"].to_numpy() >= cut) & (test["label"].to_numpy() == 1)).sum())
+    assert point["sensitivity"]["numerator"] == right
 
 
 def test_resuming_repeats_no_run_and_others_are_refused(dataset, out: Path):
@@ -91,6 +123,15 @@ def test_two_over_the_same_folds_are_compared(dataset, out: Path, tmp_path: Path
         crossval(recipe, dataset, tmp_path / name, folds=2, connect=nothing, show_images=False)
     found = compare((tmp_path / "one", tmp_path / "other"), dataset)
     assert (found["folds"], found["cells"]) == (2, len(eligible(dataset.cells)))
+    # Two seeds over these folds are one side too: their pooled scores.
+    found = compare((out, tmp_path / "other"), dataset)
+    report = Report.read(out / "report")
+    assert found["metrics"]["auc"]["first"] == report.tested["auc"]["value"]
+    recipe = load_recipe("bukhari2022-se", [*SETTINGS, "split.seed=5"])
+    crossval(recipe, dataset, tmp_path / "third", folds=2, connect=nothing, show_images=False)
+    with pytest.raises(UserError, match=r"\d+ of \d+ cells are in other folds") as refused:
+        compare((out, tmp_path / "third"), dataset)
+    assert "\n" not in str(refused.value)
 
 
 @pytest.mark.parametrize("protocol", ["official-folds", "paper-literal"])
@@ -99,3 +140,25 @@ def test_protocols_that_do_not_test_every_cell_once_are_refused(dataset, tmp_pat
     with pytest.raises(UserError, match="does not test every cell once"):
         crossval(recipe, dataset, tmp_path / "out", folds=2, connect=nothing)
     assert not (tmp_path / "out").exists()
+
+
+def test_the_ensemble_of_all_folds_is_calibrated_on_out_of_fold_scores(dataset, out, tmp_path):
+    again = {"folds": 2, "seeds": 2, "connect": nothing, "resume": True, "show_images": False}
+    with pytest.raises(UserError, match="needs 199 patients of every class"):
+        crossval(RECIPE, dataset, out, bundle=tmp_path / "voted", coverage=0.995, **again)
+    crossval(RECIPE, dataset, out, bundle=tmp_path / "voted", coverage=0.6, **again)
+    target = EvaluationTarget.at(tmp_path / "voted")
+    manifest = target.manifest
+    assert isinstance(manifest, EnsembleManifest)
+    assert len(manifest.members) == 4
+    pooled = pooled_test_cells(out)
+    label = pooled["label"].to_numpy()
+    assert manifest.temperature == pytest.approx(
+        fit_temperature(pooled["logit"].to_numpy()[:, None], label)
+    )
+    assert manifest.decisions is not None
+    assert manifest.decisions.cells == len(pooled)
+    assert manifest.conformal is not None
+    assert manifest.conformal.basis == "folds"
+    with pytest.raises(UserError, match="and 0 are left"):
+        evaluate_target(target, dataset, tmp_path / "none")

@@ -1,13 +1,18 @@
 import numpy as np
+import pyarrow as pa
 import pytest
 from scipy.special import expit
 from scipy.stats import binomtest
 
-from leuk_ray.evaluation.decisions import (
-    Decisions,
+from leuk_ray.evaluation.decided import (
+    FixedFor,
     apply_bands,
     apply_points,
     classify_subjects,
+    parts_of,
+)
+from leuk_ray.evaluation.decisions import (
+    Decisions,
     fix_decisions,
     operating_threshold,
     subject_threshold,
@@ -75,7 +80,11 @@ def test_thresholds_of_other_cells_are_applied_and_counted() -> None:
     group = np.arange(400) // 20 + 100 * other_label
     resampled = GroupResamples.sample(other_label, group, seed=0, resamples=200)
     for row, point in zip(
-        apply_points(fixed, other_label, other, 2.0, resampled), fixed.points, strict=True
+        apply_points(
+            [FixedFor(fixed, np.ones(len(other), bool))], other_label, other, 2.0, resampled
+        ),
+        fixed.points,
+        strict=True,
     ):
         called = other >= point.log_odds
         assert row["sensitivity"]["numerator"] == called[other_label == 1].sum()
@@ -120,7 +129,7 @@ def test_the_subject_threshold_parts_subjects_best_and_stays_near_the_middle() -
 def test_subjects_are_counted_with_exact_intervals() -> None:
     subjects = [subject(str(n), "ALL", 10, 9) for n in range(7)]
     subjects += [subject("7", "ALL", 10, 1), subject("H0", "healthy", 10, 0)]
-    judged = classify_subjects([*subjects, subject("m", "mixed", 10, 5)], 0.5)
+    judged = classify_subjects([*subjects, subject("m", "mixed", 10, 5)], [0.5] * 10)
     exact = binomtest(7, 8).proportion_ci(0.95, method="exact")
     found = judged["sensitivity"]
     assert (found["numerator"], found["denominator"]) == (7, 8)
@@ -133,7 +142,9 @@ def test_a_band_says_what_it_answers_and_how_well() -> None:
     label, logit = scores(3, 4000)
     fixed = fix_decisions(label, logit, [], temperature=1, threshold=0.5, source="x", shares=[0.2])
     resampled = GroupResamples.sample(label, np.arange(4000) // 50 + 1000 * label, seed=0)
-    (row,) = apply_bands(fixed, label, expit(logit), 0.5, resampled)
+    (row,) = apply_bands(
+        [FixedFor(fixed, np.ones(4000, bool))], label, expit(logit), 0.5, resampled
+    )
     answered = (expit(logit) <= row["low"]) | (expit(logit) >= row["high"])
     right = (logit >= 0) == (label == 1)
     assert row["answered"]["numerator"] == answered.sum()
@@ -147,3 +158,33 @@ def test_worst_subjects_come_first_and_faultless_ones_not_at_all() -> None:
     subjects = [subject("1", "ALL", 10, 9), subject("2", "ALL", 10, 2), subject("3", "ALL", 4, 4)]
     assert [row["subject"] for row in worst_subjects(subjects, 5)] == ["2", "1"]
     assert [row["subject"] for row in worst_subjects(subjects, 1)] == ["2"]
+
+
+def test_a_fold_is_decided_on_by_its_own_validation_cells_alone() -> None:
+    """The same cells, scored 5 higher in the second fold: its thresholds are 5 higher."""
+    label, logit = scores(4)
+    group = np.arange(400) // 20 + 100 * label
+    resampled = GroupResamples.sample(label, group, seed=0, resamples=50)
+    alone = fix_decisions(label, logit, [], temperature=1, threshold=0.5, source="x")
+    (want, *_) = apply_points([FixedFor(alone, np.ones(400, bool))], label, logit, 1.0, resampled)
+    both = GroupResamples.sample(np.tile(label, 2), np.tile(group, 2), seed=0, resamples=50)
+    second = np.repeat([False, True], 400)
+    shifted = np.concatenate([logit, logit + 5])
+    table = pa.table({"fold": second.astype(int)})
+    fixed = [
+        FixedFor(
+            fix_decisions(
+                np.tile(label, 2)[fixing], shifted[fixing], [], temperature=1, threshold=0.5,
+                source="x",
+            ),
+            own,
+        )
+        for fixing, own in parts_of(table, table)
+    ]  # fmt: skip
+    assert len(fixed) == 2
+    (found, *_) = apply_points(fixed, np.tile(label, 2), shifted, 1.0, both)
+    for side in ("sensitivity", "specificity"):
+        assert found[side]["numerator"] == 2 * want[side]["numerator"]
+    assert found["probability"] is None
+    whole = parts_of(table.drop_columns("fold"), table.drop_columns("fold"))
+    assert [(fixing.all(), own.all()) for fixing, own in whole] == [(True, True)]

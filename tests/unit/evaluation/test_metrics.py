@@ -4,7 +4,8 @@ import pytest
 from sklearn import metrics as reference
 from sklearn.calibration import calibration_curve
 
-from leuk_ray.evaluation.decisions import classify_subjects, worst_subjects
+from leuk_ray.evaluation.decided import classify_subjects
+from leuk_ray.evaluation.decisions import worst_subjects
 from leuk_ray.evaluation.metrics import (
     Confusion,
     accuracy,
@@ -192,7 +193,7 @@ def test_a_subject_without_an_answered_cell_has_no_share_and_is_not_called() -> 
     rows = per_subject(predictions([("1", 1, 0.55), ("2", 1, 0.9)]), 0.5, band=(0.4, 0.6))
     assert [(row["cells"], row["answered"]) for row in rows] == [(1, 0), (1, 1)]
     assert (rows[0]["blast_fraction"], rows[0]["blast_low"]) == (None, None)
-    called = classify_subjects(rows, 0.5)
+    called = classify_subjects(rows, [0.5, 0.5])
     assert (called["unanswered"], called["accuracy"]["denominator"]) == (1, 1)
     assert worst_subjects(rows, 5) == []
 

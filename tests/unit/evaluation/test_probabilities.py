@@ -7,6 +7,8 @@ from leuk_ray.evaluation.intervals import GroupResamples
 from leuk_ray.evaluation.metrics import calibration_index
 from leuk_ray.evaluation.probabilities import probability_intervals, refit
 
+WHOLE = [(np.ones(6000, bool), np.ones(6000, bool))]
+
 
 def groups_of_cells(seed: int, num_groups: int = 120) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Labels, true log-odds and groups; half of the groups are ALL, each with an effect."""
@@ -22,10 +24,12 @@ def groups_of_cells(seed: int, num_groups: int = 120) -> tuple[np.ndarray, np.nd
 def test_log_odds_scaled_by_three_are_recovered_and_cost_less_afterwards() -> None:
     """On groups other than those it was fitted on; the fit's own error is below 2%."""
     validation, test = groups_of_cells(0), groups_of_cells(1)
-    scaled = refit((validation[0], 3 * validation[1]), (test[0], 3 * test[1]), temperature=1.0)
+    scaled = refit(
+        (validation[0], 3 * validation[1]), (test[0], 3 * test[1]), temperature=1.0, parts=WHOLE
+    )
     assert scaled is not None
     # What the unscaled scores ask for is 1 up to the chance of this sample.
-    plain = refit(validation[:2], test[:2], temperature=1.0)
+    plain = refit(validation[:2], test[:2], temperature=1.0, parts=WHOLE)
     assert plain is not None
     assert scaled["temperature"] == pytest.approx(3, rel=0.05)
     # The prior holds 3 back by a little, 1 by nothing.
@@ -37,14 +41,16 @@ def test_log_odds_scaled_by_three_are_recovered_and_cost_less_afterwards() -> No
 
 def test_calibrated_log_odds_lose_less_than_one_percent() -> None:
     for seed in range(3):
-        found = refit(groups_of_cells(seed)[:2], groups_of_cells(seed + 10)[:2], temperature=1.0)
+        found = refit(
+            groups_of_cells(seed)[:2], groups_of_cells(seed + 10)[:2], temperature=1.0, parts=WHOLE
+        )
         assert found is not None
         assert found["refitted"]["nll"] < 1.01 * found["stated"]["nll"]
 
 
 def test_there_is_no_temperature_of_one_class() -> None:
     ones = np.ones(9, np.int64), np.linspace(-1, 1, 9)
-    assert refit(ones, groups_of_cells(0)[:2], 1.0) is None
+    assert refit(ones, groups_of_cells(0)[:2], 1.0, [(np.ones(9, bool), WHOLE[0][1])]) is None
 
 
 def test_intervals_are_those_of_the_drawn_cells() -> None:
