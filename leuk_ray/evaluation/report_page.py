@@ -78,7 +78,8 @@ def uncertainty(report: Report) -> str:
         return ""
     accuracy = report.class_intervals["accuracy"]
     if not accuracy.resamples:
-        return accuracy.note
+        few = report.history and not report.run.no_intervals  # of a run, not of a bundle
+        return accuracy.note + ("; `leuk-ray crossval` tests every patient in turn" if few else "")
     groups = counted(report.scored["test"]["groups"], "group")
     if accuracy.groups_positive is not None:
         negative, positive = report.run.classes.binary_names
