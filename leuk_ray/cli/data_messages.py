@@ -159,7 +159,7 @@ def fields_table_text(values: dict) -> str:
 def _summary(summary: dict) -> str:
     """Cells of fields: how many were answered for, how, and why others were not."""
     shares = [
-        f"{share['cells']} {share['name']} ({share['low']:.0%} to {share['high']:.0%})"
+        f"{share['cells']} {share['name']} ({share['share']:.0%})"  # of one patient or of several
         for share in summary["differential"]
         if share["cells"]
     ]

@@ -59,7 +59,8 @@ def summarise_cells(cells: Sequence[Mapping[str, Any]], classes: Sequence[str]) 
 
     Returns:
         cells (= answered + not_answered), clumps beside them, not_answered_reasons (a cell may have
-        several), and the differential of the answered ones.
+        several), and the differential of the answered ones, whose intervals hold where all cells
+        are of one patient.
     """
     found, cells = cells, [cell for cell in cells if not cell["clump"]]
     labels = [cell["label"] for cell in cells]
