@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import astuple
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from leuk_ray.evaluation.blast_percentage import ErrorRates, PatientCounts
 from leuk_ray.fields.field import FieldSettings
 from leuk_ray.inference.classifier import Classifier, Prediction
 from leuk_ray.inference.explain import explain_files
+from leuk_ray.inference.patients import summarise_patient
 from leuk_ray.workflows.predict_fields import answer_field
 from tests.support.chromium import Page, find_chromium, open_page
 from tests.support.serving_bundles import cells, encode, listening, write_small_bundle
@@ -19,7 +22,11 @@ from tests.support.small_fields import rendered
 @pytest.fixture(scope="module")
 def bundle(tmp_path_factory) -> Path:
     path = tmp_path_factory.mktemp("page") / "small"
-    return write_small_bundle(path, abstain_band=(0.498, 0.5))
+    rates = ErrorRates(
+        positive=(PatientCounts(cells=40, answered=40, called=36),) * 10,
+        other=(PatientCounts(cells=40, answered=40, called=4),) * 10,
+    )
+    return write_small_bundle(path, abstain_band=(0.498, 0.5), error_rates=rates)
 
 
 @pytest.fixture(scope="module")
@@ -147,6 +154,7 @@ def test_a_dropped_field_shows_boxes_differential_and_where_the_network_looks(
     dark.write_bytes(encode(np.zeros((300, 400, 3), np.uint8)))
     page.call("Page.navigate", url=f"{url}/fields")
     page.wait_for("document.querySelector('#files') !== null && location.pathname === '/fields'")
+    page.evaluate("document.querySelector('#subject').value = 'S-17'")
     page.choose_files("#files", [good, dark])
     page.wait_for("document.querySelectorAll('#fields section').length === 2", 60)
     expected = answer_field(
@@ -167,6 +175,12 @@ def test_a_dropped_field_shows_boxes_differential_and_where_the_network_looks(
     counts = f"3 cells found: {summary['answered']} answered, {summary['not_answered']} not"
     assert counts in shown
     assert "1 of 2 fields refused" in shown
+    labels = [cell["label"] for cell in expected["cells"]]
+    patient = summarise_patient(labels, Classifier.load(bundle).manifest, ["0"] * len(labels))
+    assert patient.blast_percentage is not None
+    value, low, high = astuple(patient.blast_percentage)
+    assert f"{value:.1f}% (95% interval {low:.1f}% to {high:.1f}%)" in shown
+    assert patient.basis in shown
     assert "it is too dark" in page.evaluate("document.querySelector('#fields').innerText")
     page.evaluate("document.querySelector('.box').click()")
     page.wait_for("document.querySelectorAll('.detail img').length === 2", 30)
