@@ -94,14 +94,21 @@ class SeenCells:
     def counts(self) -> str:
         """How all labelled, kept cells fall apart, in words."""
         own = self.kept
-        parts = [
-            f"{int((own & (self.role == number)).sum()):,} {_DID[role]}"
-            for number, role in enumerate(SEEN)
-        ]
+        parts = []
+        for number, role in enumerate(SEEN):
+            first = own & (self.role == number)
+            also = [
+                f"{count:,} of these also {_DID[later]}"
+                for later in SEEN[number + 1 :]
+                if (count := int((first & np.isin(self.hashes, self.lineage[later])).sum()))
+            ]
+            if first.any():
+                also = f" ({', '.join(also)})" if also else ""
+                parts.append(f"{int(first.sum()):,} {_DID[role]}{also}")
         related = own & self.grouped & (self.role < 0)
         left_out = own & ~self.grouped & ~self.unseen
         return (
-            f"of {counted(int(own.sum()), 'labelled cell')} {', '.join(parts)}, "
+            f"of {counted(int(own.sum()), 'labelled cell')} {', '.join(parts) or '0 made it'}, "
             f"{int(related.sum()):,} are of the same groups, {int(left_out.sum()):,} were not kept "
             f"for testing, and {int((own & self.unseen).sum()):,} are left"
         )
