@@ -21,6 +21,7 @@ from leuk_ray.utils.wording import counted
 
 TARGETS = (0.90, 0.95)
 ABSTAIN_SHARES = (0.05, 0.10, 0.20)
+MIN_PURE = 0.9  # share of subjects with cells of one class, below which subjects are not called
 FEW_CELLS, FEW_SUBJECTS = 100, 20  # below either, what is fixed on them is said to be uncertain
 
 Side = Literal["sensitivity", "specificity"]
@@ -54,7 +55,7 @@ class Decisions(Settings):
     num_subjects: subjects of one class among them.
     points: operating points; none where a class is missing.
     blast_fraction: a subject is called ALL from this share of its cells called ALL on; None
-        unless there are subjects of both classes.
+        unless there are subjects of both classes, and hardly any with cells of both.
     bands: abstain bands around the threshold.
     """
 
@@ -132,7 +133,8 @@ def fix_decisions(
         num_healthy=len(label) - num_all,
         num_subjects=len(pure),
         points=tuple(points),
-        blast_fraction=subject_threshold(pure),
+        # Where many patients have both kinds of cells, being one of a class is no state of them.
+        blast_fraction=subject_threshold(pure) if len(pure) >= MIN_PURE * len(subjects) else None,
         bands=tuple(bands),
     )
 

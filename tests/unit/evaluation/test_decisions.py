@@ -112,6 +112,16 @@ def test_decisions_survive_json() -> None:
     assert Decisions.model_validate_json(fixed.model_dump_json()) == fixed
 
 
+def test_subjects_are_not_called_where_most_have_cells_of_both_classes() -> None:
+    label, logit = np.array([0, 1] * 20), np.array([-1.0, 1] * 20)
+    pure = [subject("1", "ALL", 10, 9), subject("2", "healthy", 10, 1)]
+    few = [*pure * 5, subject("m", "mixed", 10, 5)]
+    options = {"temperature": 1, "threshold": 0.5, "source": "x"}
+    assert fix_decisions(label, logit, few, **options).blast_fraction == pytest.approx(0.5)
+    many = [*pure, *[subject("m", "mixed", 10, 5)] * 3]
+    assert fix_decisions(label, logit, many, **options).blast_fraction is None
+
+
 def test_the_subject_threshold_parts_subjects_best_and_stays_near_the_middle() -> None:
     parted = [
         subject("1", "ALL", 10, 8),
