@@ -33,6 +33,15 @@ SIZE = 96
 LOOPBACK = "http://127.0.0.1"
 
 
+def plain_manifest(**changes) -> ModelManifest:
+    """What bundle.json of a bundle that is not calibrated says, with changes."""
+    base = {
+        "model": ModelSettings(), "storage": StorageSettings(), "synthetic": True, "seed": 0,
+        "protocol": "subject-disjoint", "dataset_fingerprint": "0" * 64, "recipe": "lite",
+    }  # fmt: skip
+    return ModelManifest(**(base | changes))
+
+
 def write_small_bundle(path: Path, seed: int = 0, **changes) -> Path:
     """An untrained SE-CNN, which answers in a millisecond."""
     settings = ModelSettings(

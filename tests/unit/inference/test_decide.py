@@ -4,18 +4,9 @@ from pydantic import ValidationError
 from scipy.special import expit
 
 from leuk_ray.bundles.manifest import ModelManifest
-from leuk_ray.datasets.images import StorageSettings
 from leuk_ray.evaluation.conformal import ClassLimit, Conformal
 from leuk_ray.inference.decide import Decision, decide
-from leuk_ray.models.settings import ModelSettings
-
-
-def manifest(**changes) -> ModelManifest:
-    base = {
-        "model": ModelSettings(), "storage": StorageSettings(), "synthetic": True, "seed": 0,
-        "protocol": "subject-disjoint", "dataset_fingerprint": "0" * 64, "recipe": "lite",
-    }  # fmt: skip
-    return ModelManifest(**(base | changes))
+from tests.support.serving_bundles import plain_manifest as manifest
 
 
 def both(probability: float) -> np.ndarray:

@@ -3,11 +3,10 @@
 import pytest
 
 from leuk_ray.bundles.manifest import ModelManifest
-from leuk_ray.datasets.images import StorageSettings
 from leuk_ray.evaluation.blast_percentage import ErrorRates, PatientCounts
 from leuk_ray.evaluation.decisions import Decisions
 from leuk_ray.inference.patients import summarise_patient
-from leuk_ray.models.settings import ModelSettings
+from tests.support.serving_bundles import plain_manifest as manifest
 
 
 def rates(patients: int) -> ErrorRates:
@@ -15,14 +14,6 @@ def rates(patients: int) -> ErrorRates:
         positive=(PatientCounts(cells=50, answered=45, called=42),) * patients,
         other=(PatientCounts(cells=50, answered=45, called=3),) * patients,
     )
-
-
-def manifest(**changes) -> ModelManifest:
-    base = {
-        "model": ModelSettings(), "storage": StorageSettings(), "synthetic": True, "seed": 0,
-        "protocol": "subject-disjoint", "dataset_fingerprint": "0" * 64, "recipe": "lite",
-    }  # fmt: skip
-    return ModelManifest(**(base | changes))
 
 
 def test_every_cell_is_answered_abstained_or_unreadable():
