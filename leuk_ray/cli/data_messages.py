@@ -57,11 +57,13 @@ def prepare_text(dataset: Location, manifest: dict, default_split: dict) -> str:
         f"{subjects} in {counted(counts['groups'], 'group')}",
     ]
     if manifest["labels"]:
-        read = [
-            f"{item['word'] or '(empty)'} = {item['class'] or 'unlabelled'} ({item['rows']})"
-            for item in manifest["labels"]
-        ]
-        lines.append(f"  labels read as: {listed(read)}")
+        # A word that is read as something else is always shown; of the others the first ones.
+        read = {True: [], False: []}
+        for item in manifest["labels"]:
+            text = f"{item['word'] or '(empty)'} = {item['class'] or 'unlabelled'} ({item['rows']})"
+            read[item["word"] == item["class"]].append(text)
+        shown = [*read[False], *([listed(read[True])] if read[True] else [])]
+        lines.append(f"  labels read as: {', '.join(shown)}")
     classes = ClassSet.of_manifest(manifest)
     if classes != BINARY:
         lines.append(f"  classes in this order: {classes.described}")
@@ -151,6 +153,7 @@ def fields_table_text(values: dict) -> str:
     ]
     if "subjects" in values:
         lines.append(f"{values['subjects_out']}: {counted(values['subjects'], 'subject')}")
+        lines += spellings_text(values["subject_spellings"])
         if without := values["without_subject"]:
             lines.append(f"  {counted(without, 'field')} without a subject, in none of its rows")
     return "\n".join(lines)

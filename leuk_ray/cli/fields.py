@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from leuk_ray.cli.base import ADDRESS, LOCATION, PATH, Choice, command
+from leuk_ray.utils.errors import ConfigError
 
 if TYPE_CHECKING:
     from leuk_ray.fields.field import FieldSettings
@@ -27,10 +28,16 @@ CROP_UM = click.option(
 
 def field_settings(pixels_per_um: float | None, crop_um: float | None) -> FieldSettings:
     """Settings of fields from the two options above."""
+    from pydantic import ValidationError
+
     from leuk_ray.fields.field import FieldSettings
+    from leuk_ray.utils.settings import first_problem
 
     given = {"pixels_per_um": pixels_per_um, "crop_um": crop_um}
-    return FieldSettings(**{name: value for name, value in given.items() if value is not None})
+    try:
+        return FieldSettings(**{name: value for name, value in given.items() if value is not None})
+    except ValidationError as error:  # click's ranges hold NaN
+        raise ConfigError(f"--{first_problem(error).replace('_', '-', 2)}") from error
 
 
 @click.command(epilog="Example: leuk-ray detect 'smear/*.jpg' --out found --pixels-per-um 12.5")

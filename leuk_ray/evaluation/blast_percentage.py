@@ -79,15 +79,29 @@ class ErrorRates(Settings):
     other: tuple[PatientCounts, ...] = Field(max_length=MAX_PATIENTS)
 
     @property
+    def counts(self) -> tuple[int, int]:
+        """Of how many patients blasts, and of how many other cells, got an answer."""
+        return _answered(self.positive), _answered(self.other)
+
+    @property
+    def described(self) -> str:
+        """What was measured, in words; a patient with both kinds of cells is in both numbers."""
+        blasts, others = self.counts
+        return (
+            f"error rates on the blasts of {blasts} calibration patients and on the other cells of "
+            f"{others}"
+        )
+
+    @property
     def shortage(self) -> str:
         """Why they are too few to correct with; empty where they are enough."""
-        have = (len(self.positive), len(self.other))
-        if min(have) >= MIN_PATIENTS:
+        if min(self.counts) >= MIN_PATIENTS:
             return ""
-        return (
-            f"error rates stand on {have[0]} calibration patients with and {have[1]} without "
-            f"blasts; {MIN_PATIENTS} of either are needed"
-        )
+        return f"{self.described}; {MIN_PATIENTS} of either are needed"
+
+
+def _answered(patients: Sequence[PatientCounts]) -> int:
+    return sum(each.answered > 0 for each in patients)
 
 
 @dataclass(frozen=True)

@@ -70,10 +70,10 @@ class Decisions(Settings):
 
     @property
     def basis(self) -> str:
-        """What it was fixed on: `26 cells (13 ALL, 13 healthy) of 7 subjects`."""
-        subjects = (
-            counted(self.num_subjects, "subject") if self.num_subjects else "unknown subjects"
-        )
+        """What it was fixed on: `26 cells (13 ALL, 13 healthy) of 7 subjects with ...`."""
+        subjects = "subjects that are unknown or have cells of both classes"
+        if self.num_subjects:
+            subjects = f"{counted(self.num_subjects, 'subject')} with cells of one class"
         classes = f"{self.num_all:,} ALL, {self.num_healthy:,} healthy"
         return f"{counted(self.cells, 'cell')} ({classes}) of {subjects}"
 

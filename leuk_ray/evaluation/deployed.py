@@ -99,7 +99,7 @@ class PatientPercentage(TypedDict):
 class PatientPercentages(TypedDict):
     """Corrected blast percentages of test subjects; held: intervals that hold the true one.
 
-    patients: on how many calibration patients with and without blasts the correction stands.
+    patients: on whose blasts, and on whose other cells, error rates were measured, in number.
     """
 
     patients: tuple[int, int]
@@ -148,7 +148,7 @@ def blast_percentages(
         return None
     known = [row for row in rows if row["value"] is not None]
     return PatientPercentages(
-        patients=(len(rates.positive), len(rates.other)),
+        patients=rates.counts,
         held=sum((r["low"] or 0) - 1e-6 <= r["true"] <= (r["high"] or 0) + 1e-6 for r in known),
         estimated=len(known),
         mean_error=_mean([abs((row["value"] or 0) - row["true"]) for row in known]),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -122,11 +123,17 @@ def read_drawn(table: Path, label: str | None = None) -> dict[str, list[Box]]:
         try:
             numbers = [float(row[name]) for name in columns]
         except (TypeError, ValueError) as error:
-            raise DataError(
-                f"{table}, line {line}: {', '.join(columns)} are not all numbers; correct the row"
-            ) from error
+            raise _no_box(table, line, columns) from error
+        in_order = all(low <= high for low, high in zip(numbers, numbers[2:], strict=False))
+        if not (in_order and all(map(math.isfinite, numbers))):
+            raise _no_box(table, line, columns)
         drawn.setdefault(row["file"], []).append((*numbers, *numbers)[:4])  # pyright: ignore
     return drawn
+
+
+def _no_box(table: Path, line: int, columns: Sequence[str]) -> DataError:
+    what = "all numbers" if len(columns) == 2 else "the numbers of a box, low before high"
+    return DataError(f"{table}, line {line}: {', '.join(columns)} are not {what}; correct the row")
 
 
 def _columns(table: Path, have: set[str]) -> tuple[str, ...]:

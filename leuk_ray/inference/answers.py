@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -158,6 +158,7 @@ def write_subjects(
     answers: pa.Table,
     subjects: Sequence[str | None],
     manifest: BundleManifest,
+    named: Iterable[str] = (),
 ) -> int:
     """Write a table of subjects, and return how many; see `patients.PatientSummary`.
 
@@ -167,16 +168,17 @@ def write_subjects(
             known.
         subjects: of each answer; one without is left out.
         manifest: of the bundle that answered.
+        named: subjects that have a row also without a cell.
     """
     known = "field" in answers.column_names
     fields = answers["field"].to_pylist() if known else [None] * len(answers)
-    cells: dict[str, list[tuple[str | None, str | None]]] = {}
+    cells: dict[str, list[tuple[str | None, str | None]]] = {key: [] for key in named}
     for subject, *cell in zip(subjects, answers["label"].to_pylist(), fields, strict=True):
         if subject is not None:
             cells.setdefault(subject, []).append((cell[0], cell[1]))
     rows = []
     for key in sorted(cells):
-        labels, of = zip(*cells[key], strict=True)
+        labels, of = [cell[0] for cell in cells[key]], [cell[1] for cell in cells[key]]
         patient = summarise_patient(labels, manifest, of if known else None)
         rows.append({"subject": key} | _columns(patient, manifest))
     write_rows(subjects_table(out), pa.Table.from_pylist(rows))

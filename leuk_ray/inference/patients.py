@@ -82,10 +82,7 @@ def _blasts(
     called, answered = count_fields(calls, fields)
     if not answered.sum():
         return None, "no cell was answered"
-    basis = (
-        f"corrected with the error rates of {len(rates.positive)} calibration patients with and "
-        f"{len(rates.other)} without blasts"
-    )
+    basis = f"corrected with {rates.described}"
     if fields is None or None in fields:
         basis += "; cells without a field of view are taken as independent"
     return blast_percentage(called, answered, rates), basis

@@ -19,7 +19,7 @@ def write_rows(out: Location, table: pa.Table) -> None:
         for place, field in enumerate(table.schema):
             if pa.types.is_string(field.type):
                 table = table.set_column(place, field, _no_formula(table[place]))
-        names = pa.chunked_array([pa.array(table.column_names)])
+        names = pa.chunked_array([pa.array(table.column_names, pa.string())])
         table = table.rename_columns(_no_formula(names).to_pylist())
         stream = pa.BufferOutputStream()
         pacsv.write_csv(table, stream)

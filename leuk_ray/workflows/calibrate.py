@@ -266,9 +266,7 @@ def _blasts(rates: ErrorRates | None) -> str:
         return "not corrected: patients are unknown"
     if rates.shortage:
         return f"not corrected: {rates.shortage}"
-    return (
-        f"error rates of {len(rates.positive)} patients with and {len(rates.other)} without blasts"
-    )
+    return f"corrected with {rates.described}"
 
 
 def _basis(labels: np.ndarray, classes: ClassSet) -> str:

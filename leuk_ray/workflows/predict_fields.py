@@ -100,7 +100,7 @@ def predict_fields_to_table(
 
     Returns:
         out, fields_out, fields (count by status), reasons, the `summary` of all cells, left_out;
-        with `subject` also subjects_out, subjects and without_subject (fields).
+        with `subject` also subjects_out, subjects, subject_spellings and without_subject (fields).
 
     Raises:
         UserError: no image, no subject, or a table or parts of another job are there.
@@ -108,16 +108,20 @@ def predict_fields_to_table(
     if not name_of(out).endswith((".csv", ".parquet")):
         raise ConfigError(f"--out {out}: name a .csv or .parquet file")
     fields_out = _beside(out, "fields")
-    for place, what in ((out, "table of answers"), (fields_out, "table of fields")):
-        refuse_existing(place, what)
+    refuse_existing(out, "table of answers")
+    if not resume:  # `out` is written last: a job that was stopped may have left the others
+        refuse_existing(fields_out, "table of fields")
     manifest = read_manifest(bundle)
     classes = manifest.class_set
     found = find_images(places)
     subjects: dict[str, str | None] = {}
+    spellings: dict[str, list[str]] = {}
     if subject is not None:
-        refuse_existing(subjects_table(out), "table of subjects")
+        if not resume:
+            refuse_existing(subjects_table(out), "table of subjects")
         paths = [file.path for file in found.files]
-        subjects = dict(zip(paths, name_subjects(paths, subject)[0], strict=True))
+        names, spellings = name_subjects(paths, subject)
+        subjects = dict(zip(paths, names, strict=True))
     more = answer_columns(classes)
     job = {
         "bundle": hashlib.sha256(read_bytes(join(bundle, MANIFEST))).hexdigest(),
@@ -155,7 +159,9 @@ def predict_fields_to_table(
         # A clump is no cell.
         of_cells = [None if cell["clump"] else subjects[cell["field"]] for cell in listed]
         values["subjects_out"] = str(subjects_table(out))
-        values["subjects"] = write_subjects(out, cells, of_cells, manifest)
+        named = [one for one in subjects.values() if one is not None]
+        values["subjects"] = write_subjects(out, cells, of_cells, manifest, named)
+        values["subject_spellings"] = spellings
         values["without_subject"] = sum(one is None for one in subjects.values())
     write_rows(out, cells)
     parts.remove()

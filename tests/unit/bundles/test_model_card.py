@@ -99,11 +99,11 @@ def test_a_calibrated_bundle_says_whose_results_it_keeps_and_on_how_little_it_wa
     text = card(test=results_of(a_report()), temperature=0.5, decisions=few)
     assert "**Of the bundle before `leuk-ray calibrate`**" in text
     assert text.index("before `leuk-ray calibrate`") < text.index("| metric | value |")
-    assert "Calibrated on: 26 cells (13 ALL, 13 healthy) of 7 subjects. That is little" in text
+    assert "26 cells (13 ALL, 13 healthy) of 7 subjects with cells of one class. That is" in text
     enough = few.model_copy(update={"cells": 400, "num_subjects": 30})
     assert "That is little" not in card(temperature=0.5, decisions=enough)
     nobody = few.model_copy(update={"num_subjects": 0})
-    assert "of unknown subjects" in card(decisions=nobody)
+    assert "of subjects that are unknown or have" in card(decisions=nobody)
     plain = card(test=results_of(a_report()))
     assert "before `leuk-ray calibrate`" not in plain
     assert "Calibrated on" not in plain

@@ -96,8 +96,10 @@ def test_a_classifier_no_better_than_chance_says_nothing():
 def test_too_few_calibration_patients_or_answers_give_none():
     rates = known(0.9, 0.1)
     few = rates.model_copy(update={"other": rates.other[:9]})
-    assert "60 calibration patients with and 9 without blasts; 10" in few.shortage
+    assert "of 60 calibration patients and on the other cells of 9; 10" in few.shortage
     assert blast_percentage([1], [2], few) is None
+    silent = (PatientCounts(cells=50, answered=0, called=0),) * 60
+    assert "other cells of 0;" in rates.model_copy(update={"other": silent}).shortage
     assert blast_percentage([0], [0], rates) is None
 
 

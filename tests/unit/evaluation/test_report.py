@@ -135,7 +135,7 @@ def test_blast_percentages_stand_beside_the_true_ones(tmp_path: Path) -> None:
     assert (found["estimated"], len(found["subjects"])) == (6, 6)
     assert {row["true"] for row in found["subjects"]} == {0, 100}
     assert found["held"] == sum(r["low"] <= r["true"] <= r["high"] for r in found["subjects"])
-    assert "10 calibration patients with and 12 without blasts" in page
+    assert "the blasts of 10 calibration patients and on the other cells of 12" in page
     few = rates.model_copy(update={"other": rates.other[:3]})
     content, page = report(tmp_path / "without", table, error_rates=few)
     assert content["blast_percentages"] is None

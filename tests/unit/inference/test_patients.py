@@ -39,7 +39,8 @@ def test_the_percentage_is_corrected_and_says_with_what():
     assert blasts.value == pytest.approx(15, abs=2)
     assert 0 <= blasts.low < 10 < 20 < blasts.high < 40
     assert found.basis == (
-        "corrected with the error rates of 20 calibration patients with and 20 without blasts"
+        "corrected with error rates on the blasts of 20 calibration patients and on the other "
+        "cells of 20"
     )
     alone = summarise_patient(labels, manifest(error_rates=rates(20)))
     assert alone.basis.endswith("; cells without a field of view are taken as independent")
@@ -49,7 +50,7 @@ def test_the_percentage_is_corrected_and_says_with_what():
 def test_without_enough_calibration_patients_it_says_why_not():
     few = summarise_patient(["ALL"], manifest(error_rates=rates(9)))
     assert few.blast_percentage is None
-    assert "9 calibration patients with and 9 without blasts; 10 of either" in few.basis
+    assert "of 9 calibration patients and on the other cells of 9; 10 of either" in few.basis
     assert "leuk-ray calibrate" in summarise_patient(["ALL"], manifest()).basis
     none = summarise_patient(["a"], manifest(classes=("a", "b", "c"), positive=()))
     assert (none.basis, none.blast_percentage, none.call) == ("", None, None)

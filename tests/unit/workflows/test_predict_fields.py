@@ -68,6 +68,7 @@ def test_tables_say_what_memory_says_and_what_the_crops_say(
     assert [(row["subject"], row["cells"]) for row in subjects] == [
         ("patient0", 5),
         ("patient1", 3),
+        ("patient2", 0),  # no cell was found in its field
     ]
     assert values["without_subject"] == 2  # the dark one and the one that is no image
     assert "5 fields = 2 ok + 1 empty + 2 refused" in fields_table_text(values)
@@ -75,6 +76,11 @@ def test_tables_say_what_memory_says_and_what_the_crops_say(
     assert not list(tmp_path.glob("*.parts"))
     with pytest.raises(UserError, match="exists already"):
         predict_fields_to_table(bundle, [folder], out, SETTINGS)
+    out.unlink()  # as a job that was killed between two of its tables leaves it
+    again = predict_fields_to_table(
+        bundle, [folder], out, SETTINGS, subject=r"^(patient\d)/", resume=True
+    )
+    assert again["summary"] == values["summary"]
 
 
 def test_clumps_and_failures_are_counted_as_not_answered():
@@ -104,6 +110,8 @@ def test_the_command_takes_fields_and_refuses_what_is_not_for_them(
     assert done.exit_code == 0, done.output
     values = json.loads(done.stdout.splitlines()[-1])
     assert len(values["fields"][0]["cells"]) == 3
+    with pytest.raises(UserError, match="--pixels-per-um: input should be a finite number"):
+        cli(["detect", str(field), "--out", "x", "--pixels-per-um", "nan"], standalone_mode=False)
     with pytest.raises(UserError, match="add --fields"):
         cli(["predict", str(bundle), str(field), "--pixels-per-um", "9"], standalone_mode=False)
     with pytest.raises(UserError, match="--subject: is for tables"):
