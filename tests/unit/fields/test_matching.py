@@ -46,7 +46,7 @@ def test_boxes_and_centres_are_read(tmp_path: Path):
         read_drawn(table)
     for box in ("nan,1,2,3", "5,1,2,3"):
         table.write_text(f"file,x0,y0,x1,y1\na.png,{box}\n")
-        with pytest.raises(UserError, match="line 2: .* low before high"):
+        with pytest.raises(UserError, match=r"line 2: .* low before high"):
             read_drawn(table)
     table.write_text("name,x,y\na.png,50,60\n")
     with pytest.raises(UserError, match="needs the columns"):
