@@ -31,7 +31,7 @@ from leuk_ray.datasets.images import decode
 from leuk_ray.datasets.synthetic import SyntheticSpec, draw_cells
 from leuk_ray.datasets.synthetic_fields import WIDTH, render_field
 from leuk_ray.fields.field import FieldSettings, examine
-from leuk_ray.fields.matching import match, read_drawn
+from leuk_ray.fields.matching import match, read_annotated
 from leuk_ray.fields.stain import shrink
 from leuk_ray.inference.classifier import Classifier
 from leuk_ray.inference.files import find_images
@@ -92,13 +92,15 @@ CHANGES: dict[str, tuple[Change, float]] = {
 
 
 def recall(data: Path) -> None:
-    drawn = read_drawn(data / "boxes.csv", "WBC")
+    annotated = read_annotated(data / "boxes.csv", "WBC")
     files = sorted((data / "images").iterdir())
     print("| fields | recall, even | precision, even | recall, odd | precision, odd | refused |")
     print("|---|---|---|---|---|---|")
     for name, (change, factor) in CHANGES.items():
         row, refused, missed = [], Counter(), []
-        boxes = {file: [tuple(factor * v for v in box) for box in b] for file, b in drawn.items()}
+        boxes = {
+            file: [tuple(factor * v for v in box) for box in b] for file, b in annotated.items()
+        }
         for start in (0, 1):
             found = {}
             for file in files[start::2]:

@@ -116,7 +116,7 @@ def detect_text(values: dict) -> str:
         )
     if measured := values.get("measured"):
         lines.append(
-            f"  recall {measured['found']} of {measured['cells']} drawn cells, precision "
+            f"  recall {measured['found']} of {measured['cells']} annotated cells, precision "
             f"{measured['found']} of {measured['detections']} detections"
         )
     return "\n".join(lines)

@@ -48,12 +48,12 @@ def field_settings(pixels_per_um: float | None, crop_um: float | None) -> FieldS
 @click.option(
     "--boxes",
     "--centroids",
-    "drawn",
+    "annotated",
     type=PATH,
     metavar="CSV",
-    help="Drawn cells to measure recall and precision with: columns file,x0,y0,x1,y1 or file,x,y.",
+    help="Annotated cells to measure recall and precision: columns file,x0,y0,x1,y1 or file,x,y.",
 )
-@click.option("--drawn-label", metavar="NAME", help="Rows of --boxes whose label is NAME.")
+@click.option("--annotated-label", metavar="NAME", help="Rows of --boxes whose label is NAME.")
 @click.option(
     "--format",
     type=Choice(["csv", "parquet"]),

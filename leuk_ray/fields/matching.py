@@ -19,11 +19,11 @@ _BOX_COLUMNS = (("x0", "y0", "x1", "y1"), ("xmin", "ymin", "xmax", "ymax"))
 
 @dataclass(frozen=True)
 class Matched:
-    """Cells of some fields against the drawn ones.
+    """Cells of some fields against the annotated ones.
 
-    found: drawn cells with a detection of their own. cells: that were drawn. detections: all.
-    missed, wrong: file and box of each drawn cell without a detection, and of each detection
-    without a drawn cell.
+    found: annotated cells with a detection. cells: annotated ones. detections: all.
+    missed, wrong: file and box of each annotated cell without a detection, and of each detection
+    without a annotated cell.
     """
 
     found: int
@@ -34,26 +34,26 @@ class Matched:
 
     @property
     def recall(self) -> float | None:
-        """Share of the drawn cells that were found; None without one."""
+        """Share of the annotated cells that were found; None without one."""
         return self.found / self.cells if self.cells else None
 
     @property
     def precision(self) -> float | None:
-        """Share of the detections that are drawn cells; None without one."""
+        """Share of the detections that are annotated cells; None without one."""
         return self.found / self.detections if self.detections else None
 
 
 def match(
-    detections: Mapping[str, Sequence[Detection]], drawn: Mapping[str, Sequence[Box]]
+    detections: Mapping[str, Sequence[Detection]], annotated: Mapping[str, Sequence[Box]]
 ) -> Matched:
-    """Pair detections with drawn cells, each with one at most, as many as can be paired.
+    """Pair detections with annotated cells, each with one at most, as many as can be paired.
 
-    A pair is a detection whose centre lies in a drawn box; a drawn centre is a box without
+    A pair is a detection whose centre lies in a annotated box; a annotated centre is a box without
     extent, which lies in the detection's box. Clumps are no detections of a cell.
 
     Args:
         detections: by field.
-        drawn: boxes by field; a field without an entry has no cell.
+        annotated: boxes by field; a field without an entry has no cell.
     """
     from scipy.optimize import linear_sum_assignment
 
@@ -62,7 +62,7 @@ def match(
     wrong: list[tuple[str, Box]] = []
     for file, everything in detections.items():
         one = [cell for cell in everything if not cell.clump]
-        boxes = drawn.get(file, ())
+        boxes = annotated.get(file, ())
         fits = np.array([[_fits(cell, box) for box in boxes] for cell in one], bool)
         fits = fits.reshape(len(one), len(boxes))
         rows, columns = linear_sum_assignment(fits, maximize=True)
@@ -86,7 +86,7 @@ def _fits(cell: Detection, box: Box) -> bool:
     return x0 <= x <= x1 and y0 <= y <= y1
 
 
-def read_drawn(table: Path, label: str | None = None) -> dict[str, list[Box]]:
+def read_annotated(table: Path, label: str | None = None) -> dict[str, list[Box]]:
     """Read boxes (file,x0,y0,x1,y1 or file,xmin,ymin,xmax,ymax) or centres (file,x,y) from a CSV.
 
     Args:
@@ -112,11 +112,11 @@ def read_drawn(table: Path, label: str | None = None) -> dict[str, list[Box]]:
     if label is None and len(labels) > 1:
         raise ConfigError(
             f"{table}: has the labels {', '.join(labels)}; choose that of nucleated cells with "
-            "--drawn-label"
+            "--annotated-label"
         )
     if label is not None and label not in labels:
-        raise ConfigError(f"--drawn-label {label}: {table} has the labels {', '.join(labels)}")
-    drawn: dict[str, list[Box]] = {}
+        raise ConfigError(f"--annotated-label {label}: {table} has the labels {', '.join(labels)}")
+    annotated: dict[str, list[Box]] = {}
     for line, row in enumerate(rows, start=2):
         if label is not None and row["label"] != label:
             continue
@@ -127,8 +127,8 @@ def read_drawn(table: Path, label: str | None = None) -> dict[str, list[Box]]:
         in_order = all(low <= high for low, high in zip(numbers, numbers[2:], strict=False))
         if not (in_order and all(map(math.isfinite, numbers))):
             raise _no_box(table, line, columns)
-        drawn.setdefault(row["file"], []).append((*numbers, *numbers)[:4])  # pyright: ignore
-    return drawn
+        annotated.setdefault(row["file"], []).append((*numbers, *numbers)[:4])  # pyright: ignore
+    return annotated
 
 
 def _no_box(table: Path, line: int, columns: Sequence[str]) -> DataError:

@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 
 from leuk_ray.fields.field import FieldSettings
-from leuk_ray.fields.matching import Box, Matched, match, read_drawn
+from leuk_ray.fields.matching import Box, Matched, match, read_annotated
 from leuk_ray.fields.stain_detector import StainDetector
 from leuk_ray.fields.table import cells_table, detections, fields_table, part_schema
 from leuk_ray.inference.files import FoundImages, files_digest, find_images
@@ -36,8 +36,8 @@ def detect(
     out: Path,
     settings: FieldSettings,
     *,
-    drawn: Path | None = None,
-    drawn_label: str | None = None,
+    annotated: Path | None = None,
+    annotated_label: str | None = None,
     format: Format | None = None,
     workers: int | None = None,
     resume: bool = False,
@@ -51,8 +51,8 @@ def detect(
         places: files, folders and patterns.
         out: folder to make; on a cluster, one that all nodes share.
         settings: of fields.
-        drawn: table of boxes or centres to measure recall and precision with.
-        drawn_label: which of its rows are nucleated cells.
+        annotated: table of boxes or centres to measure recall and precision with.
+        annotated_label: which of its rows are nucleated cells.
         format: of the tables; by default .csv up to 10,000 fields.
         workers: see `fields.work`.
         resume: go on with a job that was stopped.
@@ -62,12 +62,16 @@ def detect(
         What detect.json holds: counts (fields = ok + empty + refused), reasons, scale, measured.
 
     Raises:
-        UserError: no image, `out` is there, parts of another job are, or `drawn` cannot be used.
+        UserError: no image, `out` is there, parts of another job are, or `annotated` is no table.
     """
     out = out.absolute()
     refuse_existing(out, "folder of detections")
     found = find_images(places)
-    boxes = None if drawn is None else _by_path(read_drawn(drawn, drawn_label), found, drawn)
+    boxes = (
+        None
+        if annotated is None
+        else _by_path(read_annotated(annotated, annotated_label), found, annotated)
+    )
     job = {"images": files_digest(found.files), "settings": settings.model_dump_json()}
     parts = Parts(out, job, part_schema(CROP), resume)
     folder = Path(parts.folder)

@@ -20,8 +20,8 @@ def test_every_cell_of_rendered_fields_is_found_once():
     fields = {str(number): rendered(number) for number in range(3)}
     found = {name: examine(name, pixels, SETTINGS) for name, (pixels, _) in fields.items()}
     assert {field.status for field in found.values()} == {"ok"}
-    drawn = {name: [box(center) for center in centers] for name, (_, centers) in fields.items()}
-    counts = match({name: field.cells for name, field in found.items()}, drawn)
+    annotated = {name: [box(center) for center in centers] for name, (_, centers) in fields.items()}
+    counts = match({name: field.cells for name, field in found.items()}, annotated)
     assert (counts.found, counts.cells, counts.detections) == (15, 15, 15)
     assert counts.recall == counts.precision == 1
     for field in found.values():

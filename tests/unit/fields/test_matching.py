@@ -1,11 +1,11 @@
-"""Detections counted against drawn cells."""
+"""Detections counted against annotated cells."""
 
 from pathlib import Path
 
 import pytest
 
 from leuk_ray.fields.detector import Detection
-from leuk_ray.fields.matching import match, read_drawn
+from leuk_ray.fields.matching import match, read_annotated
 from leuk_ray.utils.errors import UserError
 
 
@@ -15,8 +15,8 @@ def cell(x: int, y: int, clump: bool = False) -> Detection:
 
 def test_each_cell_is_paired_once():
     cells = [cell(50, 50), cell(55, 55), cell(200, 200), cell(300, 300, clump=True)]
-    drawn = {"a": [(0, 0, 100, 100), (290, 290, 310, 310)], "b": [(0, 0, 9, 9)]}
-    counts = match({"a": cells, "b": []}, drawn)
+    annotated = {"a": [(0, 0, 100, 100), (290, 290, 310, 310)], "b": [(0, 0, 9, 9)]}
+    counts = match({"a": cells, "b": []}, annotated)
     assert (counts.found, counts.cells, counts.detections) == (1, 3, 3)
     assert [file for file, _ in counts.missed] == ["a", "b"]
     assert len(counts.wrong) == 2
@@ -32,24 +32,24 @@ def test_as_many_as_can_be_are_paired():
 
 
 def test_boxes_and_centres_are_read(tmp_path: Path):
-    table = tmp_path / "drawn.csv"
+    table = tmp_path / "annotated.csv"
     table.write_text("file,label,xmin,ymin,xmax,ymax\na.png,WBC,1,2,3,4\na.png,RBC,5,6,7,8\n")
-    assert read_drawn(table, "WBC") == {"a.png": [(1, 2, 3, 4)]}
+    assert read_annotated(table, "WBC") == {"a.png": [(1, 2, 3, 4)]}
     with pytest.raises(UserError, match="has the labels RBC, WBC; choose"):
-        read_drawn(table)
-    with pytest.raises(UserError, match="--drawn-label wbc"):
-        read_drawn(table, "wbc")
+        read_annotated(table)
+    with pytest.raises(UserError, match="--annotated-label wbc"):
+        read_annotated(table, "wbc")
     table.write_text("file,x,y\na.png,50,60\n")
-    assert match({"a.png": [cell(55, 55)]}, read_drawn(table)).found == 1
+    assert match({"a.png": [cell(55, 55)]}, read_annotated(table)).found == 1
     table.write_text("file,x,y\na.png,50,here\n")
     with pytest.raises(UserError, match="line 2: x, y are not all numbers"):
-        read_drawn(table)
+        read_annotated(table)
     for box in ("nan,1,2,3", "5,1,2,3"):
         table.write_text(f"file,x0,y0,x1,y1\na.png,{box}\n")
         with pytest.raises(UserError, match=r"line 2: .* low before high"):
-            read_drawn(table)
+            read_annotated(table)
     table.write_text("name,x,y\na.png,50,60\n")
     with pytest.raises(UserError, match="needs the columns"):
-        read_drawn(table)
+        read_annotated(table)
     with pytest.raises(UserError, match="cannot be read"):
-        read_drawn(tmp_path / "nothing.csv")
+        read_annotated(tmp_path / "nothing.csv")

@@ -38,22 +38,22 @@ def folder(tmp_path_factory) -> Path:
 
 
 def test_tables_crops_and_overlays_count_every_field(folder: Path, tmp_path: Path):
-    drawn = tmp_path / "drawn.csv"
+    annotated = tmp_path / "annotated.csv"
     lines = [
         f"patient{number}/field.png,{x},{y}\n"
         for number, cells in enumerate((5, 3))
         for x, y in rendered(number, cells)[1]
     ]
-    drawn.write_text("file,x,y\n" + "".join(lines))
+    annotated.write_text("file,x,y\n" + "".join(lines))
     out = tmp_path / "found"
-    values = detect([folder], out, SETTINGS, drawn=drawn)
+    values = detect([folder], out, SETTINGS, annotated=annotated)
     assert values["counts"] == {
         "fields": 5, "ok": 2, "empty": 1, "refused": 2, "cells": 8, "clumps": 0,
     }  # fmt: skip
     assert values["reasons"] == {"unreadable": 1, "underexposed": 1}
     assert values["left_out"] == {"suffix": 1}
     assert (values["measured"]["found"], values["measured"]["cells"]) == (8, 8)
-    assert "recall 8 of 8 drawn cells, precision 8 of 8" in detect_text(values)
+    assert "recall 8 of 8 annotated cells, precision 8 of 8" in detect_text(values)
     assert json.loads((out / "detect.json").read_text())["counts"] == values["counts"]
     fields = {row["file"]: row for row in pacsv.read_csv(out / "fields.csv").to_pylist()}
     assert fields["dark.png"]["reasons"] == "underexposed"
@@ -111,9 +111,9 @@ def test_a_stopped_job_goes_on_and_gives_the_same_table(
     assert not list(tmp_path.glob("*.parts"))
 
 
-def test_drawn_cells_of_other_fields_are_refused(folder: Path, tmp_path: Path):
-    drawn = tmp_path / "drawn.csv"
-    drawn.write_text("file,x,y\nother.png,1,1\n")
+def test_annotated_cells_of_other_fields_are_refused(folder: Path, tmp_path: Path):
+    annotated = tmp_path / "annotated.csv"
+    annotated.write_text("file,x,y\nother.png,1,1\n")
     with pytest.raises(UserError, match="names none of the fields"):
-        detect([folder], tmp_path / "found", SETTINGS, drawn=drawn)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["drawn.csv"]
+        detect([folder], tmp_path / "found", SETTINGS, annotated=annotated)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["annotated.csv"]
