@@ -41,6 +41,7 @@ from leuk_ray.runs.trial import TrialContext, train_in_process
 from leuk_ray.tuning import sweep as sweep_module
 from leuk_ray.tuning.settings import SweepSettings
 from leuk_ray.workflows.calibrate import calibrate
+from leuk_ray.workflows.crossval import crossval
 from tests.support.serving_bundles import write_small_bundle
 
 KILLED = 137
@@ -283,13 +284,40 @@ def _fit_here(_: Any, shared: TrialContext, names: Any, recorder: Any, scheduler
         recorder.on_trial_complete(0, [], trial)
 
 
-def _tune(folder: Path) -> None:
+def _run_here() -> None:
+    """Have executors place their runs in this process."""
     nodes = [{"Alive": True, "Resources": {"CPU": 2.0}}]
     executor_module.ray = SimpleNamespace(nodes=lambda: nodes)  # pyright: ignore[reportAttributeAccessIssue]
     executor_module._check_shared = lambda root: None
     executor_module.Executor._fit = _fit_here
+
+
+def _tune(folder: Path) -> None:
+    _run_here()
     dataset = PreparedDataset.open(folder / "cells.dataset")
     sweep_module.run_sweep(SWEEP, dataset, folder / "sweep", resume=True)
+
+
+def _crossval(folder: Path) -> None:
+    _run_here()
+    dataset = PreparedDataset.open(folder / "cells.dataset")
+    at, bundle = folder / "crossval", folder / "voted"
+    made = bundle.exists()  # nobody names it again: `crossval` refuses to replace it
+    crossval(
+        SWEEP.base(), dataset, at, folds=2, connect=lambda: None, resources=SWEEP.resources,
+        resume=at.exists(), show_images=False, bundle=None if made else bundle,
+    )  # fmt: skip
+
+
+def _crossvalidated(folder: Path) -> str:
+    """Whatever parts are there are whole; the ensemble comes last."""
+    for place in folder.glob("crossval/runs/*/bundle"):
+        load_bundle(place)
+    report = folder / "crossval" / "report"
+    if report.exists():
+        assert read_json(report / "report.json")
+        assert pq.read_table(report / "predictions.parquet").num_rows >= 48
+    return _made(folder / "voted")
 
 
 def _tuned(folder: Path) -> str:
@@ -359,4 +387,5 @@ WRITERS = {
     "calibrate": Writer(_with_dataset, _calibrate, lambda at: _made(at / "calibrated")),
     "a judged run": Writer(_with_dataset, _run, _ran),
     "tune": Writer(_with_dataset, _tune, _tuned),
+    "crossval": Writer(_with_dataset, _crossval, _crossvalidated),
 }

@@ -7,8 +7,11 @@ import pytest
 from tests.support.killing import WRITERS, count_writes, kill_at
 
 
-# A judged run draws its figures for seconds: `make test-attacks` alone tries it.
-@pytest.mark.parametrize("name", [name for name in WRITERS if name != "a judged run"])
+# Both draw figures for seconds: `make test-attacks` alone tries them.
+_SLOW = {"a judged run", "crossval"}
+
+
+@pytest.mark.parametrize("name", [name for name in WRITERS if name not in _SLOW])
 def test_a_kill_leaves_the_old_or_the_new(name: str, tmp_path: Path):
     before = tmp_path / "before"
     before.mkdir()
