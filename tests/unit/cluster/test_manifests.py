@@ -262,6 +262,27 @@ def test_no_pod_lets_another_in_without_a_port_and_tiers_do_not_meet(overlay: st
                     assert ports <= allowed, "what raycluster.yaml fixes"
 
 
+def test_replicas_are_reached_by_the_haproxys_of_their_own_pods_alone():
+    """Ray has replicas listen where its proxies do: on a cluster, on every interface."""
+    from ray.serve._private import constants
+
+    first = constants.RAY_SERVE_DIRECT_INGRESS_MIN_HTTP_PORT
+    last = constants.RAY_SERVE_DIRECT_INGRESS_MAX_HTTP_PORT
+    text = (CLUSTER / "kuberay" / "base" / "network-policy.yaml").read_text()
+    policies = {_name(item): item["spec"] for item in yaml.safe_load_all(text)}
+    assert policies["leuk-ray-deny"] == {"podSelector": {}, "policyTypes": ["Ingress", "Egress"]}
+    own = {"matchLabels": {"leuk-ray/pod": "serve"}}
+    callers = [
+        (rule["from"], (each["port"], each.get("endPort", each["port"])))
+        for policy in policies.values()
+        if policy["podSelector"] == own
+        for rule in policy["ingress"]
+        for each in rule["ports"]
+        if each["port"] <= last and each.get("endPort", each["port"]) >= first
+    ]
+    assert callers == [([{"podSelector": own}], (first, last))]
+
+
 def _cluster_specs(item: dict) -> list[dict]:
     spec = item.get("spec", {})
     if item["kind"] == "RayCluster":

@@ -161,6 +161,43 @@ def test_ray_serve_stays_on_loopback_where_haproxy_stands_before_it(monkeypatch)
         assert inner == "::", "without HAProxy"
 
 
+def test_it_ends_with_a_manager_that_is_killed(tmp_path: Path):
+    file, _ = written_by_ray(tmp_path, replica=None)
+    program = Path(sys.executable).with_name(PROGRAM)
+    start = (
+        "import subprocess, sys\n"
+        "process = subprocess.Popen(sys.argv[1:], stderr=subprocess.DEVNULL)\n"
+        "print(process.pid, flush=True)\n"
+        "process.wait()\n"
+    )
+    command = [sys.executable, "-c", start, str(program), "-db", "-f", str(file)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as manager:
+        assert manager.stdout is not None
+        haproxy = psutil.Process(int(manager.stdout.readline()))
+        end = time.monotonic() + 20
+        while haproxy.name() != "haproxy" or not (tmp_path / "admin.sock").exists():
+            assert time.monotonic() < end
+            time.sleep(0.05)
+        manager.kill()
+        haproxy.wait(timeout=5)
+
+
+def test_what_a_killed_service_left_is_removed_and_what_another_uses_is_not(tmp_path, monkeypatch):
+    monkeypatch.setattr(os, "environ", {})
+    ended = subprocess.Popen(["true"])
+    ended.wait()
+    place = Path("/tmp", f"leuk_ray-{os.getuid()}")
+    with switched_on("127.0.0.1", anonymous=True):
+        left, other = place / f"s{ended.pid}", place / f"s{os.getppid()}"
+        left.mkdir()
+        existed = other.exists()
+        other.mkdir(exist_ok=True)
+        with switched_on("127.0.0.1", anonymous=True):
+            assert (left.exists(), other.exists()) == (False, True)
+        if not existed:
+            other.rmdir()
+
+
 def test_a_service_that_starts_answers_503_and_when_to_come_back(tmp_path: Path):
     with running(tmp_path, app=False, anonymous=True) as (url, _):
         answer = requests.post(f"{url}/v1/predict", data=b"x", timeout=20)
