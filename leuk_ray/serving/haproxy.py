@@ -14,8 +14,8 @@ with an error, so that another version of Ray does not open the service unnotice
   on a connection that has been used (benchmarks/NOTES.md counts them). Where keys are required,
   a request without one is passed on at once, to be refused. The time for a body grows with what
   has come of it.
-- It ends with the process that started it: HAProxy alone would keep its port after Ray Serve's manager,
-  or the `leuk-ray serve` behind it, has been killed.
+- It ends with the process that started it: HAProxy alone would keep its port after Ray Serve's
+  manager, or the `leuk-ray serve` behind it, has been killed.
 - While the service starts it answers 503 with Retry-After. The application takes every path, so
   a path without it means that it is not there yet, where Ray Serve would say 404.
 """

@@ -6,7 +6,6 @@ import pytest
 
 from tests.support.killing import WRITERS, count_writes, kill_at
 
-
 # Both draw figures for seconds: `make test-attacks` alone tries them.
 _SLOW = {"a judged run", "crossval"}
 
