@@ -25,7 +25,7 @@ from results import finish, ratios
 from leuk_ray.cluster import ray_cluster
 from leuk_ray.datasets.synthetic import SyntheticSpec, draw_cells, render
 from leuk_ray.inference.classifier import Classifier
-from leuk_ray.inference.files import NamedFile, answer_files, find_images
+from leuk_ray.inference.files import NamedFile, find_images
 from leuk_ray.workflows.pool import answer_on_pool
 
 _DIFFERENT = 50
@@ -49,7 +49,7 @@ def load(bundle: str) -> None:
 
 
 def answer(files: list[NamedFile]) -> int:
-    return len(answer_files(_here[0], files))
+    return len(_here[0].predict(files))
 
 
 def rate(sizes: Iterable[int]) -> float:

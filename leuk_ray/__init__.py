@@ -1,13 +1,22 @@
-"""leuk_ray: train, evaluate and serve leukemia cell classifiers on Ray.
+"""leuk_ray: train, evaluate and serve classifiers of blood cells in leukemia on Ray.
 
-The names below are the public Python API; each is imported when it is first used. All else is the
-command line's, `leuk-ray --help`, and may change.
+    import leuk_ray as lr
+
+    lr.prepare("cells", "cells.dataset", "folders")
+    run = lr.train("lite", "cells.dataset", "runs/lite", settings={"epochs": 5})
+    print(run)
+    print(run.classifier().predict("new_cells").to_pandas())
+
+The names below are the public Python API; each is imported when it is first used. The functions are
+those that the commands of `leuk-ray --help` call. All else may change.
 """
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from leuk_ray.api.data import detect, prepare
+    from leuk_ray.api.runs import crossval, evaluate, train
     from leuk_ray.bundles.bundle import load_bundle
     from leuk_ray.datasets.prepared import PreparedDataset
     from leuk_ray.inference.classifier import Classifier
@@ -15,14 +24,30 @@ if TYPE_CHECKING:
     from leuk_ray.utils.errors import UserError
 
 __version__ = "0.1.0"
-__all__ = ["Classifier", "PreparedDataset", "UserError", "load_bundle", "load_recipe"]
+__all__ = [
+    "Classifier",
+    "PreparedDataset",
+    "UserError",
+    "crossval",
+    "detect",
+    "evaluate",
+    "load_bundle",
+    "load_recipe",
+    "prepare",
+    "train",
+]
 
 _MODULES = {
     "Classifier": "inference.classifier",
     "PreparedDataset": "datasets.prepared",
     "UserError": "utils.errors",
+    "crossval": "api.runs",
+    "detect": "api.data",
+    "evaluate": "api.runs",
     "load_bundle": "bundles.bundle",
     "load_recipe": "recipes.recipe",
+    "prepare": "api.data",
+    "train": "api.runs",
 }
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
@@ -16,7 +15,6 @@ from leuk_ray.cli.base import (
     WORKERS_PER_RUN,
     command,
 )
-from leuk_ray.utils.errors import ConfigError
 
 if TYPE_CHECKING:
     from leuk_ray.io.locations import Location
@@ -80,29 +78,22 @@ def crossval(
     Folds keep groups whole, except under --protocol image-random. Two cross-validations over the
     same folds are compared by `leuk-ray compare CV1 CV2`.
     """
-    from leuk_ray.recipes.recipe import load_recipe
-
-    if not isinstance(out, Path):
-        raise ConfigError(f"{out}: a table of runs is appended to; give a local or shared folder")
-    settings = load_recipe(recipe, [*overrides, *([f"protocol={protocol}"] if protocol else [])])
-
+    from leuk_ray.api import runs
     from leuk_ray.cli.messages import report_text
-    from leuk_ray.cluster import ray_cluster
-    from leuk_ray.datasets.prepared import PreparedDataset
-    from leuk_ray.runs.placement import Resources
-    from leuk_ray.workflows.crossval import crossval as run
 
-    report = run(
-        settings,
-        PreparedDataset.open(data),
+    result = runs.crossval(
+        recipe,
+        data,
         out,
         folds=folds,
         seeds=seeds,
-        connect=lambda: ray_cluster.connect(address, workers + 1 if workers > 1 else 0),
-        resources=Resources(workers=workers, gpus=float(gpus)),
+        settings=[*overrides, *([f"protocol={protocol}"] if protocol else [])],
+        workers=workers,
+        gpus=gpus,
         resume=resume,
         show_images=not no_images,
         bundle=bundle,
         coverage=coverage,
+        address=address,
     )
-    return report.model_dump(mode="json"), report_text(report, out / "report")
+    return result.report.model_dump(mode="json"), report_text(result)

@@ -148,34 +148,25 @@ def prepare(
     case. Empty, NaN, NA, unknown and the like are unlabelled. Hidden files and folders and system
     files (@eaDir, __MACOSX, Thumbs.db) are skipped.
     """
-    from leuk_ray.datasets.layouts import LayoutOptions, read_layout
-    from leuk_ray.io.storage import refuse_existing
-
-    refuse_existing(dataset, "dataset")
-    options = LayoutOptions.parse(classes, positive, columns, ordered=ordered, binary=binary)
-    read_layout(layout, source, options)
-    crop = crop or ("center" if layout == "c-nmc" else "pad")
-
+    from leuk_ray.api.data import prepare as run
     from leuk_ray.cli.data_messages import prepare_text
-    from leuk_ray.cluster import ray_cluster
-    from leuk_ray.cluster.preflight import check_shared
-    from leuk_ray.datasets.images import StorageSettings
-    from leuk_ray.datasets.prepare import prepare as run
-    from leuk_ray.datasets.prepared import PreparedDataset
     from leuk_ray.datasets.split_summary import default_split
-    from leuk_ray.utils.progress import bar
 
-    ray_cluster.connect(address)
-    check_shared(source, dataset)
-    storage = StorageSettings(size=size, crop=crop)
-    with (
-        bar("prepare: decoding", "cell") as decoding,
-        bar("prepare: near duplicates", "pair") as near,
-        bar("prepare: cells in their fields", "comparison") as slides,
-    ):
-        values = run(source, dataset, layout, storage, decoding, options, near, slides)
-    prepared = PreparedDataset.open(dataset)
+    prepared = run(
+        source,
+        dataset,
+        layout,
+        size=size,
+        crop=crop,
+        classes=classes,
+        positive=positive,
+        ordered=ordered,
+        binary=binary,
+        columns=columns,
+        address=address,
+    )
     planned = default_split(prepared.cells, prepared.classes)
+    values = prepared.manifest
     return values | {"default_split": planned}, prepare_text(dataset, values, planned)
 
 

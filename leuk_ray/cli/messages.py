@@ -11,7 +11,7 @@ from leuk_ray.io.locations import Location, join
 from leuk_ray.utils.wording import counted
 
 if TYPE_CHECKING:
-    from leuk_ray.evaluation.report_model import Report
+    from leuk_ray.api.results import EvaluationResult
 
 
 def settings_text(settings: list[dict]) -> str:
@@ -94,9 +94,10 @@ def _duration(seconds: float) -> str:
     return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
 
 
-def report_text(report: Report, directory: Location) -> str:
-    """Format the result of `train` and `evaluate`."""
-    lines = [report.sentence]
+def report_text(result: EvaluationResult) -> str:
+    """Format the result of `train`, `evaluate` and `crossval`."""
+    report = result.report
+    lines = [result.sentence]
     if report.audit:
         lines += [f"Audit of the dataset: {warning}" for warning in report.audit["warnings"]]
     if stopping := report.run.stopping:
@@ -104,7 +105,7 @@ def report_text(report: Report, directory: Location) -> str:
             f"Training ended after {counted(stopping['epochs'], 'epoch')}: {stopping['reason']}; "
             f"epoch {stopping['best_epoch']} was best on the validation cells."
         )
-    return "\n".join([*lines, f"Report: {join(directory, 'report.html')}"])
+    return "\n".join([*lines, f"Report: {join(result.folder, 'report.html')}"])
 
 
 def compare_text(values: dict) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -162,15 +162,10 @@ def train(
     if measure:
         raise UserError("--measure: is for --dry-run")
 
-    from leuk_ray.cluster import ray_cluster
-
-    ray_cluster.connect(address, workers, meanwhile="leuk_ray.models.zoo")
-
+    from leuk_ray.api import runs
     from leuk_ray.cli.messages import report_text
-    from leuk_ray.io.locations import join
-    from leuk_ray.workflows.train import train_and_evaluate
 
-    report = train_and_evaluate(
+    result = runs.train(
         resolved,
         dataset,
         out,
@@ -179,8 +174,9 @@ def train(
         resume=resume,
         show_images=not no_images,
         mlflow=mlflow,
+        address=address,
     )
-    return report.model_dump(mode="json"), report_text(report, join(out, "report"))
+    return result.report.model_dump(mode="json"), report_text(result)
 
 
 @click.command(epilog="Example: leuk-ray evaluate runs/lite --data cnmc.dataset --out again")
@@ -202,7 +198,7 @@ def train(
 def evaluate(
     target: Location,
     data: Location,
-    role: str,
+    role: Any,
     seen: bool,
     out: Location,
     workers: int | None,
@@ -215,26 +211,21 @@ def evaluate(
     A bundle alone is evaluated on cells of patients that did not train, validate or calibrate it or
     its members.
     """
+    from leuk_ray.api import runs
     from leuk_ray.cli.messages import report_text
-    from leuk_ray.datasets.prepared import PreparedDataset
-    from leuk_ray.runs.target import EvaluationTarget
-    from leuk_ray.utils.progress import bar
-    from leuk_ray.workflows.evaluate import evaluate as evaluate_target
-    from leuk_ray.workflows.pool import Pool
 
-    subject, dataset = EvaluationTarget.at(target), PreparedDataset.open(data)
-    with bar("evaluate: scoring", "cell") as progress:
-        report = evaluate_target(
-            subject,
-            dataset,
-            out,
-            roles=(role,),
-            seen=seen,
-            pool=Pool(workers, gpus, address),
-            show_images=not no_images,
-            progress=progress,
-        )
-    return report.model_dump(mode="json"), report_text(report, out)
+    result = runs.evaluate(
+        target,
+        data,
+        out,
+        role=role,
+        seen=seen,
+        workers=workers,
+        gpus=gpus,
+        show_images=not no_images,
+        address=address,
+    )
+    return result.report.model_dump(mode="json"), report_text(result)
 
 
 @click.command(epilog="Example: leuk-ray compare runs/lite runs/none --data cnmc.dataset")

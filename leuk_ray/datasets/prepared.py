@@ -23,6 +23,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
@@ -34,6 +35,9 @@ from leuk_ray.datasets.images import StorageSettings
 from leuk_ray.io.locations import Location, filesystem, join, parse, reason
 from leuk_ray.io.storage import list_files, read_json, read_table
 from leuk_ray.utils.errors import DataError, StorageError, UserError
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 SCHEMA_VERSION = 3  # 3: any number of classes; 2 had ALL and healthy alone, and is still read
 # Columns of groups.parquet: as older datasets name them -> as they are named now.
@@ -143,6 +147,16 @@ class PreparedDataset:
             ):
                 raise TypeError
         return cls(place.absolute() if isinstance(place, Path) else place, manifest)
+
+    def to_pandas(self) -> pd.DataFrame:
+        """The cells without their pixels, a row each: uid, label, subject, group and so on."""
+        return self.cells.to_pandas()
+
+    def __repr__(self) -> str:
+        counts = self.manifest["counts"]
+        classes = ", ".join(f"{number} {name}" for name, number in counts["classes"].items())
+        synthetic = " SYNTHETIC" * self.synthetic
+        return f"<{self.location}: {counts['rows']}{synthetic} cells ({classes})>"
 
     @cached_property
     def classes(self) -> ClassSet:

@@ -12,43 +12,19 @@ import pyarrow.compute as pc
 
 from leuk_ray.bundles.manifest import MANIFEST, BundleManifest, read_manifest
 from leuk_ray.datasets.classes import BINARY, ClassSet
-from leuk_ray.inference.classifier import Failure, Prediction
 from leuk_ray.inference.files import ImageFile, check_any_scored, files_digest
 from leuk_ray.inference.patients import PatientSummary, summarise_patient
+from leuk_ray.inference.predictions import (
+    Failure,
+    Prediction,
+    answer_row,
+    answers_schema,
+)
 from leuk_ray.io.locations import Location, join, name_of, parent
 from leuk_ray.io.parts import Parts
 from leuk_ray.io.storage import read_bytes, refuse_existing
 from leuk_ray.io.tables import write_rows
 from leuk_ray.utils.errors import ConfigError
-
-ANSWERS_SCHEMA = pa.schema(
-    [
-        ("name", pa.string()),
-        ("path", pa.string()),  # below the folder that all images of the job have in common
-        ("label", pa.string()),
-        ("probability", pa.float64()),
-        ("threshold", pa.float64()),
-        ("reasons", pa.string()),  # several are parted by spaces
-        ("prediction_set", pa.string()),  # classes parted by commas; null without such sets
-        ("sha256", pa.string()),
-        ("error", pa.string()),
-    ]
-)
-
-
-def answers_schema(classes: ClassSet) -> pa.Schema:
-    """Columns of a table of answers.
-
-    `probability` is of the positive classes together, and missing where there are none. Of more
-    than two classes there is no threshold, and each class has its own `probability:NAME`.
-    """
-    if len(classes) == 2:
-        return ANSWERS_SCHEMA
-    unused = ("threshold",) if classes.positive else ("threshold", "probability")
-    schema = pa.schema([field for field in ANSWERS_SCHEMA if field.name not in unused])
-    for name in classes.names:
-        schema = schema.append(pa.field(_column(name), pa.float64()))
-    return schema
 
 
 def part_of(
@@ -67,21 +43,6 @@ def part_of(
         answer_row(item) | {"number": number} for number, item in zip(numbers, answers, strict=True)
     ]
     return pa.Table.from_pylist(rows, schema=_part_schema(classes))
-
-
-def answer_row(answer: Prediction | Failure) -> dict[str, Any]:
-    """One answer as a row of `answers_schema`."""
-    row = answer.as_dict()
-    if isinstance(answer, Prediction):
-        row["reasons"] = " ".join(answer.reasons)
-        if answer.prediction_set is not None:
-            row["prediction_set"] = ",".join(answer.prediction_set)
-        row |= {_column(name): value for name, value in answer.probabilities.items()}
-    return row
-
-
-def _column(name: str) -> str:
-    return f"probability:{name}"
 
 
 def _part_schema(classes: ClassSet) -> pa.Schema:

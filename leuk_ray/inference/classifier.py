@@ -7,25 +7,31 @@ through them, the service with the cells of several requests in one `score`.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
 
-from leuk_ray.bundles.bundle import Bundle, open_bundle
+from leuk_ray.bundles.bundle import Bundle, find_bundle, open_bundle
 from leuk_ray.bundles.manifest import SCOPE_FILE, BundleManifest
 from leuk_ray.datasets import images
 from leuk_ray.datasets.images import BadImageError
 from leuk_ray.evaluation.calibration import binary_probability, class_probabilities
 from leuk_ray.inference.decide import decide
 from leuk_ray.inference.engines import EngineName, make_engine
+from leuk_ray.inference.files import image_bytes
+from leuk_ray.inference.inputs import ImageInput, NamedImage, named_images
+from leuk_ray.inference.predictions import Failure, Prediction, Predictions
 from leuk_ray.inference.scope import OUT_OF_SCOPE, Neighbourhood, measure, pixel_reasons
-from leuk_ray.io.locations import Location
+from leuk_ray.io.locations import Location, parse
+
+_IMAGES_AT_ONCE = 32
+_READERS = 8  # more than cores: an object store answers late, not slowly
 
 
 @dataclass(frozen=True)
@@ -68,47 +74,6 @@ class Cell:
     pixels: np.ndarray
     features: dict[str, float]
     reasons: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class Prediction:
-    """The answer for one image.
-
-    label: a class, or `abstain`, and `reasons` say why. probability: of the positive classes; None
-    where there are none. threshold: None where it does not decide: of more than two classes, of
-    which the most likely is the answer, and where prediction sets do. probabilities: of each
-    class. prediction_set: classes that may be the true one, with the coverage that the bundle
-    states; None of a bundle without such sets.
-    """
-
-    name: str
-    label: str
-    probability: float | None
-    threshold: float | None
-    reasons: tuple[str, ...]
-    sha256: str
-    probabilities: dict[str, float] = field(default_factory=dict)
-    prediction_set: tuple[str, ...] | None = None
-
-    def as_dict(self) -> dict[str, Any]:
-        """Plain values, for JSON."""
-        sets = self.prediction_set
-        return asdict(self) | {
-            "reasons": list(self.reasons),
-            "prediction_set": None if sets is None else list(sets),
-        }
-
-
-@dataclass(frozen=True)
-class Failure:
-    """An image that could not be scored, and why."""
-
-    name: str
-    error: str
-
-    def as_dict(self) -> dict[str, str]:
-        """Plain values, for JSON."""
-        return asdict(self)
 
 
 class PrePostProcessor:
@@ -185,8 +150,13 @@ class Classifier(PrePostProcessor):
         engine: EngineName = "auto",
         trusted: Path | None = None,
     ) -> Classifier:
-        """Load a verified bundle; raises UserError as `open_bundle` and `make_engine` do."""
-        return cls(open_bundle(path, trusted), device, engine)
+        """Load the verified bundle at a path, or that of a run; text is a path or an address.
+
+        Raises:
+            UserError: as `find_bundle`, `open_bundle` and `make_engine` do.
+        """
+        found = find_bundle(parse(str(path)))
+        return cls(open_bundle(found, trusted), device, engine)
 
     @cached_property
     def model(self) -> nn.Module:
@@ -214,13 +184,43 @@ class Classifier(PrePostProcessor):
             list(one.reasons) if isinstance(one, Prediction) else [one.error] for one in answers
         ]
 
-    def predict(self, files: Sequence[tuple[str, bytes]]) -> list[Prediction | Failure]:
-        """Answer for named image files; a bad one is an item, not an error."""
-        return self.answer_all([self.try_read(name, data) for name, data in files])
+    def predict(
+        self,
+        images: ImageInput | Iterable[ImageInput],
+        progress: Callable[[int, int], None] = lambda done, total: None,
+    ) -> Predictions:
+        """Answer for images, one answer each, in order.
 
-    def try_read(self, name: str, data: bytes) -> Cell | Failure:
-        """As `read`, but a bad image is an item."""
+        Images are read and decoded while the ones before them are scored. Memory: the bytes and
+        pixels of 64 images.
+
+        Args:
+            images: paths of files and folders, patterns, s3:// and gs:// addresses; the bytes of
+                image files; PIL images; RGB pixels, (height, width, 3) uint8; or (name, any of
+                these but a folder). A bad one is an item, not an error.
+            progress: is called with how many are done, and of how many.
+
+        Raises:
+            UserError: a path where nothing is, or an image of another kind.
+        """
+        files = named_images(images)
+        answers: list[Prediction | Failure] = []
+        chunks = [files[i : i + _IMAGES_AT_ONCE] for i in range(0, len(files), _IMAGES_AT_ONCE)]
+        with ThreadPoolExecutor(_READERS) as pool:
+
+            def start(chunk: Sequence[NamedImage]) -> list[Future[Cell | Failure]]:
+                return [pool.submit(self._try_read, *file) for file in chunk]
+
+            reading = start(chunks[0]) if chunks else []
+            for following in [*chunks[1:], []]:
+                read, reading = reading, start(following)
+                answers += self.answer_all([future.result() for future in read])
+                progress(len(answers), len(files))
+        return Predictions(answers, self.manifest.class_set)
+
+    def _try_read(self, name: str, content: Location | bytes) -> Cell | Failure:
         try:
+            data = content if isinstance(content, bytes) else image_bytes(content)
             return self.read(name, data)
         except BadImageError as error:
             return Failure(name, str(error))

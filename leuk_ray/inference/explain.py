@@ -12,10 +12,11 @@ from matplotlib import colormaps
 from PIL import Image
 
 from leuk_ray.datasets import images
-from leuk_ray.inference.classifier import Classifier, Failure
+from leuk_ray.inference.classifier import Classifier
 from leuk_ray.inference.decide import label_of
 from leuk_ray.inference.files import check_any_scored
 from leuk_ray.inference.gradcam import DEFAULT_METHOD, Method, evidence, heat, share_inside
+from leuk_ray.inference.predictions import Failure
 from leuk_ray.io.storage import write_json
 from leuk_ray.models.network import ImageClassifier
 from leuk_ray.utils.errors import UserError

@@ -1,4 +1,4 @@
-"""Answers for image files, wherever they lie: files, folders, patterns."""
+"""Image files, wherever they lie: files, folders, patterns."""
 
 from __future__ import annotations
 
@@ -6,8 +6,7 @@ import hashlib
 import json
 import os
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from itertools import takewhile
@@ -18,14 +17,10 @@ from pyarrow import fs
 
 from leuk_ray.datasets.images import MAX_BYTES, BadImageError, file_bytes
 from leuk_ray.datasets.layouts.listing import Found, Rejection, beginning, find_files
-from leuk_ray.inference.classifier import Cell, Classifier, Failure, Prediction
 from leuk_ray.io.locations import Location, filesystem, join, name_of, parent, reason
 from leuk_ray.io.storage import file_infos, is_file, read_bytes
 from leuk_ray.utils.errors import DataError
 from leuk_ray.utils.wording import counted
-
-_FILES_AT_ONCE = 32
-_READERS = 8  # more than cores: an object store answers late, not slowly
 
 NamedFile = tuple[str, Location]
 
@@ -48,7 +43,7 @@ class ImageFile:
 
     @property
     def named(self) -> NamedFile:
-        """What `answer_files` takes."""
+        """What `Classifier.predict` takes."""
         return self.name, self.place
 
 
@@ -142,39 +137,6 @@ def _common_folder(folders: Sequence[Location]) -> str:
     parts = [full(folder).rstrip("/").split("/") for folder in folders]
     same = list(takewhile(lambda names: len(set(names)) == 1, zip(*parts, strict=False)))
     return "".join(f"{names[0]}/" for names in same)
-
-
-def answer_files(
-    classifier: Classifier,
-    files: Sequence[NamedFile],
-    progress: Callable[[int, int], None] = lambda done, total: None,
-) -> list[Prediction | Failure]:
-    """One answer a file, in order; one that cannot be read is an item, not an error.
-
-    Files are read and decoded while the ones before them are scored. Memory: the bytes and
-    pixels of 64 files.
-    """
-    answers: list[Prediction | Failure] = []
-    chunks = [files[i : i + _FILES_AT_ONCE] for i in range(0, len(files), _FILES_AT_ONCE)]
-    with ThreadPoolExecutor(_READERS) as pool:
-
-        def start(chunk: Sequence[NamedFile]) -> list[Future[Cell | Failure]]:
-            return [pool.submit(_read, classifier, *file) for file in chunk]
-
-        reading = start(chunks[0]) if chunks else []
-        for following in [*chunks[1:], []]:
-            read, reading = reading, start(following)
-            answers += classifier.answer_all([future.result() for future in read])
-            progress(len(answers), len(files))
-    return answers
-
-
-def _read(classifier: Classifier, name: str, place: Location) -> Cell | Failure:
-    try:
-        data = image_bytes(place)
-    except BadImageError as error:
-        return Failure(name, str(error))
-    return classifier.try_read(name, data)
 
 
 def image_bytes(place: Location) -> bytes:

@@ -15,7 +15,8 @@ from starlette.exceptions import HTTPException
 
 from leuk_ray import __version__
 from leuk_ray.datasets.images import BadImageError
-from leuk_ray.inference.classifier import Cell, Failure, Prediction
+from leuk_ray.inference.classifier import Cell
+from leuk_ray.inference.predictions import Failure, Prediction
 from leuk_ray.serving import fields, openinference
 from leuk_ray.serving.decoding import Named
 from leuk_ray.serving.docs import DESCRIPTION, PREDICT_BODY, add_docs, page_headers

@@ -15,7 +15,7 @@ from leuk_ray.datasets.images import BadImageError
 from leuk_ray.fields.answers import field_answer, summarise_cells
 from leuk_ray.fields.field import Field, FieldSettings
 from leuk_ray.fields.quality import REASONS
-from leuk_ray.inference.classifier import Failure, Prediction
+from leuk_ray.inference.predictions import Failure, Prediction
 from leuk_ray.serving.decoding import CroppedField, Named
 from leuk_ray.serving.docs import FIELDS_BODY, page_headers
 from leuk_ray.serving.errors import Problem

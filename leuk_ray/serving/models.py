@@ -10,7 +10,7 @@ from collections import OrderedDict
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
-from leuk_ray.inference.classifier import Prediction
+from leuk_ray.inference.predictions import Prediction
 from leuk_ray.io.locations import Location, parse
 from leuk_ray.serving.decoding import Named
 from leuk_ray.serving.errors import Problem, model_problem

@@ -6,7 +6,7 @@ from typing import Any
 
 from ray.serve.metrics import Counter, Gauge, Histogram
 
-from leuk_ray.inference.classifier import Prediction
+from leuk_ray.inference.predictions import Prediction
 from leuk_ray.serving.drift import Shift
 
 _ROUTES = ("/v1/predict", "/v1/fields", "/v2/models")

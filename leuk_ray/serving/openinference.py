@@ -23,7 +23,8 @@ from pydantic_core import from_json
 
 from leuk_ray import __version__
 from leuk_ray.datasets.images import BadImageError
-from leuk_ray.inference.classifier import Cell, Failure, Prediction
+from leuk_ray.inference.classifier import Cell
+from leuk_ray.inference.predictions import Failure, Prediction
 from leuk_ray.serving.errors import Problem
 from leuk_ray.serving.models import Models
 from leuk_ray.serving.served_model import ServedModel

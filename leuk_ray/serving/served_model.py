@@ -16,15 +16,9 @@ from PIL import Image
 from leuk_ray.bundles.manifest import BundleManifest
 from leuk_ray.datasets.images import BadImageError
 from leuk_ray.fields.field import FieldSettings
-from leuk_ray.inference.classifier import (
-    Cell,
-    Classifier,
-    Failure,
-    Prediction,
-    PrePostProcessor,
-    Scores,
-)
+from leuk_ray.inference.classifier import Cell, Classifier, PrePostProcessor, Scores
 from leuk_ray.inference.explain import Explanation, explain_pixels, overlay
+from leuk_ray.inference.predictions import Failure, Prediction
 from leuk_ray.serving.decoding import CroppedField, Decoding, Named, Threads
 from leuk_ray.serving.drift import Drift, Shift
 from leuk_ray.serving.monitoring import Metrics

@@ -14,7 +14,8 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import asdict, dataclass, field
 
-from leuk_ray.inference.classifier import Cell, Prediction
+from leuk_ray.inference.classifier import Cell
+from leuk_ray.inference.predictions import Prediction
 from leuk_ray.serving.decoding import Named
 from leuk_ray.serving.errors import without_texts
 from leuk_ray.serving.monitoring import Metrics

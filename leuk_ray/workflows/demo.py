@@ -10,7 +10,8 @@ from leuk_ray.datasets.images import StorageSettings
 from leuk_ray.datasets.prepare import prepare
 from leuk_ray.datasets.prepared import PreparedDataset
 from leuk_ray.datasets.synthetic import SyntheticSpec, write_c_nmc
-from leuk_ray.inference.classifier import Classifier, Prediction
+from leuk_ray.inference.classifier import Classifier
+from leuk_ray.inference.predictions import Prediction
 from leuk_ray.io.storage import refuse_existing
 from leuk_ray.recipes.recipe import load_recipe
 from leuk_ray.utils.progress import bar

@@ -16,9 +16,9 @@ from leuk_ray.fields.crops import crop_name, crops_of
 from leuk_ray.fields.field import Field, FieldSettings, read_field
 from leuk_ray.fields.overlay import draw
 from leuk_ray.fields.table import field_row, part_schema
-from leuk_ray.inference.answers import answer_row, answers_schema
 from leuk_ray.inference.classifier import Classifier
 from leuk_ray.inference.files import ImageFile, image_bytes
+from leuk_ray.inference.predictions import answer_row, answers_schema
 from leuk_ray.io.locations import Location, parse
 from leuk_ray.io.storage import write_bytes
 

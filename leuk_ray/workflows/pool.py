@@ -19,7 +19,7 @@ from leuk_ray.datasets.prepared import PixelReader, PreparedDataset
 from leuk_ray.evaluation.calibration import class_logits_of
 from leuk_ray.inference.answers import part_of
 from leuk_ray.inference.classifier import Classifier
-from leuk_ray.inference.files import NamedFile, answer_files
+from leuk_ray.inference.files import NamedFile
 from leuk_ray.io.locations import Location, parse
 
 HERE = 500
@@ -90,7 +90,7 @@ class _FileAnswerer:
     def __call__(self, block: pa.Table) -> pa.Table:
         rows = block.to_pylist()
         files = [(row["name"], parse(row["place"])) for row in rows]
-        answers = answer_files(self.classifier, files)
+        answers = self.classifier.predict(files)
         numbers = [row["number"] for row in rows]
         return part_of(numbers, answers, self.classifier.manifest.class_set)
 
@@ -175,7 +175,7 @@ def answer_on_pool(
     actors: int,
     gpus: bool = False,
 ) -> Iterator[pa.Table]:
-    """Answer for image files as `answer_files` does; Ray must be initialised.
+    """Answer for image files as `Classifier.predict` does; Ray must be initialised.
 
     Args:
         bundle: that answers; where all nodes find it.

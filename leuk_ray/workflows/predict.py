@@ -16,7 +16,7 @@ from leuk_ray.inference.answers import (
     write_subjects,
 )
 from leuk_ray.inference.challenge import image_numbers, write_challenge
-from leuk_ray.inference.files import NamedFile, answer_files, check_any_scored, find_images
+from leuk_ray.inference.files import NamedFile, check_any_scored, find_images
 from leuk_ray.inference.naming import name_subjects
 from leuk_ray.io.locations import Location
 from leuk_ray.io.storage import refuse_existing
@@ -121,7 +121,7 @@ def predict_files(bundle: Location, images: Sequence[Location], **options: objec
 
     with bar("predict: scoring", "image") as progress:
         files = [file.named for file in found.files]
-        answers = answer_files(Classifier.load(bundle), files, progress)
+        answers = Classifier.load(bundle).predict(files, progress)
     predictions = [
         answer.as_dict() | {"path": file.path}
         for answer, file in zip(answers, found.files, strict=True)
@@ -156,5 +156,5 @@ def _parts(
     classifier = Classifier.load(bundle)
     for start in range(0, len(numbers), _PER_PART):
         some = numbers[start : start + _PER_PART]
-        answers = answer_files(classifier, [files[number] for number in some])
+        answers = classifier.predict([files[number] for number in some])
         yield part_of(some, answers, classifier.manifest.class_set)

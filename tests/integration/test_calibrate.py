@@ -6,7 +6,8 @@ import numpy as np
 
 from leuk_ray.bundles.bundle import open_bundle
 from leuk_ray.datasets.images import StorageSettings
-from leuk_ray.inference.classifier import Classifier, Prediction
+from leuk_ray.inference.classifier import Classifier
+from leuk_ray.inference.predictions import Prediction
 from leuk_ray.runs.target import EvaluationTarget
 from leuk_ray.workflows.calibrate import calibrate
 from tests.support.serving_bundles import cells, encode, write_small_bundle

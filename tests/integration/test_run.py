@@ -20,7 +20,8 @@ from leuk_ray.datasets.loaders import ReaderLoader, ResidentLoader, StreamLoader
 from leuk_ray.datasets.plan import plan_epoch
 from leuk_ray.datasets.splits import rows_with_role, split_cells
 from leuk_ray.evaluation.report_model import Report
-from leuk_ray.inference.classifier import Classifier, Prediction
+from leuk_ray.inference.classifier import Classifier
+from leuk_ray.inference.predictions import Prediction
 from leuk_ray.models.zoo import build
 from leuk_ray.recipes.recipe import load_recipe
 from leuk_ray.runs.report import report_on

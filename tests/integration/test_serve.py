@@ -20,8 +20,9 @@ from ray import serve
 
 from leuk_ray.bundles.registry import Registry
 from leuk_ray.inference.check import check_answers
-from leuk_ray.inference.classifier import Classifier, Prediction
+from leuk_ray.inference.classifier import Classifier
 from leuk_ray.inference.onnx_export import export_bundle
+from leuk_ray.inference.predictions import Prediction
 from leuk_ray.serving.app import build
 from leuk_ray.utils.errors import UserError
 from tests.support.serving_bundles import cells, encode, write_small_bundle

@@ -1,4 +1,4 @@
-"""Eight stages from files to a service: two workers, a dry run, and the same scores everywhere."""
+"""Eight stages by the Python API, from files to a service: the same scores everywhere."""
 
 import base64
 from pathlib import Path
@@ -7,9 +7,7 @@ import numpy as np
 import pyarrow.compute as pc
 import pytest
 
-from leuk_ray.datasets.images import StorageSettings
-from leuk_ray.datasets.layouts import LayoutOptions
-from leuk_ray.datasets.prepare import prepare
+import leuk_ray as lr
 from leuk_ray.datasets.prepared import PreparedDataset
 from leuk_ray.datasets.synthetic import SyntheticSpec
 from leuk_ray.datasets.synthetic_stages import stage_name, write_stages
@@ -17,12 +15,8 @@ from leuk_ray.evaluation.calibration import class_logits_of, class_probabilities
 from leuk_ray.evaluation.report_model import Report
 from leuk_ray.io.storage import read_table
 from leuk_ray.recipes.recipe import load_recipe
-from leuk_ray.runs.target import EvaluationTarget
 from leuk_ray.training.dry_run import dry_run
-from leuk_ray.workflows.evaluate import evaluate
-from leuk_ray.workflows.pool import Pool
 from leuk_ray.workflows.predict import predict_to_table
-from leuk_ray.workflows.train import train_and_evaluate
 from tests.support.serving_bundles import client_of
 
 STAGES = [stage_name(stage) for stage in range(8)]
@@ -38,10 +32,15 @@ def folder(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def stages(folder: Path) -> PreparedDataset:
-    options = LayoutOptions.parse(",".join(STAGES), ",".join(STAGES[:2]), ordered=True)
-    target = folder.parent / "dataset"
-    prepare(folder, target, "folders", StorageSettings(size=64), options=options)
-    return PreparedDataset.open(target)
+    return lr.prepare(
+        folder,
+        str(folder.parent / "dataset"),
+        "folders",
+        size=64,
+        classes=STAGES,
+        positive=STAGES[:2],
+        ordered=True,
+    )
 
 
 def test_training_evaluation_answers_and_both_protocols_give_the_same_probabilities(
@@ -50,7 +49,7 @@ def test_training_evaluation_answers_and_both_protocols_give_the_same_probabilit
     planned = dry_run(RECIPE, stages, workers=2)
     assert planned["steps_per_epoch"] > 1
     run = tmp_path / "run"
-    train_and_evaluate(RECIPE, stages, run, workers=2)
+    result = lr.train(RECIPE, stages, str(run), workers=2)
     trained = read_table(run / "report" / "predictions.parquet")
     trained = trained.filter(pc.field("role") == "test").sort_by("uid")
     expected = class_probabilities(class_logits_of(trained), 1.0)
@@ -60,7 +59,17 @@ def test_training_evaluation_answers_and_both_protocols_give_the_same_probabilit
     assert confusion is not None
     assert confusion["accuracy"]["numerator"] == (expected.argmax(axis=1) == label).sum()
 
-    evaluate(EvaluationTarget.at(run), stages, tmp_path / "again", pool=Pool(2))
+    metrics = result.to_pandas().set_index(["view", "metric"])
+    accuracy = metrics.loc[("classes", "accuracy")]
+    assert accuracy["numerator"] / accuracy["denominator"] == accuracy["value"]
+    assert accuracy["denominator"] == len(label)
+    assert "SYNTHETIC" in repr(result)
+    assert "SYNTHETIC" in repr(stages)
+    assert "<table" in result._repr_html_()
+    assert len(stages.to_pandas()) == 144
+
+    repeated = lr.evaluate(result, stages, tmp_path / "again", workers=2)
+    assert repeated.to_pandas().equals(result.to_pandas())
     again = read_table(tmp_path / "again" / "predictions.parquet")
     again = again.filter(pc.field("role") == "test").sort_by("uid")
     ways = {"evaluate": class_probabilities(class_logits_of(again), 1.0)}
@@ -71,6 +80,8 @@ def test_training_evaluation_answers_and_both_protocols_give_the_same_probabilit
     predict_to_table(run / "bundle", files, out, workers=0)
     row_of = {row["name"]: row for row in read_table(out).to_pylist()}
     rows = [row_of[file.name] for file in files]
+    answered = lr.Classifier.load(str(run)).predict(files).to_pandas()
+    ways["api"] = answered[[f"probability:{stage}" for stage in STAGES]].to_numpy()
     ways["predict"] = np.asarray([[row[f"probability:{s}"] for s in STAGES] for row in rows])
 
     parts = [("file", (file.name, file.read_bytes(), "image/png")) for file in files]

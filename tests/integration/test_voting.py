@@ -12,8 +12,9 @@ from leuk_ray.bundles.bundle import write_bundle
 from leuk_ray.bundles.manifest import ModelManifest
 from leuk_ray.cli.main import cli
 from leuk_ray.datasets.prepared import PreparedDataset
-from leuk_ray.inference.classifier import Classifier, Prediction
+from leuk_ray.inference.classifier import Classifier
 from leuk_ray.inference.engines import score_images
+from leuk_ray.inference.predictions import Prediction
 from leuk_ray.models.network import ImageClassifier
 from leuk_ray.models.settings import ModelSettings
 from leuk_ray.models.zoo import build

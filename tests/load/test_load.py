@@ -24,8 +24,9 @@ from ray.util import list_named_actors
 from leuk_ray.bundles.registry import Registry
 from leuk_ray.cluster import ray_cluster
 from leuk_ray.inference.check import check_answers
-from leuk_ray.inference.classifier import Classifier, Prediction
+from leuk_ray.inference.classifier import Classifier
 from leuk_ray.inference.onnx_export import export_bundle
+from leuk_ray.inference.predictions import Prediction
 from leuk_ray.serving.ray_env import switched_on
 from tests.support.serving_bundles import cells, encode, write_small_bundle
 

@@ -15,7 +15,8 @@ from PIL import Image
 from leuk_ray.bundles.bundle import load_bundle, write_bundle
 from leuk_ray.bundles.manifest import ModelManifest, read_manifest
 from leuk_ray.datasets.images import StorageSettings
-from leuk_ray.inference.classifier import Classifier, Failure, Prediction
+from leuk_ray.inference.classifier import Classifier
+from leuk_ray.inference.predictions import Failure, Prediction
 from leuk_ray.models.settings import Architecture, ModelSettings
 from leuk_ray.models.zoo import build
 from leuk_ray.utils.errors import UserError

@@ -12,7 +12,8 @@ import pytest
 
 from leuk_ray.bundles.bundle import load_bundle
 from leuk_ray.datasets.classes import BINARY
-from leuk_ray.inference.classifier import Classifier, Prediction
+from leuk_ray.inference.classifier import Classifier
+from leuk_ray.inference.predictions import Prediction
 from tests.support.serving_bundles import cells, client_of, encode
 
 BUNDLE = Path(__file__).parents[2] / "data" / "bundle-version-1"

@@ -6,7 +6,7 @@ import pytest
 
 from leuk_ray.inference.answers import part_of
 from leuk_ray.inference.challenge import image_numbers, write_challenge
-from leuk_ray.inference.classifier import Failure, Prediction
+from leuk_ray.inference.predictions import Failure, Prediction
 from leuk_ray.utils.errors import UserError
 
 

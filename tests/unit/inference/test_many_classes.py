@@ -14,11 +14,12 @@ from leuk_ray.bundles.bundle import load_bundle, write_ensemble
 from leuk_ray.bundles.manifest import read_manifest
 from leuk_ray.datasets.classes import BINARY, ClassSet
 from leuk_ray.evaluation.calibration import class_probabilities
-from leuk_ray.inference.answers import answers_schema, part_of, write_subjects
+from leuk_ray.inference.answers import part_of, write_subjects
 from leuk_ray.inference.check import check_answers, graph_difference
-from leuk_ray.inference.classifier import Classifier, Failure, Prediction
+from leuk_ray.inference.classifier import Classifier
 from leuk_ray.inference.explain import explain_pixels
 from leuk_ray.inference.onnx_export import export_bundle
+from leuk_ray.inference.predictions import Failure, Prediction, answers_schema
 from leuk_ray.io.storage import read_table
 from leuk_ray.io.tables import write_rows
 from leuk_ray.models.settings import ModelSettings

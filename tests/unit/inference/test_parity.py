@@ -14,9 +14,9 @@ from PIL import Image
 from leuk_ray.bundles.bundle import load_bundle, write_bundle
 from leuk_ray.bundles.manifest import ModelManifest
 from leuk_ray.datasets.decoding import prepare_cell
-from leuk_ray.inference.classifier import Classifier, Prediction
-from leuk_ray.inference.files import answer_files
+from leuk_ray.inference.classifier import Classifier
 from leuk_ray.inference.onnx_export import export_bundle
+from leuk_ray.inference.predictions import Prediction
 from tests.support.chromium import find_chromium, open_page
 from tests.support.image_files import ADOBE, profile
 from tests.support.serving_bundles import cells, encode, listening, write_small_bundle
@@ -65,7 +65,7 @@ def expected(bundles: dict[str, Path], files: list[Path]) -> np.ndarray:
 
 def predicted(bundle: Path, files: list[Path]) -> np.ndarray:
     named = [(file.name, file) for file in files]
-    answers = answer_files(Classifier.load(bundle), named)
+    answers = Classifier.load(bundle).predict(named)
     return np.asarray([answer.as_dict()["probability"] for answer in answers])
 
 

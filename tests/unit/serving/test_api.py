@@ -19,7 +19,8 @@ from PIL import Image
 
 from leuk_ray.cli.main import cli
 from leuk_ray.evaluation.subjects import per_subject
-from leuk_ray.inference.classifier import Cell, Classifier, Prediction
+from leuk_ray.inference.classifier import Cell, Classifier
+from leuk_ray.inference.predictions import Prediction
 from leuk_ray.serving.schemas import ModelsOut, PredictionOut, PredictOut
 from leuk_ray.serving.settings import Limits
 from leuk_ray.workflows.predict import predict_to_table

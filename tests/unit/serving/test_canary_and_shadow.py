@@ -14,7 +14,8 @@ from starlette.testclient import TestClient
 
 from leuk_ray.bundles.registry import Registry
 from leuk_ray.inference.check import check_answers
-from leuk_ray.inference.classifier import Classifier, Prediction
+from leuk_ray.inference.classifier import Classifier
+from leuk_ray.inference.predictions import Prediction
 from leuk_ray.serving import shadow as shadow_module
 from leuk_ray.serving.models import Models
 from leuk_ray.serving.routing import Canaries, check_beside, parse_canary

@@ -11,7 +11,8 @@ import pytest
 from leuk_ray.bundles.manifest import ScopeSettings
 from leuk_ray.datasets.images import StorageSettings, to_storage
 from leuk_ray.evaluation.conformal import ClassLimit, Conformal
-from leuk_ray.inference.classifier import Classifier, Prediction
+from leuk_ray.inference.classifier import Classifier
+from leuk_ray.inference.predictions import Prediction
 from leuk_ray.inference.scope import measure
 from leuk_ray.serving.drift import WINDOW
 from leuk_ray.serving.schemas import GuaranteeOut, ModelsOut, PredictOut

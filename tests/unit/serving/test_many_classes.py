@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from leuk_ray.inference.classifier import Classifier, Prediction
+from leuk_ray.inference.classifier import Classifier
+from leuk_ray.inference.predictions import Prediction
 from leuk_ray.serving.schemas import ModelsOut, PredictOut
 from tests.support.chromium import find_chromium, open_page
 from tests.support.serving_bundles import cells, client_of, encode, listening, write_small_bundle

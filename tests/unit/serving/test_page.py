@@ -10,9 +10,10 @@ import pytest
 
 from leuk_ray.evaluation.blast_percentage import ErrorRates, PatientCounts
 from leuk_ray.fields.field import FieldSettings
-from leuk_ray.inference.classifier import Classifier, Prediction
+from leuk_ray.inference.classifier import Classifier
 from leuk_ray.inference.explain import explain_files
 from leuk_ray.inference.patients import summarise_patient
+from leuk_ray.inference.predictions import Prediction
 from leuk_ray.workflows.predict_fields import answer_field
 from tests.support.chromium import Page, find_chromium, open_page
 from tests.support.serving_bundles import cells, encode, listening, write_small_bundle

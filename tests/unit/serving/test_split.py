@@ -13,7 +13,8 @@ from starlette.testclient import TestClient
 
 from leuk_ray.bundles.registry import Registry
 from leuk_ray.inference.check import check_answers
-from leuk_ray.inference.classifier import Classifier, Prediction
+from leuk_ray.inference.classifier import Classifier
+from leuk_ray.inference.predictions import Prediction
 from leuk_ray.serving import app
 from leuk_ray.serving.api import create_api
 from leuk_ray.serving.app import Predict

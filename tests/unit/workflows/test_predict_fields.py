@@ -12,7 +12,8 @@ from leuk_ray.cli.main import cli
 from leuk_ray.fields.answers import field_answer
 from leuk_ray.fields.detector import Detection
 from leuk_ray.fields.field import Field, FieldSettings
-from leuk_ray.inference.classifier import Classifier, Prediction
+from leuk_ray.inference.classifier import Classifier
+from leuk_ray.inference.predictions import Prediction
 from leuk_ray.utils.errors import UserError
 from leuk_ray.workflows.detect import detect
 from leuk_ray.workflows.predict_fields import predict_fields, predict_fields_to_table

@@ -11,11 +11,11 @@ import pytest
 
 from leuk_ray.cli.messages import predict_table_text, predict_text
 from leuk_ray.inference.answers import Answers, part_of
-from leuk_ray.inference.classifier import Classifier, Prediction
-from leuk_ray.inference.files import answer_files, find_images
+from leuk_ray.inference.classifier import Classifier
+from leuk_ray.inference.files import find_images
 from leuk_ray.inference.naming import name_subjects
+from leuk_ray.inference.predictions import Prediction
 from leuk_ray.utils.errors import UserError
-from leuk_ray.workflows import predict as prediction
 from leuk_ray.workflows.predict import predict_files, predict_to_table
 from tests.support.serving_bundles import cells, encode, write_small_bundle
 
@@ -59,7 +59,7 @@ def test_files_folders_and_patterns_name_images(folder: Path):
 def test_answers_are_those_of_one_image_at_a_time(bundle: Path, folder: Path):
     classifier = Classifier.load(bundle)
     files = [file.named for file in find_images([folder]).files]
-    answers = answer_files(classifier, files)
+    answers = classifier.predict(files)
     for (name, place), answer in zip(files, answers, strict=True):
         (alone,) = classifier.predict([(name, place.read_bytes())])
         assert answer.name == alone.name == name
@@ -108,18 +108,20 @@ def test_a_stopped_job_goes_on_and_scores_nothing_twice(
     files = [file.named for file in found]
     begun = Answers(out, bundle, found, resume=False)
     done = [1, 2, 5]
-    begun.add(part_of(done, answer_files(Classifier.load(bundle), [files[i] for i in done])))
+    begun.add(part_of(done, Classifier.load(bundle).predict([files[i] for i in done])))
     with pytest.raises(UserError, match="add --resume"):
         predict_to_table(bundle, [folder], out)
     with pytest.raises(UserError, match="other images"):
         predict_to_table(bundle, [folder / "subject1"], out, resume=True)
     scored: list[str] = []
 
-    def watch(classifier, some, **_):
-        scored.extend(name for name, _ in some)
-        return answer_files(classifier, some)
+    predict = Classifier.predict
 
-    monkeypatch.setattr(prediction, "answer_files", watch)
+    def watch(classifier, some):
+        scored.extend(name for name, _ in some)
+        return predict(classifier, some)
+
+    monkeypatch.setattr(Classifier, "predict", watch)
     predict_to_table(bundle, [folder], out, resume=True)
     assert scored == [name for i, (name, _) in enumerate(files) if i not in done]
     ours, theirs = pq.read_table(out).to_pydict(), pq.read_table(whole).to_pydict()
