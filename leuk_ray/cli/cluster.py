@@ -4,11 +4,31 @@ from __future__ import annotations
 
 import json
 import sys
+from collections import Counter
+from dataclasses import asdict
+from pathlib import Path
 from typing import Literal
 
 import click
 
+from leuk_ray.cli.base import command
 from leuk_ray.utils.errors import UserError
+
+
+@click.command(epilog="Example: leuk-ray doctor")
+@command
+def doctor() -> tuple[dict, str]:
+    """Look at this machine: versions, GPUs, memory, disk, ports, Ray; say what to mend.
+
+    Changes nothing. With --json, `problems` and `warnings` count what was found.
+    """
+    from leuk_ray.cli.run_messages import doctor_text
+    from leuk_ray.cluster.doctor import examine
+
+    checks = examine(Path.cwd())
+    counts = Counter(check.status for check in checks)
+    values = {"problems": counts["problem"], "warnings": counts["warning"]}
+    return values | {"checks": [asdict(check) for check in checks]}, doctor_text(checks)
 
 
 @click.command(

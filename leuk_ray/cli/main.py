@@ -10,7 +10,18 @@ import sys
 import click
 
 from leuk_ray import __version__
-from leuk_ray.cli import cluster, crossval, data, experiment, fields, models, runs, serving, tuning
+from leuk_ray.cli import (
+    cluster,
+    crossval,
+    data,
+    experiment,
+    fields,
+    models,
+    run_folders,
+    runs,
+    serving,
+    tuning,
+)
 from leuk_ray.utils.errors import UserError
 from leuk_ray.utils.interrupts import interruptible
 
@@ -71,6 +82,7 @@ for _command in (
     crossval.crossval,
     runs.evaluate,
     runs.compare,
+    run_folders.run_folders,
     experiment.experiment,
     tuning.tune,
     models.predict,
@@ -78,6 +90,7 @@ for _command in (
     models.ensemble,
     models.registry,
     cluster.submit,
+    cluster.doctor,
     serving.calibrate,
     serving.export,
     serving.serve,

@@ -70,12 +70,12 @@ def dry_run_text(values: dict) -> str:
         f"{cells['test']:,} test",
         f"  steps    {values['steps_per_epoch']:,} an epoch ({values['samples_per_epoch']:,} "
         f"samples), at most {counted(values['epochs'], 'epoch')}",
-        f"  disk     {_size(size['disk'])}, of it {_size(size['checkpoint'])} a checkpoint",
-        f"  memory   {_size(size['pixels'])} of pixels; {values['parameters']:,} parameters",
+        f"  disk     {size_text(size['disk'])}, of it {size_text(size['checkpoint'])} a checkpoint",
+        f"  memory   {size_text(size['pixels'])} of pixels; {values['parameters']:,} parameters",
     ]
     if seconds is None:
         return "\n".join([*lines, "Add --measure for the memory and time of a step."])
-    lines[-1] += f", {_size(size['worker'])} a worker for network and step"
+    lines[-1] += f", {size_text(size['worker'])} a worker for network and step"
     lines.append(
         f"  time     {seconds['step']:.2f} s a step, {_duration(seconds['epoch'])} an epoch, "
         f"at most {_duration(seconds['run'])} in all on {values['device']}, excluding start-up and "
@@ -84,7 +84,8 @@ def dry_run_text(values: dict) -> str:
     return "\n".join(lines)
 
 
-def _size(count: float) -> str:
+def size_text(count: float) -> str:
+    """Bytes for people."""
     return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{count / 1e6:.0f} MB"
 
 

@@ -89,7 +89,7 @@ def _join(address: str) -> None:
             f"Ray cluster {address}: is the address of a dashboard; give HOST:PORT of the cluster "
             f"(Ray's default port is 6379), or `leuk-ray submit --address {address} COMMAND ...`"
         )
-    if address != "auto" and not _answers(address.removeprefix("ray://")):
+    if address != "auto" and not answers(address.removeprefix("ray://")):
         raise UserError(
             f"Ray cluster {address}: does not answer within {_ANSWER_SECONDS} s; check HOST:PORT "
             "and start the cluster, or unset RAY_ADDRESS and --address to start Ray here"
@@ -103,7 +103,7 @@ def _join(address: str) -> None:
         ) from error
 
 
-def _answers(address: str) -> bool:
+def answers(address: str) -> bool:
     """Whether a gRPC server answers at HOST:PORT."""
     import grpc
     from ray._private.grpc_utils import init_grpc_channel  # which knows Ray's TLS settings

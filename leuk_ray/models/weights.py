@@ -134,11 +134,12 @@ def missing_imagenet(names: Sequence[str]) -> list[str]:
     Nothing is downloaded: a package, the hub's and PyTorch's folders of downloads are looked
     into, and the hub is asked once, without the retries of a download.
     """
-    absent = [name for name in names if not _is_here(name)]
+    absent = [name for name in names if not is_here(name)]
     return absent if absent and not _hub_answers() else []
 
 
-def _is_here(name: str) -> bool:
+def is_here(name: str) -> bool:
+    """Whether a backbone's ImageNet weights are on this machine."""
     if name in _PACKAGES and util.find_spec(_PACKAGES[name]) is not None:
         return True
     url, repository = AlexNet_Weights.IMAGENET1K_V1.url, None

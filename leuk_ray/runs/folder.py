@@ -16,7 +16,6 @@ from leuk_ray.bundles.manifest import read_manifest
 from leuk_ray.datasets.prepared import PreparedDataset
 from leuk_ray.io.storage import read_table, write_bytes
 from leuk_ray.recipes.recipe import Recipe
-from leuk_ray.runs.table import whole_lines
 from leuk_ray.training.record import bundle_lineage, bundle_manifest, start_record
 
 
@@ -59,18 +58,3 @@ class RunFolder:
         bundle = load_bundle(self.path / "bundle")
         self.keep(bundle.manifest.metrics, stopped, bundle.model)
         return bundle.model
-
-
-def read_history(path: Path) -> list[dict[str, Any]]:
-    """The epochs in a run's folder; none before the first has ended."""
-    return _read_lines(path / "metrics.jsonl")
-
-
-def read_steps(path: Path) -> list[dict[str, Any]]:
-    """The steps by which a population's member took over others' weights."""
-    return _read_lines(path / "steps.jsonl")
-
-
-def _read_lines(file: Path) -> list[dict[str, Any]]:
-    """Without a last line that a kill has torn."""
-    return [json.loads(line) for line in whole_lines(file.read_bytes())] if file.exists() else []

@@ -15,9 +15,8 @@ from ray import tune
 from typing_extensions import override
 
 from leuk_ray.bundles.manifest import read_manifest
-from leuk_ray.runs.folder import read_history, read_steps
 from leuk_ray.runs.spec import RunSpec, split_key
-from leuk_ray.runs.table import RunRecord, Status
+from leuk_ray.runs.table import RunRecord, Status, read_history, read_steps
 from leuk_ray.runs.trial import TrialContext
 
 

@@ -110,3 +110,18 @@ class RunTable:
 def whole_lines(data: bytes) -> list[bytes]:
     """The lines that end, each with its end: a torn last one is left out."""
     return data[: data.rfind(b"\n") + 1].splitlines(keepends=True)
+
+
+def read_history(path: Path) -> list[dict[str, Any]]:
+    """The epochs in a run's folder; none before the first has ended."""
+    return _read_lines(path / "metrics.jsonl")
+
+
+def read_steps(path: Path) -> list[dict[str, Any]]:
+    """The steps by which a population's member took over others' weights."""
+    return _read_lines(path / "steps.jsonl")
+
+
+def _read_lines(file: Path) -> list[dict[str, Any]]:
+    """Without a last line that a kill has torn."""
+    return [json.loads(line) for line in whole_lines(file.read_bytes())] if file.exists() else []

@@ -29,10 +29,11 @@ from leuk_ray.datasets.splits import EVALUATED_ROLES, copies_with_role, rows_wit
 from leuk_ray.io.storage import write_bytes
 from leuk_ray.models.zoo import build
 from leuk_ray.recipes.recipe import Recipe, value_at
-from leuk_ray.runs.folder import RunFolder, read_history
+from leuk_ray.runs.folder import RunFolder
 from leuk_ray.runs.placement import Resources
 from leuk_ray.runs.report import keep_results, report_on
 from leuk_ray.runs.spec import RunSpec, split_key
+from leuk_ray.runs.table import read_history
 from leuk_ray.runs.target import EvaluationTarget
 from leuk_ray.training.cells import EpochPlanner, TrainingCells
 from leuk_ray.training.learner import Learner

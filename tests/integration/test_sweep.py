@@ -17,10 +17,10 @@ from leuk_ray.datasets.prepare import prepare
 from leuk_ray.datasets.splits import split_cells
 from leuk_ray.inference.classifier import Classifier
 from leuk_ray.recipes.recipe import load_recipe
-from leuk_ray.runs.folder import RunFolder, read_history, read_steps
+from leuk_ray.runs.folder import RunFolder
 from leuk_ray.runs.placement import Resources
 from leuk_ray.runs.spec import RunSpec, split_key
-from leuk_ray.runs.table import RunTable
+from leuk_ray.runs.table import RunTable, read_history, read_steps
 from leuk_ray.runs.trial import TrialContext, train_in_process
 from leuk_ray.tuning.settings import load_sweep
 from leuk_ray.tuning.sweep import run_sweep

@@ -12,10 +12,10 @@ from pydantic import ValidationError
 
 from leuk_ray.datasets.prepared import PreparedDataset
 from leuk_ray.recipes.recipe import Recipe, load_recipe, with_values
-from leuk_ray.runs.folder import RunFolder, read_history, read_steps
+from leuk_ray.runs.folder import RunFolder
 from leuk_ray.runs.placement import Resources, place
 from leuk_ray.runs.recorder import _best
-from leuk_ray.runs.table import RunRecord, RunTable
+from leuk_ray.runs.table import RunRecord, RunTable, read_history, read_steps
 from leuk_ray.runs.trial import _remove_unless_same, reason
 from leuk_ray.training.record import check_same_run
 from leuk_ray.tuning import sweep
