@@ -44,7 +44,7 @@ from leuk_ray.bundles.model_card import model_card
 from leuk_ray.bundles.signature import SIGNATURE, sign, signer
 from leuk_ray.datasets.identity import DatasetIdentity
 from leuk_ray.datasets.layouts.all_idb import Shows
-from leuk_ray.io.hashes import copy_verified, sha256, verify_files
+from leuk_ray.io.hashes import copy_verified, link_or_copy, sha256, verify_files
 from leuk_ray.io.locations import Location, join, name_of, parent
 from leuk_ray.io.storage import (
     directory_by_rename,
@@ -171,7 +171,7 @@ def derive_bundle(
     kept = [name for name in file_names(source.manifest) if name != CARD]
     new = None if target == source.path else "bundle"
     with directory_by_rename(target, new) as partial:
-        copy_files(source, partial)
+        copy_files(source, partial, in_place=new is None)
         for name, write in (add or {}).items():
             write(partial / name)
         _complete(partial, manifest, sorted({*kept, *(add or {})}), lineage)
@@ -179,8 +179,13 @@ def derive_bundle(
             sign(partial, key)
 
 
-def copy_files(source: Bundle, target: Path) -> None:
+def copy_files(source: Bundle, target: Path, *, in_place: bool = False) -> None:
     """Copy the files that an opened bundle names, and no other, into a folder.
+
+    Args:
+        source: the bundle.
+        target: the folder.
+        in_place: the folder will take the bundle's place, so that weights need no second copy.
 
     Raises:
         UserError: one of them is a link or no regular file, or is not what the bundle names.
@@ -191,9 +196,10 @@ def copy_files(source: Bundle, target: Path) -> None:
             member = source.folder / "members" / name
             if member.is_symlink() or member.parent.is_symlink():
                 raise DataError(f"{member}: is a link; a bundle holds its members themselves")
-            copy_files(open_bundle(member), target / "members" / name)
+            copy_files(open_bundle(member), target / "members" / name, in_place=in_place)
     for name in file_names(manifest):
-        copy_verified(source.folder / name, target / name, manifest.files[name])
+        copy = link_or_copy if in_place and name == WEIGHTS else copy_verified
+        copy(source.folder / name, target / name, manifest.files[name])
     copy_verified(source.folder / MANIFEST, target / MANIFEST, source.manifest_sha256)
     signature = source.folder / SIGNATURE
     if signature.is_file():

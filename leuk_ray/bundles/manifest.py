@@ -7,6 +7,7 @@ refused in one line when it is read.
 
 from __future__ import annotations
 
+from dataclasses import fields
 from typing import Annotated, Any, Literal, NotRequired, Self
 
 from pydantic import (
@@ -30,6 +31,7 @@ from leuk_ray.evaluation.blast_percentage import ErrorRates
 from leuk_ray.evaluation.calibration import MAX_TEMPERATURE, MIN_TEMPERATURE
 from leuk_ray.evaluation.conformal import Conformal
 from leuk_ray.evaluation.decisions import Decisions
+from leuk_ray.evaluation.rules import DecisionRules
 from leuk_ray.io.locations import Location, join
 from leuk_ray.io.storage import read_json
 from leuk_ray.models.ensemble import Rule
@@ -43,6 +45,7 @@ ONNX_FILE = "model.onnx"
 CARD = "MODEL_CARD.md"
 WEIGHTS = "model.safetensors"
 SCOPE_FILE = "scope.safetensors"
+_RULES = fields(DecisionRules)
 _OPTIONAL = (ONNX_FILE, SCOPE_FILE, LINEAGE_FILE)
 _MAX_BYTES = 2**22
 MAX_MEMBERS = 32
@@ -139,17 +142,10 @@ class BundleManifest(Settings):
     schema_version: 1 of the classes healthy and ALL, which is written as it always was; else 2.
     classes, positive, ordered: see `ClassSet`.
     temperature: divides the class logits before the softmax.
-    threshold: of two classes, the probability from which on a cell is called the positive one.
-    abstain_band: probabilities between its ends get no answer; it holds the threshold.
-    min_confidence: of more than two classes the most likely is the answer; none is given where its
-        probability is below this one.
-    conformal: prediction sets with a guarantee, in place of both: the answer is the one class of a
-        set, and none is given where a set holds several or none.
+    threshold, abstain_band, min_confidence, conformal, decisions, error_rates: the rules by which
+        it answers; see `DecisionRules`.
     scope: which images the network can classify.
     shows: what the images it was trained on show.
-    decisions: operating points, blast fraction and abstain bands, where `calibrate` fixed them.
-    error_rates: by calibration patient, how often cells were answered and called a positive
-        class: what blast percentages are corrected with.
     test: what the report of its run says of the test cells; see `model_card.results_of`.
     datasets: what it was trained on, of an ensemble's members each that differs; empty in bundles
         written before it was recorded.
@@ -229,6 +225,11 @@ class BundleManifest(Settings):
     def class_set(self) -> ClassSet:
         """The classes, of which label k is number k."""
         return ClassSet(self.classes, self.positive, self.ordered)
+
+    @property
+    def rules(self) -> DecisionRules:
+        """By which it answers."""
+        return DecisionRules(**{each.name: getattr(self, each.name) for each in _RULES})
 
 
 class ModelManifest(BundleManifest):

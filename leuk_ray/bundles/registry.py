@@ -37,7 +37,7 @@ _NUMBER = re.compile(r"[1-9][0-9]{0,8}")
 _ALIAS = re.compile(r"[a-z][a-z0-9_-]{0,31}")
 
 
-class _Standing(BaseModel):
+class _LeaderboardRow(BaseModel):
     run: str
 
 
@@ -45,8 +45,8 @@ class _SweepReport(StoredReport):
     """What a sweep's report says of its `top`; `tuning.report` writes it."""
 
     made_by = "tune --resume"
-    schema_version: int = 1
-    standings: list[_Standing]
+    schema_version: int = 2
+    leaderboard: list[_LeaderboardRow]
 
 
 class Lineage(Settings):
@@ -71,8 +71,8 @@ class Lineage(Settings):
         if not exists(join(sweep, "sweep.yaml")):
             sweep = None
         elif run is None:
-            standings = _SweepReport.read(join(sweep, "report")).standings
-            run = join(sweep, "runs", standings[int(name_of(place)) - 1].run)
+            ranked = _SweepReport.read(join(sweep, "report")).leaderboard
+            run = join(sweep, "runs", ranked[int(name_of(place)) - 1].run)
         started = join(run, "environment.json") if run else None
         data = read_json(started).get("data") if started and exists(started) else None
         return cls(run=run and str(run), data=data, sweep=sweep and str(sweep))

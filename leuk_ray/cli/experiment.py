@@ -88,4 +88,4 @@ def experiment(
         resume=resume,
         show_images=not no_images,
     )
-    return report, experiment_text(report, out)
+    return report.model_dump(mode="json"), experiment_text(report, out)

@@ -12,6 +12,8 @@ from leuk_ray.utils.wording import counted
 
 if TYPE_CHECKING:
     from leuk_ray.api.results import EvaluationResult
+    from leuk_ray.experiments.report import ExperimentReport
+    from leuk_ray.tuning.report import SweepReport
 
 
 def settings_text(settings: list[dict]) -> str:
@@ -159,13 +161,13 @@ def _paired_lines(values: dict, notes: dict[str, None]) -> list[str]:
     return lines
 
 
-def tune_text(report: dict, out: Path) -> str:
+def tune_text(report: SweepReport, out: Path) -> str:
     """Format the result of `tune`."""
-    bundles = min(report["sweep"]["top"], len(report["standings"]))
+    bundles = min(report.sweep["top"], len(report.leaderboard))
     return "\n".join(
         [
-            report["sentence"],
-            f"Test, once, for the winner: {report['winner']['test']}",
+            report.sentence,
+            f"Test, once, for the winner: {report.winner['test']}",
             f"Report: {out / 'report' / 'report.html'}",
             f"Best bundles: {out / 'top'}/1 to {bundles}",
             f"Keep one:     leuk-ray models add {out / 'top' / '1'} NAME --registry DIR",
@@ -174,11 +176,11 @@ def tune_text(report: dict, out: Path) -> str:
     )
 
 
-def experiment_text(report: dict, out: Path) -> str:
+def experiment_text(report: ExperimentReport, out: Path) -> str:
     """Format the result of `experiment`."""
-    lines = [report["sentence"]]
-    if report["scale"]["name"] != "paper":
-        lines.append(f"Scale {report['scale']['name']}: {report['scale']['note']}")
+    lines = [report.sentence]
+    if report.scale["name"] != "paper":
+        lines.append(f"Scale {report.scale['name']}: {report.scale['note']}")
     return "\n".join([*lines, f"Report: {out / 'report' / 'report.html'}"])
 
 

@@ -51,5 +51,5 @@ def tune(
     dataset = PreparedDataset.open(data)
     workers = settings.resources.workers
     ray_cluster.connect(address, workers + 1 if workers > 1 else 0)
-    values = run_sweep(settings, dataset, out, resume=resume)
-    return values, tune_text(values, out)
+    report = run_sweep(settings, dataset, out, resume=resume)
+    return report.model_dump(mode="json"), tune_text(report, out)

@@ -21,7 +21,7 @@ from leuk_ray.io.storage import exists, read_json, write_json
 from leuk_ray.utils.errors import UserError
 from leuk_ray.utils.wording import counted
 
-SCHEMA_VERSION = 4  # 3: shortcuts by permutation; 4: any number of classes
+SCHEMA_VERSION = 5  # 3: shortcuts by permutation; 4: any number of classes; 5: statuses
 LARGE_GROUP_SHARE = 0.2
 _CHANCE = 0.01  # a size that one class alone has is named where chance would rarely give that
 _MIN_OF_SIZE = 10
@@ -169,10 +169,10 @@ def audit_cells(cells: pa.Table, known: ClassSet) -> dict:
             f"{counted(len(near_across), 'set')} of near-duplicate images under several subjects; "
             "groups join those subjects"
         )
-    roles = count_statuses(cells)
-    if roles.get("conflict"):
+    statuses = count_statuses(cells)
+    if statuses.get("conflict"):
         warnings.append(
-            f"{counted(roles['conflict'], 'row')} share an image but not a label: excluded"
+            f"{counted(statuses['conflict'], 'row')} share an image but not a label: excluded"
         )
     sizes = _image_sizes(cells, names)
     warnings += _one_class_sizes(sizes, known)
@@ -181,7 +181,7 @@ def audit_cells(cells: pa.Table, known: ClassSet) -> dict:
         "classes": classes,
         "groups": len(groups),
         "largest_group": {"group": largest, "cells": size},
-        "roles": roles,
+        "statuses": statuses,
         "sources": dict(Counter(cells["source"].fill_null("unknown").to_pylist())),
         "balance": {name: _balance(cells, name, names) for name in _BALANCED},
         "image_sizes": sizes,

@@ -220,7 +220,7 @@ def _counts(
         "subjects": len(subjects.drop_null().unique()),
         "rows_without_subject": subjects.null_count,
         "groups": len(groups["group"].unique()),
-        "roles": count_statuses(groups),
+        "statuses": count_statuses(groups),
     }
 
 

@@ -140,6 +140,8 @@ class PreparedDataset:
                 "prepare the images again"
             )
         with _undamaged(join(place, "dataset.json")):
+            if "roles" in manifest["counts"]:  # as older versions named them
+                manifest["counts"]["statuses"] = manifest["counts"].pop("roles")
             StorageSettings(**manifest["storage"])
             ClassSet.of_manifest(manifest)
             if not (

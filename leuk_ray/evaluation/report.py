@@ -6,14 +6,13 @@ The page stands alone: figures are embedded in it, and it fetches nothing.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from leuk_ray.datasets.splits import EVALUATED_ROLES
-from leuk_ray.evaluation.blast_percentage import ErrorRates
 from leuk_ray.evaluation.calibration import class_logits_of
 from leuk_ray.evaluation.checklist import fill_checklist
 from leuk_ray.evaluation.class_report import (
@@ -24,7 +23,6 @@ from leuk_ray.evaluation.class_report import (
     refit_classes,
     worst_confusions,
 )
-from leuk_ray.evaluation.conformal import Conformal
 from leuk_ray.evaluation.decided import (
     FixedFor,
     apply_bands,
@@ -54,15 +52,13 @@ from leuk_ray.evaluation.probabilities import probability_intervals, refit
 from leuk_ray.evaluation.published import beside_published
 from leuk_ray.evaluation.report_model import FILE, Report, ReportContext, Scored
 from leuk_ray.evaluation.report_page import Images, page, plot, sentence, uncertainty
+from leuk_ray.evaluation.rules import DecisionRules
 from leuk_ray.evaluation.sources import by_source
 from leuk_ray.evaluation.subjects import SubjectRow, check_predictions, per_subject
 from leuk_ray.io.locations import Location
 from leuk_ray.io.storage import directory_by_rename, refuse_existing, write_json, write_table
 from leuk_ray.utils.html import save_figures
 from leuk_ray.utils.wording import counted, counted_subjects
-
-if TYPE_CHECKING:
-    pass
 
 BOOTSTRAP: dict[str, Any] = {"seed": 0, "resamples": 2000}
 MAX_ERRORS = 12
@@ -75,15 +71,10 @@ def write_report(
     *,
     run: ReportContext,
     predictions: pa.Table,
-    history: list[dict[str, Any]],
-    threshold: float,
+    rules: DecisionRules,
+    history: Sequence[Mapping[str, Any]],
     images: Images | None,
-    audit: dict[str, Any] | None,
-    decisions: Decisions | None = None,
-    band: tuple[float, float] | None = None,
-    min_confidence: float | None = None,
-    error_rates: ErrorRates | None = None,
-    conformal: Conformal | None = None,
+    audit: Mapping[str, Any] | None,
 ) -> Report:
     """Write report.json, report.html, checklist.json, predictions.parquet and figures/*.png.
 
@@ -96,18 +87,14 @@ def write_report(
             none); of more than two classes class_logits, (K-1,) log-odds against class 0; and
             source, where results are wanted by it; and reasons, where it is known why a bundle
             gives no answer. Rows of the role train are not looked at.
+        rules: of the bundle, or of a run. Without `decisions` these are fixed on the rows of the
+            role validation, where there are any. Of two classes subjects are counted without the
+            cells that the abstain band leaves unanswered, as everywhere else; metrics of cells
+            count all.
         history: one row an epoch, as `figures.training_figure` draws them.
-        threshold: a cell is called ALL from this probability on.
         images: uids -> their pictures, (H, W, 3) each; None keeps every cell picture out.
         audit: what the dataset's audit found, simple values and lists, among them `warnings`, a
             list of sentences; None leaves it out.
-        decisions: fixed elsewhere, as a calibrated bundle has them; None fixes them on the rows
-            of the role validation, where there are any.
-        band: the bundle's abstain band: subjects are counted without the cells it leaves
-            unanswered, as everywhere else. Metrics of cells count all.
-        min_confidence: of more than two classes, in place of the band: see `confidence_bands`.
-        error_rates: of a calibrated bundle, for the blast percentages of test subjects.
-        conformal: prediction sets of the bundle, in place of both.
 
     Raises:
         UserError: the directory exists.
@@ -117,22 +104,11 @@ def write_report(
     check_predictions(predictions, run.classes)
     roles = reversed(EVALUATED_ROLES)  # test first
     by_role = {
-        role: call_by_sets(predictions.filter(pc.field("role") == role), conformal)
+        role: call_by_sets(predictions.filter(pc.field("role") == role), rules.conformal)
         for role in roles
     }
-    report = _report(
-        run,
-        by_role,
-        history,
-        threshold,
-        audit,
-        decisions,
-        band,
-        min_confidence,
-        error_rates,
-        conformal,
-    )
-    tested = ClassCells.of(by_role["test"], run.classes, run.temperature, threshold)
+    report = _report(run, by_role, rules, history, audit)
+    tested = ClassCells.of(by_role["test"], run.classes, run.temperature, rules.threshold)
     plots = plot(report, tested, binary_view(by_role["test"], run.classes), images)
     with directory_by_rename(directory, new="report") as partial:
         report = report.model_copy(update={"figures": save_figures(plots, partial)})
@@ -148,17 +124,13 @@ def write_report(
 def _report(
     run: ReportContext,
     by_role: Mapping[str, pa.Table],
+    rules: DecisionRules,
     history: Sequence[Mapping[str, Any]],
-    threshold: float,
     audit: Mapping[str, Any] | None,
-    decisions: Decisions | None,
-    band: tuple[float, float] | None,
-    min_confidence: float | None = None,
-    error_rates: ErrorRates | None = None,
-    conformal: Conformal | None = None,
 ) -> Report:
     """Everything the report says but its figures, without NaN and fit for JSON."""
     classes, several = run.classes, len(run.classes) > 2
+    threshold, conformal = rules.threshold, rules.conformal
     cells = {
         role: ClassCells.of(table, classes, run.temperature, threshold)
         for role, table in by_role.items()
@@ -187,15 +159,15 @@ def _report(
         samples = metric_samples(resampled, label, stated, threshold)
         intervals = {name: resampled.interval(values) for name, values in samples.items()}
         intervals |= probability_intervals(resampled, label, stated)
-    subjects = per_subject(test, threshold, band)
+    subjects = per_subject(test, threshold, rules.abstain_band)
     called = deployed_calls(tested.table, tested.called)
     found = differentials(tested.table, tested.label, called, classes.names) if several else []
     parts = parts_of(cells["validation"].table, tested.table)
-    if decisions is not None:
-        fixed = [FixedFor(decisions, np.ones(len(test), bool))]
+    if rules.decisions is not None:
+        fixed = [FixedFor(rules.decisions, np.ones(len(test), bool))]
     else:
         fixed = [
-            FixedFor(_fix(validation.filter(pa.array(fixing)), run, threshold, band, parts), own)
+            FixedFor(_fix(validation.filter(pa.array(fixing)), run, rules, parts), own)
             for fixing, own in parts
             if validation.num_rows
         ]
@@ -210,7 +182,7 @@ def _report(
             else {},
             "worst_confusions": confusions,
             "confidence": confidence_bands(
-                cells["validation"], tested, run.temperature, resampled, min_confidence, parts
+                cells["validation"], tested, run.temperature, resampled, rules.min_confidence, parts
             )
             if several and tested.label.size
             else [],
@@ -236,7 +208,7 @@ def _report(
                 tested.table,
                 classes.is_positive[tested.label],
                 classes.is_positive[called],
-                error_rates,
+                rules.error_rates,
             ),
             "guarantee": measure_sets(
                 conformal, class_logits_of(tested.table), tested.label, classes.names, resampled
@@ -271,15 +243,14 @@ def _labels_and_logits(table: pa.Table) -> tuple[IntArray, FloatArray]:
 def _fix(
     validation: pa.Table,
     run: ReportContext,
-    threshold: float,
-    band: tuple[float, float] | None,
+    rules: DecisionRules,
     parts: Sequence[object],
 ) -> Decisions:
     return fix_decisions(
         *_labels_and_logits(validation),
-        per_subject(validation, threshold, band),
+        per_subject(validation, rules.threshold, rules.abstain_band),
         temperature=run.temperature,
-        threshold=threshold,
+        threshold=rules.threshold,
         source="validation cells of the run"
         if len(parts) == 1
         else "validation cells of the folds' runs (those of each fold for its own test cells)",

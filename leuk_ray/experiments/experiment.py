@@ -13,7 +13,7 @@ from leuk_ray.datasets.prepared import PreparedDataset
 from leuk_ray.experiments.baselines import outcomes_of_baselines
 from leuk_ray.experiments.check import check_data, check_networks
 from leuk_ray.experiments.plan import make_plan
-from leuk_ray.experiments.report import ExperimentContext, write_experiment_report
+from leuk_ray.experiments.report import ExperimentContext, ExperimentReport, write_experiment_report
 from leuk_ray.experiments.results import outcomes_of_runs, outcomes_of_votes
 from leuk_ray.experiments.settings import ExperimentSettings, ScaleName
 from leuk_ray.runs.executor import Executor
@@ -46,7 +46,7 @@ def run_experiment(
     resources: Resources | None = None,
     resume: bool = False,
     show_images: bool = True,
-) -> dict[str, Any]:
+) -> ExperimentReport:
     """Train every run that has not ended, and write the report.
 
     Runs that have ended are never repeated; a failed one is tried again with --resume, and
@@ -64,9 +64,6 @@ def run_experiment(
         resume: go on with the experiment that lies there.
         show_images: False keeps every picture of a cell out of the report.
 
-    Returns:
-        The content of report/report.json.
-
     Raises:
         UserError: what cannot work, before any run starts.
     """
@@ -80,8 +77,8 @@ def run_experiment(
     root = RunsRoot(out, "experiment", started, dataset)
     resuming = root.check(resume=resume)
     table = RunTable(out / "runs.jsonl")
-    told_of = [*only, *_trained_before(experiment, table)] if only else ()
-    plan = make_plan(experiment, size, dataset.cells, given, told_of, weights)
+    reported = [*only, *_trained_before(experiment, table)] if only else ()
+    plan = make_plan(experiment, size, dataset.cells, given, reported, weights)
     recipes = {place: spec.resolved for place, spec in plan.specs.items()}
     splits = check_data(experiment, dataset, recipes.values())
     check_networks({place.of: recipes[place] for place in asked.specs})
@@ -102,6 +99,6 @@ def run_experiment(
 
 
 def _trained_before(experiment: ExperimentSettings, table: RunTable) -> list[str]:
-    """Models that have runs in the table, which the report goes on telling of."""
+    """Models that have runs in the table, which the report still contains."""
     names = {name.partition(".")[0] for name in table.records()}
     return [name for name in experiment.models if name in names]

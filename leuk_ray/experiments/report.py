@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
+from pydantic import Field
 
 from leuk_ray.augment.gallery import draw_gallery
 from leuk_ray.datasets.leakage import crossings, find_leakage
@@ -17,6 +18,7 @@ from leuk_ray.datasets.protocols import PROTOCOLS
 from leuk_ray.datasets.split_summary import describe
 from leuk_ray.evaluation.figures import Stamp
 from leuk_ray.evaluation.formats import count, json_ready, readable
+from leuk_ray.evaluation.report_model import FILE, StoredReport
 from leuk_ray.experiments import figures
 from leuk_ray.experiments.plan import Plan, RunKey
 from leuk_ray.experiments.results import Outcome, Outcomes
@@ -34,7 +36,6 @@ from leuk_ray.utils.wording import counted, overlap_label
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-SCHEMA_VERSION = 1
 CURVES = ("training", "confusion", "roc")  # of a run's own report
 
 
@@ -57,25 +58,59 @@ class ExperimentContext:
     show_images: bool
 
 
-def write_experiment_report(context: ExperimentContext) -> dict[str, Any]:
-    """Write ROOT/report, replacing an earlier one.
+class ExperimentReport(StoredReport):
+    """The report of an experiment.
 
-    Returns:
-        What report.json holds.
+    scale: name and note. dataset: fingerprint, storage, counts, subject_share.
+    protocols: each on each part of the data, as its first split parts it.
+    tables: see `tables.fill_table`. leaks: see `tables.leaks`; honest_leaky: overlap of the honest
+    side. rows: what the paper says in words, and with which settings it is met.
+    layers: networks as tables. runs: see `RunRecord`.
+    stand_ins, left_out: models by name, and why another network trains, or none.
+    figures: paths by name. curves: those of the first repeats' own reports.
     """
-    content = _content(context)
+
+    made_by = "experiment --resume"
+    schema_version: int = 1
+    experiment: str
+    paper: str
+    scale: dict[str, str]
+    synthetic: bool
+    best_auc: float | None
+    show_images: bool
+    dataset: dict[str, Any]
+    protocols: list[dict[str, Any]]
+    tables: list[dict[str, Any]]
+    leaks: list[dict[str, Any]]
+    rows: list[dict[str, Any]]
+    layers: list[dict[str, Any]]
+    runs: list[dict[str, Any]]
+    stand_ins: dict[str, str]
+    left_out: dict[str, str]
+    sentence: str = ""
+    figures: dict[str, str] = Field(default_factory=dict)
+    curves: list[dict[str, Any]] = Field(default_factory=list)
+
+
+def write_experiment_report(context: ExperimentContext) -> ExperimentReport:
+    """Write ROOT/report, replacing an earlier one."""
+    report = _report(context)
+    bars = _bars_table(context, report.tables)
+    report = report.model_copy(update={"sentence": _sentence(report, bars)})
     with directory_by_rename(context.root / "report") as partial:
-        plots = _plot(context, content)
-        content["figures"] = save_figures(plots, partial)
+        saved = save_figures(_plot(context, bars), partial)
         if context.show_images:
-            _add_gallery(context, content, partial)
-        content["curves"] = _add_curves(context, partial)
-        write_json(partial / "report.json", content)
+            saved["augmentation"] = _gallery(context, partial)
+        curves = _copy_curves(context, partial)
+        report = report.model_copy(update={"figures": saved, "curves": curves})
+        content = report.model_dump(mode="json")
+        write_json(partial / FILE, content)
         (partial / "report.html").write_text(_page(content, partial), encoding="utf-8")
-    return content
+    return report
 
 
-def _content(context: ExperimentContext) -> dict[str, Any]:
+def _report(context: ExperimentContext) -> ExperimentReport:
+    """Everything the report says but its sentence, figures and curves."""
     experiment, dataset = context.experiment, context.dataset
     recipe = _main_recipe(context)
     tables = [
@@ -84,7 +119,6 @@ def _content(context: ExperimentContext) -> dict[str, Any]:
     protocols = _protocols(context)
     overlap = {(item["protocol"], item["data"]): item["leaky"] for item in protocols}
     content: dict[str, Any] = {
-        "schema_version": SCHEMA_VERSION,
         "experiment": experiment.name,
         "paper": experiment.paper,
         "scale": {"name": context.scale, "note": experiment.scales[context.scale].note},
@@ -117,8 +151,7 @@ def _content(context: ExperimentContext) -> dict[str, Any]:
         "stand_ins": context.plan.stand_ins,
         "left_out": context.plan.left_out,
     }
-    content["sentence"] = _sentence(content, _bars_table(context, tables))
-    return json_ready(content)
+    return ExperimentReport(**json_ready(content))
 
 
 def _main_recipe(context: ExperimentContext) -> Recipe:
@@ -171,10 +204,10 @@ def _layers(context: ExperimentContext) -> list[dict[str, Any]]:
     return found
 
 
-def _sentence(content: Mapping[str, Any], table: Mapping[str, Any]) -> str:
+def _sentence(report: ExperimentReport, table: Mapping[str, Any]) -> str:
     """How many runs there are, and the accuracy of the first row with one, by protocol."""
-    done = sum(run["status"] == "finished" for run in content["runs"])
-    text = f"{done} of {counted(len(content['runs']), 'run')} finished."
+    done = sum(run["status"] == "finished" for run in report.runs)
+    text = f"{done} of {counted(len(report.runs), 'run')} finished."
     for row in table["rows"]:
         ours = [
             f"{overlap_label(line['leaky'])} {line['protocol']} ".lstrip()
@@ -188,10 +221,10 @@ def _sentence(content: Mapping[str, Any], table: Mapping[str, Any]) -> str:
     return f"{text} No row of {table['title']} has a figure of ours."
 
 
-def _plot(context: ExperimentContext, content: Mapping[str, Any]) -> dict[str, Figure]:
+def _plot(context: ExperimentContext, table: Mapping[str, Any]) -> dict[str, Figure]:
     wanted, synthetic = context.experiment.figures, context.dataset.synthetic
     plots: dict[str, Figure] = {"activations": figures.activations_figure(wanted.activations)}
-    bars = figures.bars_figure(_bars_table(context, content["tables"]), Stamp(synthetic))
+    bars = figures.bars_figure(table, Stamp(synthetic))
     if bars is not None:
         plots["bars"] = bars
     if context.show_images:
@@ -218,14 +251,14 @@ def _gradcam(context: ExperimentContext) -> dict[str, Figure]:
     return {"gradcam": figures.gradcam_figure(pairs, context.dataset, split, stamp)}
 
 
-def _add_gallery(context: ExperimentContext, content: dict[str, Any], directory: Path) -> None:
-    recipe = _main_recipe(context)
-    path = directory / "figures" / "augmentation.png"
-    draw_gallery(path, context.dataset, recipe.augment, recipe.seed)
-    content["figures"]["augmentation"] = "figures/augmentation.png"
+def _gallery(context: ExperimentContext, directory: Path) -> str:
+    """Plot augmented copies, and return the picture's place in the report."""
+    recipe, place = _main_recipe(context), "figures/augmentation.png"
+    draw_gallery(directory / place, context.dataset, recipe.augment, recipe.seed)
+    return place
 
 
-def _add_curves(context: ExperimentContext, directory: Path) -> list[dict[str, Any]]:
+def _copy_curves(context: ExperimentContext, directory: Path) -> list[dict[str, Any]]:
     """Copy the curves and confusion matrices of the first repeat's own reports."""
     found = []
     for place, spec in context.plan.specs.items():

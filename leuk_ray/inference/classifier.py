@@ -80,7 +80,7 @@ class PrePostProcessor:
     """Preprocessing and decision of a bundle: from bytes to pixels, from scores to an answer."""
 
     def __init__(self, manifest: BundleManifest) -> None:
-        self.manifest = manifest
+        self.manifest, self.rules = manifest, manifest.rules
 
     def read(self, name: str, data: bytes) -> Cell:
         """Decode one image file and look at its pixels; raises BadImageError."""
@@ -103,14 +103,14 @@ class PrePostProcessor:
             reasons = (OUT_OF_SCOPE,)
         in_set = self.in_set(scores, index)
         try:
-            decision = decide(probabilities, reasons, manifest, in_set)
+            decision = decide(probabilities, reasons, self.rules, manifest.classes, in_set)
         except RuntimeError as error:
             return Failure(cell.name, str(error))
         return Prediction(
             cell.name,
             decision.label,
             float(scores.probability[index]) if manifest.positive else None,
-            manifest.threshold if len(manifest.classes) == 2 and in_set is None else None,
+            self.rules.threshold if len(manifest.classes) == 2 and in_set is None else None,
             decision.reasons,
             cell.sha256,
             dict(zip(manifest.classes, probabilities.tolist(), strict=True)),
@@ -119,9 +119,9 @@ class PrePostProcessor:
 
     def in_set(self, scores: Scores, index: int) -> np.ndarray | None:
         """Which classes are in the prediction set of cell `index`, (K,); None without such sets."""
-        if self.manifest.conformal is None:
+        if self.rules.conformal is None:
             return None
-        return self.manifest.conformal.sets(scores.class_logits[index : index + 1])[0]
+        return self.rules.conformal.sets(scores.class_logits[index : index + 1])[0]
 
     def _is_far(self, scores: Scores, index: int) -> bool:
         scope = self.manifest.scope

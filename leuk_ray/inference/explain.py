@@ -79,7 +79,7 @@ def explain_pixels(
     if toward is None:
         scores = classifier.score(pixels)
         labels = [
-            label_of(each, manifest, classifier.in_set(scores, number))
+            label_of(each, classifier.rules, classifier.in_set(scores, number))
             for number, each in enumerate(scores.probabilities)
         ]
     elif toward in manifest.classes:

@@ -68,15 +68,10 @@ def report_on(
         out,
         run=report_context(target, dataset, split),
         predictions=predictions,
+        rules=manifest.rules,
         history=target.history,
-        threshold=manifest.threshold,
         images=pictures if show_images else None,
         audit=audit_summary(dataset),
-        decisions=manifest.decisions,
-        band=manifest.abstain_band,
-        min_confidence=manifest.min_confidence,
-        error_rates=manifest.error_rates,
-        conformal=manifest.conformal,
     )
 
 

@@ -37,7 +37,7 @@ _COUNTS = (
     "unlabelled",
     "subjects",
     "groups",
-    "roles",
+    "statuses",
 )
 
 
@@ -222,16 +222,16 @@ def batch_norm_notes(training: dict, history: list[dict]) -> list[str]:
     for (workers, layers), alike in itertools.groupby(
         history, lambda line: (line["workers"], line["batch_norms"])
     ):
-        passes = 1 if training["sync_batchnorm"] else workers
-        passes *= training["accumulate"]
-        if layers == 0 or passes == 1:
+        shares = 1 if training["sync_batchnorm"] else workers
+        shares *= training["accumulate"]
+        if layers == 0 or shares == 1:
             continue
         epochs = [line["epoch"] for line in alike]
         whole = " of all workers" if training["sync_batchnorm"] else " of one worker"
         notes.append(
             f"BatchNorm, epochs {min(epochs)} to {max(epochs)}: {counted(workers, 'worker')}; "
             f"{counted(layers, 'layer')} "
-            f"normalised by a pass{whole}, about {training['batch_size'] / passes:g} of a batch's "
+            f"normalised by a pass{whole}, about {training['batch_size'] / shares:g} of a batch's "
             f"{training['batch_size']} cells. Running statistics are the mean over the workers, "
             "taken once an epoch."
         )

@@ -6,14 +6,18 @@ import csv
 import json
 import math
 import statistics
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pydantic import Field
+from typing_extensions import TypedDict
+
 from leuk_ray.datasets.prepared import PreparedDataset
 from leuk_ray.evaluation.figures import Stamp
-from leuk_ray.evaluation.report_model import Report
+from leuk_ray.evaluation.report_model import FILE, Report, StoredReport
 from leuk_ray.io.storage import directory_by_rename, write_json
 from leuk_ray.models.summary import summarise
 from leuk_ray.recipes.recipe import with_values
@@ -28,9 +32,66 @@ from leuk_ray.utils.wording import counted, overlap_label
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-SCHEMA_VERSION = 1
 MAX_NETWORKS = 20
 _MAP = ("training.lr", "training.batch_size")
+
+
+class SweepCounts(TypedDict):
+    """How much a sweep tried, and how its runs ended."""
+
+    configurations: int
+    runs: int
+    epochs: int
+    finished: int
+    stopped: int
+    failed: int
+
+
+class SweepRow(TypedDict):
+    """A configuration of the leaderboard with its mean over seeds, and what its network costs.
+
+    interval: 95% t interval over the seeds; None for one seed. run: the best one.
+    """
+
+    place: int
+    overrides: dict[str, Any]
+    mean: float
+    spread: float | None
+    interval: list[float] | None
+    seeds: list[int]
+    run: str
+    network: str
+    images_per_second: float | None
+    parameters: int | None
+    flops: float | None
+
+
+class SweepReport(StoredReport):
+    """The report of a sweep.
+
+    sweep: its settings. leaky, leakage: of the split that all runs share; see `ReportContext`.
+    leaderboard: best first. summary: whether the winner's lead is more than noise.
+    winner: run, and test: what its report says of the test cells.
+    importance: of each searched setting; None of too few runs. runs: see `RunRecord`.
+    """
+
+    made_by = "tune --resume"
+    schema_version: int = 2  # 2: leaderboard and summary, which were standings and verdict
+    sweep: dict[str, Any]
+    synthetic: bool
+    best_auc: float | None
+    leaky: bool | None
+    leakage: str
+    protocol: str
+    dataset_fingerprint: str
+    counts: SweepCounts
+    leaderboard: list[SweepRow]
+    summary: str
+    winner: dict[str, str]
+    importance: dict[str, float] | None
+    runs: list[dict[str, Any]]
+    sentence: str = ""
+    figures: dict[str, str] = Field(default_factory=dict)
 
 
 def write_sweep_report(
@@ -39,54 +100,54 @@ def write_sweep_report(
     dataset: PreparedDataset,
     records: Mapping[str, RunRecord],
     leaderboard: Sequence[LeaderboardRow],
-) -> dict[str, Any]:
-    """Write `out/report`, replacing an earlier one; `out/winner` has been evaluated.
-
-    Returns:
-        What report.json holds.
-    """
+) -> SweepReport:
+    """Write `out/report`, replacing an earlier one; `out/winner` has been evaluated."""
     protocol = sweep.base().split.protocol
     winner = Report.read(out / "winner")
     leaky = winner.run.leaky  # all runs of a sweep have one split
     stamp = Stamp(dataset.synthetic, overlap_label(leaky))
     runs = sorted(records.values(), key=lambda record: record.name)
     weights = importance(sweep.search, runs)
-    content: dict[str, Any] = {
-        "schema_version": SCHEMA_VERSION,
-        "sweep": sweep.model_dump(mode="json"),
-        "synthetic": dataset.synthetic,
-        "best_auc": dataset.manifest.get("best_auc"),
-        "leaky": leaky,
-        "leakage": winner.run.leakage,
-        "protocol": protocol,
-        "dataset_fingerprint": dataset.identity.fingerprint,
-        "counts": _counts(runs),
-        "standings": _rows(sweep, leaderboard, runs),
-        "verdict": summary(list(leaderboard)),
-        "winner": {"run": leaderboard[0].best, "test": winner.sentence},
-        "importance": weights,
-        "runs": [asdict(record) for record in runs],
-    }
-    content["sentence"] = _sentence(content)
+    report = SweepReport(
+        sweep=sweep.model_dump(mode="json"),
+        synthetic=dataset.synthetic,
+        best_auc=dataset.manifest.get("best_auc"),
+        leaky=leaky,
+        leakage=winner.run.leakage,
+        protocol=protocol,
+        dataset_fingerprint=dataset.identity.fingerprint,
+        counts=_counts(runs),
+        leaderboard=_rows(sweep, leaderboard, runs),
+        summary=summary(list(leaderboard)),
+        winner={"run": leaderboard[0].best, "test": winner.sentence},
+        importance=weights,
+        runs=[asdict(record) for record in runs],
+    )
+    report = report.model_copy(update={"sentence": _sentence(report)})
     plots = _plot(sweep, list(records.values()), weights, stamp)
     with directory_by_rename(out / "report") as partial:
-        content["figures"] = save_figures(plots, partial)
-        write_json(partial / "report.json", content)
+        report = report.model_copy(update={"figures": save_figures(plots, partial)})
+        write_json(partial / FILE, report.model_dump(mode="json"))
         _write_csv(partial / "runs.csv", sweep, runs)
-        (partial / "report.html").write_text(_page(content, partial), encoding="utf-8")
-    return content
+        (partial / "report.html").write_text(_page(report, partial), encoding="utf-8")
+    return report
 
 
-def _counts(runs: Sequence[RunRecord]) -> dict[str, int]:
-    of_status = {s: sum(r.status == s for r in runs) for s in ("finished", "stopped", "failed")}
-    configurations = len({configuration(record.overrides) for record in runs})
-    epochs = sum(len(record.curve) for record in runs)
-    return {"configurations": configurations, "runs": len(runs), "epochs": epochs} | of_status
+def _counts(runs: Sequence[RunRecord]) -> SweepCounts:
+    ended = Counter(record.status for record in runs)
+    return SweepCounts(
+        configurations=len({configuration(record.overrides) for record in runs}),
+        runs=len(runs),
+        epochs=sum(len(record.curve) for record in runs),
+        finished=ended["finished"],
+        stopped=ended["stopped"],
+        failed=ended["failed"],
+    )
 
 
 def _rows(
     sweep: SweepSettings, leaderboard: Sequence[LeaderboardRow], runs: Sequence[RunRecord]
-) -> list[dict[str, Any]]:
+) -> list[SweepRow]:
     """The configurations with what they cost: parameters, FLOPs, images a second."""
     base, costs = sweep.base(), {}
     rows = []
@@ -102,19 +163,21 @@ def _rows(
             if configuration(record.overrides) == configuration(row.overrides)
             and "images_per_second" in record.metrics
         ]
+        cost = costs.get(network, {"parameters": None, "flops": None})
         rows.append(
-            {
-                "place": place,
-                "overrides": row.overrides,
-                "mean": figures.shown(row.mean, sweep.metric),
-                "spread": row.spread,
-                "interval": _shown_interval(row.interval, sweep.metric),
-                "seeds": sorted(row.scores),
-                "run": row.best,
-                "network": recipe.model.title,
-                "images_per_second": statistics.median(rates) if rates else None,
-                **costs.get(network, {"parameters": None, "flops": None}),
-            }
+            SweepRow(
+                place=place,
+                overrides=row.overrides,
+                mean=figures.shown(row.mean, sweep.metric),
+                spread=row.spread,
+                interval=_shown_interval(row.interval, sweep.metric),
+                seeds=sorted(row.scores),
+                run=row.best,
+                network=recipe.model.title,
+                images_per_second=statistics.median(rates) if rates else None,
+                parameters=cost["parameters"],
+                flops=cost["flops"],
+            )
         )
     return rows
 
@@ -123,9 +186,9 @@ def _shown_interval(interval: tuple[float, float] | None, metric: str) -> list[f
     return None if interval is None else sorted(figures.shown(end, metric) for end in interval)
 
 
-def _sentence(content: Mapping[str, Any]) -> str:
-    counts, winner = content["counts"], content["standings"][0]
-    label = overlap_label(content["leaky"])
+def _sentence(report: SweepReport) -> str:
+    counts, winner = report.counts, report.leaderboard[0]
+    label = overlap_label(report.leaky)
     settings = ", ".join(f"{key} {_value(value)}" for key, value in winner["overrides"].items())
     over = f"mean of {len(winner['seeds'])} seeds" if len(winner["seeds"]) > 1 else "one seed"
     return (
@@ -133,8 +196,8 @@ def _sentence(content: Mapping[str, Any]) -> str:
         f"Of {counted(counts['configurations'], 'configuration')} in "
         f"{counted(counts['runs'], 'run')} "
         f"({counts['stopped']} stopped early, {counts['failed']} failed), {settings} is best by "
-        f"{figures.words(content['sweep']['metric'])}: {winner['mean']:.4f} ({over}). "
-        f"{content['verdict']}"
+        f"{figures.words(report.sweep['metric'])}: {winner['mean']:.4f} ({over}). "
+        f"{report.summary}"
     )
 
 
@@ -174,14 +237,14 @@ def _write_csv(path: Path, sweep: SweepSettings, runs: Sequence[RunRecord]) -> N
             writer.writerow([run.name, run.status, *values, *tail])
 
 
-def _page(content: Mapping[str, Any], directory: Path) -> str:
+def _page(report: SweepReport, directory: Path) -> str:
     environment = page_templates(Path(__file__).parent)
     environment.filters["value"] = _value
-    metric = content["sweep"]["metric"]
+    content, metric = report.model_dump(mode="json"), report.sweep["metric"]
     return environment.get_template("report.html.j2").render(
         **content,
-        embedded=embedded(content["figures"], directory),
-        label=overlap_label(content["leaky"]),
+        embedded=embedded(report.figures, directory),
+        label=overlap_label(report.leaky),
         metric=figures.words(metric),
         score=lambda run: (
             "n/a"

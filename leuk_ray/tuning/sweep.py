@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 
@@ -23,7 +22,7 @@ from leuk_ray.runs.table import RunRecord, RunTable
 from leuk_ray.runs.target import EvaluationTarget
 from leuk_ray.tuning.hparams import write_hparams
 from leuk_ray.tuning.leaderboard import LeaderboardRow, configuration, rank
-from leuk_ray.tuning.report import write_sweep_report
+from leuk_ray.tuning.report import SweepReport, write_sweep_report
 from leuk_ray.tuning.schedulers import make_scheduler
 from leuk_ray.tuning.searchers import Tpe, listed, run_name
 from leuk_ray.tuning.settings import SweepSettings
@@ -34,7 +33,7 @@ from leuk_ray.workflows.evaluate import evaluate
 
 def run_sweep(
     sweep: SweepSettings, dataset: PreparedDataset, out: Path, *, resume: bool = False
-) -> dict[str, Any]:
+) -> SweepReport:
     """Search, train the finalists with the other seeds, evaluate the winner, write the report.
 
     Ray must be initialised. Runs that have ended are never repeated; a failed one is tried

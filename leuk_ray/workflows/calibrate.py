@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any
+from dataclasses import replace
 
 import numpy as np
 import pyarrow as pa
@@ -28,9 +28,10 @@ from leuk_ray.evaluation.calibration import (
     temperature_caution,
 )
 from leuk_ray.evaluation.conformal import Conformal, fit_conformal, require_patients
-from leuk_ray.evaluation.decisions import ABSTAIN_SHARES, Decisions, fix_decisions
+from leuk_ray.evaluation.decisions import ABSTAIN_SHARES, fix_decisions
 from leuk_ray.evaluation.deployed import call_by_sets
 from leuk_ray.evaluation.guarantee import count_sizes
+from leuk_ray.evaluation.rules import DecisionRules
 from leuk_ray.evaluation.subjects import per_subject
 from leuk_ray.inference.classifier import Classifier
 from leuk_ray.inference.decide import decide
@@ -147,10 +148,9 @@ def calibrate(
     predictions = predictions_table(
         dataset, split.filter(pc.field("role") == held), rows["decision"], scores, temperature
     )
-    changes: dict[str, Any] = {"temperature": temperature} | _decisions(
+    rules = _fix_rules(
         predictions, dataset.classes, bundle.manifest, temperature, abstain_share, conformal
     )
-    decisions: Decisions | None = changes["decisions"]
     of_scope = dataset.cells["group"].take(pa.array(rows["scope"])).to_pylist()
     scope, neighbourhood = fit_scope(features, embedding, of_scope)
     if dataset.classes.positive:
@@ -159,105 +159,108 @@ def calibrate(
     decided_on = dataset.cells.take(pa.array(rows["decision"]))
     if dataset.classes.positive and decided_on["subject"].null_count < num_held:
         at = np.searchsorted(scored, rows["decision"])
-        changes["error_rates"] = _error_rates(
-            bundle.manifest.model_copy(update=changes | {"scope": scope}),
-            decided_on,
-            scores,
-            [every_feature[i] for i in at.tolist()],
-            neighbourhood.distance(every_embedding[at]),
-        )
+        limit = np.inf if scope.distance is None else scope.distance
+        far = neighbourhood.distance(every_embedding[at]) > limit
+        out_of_scope = [
+            pixel_reasons(every_feature[i], scope) or [OUT_OF_SCOPE] * bool(is_far)
+            for i, is_far in zip(at.tolist(), far, strict=True)
+        ]
+        rates = _error_rates(decided_on, scores, temperature, out_of_scope, rules, dataset.classes)
+        rules = replace(rules, error_rates=rates)
     calibrated = CellLineage.of("calibrated", cell_hashes(decided_on))
     derive_bundle(
         bundle,
         out,
-        changes=changes | {"scope": scope},
+        changes=vars(rules) | {"temperature": temperature, "scope": scope},
         add={SCOPE_FILE: neighbourhood.save},
         lineage=CellLineage.union((lineage_of(bundle) or CellLineage(), calibrated)),
     )
     return {
         "bundle": str(out),
         "cells": num_held,
-        "fixed_on": decisions.basis if decisions else _basis(labels, dataset.classes),
+        "fixed_on": rules.decisions.basis if rules.decisions else _basis(labels, dataset.classes),
         "caution": " ".join(
-            filter(None, (decisions and decisions.caution, temperature_caution(scores, labels)))
+            filter(
+                None,
+                (
+                    rules.decisions and rules.decisions.caution,
+                    temperature_caution(scores, labels),
+                ),
+            )
         ),
         "temperature": temperature,
-        "abstain_band": list(band) if (band := changes["abstain_band"]) else None,
-        "min_confidence": changes["min_confidence"],
+        "abstain_band": list(rules.abstain_band) if rules.abstain_band else None,
+        "min_confidence": rules.min_confidence,
         "prediction_sets": None
         if conformal is None
         else conformal.model_dump()
         | {"caution": conformal.caution}
         | count_sizes(conformal.sets(scores)),
         "scope_cells": len(embedding),
-        "blast_percentage": _blasts(changes.get("error_rates"))
-        if dataset.classes.positive
-        else None,
+        "blast_percentage": _blasts(rules.error_rates) if dataset.classes.positive else None,
     }
 
 
 def _error_rates(
-    manifest: BundleManifest,
     cells: pa.Table,
     class_logits: np.ndarray,
-    features: Sequence[dict[str, float]],
-    distance: np.ndarray,
+    temperature: float,
+    out_of_scope: Sequence[Sequence[str]],
+    rules: DecisionRules,
+    classes: ClassSet,
 ) -> ErrorRates:
     """Count by group how often cells are answered, and called a positive class, as deployed.
 
     Args:
-        manifest: as the calibrated bundle has it.
         cells: (N,) rows of the dataset; those without a subject are left out.
-        class_logits: (N, K-1). features, distance: (N,) see `scope.measure`, `Neighbourhood`.
+        class_logits: (N, K-1). temperature: divides them for the probabilities.
+        out_of_scope: (N,) why the bundle cannot classify the pixels of a cell, if so.
+        rules: by which the bundle answers.
+        classes: the K classes.
     """
-    assert manifest.scope is not None
-    far = distance > (np.inf if manifest.scope.distance is None else manifest.scope.distance)
-    probabilities = class_probabilities(class_logits, manifest.temperature)
-    sets = manifest.conformal and manifest.conformal.sets(class_logits)
+    probabilities = class_probabilities(class_logits, temperature)
+    sets = rules.conformal and rules.conformal.sets(class_logits)
     truth, called, groups = [], [], []
     for i, cell in enumerate(cells.select(["label", "subject", "group"]).to_pylist()):
         if cell["subject"] is None:
             continue
-        reasons = pixel_reasons(features[i], manifest.scope) or [OUT_OF_SCOPE] * bool(far[i])
         in_set = None if sets is None else sets[i]
-        label = decide(probabilities[i], reasons, manifest, in_set).label
-        truth.append(manifest.classes[cell["label"]] in manifest.positive)
-        called.append(None if label == ABSTAIN else label in manifest.positive)
+        label = decide(probabilities[i], out_of_scope[i], rules, classes.names, in_set).label
+        truth.append(classes.names[cell["label"]] in classes.positive)
+        called.append(None if label == ABSTAIN else label in classes.positive)
         groups.append(cell["group"])
     return count_errors(truth, called, groups)
 
 
-def _decisions(
+def _fix_rules(
     predictions: pa.Table,
     classes: ClassSet,
     manifest: BundleManifest,
     temperature: float,
     abstain_share: float,
     conformal: Conformal | None,
-) -> dict[str, Any]:
+) -> DecisionRules:
     """When a bundle abstains, and decisions of two classes, fixed on held-out predictions.
 
     Prediction sets take the place of the abstain band, or of the smallest confidence.
     """
-    changes: dict[str, Any] = {
-        "conformal": conformal, "abstain_band": None, "min_confidence": None, "decisions": None
-    }  # fmt: skip
+    rules = DecisionRules(manifest.threshold, conformal=conformal)
     share = abstain_share if conformal is None else 0.0
     if len(classes) > 2:
         scores = class_logits_of(predictions)
-        return changes | {"min_confidence": min_confidence(scores, temperature, share)}
-    logits, threshold = predictions["logit"].to_numpy(), manifest.threshold
-    band = abstain_band(logits, temperature, threshold, share)
+        return replace(rules, min_confidence=min_confidence(scores, temperature, share))
+    logits = predictions["logit"].to_numpy()
+    band = abstain_band(logits, temperature, rules.threshold, share)
     decisions = fix_decisions(
         predictions["label"].to_numpy().astype(np.int64),
         logits,
-        per_subject(call_by_sets(predictions, conformal), threshold, band),
+        per_subject(call_by_sets(predictions, conformal), rules.threshold, band),
         temperature=temperature,
-        threshold=threshold,
+        threshold=rules.threshold,
         source="cells that the bundle was calibrated on",
         shares=(share, *ABSTAIN_SHARES),
     )
-    return changes | {"abstain_band": band, "decisions": decisions}
+    return replace(rules, abstain_band=band, decisions=decisions)
 
 
 def _blasts(rates: ErrorRates | None) -> str:

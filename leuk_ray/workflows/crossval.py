@@ -25,6 +25,7 @@ from leuk_ray.evaluation.decided import FOLD
 from leuk_ray.evaluation.metrics import evaluate
 from leuk_ray.evaluation.report import write_report
 from leuk_ray.evaluation.report_model import Report, ReportContext
+from leuk_ray.evaluation.rules import DecisionRules
 from leuk_ray.io.locations import Location
 from leuk_ray.io.storage import read_json, read_table, refuse_existing, remove
 from leuk_ray.recipes.recipe import Recipe
@@ -128,7 +129,7 @@ def crossval(
         run=context,
         predictions=pool_seeds(by_seed, dataset.classes),
         history=[],
-        threshold=THRESHOLD,
+        rules=DecisionRules(THRESHOLD),
         images=_pictures(dataset) if show_images else None,
         audit=audit_summary(dataset),
     )

@@ -62,10 +62,10 @@ def test_two_runs_of_a_sweep_go_side_by_side_and_poor_ones_end_early(tmp_path: P
     (tmp_path / "sweep.yaml").write_text(yaml.safe_dump(values))
     sweep = load_sweep(str(tmp_path / "sweep.yaml"))
     report = run_sweep(sweep, dataset, tmp_path / "sweep")
-    assert report["counts"]["runs"] == 6
-    assert report["counts"]["failed"] == 0
-    assert report["counts"]["stopped"] >= 1
-    for run in report["runs"]:
+    assert report.counts["runs"] == 6
+    assert report.counts["failed"] == 0
+    assert report.counts["stopped"] >= 1
+    for run in report.runs:
         assert (run["status"] == "stopped") == (len(run["curve"]) < 4)
     too_large = load_sweep(str(tmp_path / "sweep.yaml"), ["resources.cpus=3"])
     with pytest.raises(UserError, match="one run takes 3 CPUs; the cluster has 1 nodes with 2"):

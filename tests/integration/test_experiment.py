@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import sys
 from pathlib import Path
@@ -20,6 +19,7 @@ from leuk_ray.evaluation.baselines import BASELINES, measure, score_baseline
 from leuk_ray.experiments.baselines import outcomes_of_baselines
 from leuk_ray.experiments.experiment import run_experiment
 from leuk_ray.experiments.plan import make_plan
+from leuk_ray.experiments.report import ExperimentReport
 from leuk_ray.experiments.settings import load_experiment
 from leuk_ray.runs.spec import make_splits, split_key
 from leuk_ray.utils.errors import UserError
@@ -116,16 +116,15 @@ def test_a_few_rows_train_are_reported_and_are_not_repeated(dataset, tmp_path: P
         )
 
     report = asked()
-    assert [run["status"] for run in report["runs"]] == ["finished"] * 4
-    rows = {row["name"]: row for row in report["tables"][1]["rows"]}
+    assert [run["status"] for run in report.runs] == ["finished"] * 4
+    rows = {row["name"]: row for row in report.tables[1]["rows"]}
     voted = rows["EfficientNet-B0 + ViT, soft vote"]
     assert [line["protocol"] for line in voted["ours"]] == ["paper-literal", "subject-disjoint"]
     assert all("accuracy" in line["cells"] for line in voted["ours"])
     assert rows["VGG16 + ECA"]["reason"] == "left out by --models"
-    assert {leak["of"] for leak in report["leaks"]} == {"efficientnet-b0", "vit-b16", "b0-vit"}
-    assert "samples" not in report["figures"]
-    stored = json.loads((tmp_path / "out" / "report" / "report.json").read_text())
-    assert stored["tables"] == json.loads(json.dumps(report["tables"]))
+    assert {leak["of"] for leak in report.leaks} == {"efficientnet-b0", "vit-b16", "b0-vit"}
+    assert "samples" not in report.figures
+    assert ExperimentReport.read(tmp_path / "out" / "report") == report
     table = (tmp_path / "out" / "runs.jsonl").read_text()
     with pytest.raises(UserError, match="--resume"):
         asked()

@@ -69,7 +69,7 @@ def test_bad_files_are_rejected_by_name_and_nothing_is_lost(cells_folder: Path, 
     assert counts["files"] == 121 + 6 + 2 == counts["rows"] + counts["rejected"] + 2
     identical = audit_cells(dataset.cells, BINARY)["identical"]
     assert [item["uids"] for item in identical] == [sorted([good[3].stem, "UID_2_1_997_all"])]
-    assert dataset.manifest["counts"]["roles"]["duplicate"] == 1
+    assert dataset.manifest["counts"]["statuses"]["duplicate"] == 1
 
 
 def test_a_dataset_is_never_overwritten(cells_folder: Path, dataset):
@@ -109,7 +109,7 @@ def test_near_duplicates_are_joined_and_stay(cells_folder: Path, tmp_path: Path)
     assert (pair["uid_a"], pair["uid_b"]) == tuple(sorted([original.stem, "UID_99_1_1_all"]))
     rows = {row["uid"]: row for row in dataset.cells.to_pylist()}
     assert rows[original.stem]["group"] == rows["UID_99_1_1_all"]["group"]
-    assert manifest["counts"]["roles"] == {"keep": 122}
+    assert manifest["counts"]["statuses"] == {"keep": 122}
     assert rows[original.stem]["format"] == "BMP"
     assert rows[original.stem]["file_bytes"] == original.stat().st_size
 

@@ -73,7 +73,7 @@ def test_a_run_that_cannot_train_is_recorded_and_stops_no_other(grid):
     }  # fmt: skip
     assert "is not a number" in records["002"].reason
     assert "lower lr" in records["002"].reason
-    assert report["counts"] == {
+    assert report.counts == {
         "configurations": 3, "runs": 5, "epochs": 12, "finished": 4, "stopped": 0, "failed": 1,
     }  # fmt: skip
     assert all(len(r.curve) == 3 for r in records.values() if r.status == "finished")
@@ -88,10 +88,10 @@ def test_the_best_are_bundles_that_answer_and_only_the_winner_met_the_test_cells
         (answer,) = Classifier.load(out / "top" / str(place)).predict([("x", image.read_bytes())])
         assert 0 <= answer.probability <= 1  # pyright: ignore[reportAttributeAccessIssue]
     judged = json.loads((out / "winner" / "report.json").read_text())
-    assert judged["sentence"] == report["winner"]["test"]
+    assert judged["sentence"] == report.winner["test"]
     assert not list((out / "runs").rglob("predictions.parquet"))
-    assert "Within noise" in report["verdict"] or "leads" in report["verdict"]
-    assert report["standings"][0]["seeds"] == [0, 1]
+    assert "Within noise" in report.summary or "leads" in report.summary
+    assert report.leaderboard[0]["seeds"] == [0, 1]
 
 
 def test_the_best_vote_together_in_a_command_and_over_http(grid, cells_folder, tmp_path: Path):
@@ -117,7 +117,7 @@ def test_the_registry_knows_where_the_winner_came_from(grid, dataset, tmp_path: 
     assert "cells@1: added" in done.output
     done = CliRunner().invoke(cli, ["models", "show", "cells", *registry, "--json"])
     assert json.loads(done.stdout)["versions"][0]["lineage"] == {
-        "run": str(out / "runs" / report["winner"]["run"]),
+        "run": str(out / "runs" / report.winner["run"]),
         "data": str(dataset.location),
         "sweep": str(out),
     }
@@ -145,7 +145,7 @@ def test_a_finished_sweep_resumed_repeats_nothing(grid, dataset):
     assert after.startswith(before)
     repeated = [json.loads(line)["name"] for line in after[len(before) :].splitlines()]
     assert repeated == ["002"], "only the failed run is tried again"
-    assert again["winner"] == report["winner"]
+    assert again.winner == report.winner
 
 
 def test_what_is_no_sweep_or_another_one_is_not_resumed(grid, dataset, tmp_path: Path):

@@ -78,7 +78,7 @@ def test_a_killed_sweep_goes_on_and_ends_as_the_unbroken_one(dataset: Path, tmp_
     after = lines(out)
     assert after[: len(before)] == before
     assert sorted(line["name"] for line in after) == [f"{n:03d}" for n in range(8)]
-    for ours, theirs in zip(resumed["standings"], unbroken["standings"], strict=True):
+    for ours, theirs in zip(resumed["leaderboard"], unbroken["leaderboard"], strict=True):
         assert ours["overrides"] == theirs["overrides"]
         assert ours["mean"] == pytest.approx(theirs["mean"], abs=1e-6)
     assert resumed["winner"] == unbroken["winner"]
@@ -131,7 +131,7 @@ def test_runs_of_two_workers_are_placed_stopped_early_and_give_back_their_cpus(
     )
     out = tmp_path / "out"
     report = run("tune", sweep, "--data", dataset, "--out", out, "--address", own_ray)
-    assert report["standings"][0]["overrides"] == {"training.lr": 1e-4}
+    assert report["leaderboard"][0]["overrides"] == {"training.lr": 1e-4}
     states = {line["name"]: (line["status"], len(line["curve"])) for line in report["runs"]}
     assert states["000"] == ("finished", 4)
     assert states["001"][0] == "stopped"

@@ -74,6 +74,11 @@ def test_copies_and_ensembles_keep_what_made_their_parts(tmp_path: Path) -> None
     copied = lineage_of(open_bundle(tmp_path / "copy"))
     assert copied is not None
     assert copied.recorded == FIRST.recorded
+    weights = paths[0] / "model.safetensors"
+    before = weights.stat().st_ino
+    derive_bundle(open_bundle(paths[0]), paths[0], changes={"threshold": 0.4})
+    assert weights.stat().st_ino == before, "weights stay where they are"
+    assert load_bundle(paths[0]).manifest == load_bundle(tmp_path / "copy").manifest
     write_ensemble(tmp_path / "voted", paths[:2], "soft")
     voted = lineage_of(open_bundle(tmp_path / "voted"))
     assert voted is not None

@@ -232,7 +232,7 @@ def test_lineage_is_read_off_the_run_or_the_sweep(bundle: Path, tmp_path: Path):
     assert Lineage.of(run) == Lineage.of(run / "bundle") == alone
     (sweep / "sweep.yaml").touch()
     (sweep / "report").mkdir()
-    ranked = {"schema_version": 1, "standings": [{"run": "007"}, {"run": "004"}]}
+    ranked = {"schema_version": 2, "leaderboard": [{"run": "007"}, {"run": "004"}]}
     write_json(sweep / "report" / "report.json", ranked)
     found = Lineage(run=str(run), data="s3://lab/cells.dataset", sweep=str(sweep))
     assert Lineage.of(run) == Lineage.of(sweep / "top" / "2") == found

@@ -199,7 +199,7 @@ def test_counts_of_an_audit_add_up(rows: list):
     audit = audit_cells(table, BINARY)
     names = list(audit["classes"])
     assert sum(own["cells"] for own in audit["classes"].values()) == audit["cells"] == len(rows)
-    assert sum(audit["roles"].values()) == len(rows)
+    assert sum(audit["statuses"].values()) == len(rows)
     assert audit["largest_group"]["cells"] <= len(rows)
     for column, values in audit["balance"].items():
         assert sum(sum(counts.values()) for counts in values.values()) == len(rows), column

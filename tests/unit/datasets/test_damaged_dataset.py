@@ -61,9 +61,14 @@ def test_columns_of_an_older_dataset_are_read_under_their_names_of_today(numbere
     file = numbered_dataset.location / "groups.parquet"
     table = pq.read_table(file)
     pq.write_table(table.rename_columns(["uid", "group", "role", "picture"]), file)
-    older = PreparedDataset.open(str(numbered_dataset.location)).cells
-    assert older.equals(now)
-    assert {"status", "duplicate_id"} < {*older.column_names}
+    place = numbered_dataset.location / "dataset.json"
+    manifest = json.loads(place.read_text())
+    manifest["counts"]["roles"] = statuses = {"keep": len(now)}
+    place.write_text(json.dumps(manifest))
+    opened = PreparedDataset.open(str(numbered_dataset.location))
+    assert opened.cells.equals(now)
+    assert {"status", "duplicate_id"} < {*opened.cells.column_names}
+    assert opened.manifest["counts"]["statuses"] == statuses
 
 
 def other_table(folder: Path) -> None:

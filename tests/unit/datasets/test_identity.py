@@ -158,7 +158,7 @@ def test_a_bundle_alone_knows_the_images_that_trained_it_whatever_their_labels(r
     manifest = ModelManifest(**json.loads((run / "bundle" / "bundle.json").read_text()))
     split = SPLIT_SCHEMA.empty_table()
     counts = dict.fromkeys(
-        ("files", "rejected", "rows", "ALL", "healthy", "unlabelled", "subjects", "groups", "roles")
+        ("files", "rejected", "rows", "ALL", "healthy", "unlabelled", "subjects", "groups")
     )
 
     def told(other: PreparedDataset, own: ModelManifest = manifest) -> Any:

@@ -21,6 +21,7 @@ from leuk_ray.evaluation.calibration import (
 from leuk_ray.evaluation.differential import differential
 from leuk_ray.evaluation.report import _report
 from leuk_ray.evaluation.report_model import Report, ReportContext
+from leuk_ray.evaluation.rules import DecisionRules
 from leuk_ray.utils.wording import natural
 from tests.unit.bundles.test_model_card import card
 from tests.unit.evaluation.test_report import CONTEXT, pictures, report
@@ -83,7 +84,11 @@ def words_of(page: str) -> str:
 def test_eight_classes_are_counted_by_class_without_a_binary_view(tmp_path: Path) -> None:
     table = predictions(PBC)
     content, page = report(
-        tmp_path / "report", table, run=context(PBC), images=pictures, min_confidence=0.4
+        tmp_path / "report",
+        table,
+        run=context(PBC),
+        images=pictures,
+        rules=DecisionRules(min_confidence=0.4),
     )
     tested = content["classes"]["test"]
     right = tested["accuracy"]["numerator"]
@@ -125,7 +130,9 @@ def test_what_is_confused_most_is_shown_with_its_surest_cells(tmp_path: Path) ->
 
 def test_limits_of_confidence_are_fixed_on_validation(tmp_path: Path) -> None:
     table = predictions(PBC)
-    content, _ = report(tmp_path / "report", table, run=context(PBC), min_confidence=0.4)
+    content, _ = report(
+        tmp_path / "report", table, run=context(PBC), rules=DecisionRules(min_confidence=0.4)
+    )
     bands = content["confidence"]
     assert [band["share"] for band in bands] == [None, 0.05, 0.1, 0.2]
     stated = class_probabilities(np.asarray(table["class_logits"].to_pylist()), 1.0).max(axis=1)
@@ -171,7 +178,9 @@ def test_a_class_without_test_cells_is_not_part_of_the_means(tmp_path: Path) -> 
 
 def test_each_subject_has_its_differential_beside_the_true_one(tmp_path: Path) -> None:
     table = predictions(PBC)
-    content, page = report(tmp_path / "report", table, run=context(PBC), min_confidence=0.4)
+    content, page = report(
+        tmp_path / "report", table, run=context(PBC), rules=DecisionRules(min_confidence=0.4)
+    )
     assert content["threshold"] is None  # no class is positive
     tested = table.slice(0, 400)
     label = tested["label"].to_numpy()
@@ -236,7 +245,7 @@ def test_one_hundred_classes_one_cell_and_none_have_a_report() -> None:
 
     def of(rows: pa.Table) -> Report:
         by_role = {role: rows.filter(pc.field("role") == role) for role in ROLES}
-        return _report(context(classes), by_role, [], 0.5, None, None, None, 0.1)
+        return _report(context(classes), by_role, DecisionRules(min_confidence=0.1), [], None)
 
     many = of(table).tested_classes
     assert many is not None

@@ -14,6 +14,7 @@ from leuk_ray.evaluation.blast_percentage import ErrorRates, PatientCounts
 from leuk_ray.evaluation.decisions import Decisions
 from leuk_ray.evaluation.report import _report, write_report
 from leuk_ray.evaluation.report_model import Report, ReportContext
+from leuk_ray.evaluation.rules import DecisionRules
 from leuk_ray.utils.errors import DataError, UserError
 
 PNG = b"\x89PNG"
@@ -68,7 +69,13 @@ def pictures(uids: list[str]) -> list[np.ndarray]:
 
 def report(directory: Path, table: pa.Table, **changed: Any) -> tuple[dict[str, Any], str]:
     """Write a report and read back its content and its page."""
-    inputs = {"history": HISTORY, "threshold": 0.5, "images": None, "audit": None, **changed}
+    inputs = {
+        "history": HISTORY,
+        "rules": DecisionRules(),
+        "images": None,
+        "audit": None,
+        **changed,
+    }
     run = inputs.pop("run", ReportContext(**CONTEXT))
     report = write_report(directory, run=run, predictions=table, **inputs)
     assert Report.read(directory) == report
@@ -129,7 +136,7 @@ def test_blast_percentages_stand_beside_the_true_ones(tmp_path: Path) -> None:
         positive=(PatientCounts(cells=40, answered=40, called=36),) * 10,
         other=(PatientCounts(cells=40, answered=40, called=4),) * 12,
     )
-    content, page = report(tmp_path / "with", table, error_rates=rates)
+    content, page = report(tmp_path / "with", table, rules=DecisionRules(error_rates=rates))
     found = content["blast_percentages"]
     assert found["patients"] == [10, 12]
     assert (found["estimated"], len(found["subjects"])) == (6, 6)
@@ -137,7 +144,7 @@ def test_blast_percentages_stand_beside_the_true_ones(tmp_path: Path) -> None:
     assert found["held"] == sum(r["low"] <= r["true"] <= r["high"] for r in found["subjects"])
     assert "the blasts of 10 calibration patients and on the other cells of 12" in page
     few = rates.model_copy(update={"other": rates.other[:3]})
-    content, page = report(tmp_path / "without", table, error_rates=few)
+    content, page = report(tmp_path / "without", table, rules=DecisionRules(error_rates=few))
     assert content["blast_percentages"] is None
     assert "Blast percentage" not in page
 
@@ -227,7 +234,7 @@ def test_without_validation_cells_nothing_is_decided_unless_the_bundle_has(tmp_p
         {"source": "cells elsewhere", "points": [point], "blast_fraction": 0.4, **counts}
     )
     table = predictions()
-    content, page = report(tmp_path / "given", table, decisions=fixed)
+    content, page = report(tmp_path / "given", table, rules=DecisionRules(decisions=fixed))
     called = (table["logit"].to_numpy() >= 0.25) & (table["label"].to_numpy() == 1)
     assert content["decided"]["points"][0]["sensitivity"]["numerator"] == called.sum()
     assert "Thresholds fixed on cells elsewhere: 20 ALL and 20 healthy cells" in page
@@ -388,7 +395,7 @@ def test_counts_of_a_report_add_up(rows: list, band: tuple[float, float] | None)
         }
     )
     by_role = {name: table.filter(pc.field("role") == name) for name in ("test", "validation")}
-    report = _report(ReportContext(**CONTEXT), by_role, [], 0.5, None, None, band)
+    report = _report(ReportContext(**CONTEXT), by_role, DecisionRules(abstain_band=band), [], None)
     content = report.model_dump(mode="json")
     for name, scored in content["scored"].items():
         assert scored["rows"] == role.count(name) == scored["cells"]

@@ -5,8 +5,13 @@ from scipy.special import expit
 
 from leuk_ray.bundles.manifest import ModelManifest
 from leuk_ray.evaluation.conformal import ClassLimit, Conformal
-from leuk_ray.inference.decide import Decision, decide
+from leuk_ray.inference import decide as deciding
+from leuk_ray.inference.decide import Decision
 from tests.support.serving_bundles import plain_manifest as manifest
+
+
+def decide(probabilities, reasons, bundle: ModelManifest, in_set=None) -> Decision:
+    return deciding.decide(probabilities, reasons, bundle.rules, bundle.classes, in_set)
 
 
 def both(probability: float) -> np.ndarray:

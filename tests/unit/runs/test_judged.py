@@ -31,7 +31,7 @@ def identity(images: str = "a" * 64) -> DatasetIdentity:
 def dataset(synthetic: bool = False, images: str = "a" * 64) -> Any:
     manifest = {
         "layout": "c-nmc",
-        "counts": dict.fromkeys(COUNTS, 4) | {"roles": {"keep": 4}},
+        "counts": dict.fromkeys(COUNTS, 4) | {"statuses": {"keep": 4}},
     }
     subjects = ["1", "H1", "2", "H2"]
     cells = pa.table(

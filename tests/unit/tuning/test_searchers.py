@@ -1,4 +1,4 @@
-"""Searchers and standings, without Ray."""
+"""Searchers and leaderboards, without Ray."""
 
 import math
 from dataclasses import dataclass, replace
@@ -127,11 +127,11 @@ def test_the_mean_over_seeds_decides_and_a_failed_run_does_not_count():
         replace(record(3, 1.0, lr=4), status="failed"),
         replace(record(4, 1.0, lr=5), bundle=False),
     ]  # fmt: skip
-    standings = rank(records, num_seeds=2)
-    assert [s.overrides["lr"] for s in standings] == [2, 1, 3]
-    assert standings[0].mean == pytest.approx(0.845)
-    assert standings[0].best == "001"
-    assert standings[2].spread is None
+    leaderboard = rank(records, num_seeds=2)
+    assert [s.overrides["lr"] for s in leaderboard] == [2, 1, 3]
+    assert leaderboard[0].mean == pytest.approx(0.845)
+    assert leaderboard[0].best == "001"
+    assert leaderboard[2].spread is None
 
 
 @pytest.mark.parametrize("scores", [(0.9, 0.7), (0.7, 0.9)])
