@@ -152,7 +152,7 @@ def fields_table_text(values: dict) -> str:
         _summary(values["summary"]),
     ]
     if "subjects" in values:
-        lines.append(f"{values['subjects_out']}: {counted(values['subjects'], 'subject')}")
+        lines.append(subjects_text(values))
         lines += spellings_text(values["subject_spellings"])
         if without := values["without_subject"]:
             lines.append(f"  {counted(without, 'field')} without a subject, in none of its rows")
@@ -246,6 +246,18 @@ def split_text(values: dict) -> str:
             f"{counted(counts['test_cells'], 'test cell')} whose {name} trains too"
         )
     return "\n".join(lines)
+
+
+def subjects_text(values: dict) -> str:
+    """The table of subjects of `predict`, and how many pictures were given more than once."""
+    text = f"{values['subjects_out']}: {counted(values['subjects'], 'subject')}"
+    cells, copies = (sum(one[name] for one in values["patients"]) for name in ("cells", "copies"))
+    if copies:
+        text += (
+            f"; {counted(cells + copies, 'cell')} = {cells} counted + {copies} left out as copies "
+            "of pictures that are counted"
+        )
+    return text
 
 
 def spellings_text(subjects: dict[str, list[str]]) -> list[str]:

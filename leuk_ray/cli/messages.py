@@ -6,7 +6,7 @@ import textwrap
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from leuk_ray.cli.data_messages import audit_text, spellings_text
+from leuk_ray.cli.data_messages import audit_text, spellings_text, subjects_text
 from leuk_ray.io.locations import Location, join
 from leuk_ray.utils.wording import counted
 
@@ -216,7 +216,7 @@ def predict_table_text(values: dict) -> str:
     lines += _left_out(values["left_out"])
     if "subjects" in values:
         without = values["without_subject"]
-        lines.append(f"{values['subjects_out']}: {counted(values['subjects'], 'subject')}")
+        lines.append(subjects_text(values))
         lines += spellings_text(values["subject_spellings"])
         if without["images"]:
             more = ", ..." if without["images"] > len(without["first"]) else ""

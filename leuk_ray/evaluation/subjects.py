@@ -22,22 +22,22 @@ PREDICTION_COLUMNS = ("uid", "subject", "group", "role", "label", "logit", "prob
 
 @dataclass(frozen=True)
 class Subject:
-    """How the cells of one subject were called; low and high: a 95% Clopper-Pearson interval.
+    """How the cells of one subject were called.
 
-    cells: all that were given, which are answered, abstained or unreadable. answered: called one
-    of the classes. abstained: got no class. unreadable: could not be read or scored.
-    called_all: called one of the positive classes; None where there are none. share: called_all
-    of answered; None, as low and high are, where no cell was answered.
+    cells: answered, abstained or unreadable. answered: called one of the classes. abstained: got
+    no class. unreadable: could not be read or scored. called_positive: called one of the positive
+    classes; None where there are none. called_share: called_positive of answered, with its 95%
+    Clopper-Pearson interval; None where no cell was answered.
     """
 
     cells: int
     answered: int
     abstained: int
     unreadable: int
-    called_all: int | None
-    share: float | None
-    low: float | None
-    high: float | None
+    called_positive: int | None
+    called_share: float | None
+    called_share_low: float | None
+    called_share_high: float | None
 
 
 def summarise(labels: Sequence[str | None], positive: Sequence[str] = BINARY.positive) -> Subject:
@@ -52,17 +52,17 @@ def summarise(labels: Sequence[str | None], positive: Sequence[str] = BINARY.pos
     counts = (len(labels), answered, abstained, unreadable)
     if not positive:
         return Subject(*counts, None, None, None, None)
-    called_all = sum(label in positive for label in labels)
-    low, high = clopper_pearson(called_all, answered) or (None, None)
-    share = called_all / answered if answered else None
-    return Subject(*counts, called_all, share, low, high)
+    called = sum(label in positive for label in labels)
+    low, high = clopper_pearson(called, answered) or (None, None)
+    share = called / answered if answered else None
+    return Subject(*counts, called, share, low, high)
 
 
 class SubjectRow(TypedDict):
     """One subject: how many of its cells were called ALL, and how many rightly.
 
     label: `ALL`, `healthy`, or `mixed` when its cells carry both labels.
-    cells, answered, called_all: see `Subject`. correct: of those answered.
+    cells, answered: see `Subject`. called_all: called ALL. correct: of those answered.
     blast_fraction: called_all of answered, with its 95% Clopper-Pearson bounds; None where no
         cell was answered.
     """
@@ -121,11 +121,11 @@ def per_subject(
                 label="mixed" if len(labels) > 1 else labels.pop(),
                 cells=counts.cells,
                 answered=counts.answered,
-                called_all=counts.called_all or 0,
+                called_all=counts.called_positive or 0,
                 correct=int((called[own] == truth[own]).sum()),
-                blast_fraction=counts.share,
-                blast_low=counts.low,
-                blast_high=counts.high,
+                blast_fraction=counts.called_share,
+                blast_low=counts.called_share_low,
+                blast_high=counts.called_share_high,
                 mean_probability=float(probability[own].mean()),
             )
         )

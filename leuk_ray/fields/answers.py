@@ -59,8 +59,8 @@ def summarise_cells(cells: Sequence[Mapping[str, Any]], classes: Sequence[str]) 
 
     Returns:
         cells (= answered + not_answered), clumps beside them, not_answered_reasons (a cell may have
-        several), and the differential of the answered ones, whose intervals hold where all cells
-        are of one patient.
+        several), and the differential of the answered ones: name, cells and share of each class.
+        Cells may be of several patients, so shares have no interval.
     """
     found, cells = cells, [cell for cell in cells if not cell["clump"]]
     labels = [cell["label"] for cell in cells]
@@ -72,5 +72,8 @@ def summarise_cells(cells: Sequence[Mapping[str, Any]], classes: Sequence[str]) 
         "answered": len(cells) - len(unanswered),
         "not_answered": len(unanswered),
         "not_answered_reasons": dict(reasons.most_common()),
-        "differential": [asdict(share) for share in differential(labels, classes)],
+        "differential": [
+            {"name": each.name, "cells": each.cells, "share": each.share}
+            for each in differential(labels, classes)
+        ],
     }

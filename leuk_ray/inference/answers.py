@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 from leuk_ray.bundles.manifest import MANIFEST, BundleManifest, read_manifest
 from leuk_ray.datasets.classes import BINARY, ClassSet
 from leuk_ray.inference.files import ImageFile, check_any_scored, files_digest
-from leuk_ray.inference.patients import PatientSummary, summarise_patient
+from leuk_ray.inference.patients import PatientCell, PatientSummary, summarise_patient
 from leuk_ray.inference.predictions import (
     Failure,
     Prediction,
@@ -120,30 +120,25 @@ def write_subjects(
     subjects: Sequence[str | None],
     manifest: BundleManifest,
     named: Iterable[str] = (),
-) -> int:
-    """Write a table of subjects, and return how many; see `patients.PatientSummary`.
+) -> list[dict[str, Any]]:
+    """Write a table of subjects; return each as `patients.PatientSummary.as_dict`, with `subject`.
 
     Args:
         out: the table of answers beside which it lies.
-        answers: in `answers_schema`; with `field`, the field of view of each cell, where it is
-            known.
+        answers: in `answers_schema`; with `field`, x0 and y0 of cells in fields of view.
         subjects: of each answer; one without is left out.
         manifest: of the bundle that answered.
         named: subjects that have a row also without a cell.
     """
-    known = "field" in answers.column_names
-    fields = answers["field"].to_pylist() if known else [None] * len(answers)
-    cells: dict[str, list[tuple[str | None, str | None]]] = {key: [] for key in named}
-    for subject, *cell in zip(subjects, answers["label"].to_pylist(), fields, strict=True):
+    of = {"label", "pixels_sha256", "field", "x0", "y0"} & set(answers.column_names)
+    cells: dict[str, list[PatientCell]] = {key: [] for key in named}
+    for subject, row in zip(subjects, answers.select(sorted(of)).to_pylist(), strict=True):
         if subject is not None:
-            cells.setdefault(subject, []).append((cell[0], cell[1]))
-    rows = []
-    for key in sorted(cells):
-        labels, of = [cell[0] for cell in cells[key]], [cell[1] for cell in cells[key]]
-        patient = summarise_patient(labels, manifest, of if known else None)
-        rows.append({"subject": key} | _columns(patient, manifest))
+            cells.setdefault(subject, []).append(PatientCell.of(row, row.get("field")))
+    patients = {key: summarise_patient(cells[key], manifest) for key in sorted(cells)}
+    rows = [{"subject": key} | _columns(one, manifest) for key, one in patients.items()]
     write_rows(subjects_table(out), pa.Table.from_pylist(rows))
-    return len(rows)
+    return [{"subject": key} | one.as_dict() for key, one in patients.items()]
 
 
 def _columns(patient: PatientSummary, manifest: BundleManifest) -> dict[str, Any]:
@@ -151,16 +146,19 @@ def _columns(patient: PatientSummary, manifest: BundleManifest) -> dict[str, Any
     row = asdict(patient.counts)
     if not manifest.positive:
         row = {name: row[name] for name in ("cells", "answered", "abstained", "unreadable")}
+    row["copies"] = patient.copies
     if manifest.class_set != BINARY:
         for each in patient.differential:
             row |= {f"cells:{each.name}": each.cells, f"share:{each.name}": each.share}
-            row |= {f"low:{each.name}": each.low, f"high:{each.name}": each.high}
+            row[f"simultaneous_low:{each.name}"] = each.low
+            row[f"simultaneous_high:{each.name}"] = each.high
     if manifest.positive:
         blasts = patient.blast_percentage
         row["blast_percentage"] = blasts.value if blasts else None
         row["blast_percentage_low"] = blasts.low if blasts else None
         row["blast_percentage_high"] = blasts.high if blasts else None
         row |= {"basis": patient.basis, "call": patient.call}
+        row |= {"call_cut": patient.call_cut, "call_basis": patient.call_basis}
     return row
 
 

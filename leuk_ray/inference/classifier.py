@@ -67,10 +67,11 @@ class Scores:
 @dataclass(frozen=True)
 class Cell:
     """A decoded image: its storage pixels, what `scope.measure` says of them, and why they
-    cannot be classified, if so."""
+    cannot be classified, if so. sha256: of the file; pixels_sha256: of the storage pixels."""
 
     name: str
     sha256: str
+    pixels_sha256: str
     pixels: np.ndarray
     features: dict[str, float]
     reasons: tuple[str, ...]
@@ -90,7 +91,9 @@ class PrePostProcessor:
         """Look at the pixels, (S, S, 3) uint8, that a file was decoded to."""
         features = measure(pixels)
         reasons = tuple(pixel_reasons(features, self.manifest.scope))
-        return Cell(name, hashlib.sha256(data).hexdigest(), pixels, features, reasons)
+        of_file = hashlib.sha256(data).hexdigest()
+        of_pixels = hashlib.sha256(pixels.tobytes()).hexdigest()
+        return Cell(name, of_file, of_pixels, pixels, features, reasons)
 
     def answer(self, cell: Cell, scores: Scores, index: int) -> Prediction | Failure:
         """The answer for a cell that is number `index` of the scores.
@@ -113,6 +116,7 @@ class PrePostProcessor:
             self.rules.threshold if len(manifest.classes) == 2 and in_set is None else None,
             decision.reasons,
             cell.sha256,
+            cell.pixels_sha256,
             dict(zip(manifest.classes, probabilities.tolist(), strict=True)),
             decision.prediction_set,
         )

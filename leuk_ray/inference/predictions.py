@@ -22,9 +22,10 @@ class Prediction:
 
     label: a class, or `abstain`, and `reasons` say why. probability: of the positive classes; None
     where there are none. threshold: None where it does not decide: of more than two classes, of
-    which the most likely is the answer, and where prediction sets do. probabilities: of each
-    class. prediction_set: classes that may be the true one, with the coverage that the bundle
-    states; None of a bundle without such sets.
+    which the most likely is the answer, and where prediction sets do. sha256: of the file;
+    pixels_sha256: of its storage pixels. probabilities: of each class. prediction_set: classes that
+    may be the true one, with the coverage that the bundle states; None of a bundle without such
+    sets.
     """
 
     name: str
@@ -33,6 +34,7 @@ class Prediction:
     threshold: float | None
     reasons: tuple[str, ...]
     sha256: str
+    pixels_sha256: str
     probabilities: dict[str, float] = field(default_factory=dict)
     prediction_set: tuple[str, ...] | None = None
 
@@ -66,7 +68,8 @@ ANSWERS_SCHEMA = pa.schema(
         ("threshold", pa.float64()),
         ("reasons", pa.string()),  # several are parted by spaces
         ("prediction_set", pa.string()),  # classes parted by commas; null without such sets
-        ("sha256", pa.string()),
+        ("sha256", pa.string()),  # of the file
+        ("pixels_sha256", pa.string()),  # of its storage pixels
         ("error", pa.string()),
     ]
 )

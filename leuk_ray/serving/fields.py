@@ -19,9 +19,9 @@ from leuk_ray.inference.predictions import Failure, Prediction
 from leuk_ray.serving.decoding import CroppedField, Named
 from leuk_ray.serving.docs import FIELDS_BODY, page_headers
 from leuk_ray.serving.errors import Problem
+from leuk_ray.serving.field_schemas import FieldsOut
 from leuk_ray.serving.forms import check_query, no_image, read_body
 from leuk_ray.serving.models import Models
-from leuk_ray.serving.schemas import FieldsOut
 from leuk_ray.serving.settings import Limits
 from leuk_ray.serving.summary import subject_summary
 

@@ -15,6 +15,7 @@ _EXAMPLE_PREDICTION: JsonDict = {
     "probabilities": {"healthy": 0.066, "ALL": 0.934},
     "reasons": [],
     "sha256": "9f2c" + 60 * "0",
+    "pixels_sha256": "41d0" + 60 * "0",
     "prediction_set": None,
 }
 
@@ -73,6 +74,7 @@ class PredictionOut(BaseModel):
     probabilities: dict[str, Annotated[float, Field(ge=0, le=1)]]
     reasons: list[str]
     sha256: str
+    pixels_sha256: str
     prediction_set: list[str] | None = None
     explanation: ExplanationOut | None = None
 
@@ -84,12 +86,17 @@ class FailureOut(BaseModel):
     error: str
 
 
-class ClassShareOut(BaseModel):
+class ClassCountOut(BaseModel):
     """A class: its answered cells, and their share of all answered ones."""
 
     name: str
     cells: int
     share: float | None
+
+
+class ClassShareOut(ClassCountOut):
+    """The same of one subject; low, high: 95% interval, simultaneous with the other classes'."""
+
     low: float | None
     high: float | None
 
@@ -105,12 +112,14 @@ class BlastPercentageOut(BaseModel):
 class SubjectOut(BaseModel):
     """The images of a request as cells of one subject.
 
-    cells: all images of the request: answered, abstained or unreadable. called_all: of the
-    answered ones, called one of the positive classes, with their share and its 95%
-    Clopper-Pearson interval; null without an answered cell, or without positive classes.
-    differential: the same of every class, with intervals that hold together. blast_percentage:
-    null where it cannot be corrected; basis: with what it was, or why not. call: the class that
-    the share of called cells speaks for, by the threshold fixed on calibration subjects.
+    cells: answered, abstained or unreadable. copies: further images of the request that are the
+    same picture as one of these, counted in nothing else. called_positive: of the answered cells,
+    called one of the positive classes, with their share and its 95% Clopper-Pearson interval;
+    null without an answered cell, or without positive classes. differential: the share of every
+    class, with simultaneous intervals. blast_percentage: null where it cannot be corrected;
+    basis: with what it was, or why not. call: the class that the share of called cells speaks
+    for; call_cut: the share from which on it is the positive class, fixed on calibration
+    subjects; call_basis: on how many, or why there is no call.
     """
 
     subject: str
@@ -118,14 +127,17 @@ class SubjectOut(BaseModel):
     answered: int
     abstained: int
     unreadable: int
-    called_all: int | None
-    share: float | None
-    low: float | None
-    high: float | None
+    copies: int
+    called_positive: int | None
+    called_share: float | None
+    called_share_low: float | None
+    called_share_high: float | None
     differential: list[ClassShareOut]
     blast_percentage: BlastPercentageOut | None
     basis: str
     call: str | None
+    call_cut: float | None
+    call_basis: str
 
 
 _EXAMPLE_MODEL: JsonDict = {
@@ -170,89 +182,6 @@ class PredictOut(BaseModel):
 
     model: ModelInfo
     predictions: list[PredictionOut | FailureOut]
-    guarantee: GuaranteeOut | None = None
-    subject: SubjectOut | None = None
-
-
-class FieldCellOut(BaseModel):
-    """A cell of a field.
-
-    x0, y0, x1, y1: its box, pixels of the field. score: 0 to 1, how much more the nucleus is
-    stained than what surrounds it. area: of the nucleus, square micrometres. touches_border: part
-    of it lies outside the field. clump: cells that could not be separated, which get no answer.
-    label: as in `PredictionOut`; null of a clump or where the network failed (`error`). crop: with
-    `crops`, the image that was answered for, a PNG as a data URL.
-    """
-
-    x0: int
-    y0: int
-    x1: int
-    y1: int
-    score: float
-    area: float
-    touches_border: bool
-    clump: bool
-    label: str | None
-    reasons: list[str]
-    probability: Annotated[float | None, Field(ge=0, le=1)] = None
-    threshold: Annotated[float | None, Field(ge=0, le=1)] = None
-    probabilities: dict[str, Annotated[float, Field(ge=0, le=1)]] | None = None
-    prediction_set: list[str] | None = None
-    sha256: str | None = None
-    error: str | None = None
-    crop: str | None = None
-
-
-class ScaleOut(BaseModel):
-    """Pixels per micrometre.
-
-    uncertainty: relative half-width of its 95% interval, 0 where it was given. source: `given`, or
-    `red_cells` where it was estimated from them.
-    """
-
-    pixels_per_um: float
-    uncertainty: float
-    source: Literal["given", "red_cells"]
-    red_cells: int
-
-
-class CellsOut(BaseModel):
-    """Cells of fields counted: answered and not, why not, and the share of each class.
-
-    clumps: beside the cells; how many cells one holds is not known.
-    """
-
-    cells: int
-    clumps: int
-    answered: int
-    not_answered: int
-    not_answered_reasons: dict[str, int]
-    differential: list[ClassShareOut]
-
-
-class FieldOut(BaseModel):
-    """A field of view.
-
-    status: `ok`; `empty`, without a cell; `refused`, and `reasons` say why it has no result.
-    """
-
-    name: str
-    status: Literal["ok", "empty", "refused"]
-    reasons: list[str]
-    detail: str | None
-    width: int
-    height: int
-    scale: ScaleOut | None
-    cells: list[FieldCellOut]
-    summary: CellsOut
-
-
-class FieldsOut(BaseModel):
-    """The answer to a request with fields of view; `summary` counts the cells of all of them."""
-
-    model: ModelInfo
-    fields: list[FieldOut]
-    summary: CellsOut
     guarantee: GuaranteeOut | None = None
     subject: SubjectOut | None = None
 

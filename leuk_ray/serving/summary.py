@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from leuk_ray.bundles.manifest import BundleManifest
-from leuk_ray.inference.patients import summarise_patient
+from leuk_ray.inference.patients import PatientCell, summarise_patient
 from leuk_ray.serving.schemas import SubjectOut
 
 
@@ -20,9 +20,11 @@ def subject_summary(
 
     Args:
         subject: as it was sent.
-        cells: each with its `label` if it has one.
+        cells: each with its `label` and `pixels_sha256`, if it has them.
         manifest: of the bundle that answered.
         fields: the field of view of each cell, where it is known.
     """
-    patient = summarise_patient([cell.get("label") for cell in cells], manifest, fields)
+    of = fields or [None] * len(cells)
+    answers = [PatientCell.of(cell, field) for cell, field in zip(cells, of, strict=True)]
+    patient = summarise_patient(answers, manifest)
     return SubjectOut.model_validate({"subject": subject, **patient.as_dict()}).model_dump()

@@ -56,8 +56,8 @@ def predict_to_table(
 
     Returns:
         out, images, labels (label -> count), left_out (reason -> files that are no images);
-        with `subject` also subjects_out, subjects, and without_subject: how many images have
-        none, and the paths of the first.
+        with `subject` also subjects_out, subjects (how many), patients (see `write_subjects`), and
+        without_subject: how many images have none, and the paths of the first.
 
     Raises:
         UserError: no image, no subject, or a table or parts of another job are there.
@@ -95,9 +95,11 @@ def predict_to_table(
         nameless = [
             file.path for file, one in zip(found.files, subjects, strict=True) if one is None
         ]
+        patients = write_subjects(out, table, subjects, answers.manifest)
         values |= {
             "subjects_out": str(subjects_table(out)),
-            "subjects": write_subjects(out, table, subjects, answers.manifest),
+            "subjects": len(patients),
+            "patients": patients,
             "subject_spellings": spellings,
             "without_subject": {"images": len(nameless), "first": nameless[:_SHOWN]},
         }

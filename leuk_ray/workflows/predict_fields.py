@@ -100,7 +100,8 @@ def predict_fields_to_table(
 
     Returns:
         out, fields_out, fields (count by status), reasons, the `summary` of all cells, left_out;
-        with `subject` also subjects_out, subjects, subject_spellings and without_subject (fields).
+        with `subject` also subjects_out, subjects (how many), patients (see `write_subjects`),
+        subject_spellings and without_subject (fields).
 
     Raises:
         UserError: no image, no subject, or a table or parts of another job are there.
@@ -160,7 +161,8 @@ def predict_fields_to_table(
         of_cells = [None if cell["clump"] else subjects[cell["field"]] for cell in listed]
         values["subjects_out"] = str(subjects_table(out))
         named = [one for one in subjects.values() if one is not None]
-        values["subjects"] = write_subjects(out, cells, of_cells, manifest, named)
+        patients = write_subjects(out, cells, of_cells, manifest, named)
+        values |= {"subjects": len(patients), "patients": patients}
         values["subject_spellings"] = spellings
         values["without_subject"] = sum(one is None for one in subjects.values())
     write_rows(out, cells)

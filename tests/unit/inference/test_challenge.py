@@ -15,7 +15,7 @@ def table(answers: list[Prediction | Failure]) -> pa.Table:
 
 
 def answer(name: str, probability: float, label: str = "ALL") -> Prediction:
-    return Prediction(name, label, probability, 0.4, (), "")
+    return Prediction(name, label, probability, 0.4, (), "", "")
 
 
 def test_line_n_answers_for_image_n(tmp_path: Path) -> None:

@@ -159,7 +159,7 @@ def test_a_table_of_failures_has_the_columns_of_answers(tmp_path: Path):
     assert not {"threshold", "probability"} & set(part.column_names)  # no class is positive
     table = part.append_column("path", part["name"])
     manifest = read_manifest(bundle_of(tmp_path / "bundle", 3))
-    assert write_subjects(tmp_path / "t.csv", table, ["P1"], manifest) == 1
+    assert len(write_subjects(tmp_path / "t.csv", table, ["P1"], manifest)) == 1
     assert "Lymphozyt groß" in (tmp_path / "t-subjects.csv").read_text()
 
 

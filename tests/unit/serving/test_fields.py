@@ -12,7 +12,7 @@ from leuk_ray.fields.crops import crops_of
 from leuk_ray.fields.field import FieldSettings, read_field
 from leuk_ray.inference.classifier import Classifier
 from leuk_ray.serving import decoding, fields
-from leuk_ray.serving.schemas import FieldsOut
+from leuk_ray.serving.field_schemas import FieldsOut
 from leuk_ray.workflows.predict_fields import answer_field
 from tests.support.serving_bundles import client_of, encode, write_small_bundle
 from tests.support.small_fields import PIXELS_PER_UM, rendered

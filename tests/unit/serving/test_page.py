@@ -12,7 +12,7 @@ from leuk_ray.evaluation.blast_percentage import ErrorRates, PatientCounts
 from leuk_ray.fields.field import FieldSettings
 from leuk_ray.inference.classifier import Classifier
 from leuk_ray.inference.explain import explain_files
-from leuk_ray.inference.patients import summarise_patient
+from leuk_ray.inference.patients import PatientCell, summarise_patient
 from leuk_ray.inference.predictions import Prediction
 from leuk_ray.workflows.predict_fields import answer_field
 from tests.support.chromium import Page, find_chromium, open_page
@@ -176,8 +176,8 @@ def test_a_dropped_field_shows_boxes_differential_and_where_the_network_looks(
     counts = f"3 cells found: {summary['answered']} answered, {summary['not_answered']} not"
     assert counts in shown
     assert "1 of 2 fields refused" in shown
-    labels = [cell["label"] for cell in expected["cells"]]
-    patient = summarise_patient(labels, Classifier.load(bundle).manifest, ["0"] * len(labels))
+    cells = [PatientCell.of(cell, "0") for cell in expected["cells"]]
+    patient = summarise_patient(cells, Classifier.load(bundle).manifest)
     assert patient.blast_percentage is not None
     value, low, high = astuple(patient.blast_percentage)
     assert f"{value:.1f}% (95% interval {low:.1f}% to {high:.1f}%)" in shown

@@ -6,6 +6,7 @@ from pathlib import Path
 import pyarrow.csv as pacsv
 import pytest
 from click.testing import CliRunner
+from PIL import Image
 
 from leuk_ray.cli.data_messages import fields_table_text, fields_text
 from leuk_ray.cli.main import cli
@@ -18,6 +19,7 @@ from leuk_ray.utils.errors import UserError
 from leuk_ray.workflows.detect import detect
 from leuk_ray.workflows.predict_fields import predict_fields, predict_fields_to_table
 from tests.support.serving_bundles import write_small_bundle
+from tests.support.small_fields import rendered
 from tests.unit.workflows.test_detect import folder  # noqa: F401 (a fixture)
 
 SETTINGS = FieldSettings()
@@ -82,6 +84,24 @@ def test_tables_say_what_memory_says_and_what_the_crops_say(
         bundle, [folder], out, SETTINGS, subject=r"^(patient\d)/", resume=True
     )
     assert again["summary"] == values["summary"]
+
+
+def test_a_field_that_is_given_twice_counts_once(bundle: Path, tmp_path: Path):
+    pixels, _ = rendered(1, 3)
+    (tmp_path / "P1").mkdir()
+    for name in ("a.png", "b.bmp"):  # the same pixels, other bytes
+        Image.fromarray(pixels).save(tmp_path / "P1" / name)
+    out = tmp_path / "cells.csv"
+    values = predict_fields_to_table(bundle, [tmp_path], out, SETTINGS, subject="^(P[0-9])/")
+    (patient,) = values["patients"]
+    assert values["summary"]["cells"] == 6
+    assert (patient["subject"], patient["cells"], patient["copies"]) == ("P1", 3, 3)
+    assert len(patient["differential"]) == 2
+    assert "6 cells = 3 counted + 3 left out as copies" in fields_table_text(values)
+    (row,) = pacsv.read_csv(tmp_path / "cells-subjects.csv").to_pylist()
+    assert (row["cells"], row["copies"]) == (3, 3)
+    # Shares of cells that may be of several patients have no interval.
+    assert set(values["summary"]["differential"][0]) == {"name", "cells", "share"}
 
 
 def test_clumps_and_failures_are_counted_as_not_answered():

@@ -88,7 +88,7 @@ def test_a_table_has_a_row_an_image_and_a_table_of_subjects(
     assert [row["cells"] for row in subjects] == [4, 3, 3]
     for row in subjects:
         labels = [r["label"] for r in table.to_pylist() if r["name"].startswith(row["subject"])]
-        assert row["called_all"] == labels.count("ALL")
+        assert row["called_positive"] == labels.count("ALL")
     assert not list(tmp_path.glob("*.parts"))
 
 
