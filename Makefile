@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help audit-packages setup demo test test-lowest test-demo test-tune test-experiments test-load test-faults test-attacks test-cluster test-images bench bench-scale gpu test-gpu-pack lock lint format docs clean
+.PHONY: help audit-packages setup demo test test-lowest test-demo test-tune test-experiments test-load test-faults test-attacks test-cluster test-images test-docs bench bench-scale gpu test-gpu-pack lock lint format docs clean
 
 help:
 	@sed -n 's/^# //p' Makefile
@@ -124,9 +124,14 @@ format: setup
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-# docs/settings.md, from the fields of the settings.
+# docs/reference/settings.md from the fields of the settings; then the documentation, into site/.
 docs: setup
-	$(BIN)/python -c 'from leuk_ray.cli.reference import settings_page; print(settings_page(), end="")' > docs/settings.md
+	$(BIN)/python -c 'from leuk_ray.cli.reference import settings_page; print(settings_page(), end="")' > docs/reference/settings.md
+	$(BIN)/python -m sphinx -W --keep-going -q -b html docs site
+
+# On demand, about 10 minutes: every block of the documentation that needs no cluster.
+test-docs: setup
+	$(BIN)/pytest tests/docs
 
 clean:
-	rm -rf $(VENV) demo runs sweeps build *.egg-info
+	rm -rf $(VENV) demo runs sweeps site build *.egg-info

@@ -1,4 +1,4 @@
-"""The settings of every file that a user writes: for `recipes --settings` and docs/settings.md."""
+"""The settings of every file that a user writes: for `recipes --settings` and the docs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The shell blocks of a README, as they stand there."""
+"""The blocks of a page in Markdown, as they stand there."""
 
 from __future__ import annotations
 
@@ -6,6 +6,11 @@ import re
 import shlex
 import textwrap
 from pathlib import Path
+from typing import Any
+
+import click
+
+from leuk_ray.cli.main import cli
 
 FENCE = re.compile(r"^( *)```(\w*)\n(.*?)^\1```$", re.MULTILINE | re.DOTALL)
 
@@ -20,3 +25,13 @@ def commands(block: str) -> list[list[str]]:
     """The words of each line that is not a comment."""
     lines = (line for line in block.splitlines() if line.strip())
     return [shlex.split(line, comments=True) for line in lines]
+
+
+def parse_leuk_ray(words: list[str]) -> dict[str, Any]:
+    """What the command line takes of some words; raises click's errors for what it would not."""
+    command: click.Command = cli.commands[words[0]]
+    rest = words[1:]
+    while isinstance(command, click.Group):
+        command = command.commands[rest.pop(0)]
+    taken = command.make_context(command.name, list(rest)).params
+    return parse_leuk_ray(list(taken["words"])) if command.name == "submit" else taken

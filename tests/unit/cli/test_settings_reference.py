@@ -11,7 +11,7 @@ from leuk_ray.cli.main import cli
 from leuk_ray.cli.reference import settings_page, settings_under
 from leuk_ray.utils.errors import UserError
 
-PAGE = Path(__file__).parents[3] / "docs" / "settings.md"
+PAGE = Path(__file__).parents[3] / "docs" / "reference" / "settings.md"
 
 
 @pytest.mark.parametrize(

@@ -10,8 +10,7 @@ import pytest
 import yaml
 from ray.scripts.scripts import cli as ray_cli
 
-from leuk_ray.cli.main import cli
-from tests.support.readme_blocks import FENCE, blocks, commands
+from tests.support.readme_blocks import FENCE, blocks, commands, parse_leuk_ray
 
 ROOT = Path(__file__).parents[3]
 README = ROOT / "cluster" / "README.md"
@@ -32,19 +31,6 @@ ELSEWHERE = {"docker", "helm", "kubectl", "ray", "export", "umask"}
 
 def lines(language: str) -> list[list[str]]:
     return [words for block in blocks(README, language) for words in commands(block)]
-
-
-def parse_leuk_ray(words: list[str]) -> None:
-    """Raise for a command that the command line would not take."""
-    if words[0] == "submit":
-        taken = cli.commands["submit"].make_context("submit", list(words[1:]))
-        return parse_leuk_ray(list(taken.params["words"]))
-    command: click.Command = cli.commands[words[0]]
-    rest = words[1:]
-    while isinstance(command, click.Group):
-        command = command.commands[rest.pop(0)]
-    command.make_context(command.name, rest)
-    return None
 
 
 def test_every_block_says_who_runs_it_and_its_programs_are_those():
