@@ -219,6 +219,8 @@ class BundleManifest(Settings):
         if self.class_set == BINARY:
             new = ("positive", "ordered", "min_confidence")
             return {name: value for name, value in values.items() if name not in new}
+        if len(self.classes) > 2 and not self.positive:
+            values.pop("threshold", None)  # there is nothing that it decides
         return values | {"schema_version": SCHEMA_VERSION}
 
     @property

@@ -186,9 +186,9 @@ def _scope(manifest: BundleManifest) -> str:
 
 def _calibration(manifest: BundleManifest) -> str:
     """On what temperature and band were fixed, as list items; empty before `calibrate`."""
-    items = []
+    items, names = [], manifest.class_set.binary_names
     if (decisions := manifest.decisions) is not None:
-        items.append(f"- Calibrated on: {decisions.basis}. {decisions.caution}")
+        items.append(f"- Calibrated on: {decisions.basis(names)}. {decisions.caution}")
     if (sets := manifest.conformal) is not None:
         named = zip(manifest.classes, sets.limits, strict=True)
         patients = ", ".join(f"{limit.patients} of {name}" for name, limit in named)
@@ -237,7 +237,8 @@ def _results(manifest: BundleManifest) -> str:
             notes[found["note"]] = None
         title = title.format(positive=positive, negative=negative)
         lines.append(f"| {title} | {form(found['value'])} | {_of(found)} | {interval} |")
-    before = _BEFORE if manifest.decisions is not None else ""
+    calibrated = manifest.decisions is not None or manifest.scope is not None
+    before = _BEFORE if calibrated else ""
     return before + "\n".join([*lines, *(f"\n{note}." for note in notes)])
 
 

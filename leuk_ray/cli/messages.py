@@ -307,7 +307,7 @@ def calibrate_text(values: dict) -> str:
     lines = [
         f"{values['bundle']}: temperature {values['temperature']:.3f} and {abstains}, from "
         f"{values['fixed_on']}; scope from {counted(values['scope_cells'], 'cell')}"
-        f"{''.join(f'. {caution}' for caution in cautions if caution)}",
+        f"{''.join(f'. {caution.rstrip(chr(46))}' for caution in cautions if caution)}.",
         *([f"blast percentage of a patient: {blasts}"] if blasts else []),
     ]
     return "\n".join(lines)

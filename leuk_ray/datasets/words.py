@@ -84,7 +84,17 @@ def read_labels(
         return BINARY, unlabelled | {word: _KNOWN[word.casefold()] for word in words}
     _refuse_near_words(words, counts, where, subject_key, "are spellings of one word")
     _refuse_unknown_classes(choice, words, counts, where)
+    if len(choice.classes) == 1:
+        raise DataError(
+            f"--classes {choice.classes[0]}: is one class, and two or more are needed; {where} has "
+            f"{_listed(words, counts)}"
+        )
     kept = list(choice.classes) or sorted(words, key=natural)
+    if strange := [word for word in choice.positive if word not in kept]:
+        raise DataError(
+            f"--positive {strange[0]}: is not among --classes {','.join(kept)}; add it there, or "
+            "name one of them"
+        )
     if not (choice.classes or choice.positive):
         _refuse_typing_errors(words, counts, where)
     _refuse_contradiction(choice.positive, kept, where)

@@ -14,14 +14,13 @@ import numpy as np
 from pydantic import Field, NonNegativeInt
 
 from leuk_ray.evaluation.calibration import abstain_band
-from leuk_ray.evaluation.intervals import FloatArray, IntArray
+from leuk_ray.evaluation.intervals import MIN_PURE, FloatArray, IntArray
 from leuk_ray.evaluation.subjects import SubjectRow
 from leuk_ray.utils.settings import Settings
 from leuk_ray.utils.wording import counted
 
 TARGETS = (0.90, 0.95)
 ABSTAIN_SHARES = (0.05, 0.10, 0.20)
-MIN_PURE = 0.9  # share of subjects with cells of one class, below which subjects are not called
 FEW_CELLS, FEW_SUBJECTS = 100, 20  # below either, what is fixed on them is said to be uncertain
 
 Side = Literal["sensitivity", "specificity"]
@@ -68,13 +67,16 @@ class Decisions(Settings):
     blast_fraction: float | None = None
     bands: tuple[AbstainBand, ...] = ()
 
-    @property
-    def basis(self) -> str:
-        """What it was fixed on: `26 cells (13 ALL, 13 healthy) of 7 subjects with ...`."""
+    def basis(self, names: tuple[str, str]) -> str:
+        """What it was fixed on: `26 cells (13 ALL, 13 healthy) of 7 subjects with ...`.
+
+        Args:
+            names: of healthy and ALL cells, or of the two sides of the binary view.
+        """
         subjects = "subjects that are unknown or have cells of both classes"
         if self.num_subjects:
             subjects = f"{counted(self.num_subjects, 'subject')} with cells of one class"
-        classes = f"{self.num_all:,} ALL, {self.num_healthy:,} healthy"
+        classes = f"{self.num_all:,} {names[1]}, {self.num_healthy:,} {names[0]}"
         return f"{counted(self.cells, 'cell')} ({classes}) of {subjects}"
 
     @property

@@ -42,29 +42,31 @@ def answered(table: pa.Table) -> BoolArray:
 
 
 def as_deployed(
-    table: pa.Table, right: BoolArray, positive: BoolArray | None, resampled: GroupResamples
+    table: pa.Table, label: IntArray, called: IntArray, classes: int, resampled: GroupResamples
 ) -> dict[str, Any] | None:
     """Count the answers on test cells, and those that are right, with intervals over groups.
 
     Args:
         table: predictions of the test cells.
-        right: (N,) whether each is classified correctly.
-        positive: (N,) of two classes, whether each is of the positive one; of more None.
+        label, called: (N,) 0..K-1.
+        classes: how many there are, K.
         resampled: the groups of these cells.
 
     Returns:
         answered and accuracy and, of two classes, sensitivity and specificity of the answers
-        ({value, numerator, denominator}), intervals of these by name, reasons (cells by reason;
-        one may have several). None without test cells or the column `reasons`.
+        ({value, numerator, denominator}), intervals of these by name, confusion ((K, K) answered
+        cells by true and called class), reasons (cells by reason; one may have several). None
+        without test cells or the column `reasons`.
     """
     if not len(table) or REASONS not in table.column_names:
         return None
-    given = answered(table)
+    given, right = answered(table), called == label
     parts = {
         "answered": (given, np.ones(len(table), bool)),
         "accuracy": (right & given, given),
     }
-    if positive is not None:
+    if classes == 2:
+        positive = label == 1
         parts["sensitivity"] = (right & given & positive, given & positive)
         parts["specificity"] = (right & given & ~positive, given & ~positive)
     out: dict[str, Any] = {"intervals": {}}
@@ -76,7 +78,11 @@ def as_deployed(
             samples = resampled.sums(hit) / resampled.sums(of)
         out["intervals"][name] = resampled.interval(samples)
     counts = Counter(reason for reasons in table[REASONS].to_pylist() for reason in reasons)
-    return out | {"reasons": dict(sorted(counts.items()))}
+    pairs = np.bincount(label[given] * classes + called[given], minlength=classes**2)
+    return out | {
+        "confusion": pairs.reshape(classes, classes).tolist(),
+        "reasons": dict(sorted(counts.items())),
+    }
 
 
 class PatientPercentage(TypedDict):

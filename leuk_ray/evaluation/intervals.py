@@ -20,6 +20,7 @@ BoolArray = npt.NDArray[np.bool_]
 LEVEL = 0.95
 MIN_GROUPS = 5
 PLAIN_GROUPS = 10
+MIN_PURE = 0.9  # share of groups or subjects of one class, below which they are not parted by class
 MAX_BLOCKS = 100  # of each class's groups, left out in turn; up to so many groups one by one
 _SIMULATED = (
     ". In simulation with a subject effect of 0.7 SD, a 95% interval of the AUC held the true "
@@ -108,6 +109,7 @@ class GroupResamples:
     member: (N,) the number of the group that each cell belongs to.
     weight: (R, G) how often each group counts; R is 0 where a stratum has too few groups.
     groups: how many groups there are in each stratum: ALL and healthy ones, or all.
+    holding: of two classes in groups that hold both: how many groups have ALL and healthy cells.
     names: of the two classes, as messages have them.
     withheld: why nothing was resampled although there are groups enough; empty where it was.
     """
@@ -117,6 +119,7 @@ class GroupResamples:
     groups: tuple[int, ...]
     withheld: str = ""
     names: tuple[str, str] = ("healthy", "ALL")
+    holding: tuple[int, int] | None = None
 
     @classmethod
     def sample(
@@ -130,6 +133,9 @@ class GroupResamples:
         names: tuple[str, str] = ("healthy", "ALL"),
     ) -> GroupResamples:
         """Draw groups; a group's class is the label of most of its cells, ALL when even.
+
+        Where more than a tenth of the groups hold cells of both classes, as patients with blasts
+        and other cells, all groups are one stratum, and as many are needed of either class.
 
         Args:
             label: (N,) 1 ALL, 0 healthy.
@@ -147,7 +153,14 @@ class GroupResamples:
         if member.shape != label.shape:
             raise ValueError(f"group {member.shape} must be (N,) as label {label.shape}")
         positive_cells = np.bincount(member, label, minlength=groups.size)
-        positive = 2 * positive_cells >= np.bincount(member, minlength=groups.size)
+        cells = np.bincount(member, minlength=groups.size)
+        both = (positive_cells > 0) & (positive_cells < cells)
+        if both.sum() > (1 - MIN_PURE) * groups.size:
+            holding = int((positive_cells > 0).sum()), int((positive_cells < cells).sum())
+            strata = [np.arange(groups.size)]
+            drawn = cls._drawn(member, strata, seed, resamples, withheld, min(holding))
+            return replace(drawn, names=names, holding=holding)
+        positive = 2 * positive_cells >= cells
         strata = [np.flatnonzero(positive), np.flatnonzero(~positive)]
         return replace(cls._drawn(member, strata, seed, resamples, withheld), names=names)
 
@@ -161,11 +174,17 @@ class GroupResamples:
 
     @classmethod
     def _drawn(
-        cls, member: IntArray, strata: list[IntArray], seed: int, resamples: int, withheld: str
+        cls,
+        member: IntArray,
+        strata: list[IntArray],
+        seed: int,
+        resamples: int,
+        withheld: str,
+        fewest: int = MAX_BLOCKS,
     ) -> GroupResamples:
         sizes = tuple(len(own) for own in strata)
         weight = np.empty((0, sum(sizes)))
-        if min(sizes) >= MIN_GROUPS and not withheld:
+        if min(*sizes, fewest) >= MIN_GROUPS and not withheld:
             generator = np.random.default_rng(seed)
             redrawn = _resample(strata, resamples, generator)
             left_out = _leave_out(strata, generator)
@@ -213,7 +232,7 @@ class GroupResamples:
             if not np.isfinite(left_out).all():
                 flat = "no interval: a class is in one group only"
             return self._interval(None, len(left_out), flat)
-        degrees = min(*self.blocks, carriers or MAX_BLOCKS) - 1
+        degrees = min(self._smallest(carriers), MAX_BLOCKS) - 1
         half = -stdtrit(degrees, (1 - LEVEL) / 2) * np.sqrt(variance)
         low, high = expit(logit(value) + np.asarray([-1, 1]) * half / (value * (1 - value)))
         return self._interval((float(low), float(high)), len(left_out), self._few)
@@ -257,19 +276,25 @@ class GroupResamples:
     @property
     def counted(self) -> str:
         """The groups of each stratum, in words."""
+        if self.holding is not None:
+            positive, negative = self.holding
+            return (
+                f"{self.groups[0]} groups, {positive} with {self.names[1]} and {negative} with "
+                f"{self.names[0]} cells"
+            )
         if len(self.groups) == 1:
             return f"{self.groups[0]} groups"
         return f"{self.groups[0]} {self.names[1]} + {self.groups[1]} {self.names[0]} groups"
 
     @property
     def _few(self) -> str:
-        if min(self.groups) >= PLAIN_GROUPS:
+        if self._smallest(None) >= PLAIN_GROUPS:
             return ""
         few = f"{self.counted} are few: read this interval with care"
         return few if len(self.groups) == 1 else few + _SIMULATED
 
     def _smallest(self, carriers: int | None) -> int:
-        return min(*self.groups, *([carriers] if carriers else self.groups))
+        return min(*self.groups, *(self.holding or self.groups), carriers or max(self.groups))
 
     def p_value(self, change: FloatArray, carriers: int | None = None) -> float:
         """Two-sided p of a difference of 0 from its values for each row, R above 0.

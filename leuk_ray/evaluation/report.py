@@ -198,12 +198,7 @@ def _report(
             else refit(
                 _labels_and_logits(validation), _labels_and_logits(test), run.temperature, parts
             ),
-            "deployed": as_deployed(
-                tested.table,
-                called == tested.label,
-                None if several else tested.label == 1,
-                resampled,
-            ),
+            "deployed": as_deployed(tested.table, tested.label, called, len(classes), resampled),
             "blast_percentages": blast_percentages(
                 tested.table,
                 classes.is_positive[tested.label],

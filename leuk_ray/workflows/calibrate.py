@@ -27,8 +27,9 @@ from leuk_ray.evaluation.calibration import (
     min_confidence,
     temperature_caution,
 )
+from leuk_ray.evaluation.class_report import binary_view
 from leuk_ray.evaluation.conformal import Conformal, fit_conformal, require_patients
-from leuk_ray.evaluation.decisions import ABSTAIN_SHARES, fix_decisions
+from leuk_ray.evaluation.decisions import ABSTAIN_SHARES, Decisions, fix_decisions
 from leuk_ray.evaluation.deployed import call_by_sets
 from leuk_ray.evaluation.guarantee import count_sizes
 from leuk_ray.evaluation.rules import DecisionRules
@@ -178,7 +179,7 @@ def calibrate(
     return {
         "bundle": str(out),
         "cells": num_held,
-        "fixed_on": rules.decisions.basis if rules.decisions else _basis(labels, dataset.classes),
+        "fixed_on": _basis(labels, dataset.classes, rules.decisions),
         "caution": " ".join(
             filter(
                 None,
@@ -240,25 +241,33 @@ def _fix_rules(
     abstain_share: float,
     conformal: Conformal | None,
 ) -> DecisionRules:
-    """When a bundle abstains, and decisions of two classes, fixed on held-out predictions.
+    """When a bundle abstains, and decisions of the binary view, fixed on held-out predictions.
 
-    Prediction sets take the place of the abstain band, or of the smallest confidence.
+    Prediction sets take the place of the abstain band, or of the smallest confidence. Of more than
+    two classes the decisions are operating points alone: no threshold calls a cell or a subject.
     """
     rules = DecisionRules(manifest.threshold, conformal=conformal)
     share = abstain_share if conformal is None else 0.0
     if len(classes) > 2:
         scores = class_logits_of(predictions)
-        return replace(rules, min_confidence=min_confidence(scores, temperature, share))
-    logits = predictions["logit"].to_numpy()
-    band = abstain_band(logits, temperature, rules.threshold, share)
+        rules = replace(rules, min_confidence=min_confidence(scores, temperature, share))
+        if not classes.positive:
+            return rules
+        band, subjects, shares = None, [], ()
+    else:
+        band = abstain_band(predictions["logit"].to_numpy(), temperature, rules.threshold, share)
+        called = call_by_sets(predictions, conformal)
+        subjects = per_subject(called, rules.threshold, band)
+        shares = (share, *ABSTAIN_SHARES)
+    view = binary_view(predictions, classes)
     decisions = fix_decisions(
-        predictions["label"].to_numpy().astype(np.int64),
-        logits,
-        per_subject(call_by_sets(predictions, conformal), rules.threshold, band),
+        view["label"].to_numpy().astype(np.int64),
+        view["logit"].to_numpy(),
+        subjects,
         temperature=temperature,
         threshold=rules.threshold,
         source="cells that the bundle was calibrated on",
-        shares=(share, *ABSTAIN_SHARES),
+        shares=shares,
     )
     return replace(rules, abstain_band=band, decisions=decisions)
 
@@ -272,8 +281,11 @@ def _blasts(rates: ErrorRates | None) -> str:
     return f"corrected with {rates.described}"
 
 
-def _basis(labels: np.ndarray, classes: ClassSet) -> str:
-    """`40 cells (30 monocyte, 10 blast)`."""
+def _basis(labels: np.ndarray, classes: ClassSet, decisions: Decisions | None) -> str:
+    """`Decisions.basis` of two classes; of more `40 cells (30 monocyte, 10 blast)`."""
+    if len(classes) == 2:
+        assert decisions is not None
+        return decisions.basis(classes.binary_names)
     by_class = classes.count(labels.tolist()).items()
     return f"{counted(len(labels), 'cell')} ({', '.join(f'{n:,} {name}' for name, n in by_class)})"
 

@@ -11,6 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from leuk_ray.bundles.manifest import MANIFEST, WEIGHTS, BundleManifest
 from leuk_ray.datasets.classes import ClassSet
 from leuk_ray.datasets.leakage import NO_INTERVALS, origin_of
 from leuk_ray.datasets.pairing import check_same_dataset
@@ -19,7 +20,7 @@ from leuk_ray.datasets.splits import eligible
 from leuk_ray.evaluation.class_report import ClassCells, binary_view
 from leuk_ray.evaluation.decided import FOLD
 from leuk_ray.evaluation.paired import paired_bootstrap, paired_classes
-from leuk_ray.io.locations import Location, join, parent
+from leuk_ray.io.locations import Location, join, name_of, parent
 from leuk_ray.io.storage import exists, read_table
 from leuk_ray.runs.report import check_pixels, score_columns
 from leuk_ray.runs.seen import SeenCells
@@ -103,6 +104,7 @@ def compare(
         for place, count in zip(places, tested, strict=True)
         if count is None
     ]
+    warnings += _same_weights(places, parts)
     thresholds = [_threshold(place, parts, side) for side, place in enumerate(places)]
     scored = [_score(parts, side, dataset, pool, progress) for side in (0, 1)]
     withheld = NO_INTERVALS if origin_of(dataset.cells, rows) == "image" else ""
@@ -159,6 +161,11 @@ def find_runs(place: Location) -> list[EvaluationTarget]:
                 EvaluationTarget.at(folder)
                 for folder in sorted(runs, key=lambda one: natural(str(one)))
             ]
+    if not any(exists(join(folder, "bundle.json")) for folder in (place, join(place, "bundle"))):
+        raise DataError(
+            f"{place}: holds no bundle; give a run, a bundle, the folder of a cross-validation, or "
+            "a folder or pattern of runs"
+        )
     return [EvaluationTarget.at(place)]
 
 
@@ -183,6 +190,26 @@ def _same_folds(
         if test not in tests[1]:
             raise DataError(f"{one.run}: no run of {places[1]} tests the same cells; {advice}")
     return [(one, tests[1][test]) for test, one in tests[0].items()]
+
+
+def _same_weights(places: tuple[Location, Location], parts: list[Part]) -> list[str]:
+    """What differs between two bundles whose networks are the same file; nothing of others."""
+    pairs = [[one.manifest for one in part.targets] for part in parts]
+    if any(_network_hashes(first) != _network_hashes(second) for first, second in pairs):
+        return []
+    temperatures = [f"{manifest.temperature:.3g}" for manifest in pairs[0]]
+    thresholds = [f"{manifest.threshold:.3g}" for manifest in pairs[0]]
+    return [
+        f"{places[0]} and {places[1]}: have the same weights; only temperature "
+        f"({' and '.join(temperatures)}) and threshold ({' and '.join(thresholds)}) can make a "
+        "difference here, and when they abstain is not compared: `leuk-ray evaluate` measures that"
+    ]
+
+
+def _network_hashes(manifest: BundleManifest) -> dict[str, str]:
+    """SHA-256 of the weights, or of an ensemble the manifests of its members."""
+    parts = (WEIGHTS, MANIFEST)
+    return {name: own for name, own in manifest.files.items() if name_of(name) in parts}
 
 
 def _threshold(place: Location, parts: list[Part], side: int) -> float:

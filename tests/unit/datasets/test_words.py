@@ -99,6 +99,24 @@ def test_words_whose_class_is_in_doubt_are_refused(tmp_path: Path, labels, posit
     assert "\n" not in str(told.value)
 
 
+@pytest.mark.parametrize(
+    ("classes", "positive", "words"),
+    [
+        (
+            "a",
+            "",
+            r"--classes a: is one class, and two or more are needed; .* has a \(1\)",
+        ),
+        ("a,b", "c", "--positive c: is not among --classes a,b; add it there"),
+        ("a,b", "a,b", "which of a .* is the positive class"),
+    ],
+)
+def test_classes_that_are_too_few_say_which_option(tmp_path: Path, classes, positive, words):
+    options = LayoutOptions.parse(classes=classes, positive=positive or None)
+    with pytest.raises(UserError, match=words):
+        read_layout("csv", table(tmp_path, ["a", "b", "c"]), options)
+
+
 def test_options_that_a_layout_does_not_take_are_refused(tmp_path: Path):
     with pytest.raises(UserError, match=r"--positive, .*: are for folders and csv"):
         read_layout("c-nmc", tmp_path, LayoutOptions.parse(positive="ALL"))

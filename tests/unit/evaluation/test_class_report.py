@@ -18,11 +18,14 @@ from leuk_ray.evaluation.calibration import (
     class_logits_of,
     class_probabilities,
 )
+from leuk_ray.evaluation.conformal import ClassLimit, Conformal
 from leuk_ray.evaluation.differential import differential
 from leuk_ray.evaluation.report import _report
 from leuk_ray.evaluation.report_model import Report, ReportContext
 from leuk_ray.evaluation.rules import DecisionRules
 from leuk_ray.utils.wording import natural
+from leuk_ray.workflows.calibrate import _fix_rules
+from tests.support.serving_bundles import plain_manifest
 from tests.unit.bundles.test_model_card import card
 from tests.unit.evaluation.test_report import CONTEXT, pictures, report
 
@@ -64,6 +67,15 @@ def predictions(
             )
         )
     return pa.concat_tables(parts)
+
+
+def sets_of(*limits: float) -> Conformal:
+    """Prediction sets with these limits on the log-odds of the classes."""
+    own = [
+        ClassLimit(patients=9, cells=9, log_odds=limit, pooled=limit, attainable=0.9, share=0.9)
+        for limit in limits
+    ]
+    return Conformal(coverage=0.9, limits=tuple(own))
 
 
 def context(classes: ClassSet, **changed: Any) -> ReportContext:
@@ -165,6 +177,27 @@ def test_positive_classes_have_their_binary_view_beside_the_classes(tmp_path: Pa
     assert {"roc", "precision_recall", "subjects"} <= set(content["figures"])
 
 
+def test_calibration_fixes_operating_points_of_positive_classes(tmp_path: Path) -> None:
+    classes = ClassSet(("a", "b", "c", "d"), ("c", "d"))
+    table, bundle = predictions(classes), plain_manifest(classes=classes.names, positive=("c", "d"))
+    held_out = table.filter(pc.field("role") == "validation")
+    rules = _fix_rules(held_out, classes, bundle, 1.5, 0.05, None)
+    assert rules.decisions is not None
+    assert (rules.decisions.blast_fraction, rules.decisions.bands) == (None, ())
+    tested = table.filter(pc.field("role") == "test")
+    content, page = report(tmp_path / "report", tested, rules=rules, run=context(classes))
+    points = content["decided"]["points"]
+    assert [(point["held"], point["target"]) for point in points] == [
+        ("specificity", 0.9), ("specificity", 0.95), ("sensitivity", 0.9), ("sensitivity", 0.95)
+    ]  # fmt: skip
+    positive = classes.is_positive[tested["label"].to_numpy()]
+    called = tested["logit"].to_numpy() >= points[2]["log_odds"]
+    assert points[2]["sensitivity"]["numerator"] == (called & positive).sum()
+    assert points[2]["sensitivity"]["denominator"] == positive.sum()
+    assert "leuk-ray calibrate made" not in page
+    assert rules.decisions.basis(classes.binary_names).startswith("400 cells (")
+
+
 def test_a_class_without_test_cells_is_not_part_of_the_means(tmp_path: Path) -> None:
     content, page = report(
         tmp_path / "report", predictions(PBC, missing=(3,)), run=context(PBC, leaky=None)
@@ -220,10 +253,21 @@ def test_unanswered_cells_are_in_no_called_share(tmp_path: Path) -> None:
     table = predictions(PBC)
     reasons = [["low_confidence"] if n % 3 == 0 else [] for n in range(len(table))]
     table = table.append_column("reasons", pa.array(reasons, pa.list_(pa.string())))
-    content, _ = report(tmp_path / "report", table, run=context(PBC))
+    rules = DecisionRules(conformal=sets_of(*[-1.0] * 8))
+    calibrated = table.filter(pc.field("role") == "test")
+    content, page = report(tmp_path / "report", calibrated, rules=rules, run=context(PBC))
     subjects = content["differentials"]
     assert sum(one["cells"] for one in subjects) == 400
     assert sum(one["answered"] for one in subjects) == 400 - 134
+    # A calibrated bundle is not told to be calibrated, and its headline says what it answers.
+    assert "leuk-ray calibrate made" not in page
+    deployed = content["deployed"]
+    assert deployed["answered"]["numerator"] == np.sum(deployed["confusion"]) == 266
+    right = int(np.trace(deployed["confusion"]))
+    assert right == deployed["accuracy"]["numerator"]
+    answered = f"As deployed the bundle answers for 266 of them (66.50%), {right} correctly"
+    assert answered in content["sentence"]
+    assert "Of the 266 answered ones alone" in page
 
 
 def test_two_classes_by_other_names_are_called_by_them(tmp_path: Path) -> None:

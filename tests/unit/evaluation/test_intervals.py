@@ -167,6 +167,27 @@ def test_a_group_belongs_to_the_class_of_most_of_its_cells() -> None:
     assert (area.groups_positive, area.groups_negative) == (10, 11)
 
 
+def test_groups_that_hold_both_classes_are_counted_for_each() -> None:
+    """By majority there would be no group of the rarer class, and no interval."""
+    generator = np.random.default_rng(8)
+    label = (generator.random((20, 30)) < 0.2).astype(np.int64)
+    label[12:] = 0
+    probability = np.clip(0.3 + 0.3 * label + 0.15 * generator.standard_normal((20, 30)), 0, 1)
+    group = np.repeat(np.arange(20), 30)
+    area = group_intervals(label.ravel(), probability.ravel(), group, 0.5, seed=0)["auc"]
+    assert area.low is not None
+    assert (area.groups_positive, area.groups_negative) == (None, None)
+    assert area.note == ""
+    label[7:] = 0
+    area = group_intervals(label.ravel(), probability.ravel(), group, 0.5, seed=0)["auc"]
+    words = "20 groups, 7 with ALL and 20 with healthy cells"
+    assert area.note == f"{words} are few: read this interval with care"
+    label[4:] = 0
+    area = group_intervals(label.ravel(), probability.ravel(), group, 0.5, seed=0)["auc"]
+    assert (area.low, area.note) == (None, "too few subjects for an interval (20 groups, 4 with "
+                                     "ALL and 20 with healthy cells)")  # fmt: skip
+
+
 def test_a_metric_without_any_error_has_no_interval() -> None:
     """Without any group a perfect result is perfect: [1, 1] would claim certainty."""
     label = np.repeat([1, 0], 60)

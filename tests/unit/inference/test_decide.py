@@ -107,6 +107,8 @@ def test_prediction_sets_take_the_place_of_the_band_and_leave_other_bundles_as_t
     for changes in ({}, three | {"conformal": None}):
         assert "conformal" not in manifest(**changes).model_dump(mode="json")
     written = manifest(**three).model_dump(mode="json")
+    assert "threshold" not in written, "it decides nothing without positive classes"
+    assert manifest(classes=("a", "b", "c"), positive=("c",)).model_dump()["threshold"] == 0.5
     assert ModelManifest(**written) == manifest(**three, schema_version=2)
 
 

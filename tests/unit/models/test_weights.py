@@ -133,7 +133,12 @@ def test_weights_of_another_network_are_told_in_one_line(bundle: Path, tmp_path:
         ({}, tmp_path / "a.safetensors", "has no conv_stem.weight"),
         ({}, tmp_path / "text.pth", "no plain tensors that can be read"),
         ({}, tmp_path / "code.pth", "no plain tensors that can be read"),
-        ({}, tmp_path / "missing.pth", "there is no such file or bundle"),
+        ({}, tmp_path / "missing.pth", "there is no such file or bundle$"),
+        (
+            {},
+            tmp_path / "dinobloom-s.safetensors",
+            "no such file.*huggingface.co/1aurent/vit_small_.*give the file as model.weights=FILE",
+        ),
         ({}, tmp_path, "is no bundle"),
     ]
     for changes, path, message in cases:

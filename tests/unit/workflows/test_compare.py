@@ -157,6 +157,8 @@ def test_runs_of_other_splits_say_first_on_how_few_cells_and_why(
     assert "two folders of runs" in second
     same = compare((places[0], places[0] / "bundle"), small_dataset())
     assert (same["why_few"], same["cells"]) == ("", len(tests[0]))
+    with pytest.raises(UserError, match=r"holds no bundle; give a run, .* of a cross-validation"):
+        compare((tmp_path / "none", places[0]), small_dataset())
 
 
 FOUR = ClassSet(("a", "b", "c", "d"), ("c", "d"))
@@ -189,6 +191,8 @@ def test_bundles_of_four_classes_are_compared_by_class_and_as_positive_or_not(
 
     monkeypatch.setattr("leuk_ray.workflows.compare.score_rows", score)
     found = compare((places[0], places[1]), data)
+    (warning,) = [line for line in found["warnings"] if "same weights" in line]
+    assert "only temperature (1 and 2) and threshold (0.5 and 0.5) can make a difference" in warning
     stated = [
         softmax(np.pad(one, ((0, 0), (1, 0))) / temperature, axis=1)
         for one, temperature in zip(logits, (1.0, 2.0), strict=True)

@@ -13,6 +13,7 @@ import pytest
 from leuk_ray.bundles.bundle import load_bundle, write_bundle, write_ensemble
 from leuk_ray.bundles.lineage import CellLineage
 from leuk_ray.bundles.manifest import ModelManifest
+from leuk_ray.cli.messages import calibrate_text
 from leuk_ray.datasets.classes import BINARY
 from leuk_ray.datasets.prepared import PreparedDataset
 from leuk_ray.evaluation.report_model import Report, ReportContext
@@ -155,6 +156,7 @@ def test_a_bundle_with_prediction_sets_states_its_guarantee_and_is_evaluated_by_
         assert not out.exists()
     values = calibrate(EvaluationTarget.at(plain), trained_on, tmp_path / "few", coverage=0.7)
     assert "chose the epoch" in values["prediction_sets"]["caution"]
+    assert ".." not in calibrate_text(values)
 
     values = calibrate(EvaluationTarget.at(plain), other, out, coverage=0.9, max_cells=90)
     manifest = EvaluationTarget.at(out).manifest
