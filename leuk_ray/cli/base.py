@@ -9,11 +9,14 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stdout
 from functools import wraps
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from leuk_ray.utils.errors import UserError, near
+from leuk_ray.utils.errors import DataError, UserError, near
+
+if TYPE_CHECKING:
+    from leuk_ray.io.locations import Location
 
 ADDRESS = click.option(
     "--address", help="Ray cluster to join; RAY_ADDRESS by default, else Ray starts here."
@@ -114,6 +117,17 @@ def command(function: Callable[..., tuple[dict, str]]) -> Callable[..., Any]:
         click.echo(json.dumps(values, allow_nan=False) if as_json else text)
 
     return run
+
+
+def read_files(places: tuple[Location, ...]) -> list[tuple[str, bytes]]:
+    """Names and contents of the files of an argument; UserError for one that is not there."""
+    from leuk_ray.io.locations import name_of
+    from leuk_ray.io.storage import is_file, read_bytes
+
+    for place in places:
+        if not is_file(place):
+            raise DataError(f"{place}: there is no such file; give image files")
+    return [(name_of(place), read_bytes(place)) for place in places]
 
 
 @contextmanager

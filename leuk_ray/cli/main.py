@@ -20,6 +20,7 @@ from leuk_ray.cli import (
     run_folders,
     runs,
     serving,
+    trace,
     tuning,
 )
 from leuk_ray.utils.errors import UserError
@@ -94,5 +95,6 @@ for _command in (
     serving.calibrate,
     serving.export,
     serving.serve,
+    trace.trace,
 ):
     cli.add_command(_command)

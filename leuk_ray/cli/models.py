@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from leuk_ray.cli.base import ADDRESS, LOCATION, PATH, SIGN, TRUSTED, Choice, command
+from leuk_ray.cli.base import ADDRESS, LOCATION, PATH, SIGN, TRUSTED, Choice, command, read_files
 from leuk_ray.cli.fields import CROP_UM, PIXELS_PER_UM, field_settings
-from leuk_ray.utils.errors import DataError, UserError
+from leuk_ray.utils.errors import UserError
 
 if TYPE_CHECKING:
     from leuk_ray.io.locations import Location
@@ -172,7 +172,7 @@ def explain(
     from leuk_ray.cli.messages import explain_text
     from leuk_ray.io.storage import directory_by_rename, refuse_existing
 
-    bundle, files = find_bundle(explained), _read_files(images)
+    bundle, files = find_bundle(explained), read_files(images)
     refuse_existing(out, "folder of explanations")
 
     from leuk_ray.inference.classifier import Classifier
@@ -282,13 +282,3 @@ def rollback(name: str, alias: str, registry: Path) -> tuple[dict, str]:
     version = Registry(registry, check_answers).rollback(name, alias)
     values = {"name": name, "version": version, "alias": alias}
     return values, f"{name}@{alias}: is version {version} again"
-
-
-def _read_files(places: tuple[Location, ...]) -> list[tuple[str, bytes]]:
-    from leuk_ray.io.locations import name_of
-    from leuk_ray.io.storage import is_file, read_bytes
-
-    for place in places:
-        if not is_file(place):
-            raise DataError(f"{place}: there is no such file; give image files")
-    return [(name_of(place), read_bytes(place)) for place in places]

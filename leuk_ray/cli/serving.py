@@ -117,6 +117,13 @@ def calibrate(
     metavar="NAME@VERSION",
     help="Score requests for NAME with this version too, and log differences (registry only).",
 )
+@click.option(
+    "--trace",
+    type=PATH,
+    metavar="DIR",
+    help="Record every answer in DIR, in hash-chained lines; check them with `trace verify`.",
+)
+@click.option("--trace-subjects", is_flag=True, help="Record subject IDs too.")
 @TRUSTED
 @ADDRESS
 @command
@@ -129,6 +136,8 @@ def serve(
     gpus: bool,
     canaries: tuple[str, ...],
     shadows: tuple[str, ...],
+    trace: Path | None,
+    trace_subjects: bool,
     trusted: Path | None,
     address: str | None,
 ) -> tuple[dict, str]:
@@ -148,6 +157,8 @@ def serve(
         canaries=dict(map(parse_canary, canaries)),
         shadows=shadows,
         trusted=trusted,
+        trace=trace,
+        trace_subjects=trace_subjects,
         address=address,
     )
     return values, f"{values['url']}: stopped"

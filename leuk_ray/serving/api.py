@@ -35,10 +35,17 @@ from leuk_ray.serving.schemas import (
 from leuk_ray.serving.served_model import ServedModel
 from leuk_ray.serving.settings import Limits
 from leuk_ray.serving.summary import subject_summary
+from leuk_ray.serving.trace import Trace
 from leuk_ray.utils.errors import UserError
 
 
-def create_api(models: Models, limits: Limits, keys: ApiKeys | None, metrics: Metrics) -> FastAPI:
+def create_api(
+    models: Models,
+    limits: Limits,
+    keys: ApiKeys | None,
+    metrics: Metrics,
+    trace: Trace | None = None,
+) -> FastAPI:
     """The application, behind the request limits.
 
     Args:
@@ -46,7 +53,9 @@ def create_api(models: Models, limits: Limits, keys: ApiKeys | None, metrics: Me
         limits: of a request.
         keys: None answers everybody on this machine.
         metrics: where to count.
+        trace: records the answers; none by default.
     """
+    trace = trace or Trace(None)
     key = APIKeyHeader(name="X-API-Key", auto_error=False)  # for /docs; the middleware checks it
     api = FastAPI(
         title="leuk_ray",
@@ -72,6 +81,7 @@ def create_api(models: Models, limits: Limits, keys: ApiKeys | None, metrics: Me
     async def readyz() -> dict[str, str]:
         """The models are loaded and run."""
         await models.check_ready()
+        await trace.check()
         return {"status": "ready"}
 
     @api.get("/v1/models", tags=["models"], response_model=ModelsOut)
@@ -108,6 +118,7 @@ def create_api(models: Models, limits: Limits, keys: ApiKeys | None, metrics: Me
             raise Problem(500, "no_number", f"internal error: {answers[0].as_dict()['error']}")
         explained = await _explain(served, cells) if explain else [None] * len(cells)
         items, classified = _items(files, read, answers, explained)
+        await trace.answered(request, served, files, items, subject=subject)
         models.answered(model, served, classified, given)
         body: dict[str, Any] = {"model": served.info.model_dump(), "predictions": items}
         if (guarantee := served.guarantee) is not None:
@@ -138,8 +149,8 @@ def create_api(models: Models, limits: Limits, keys: ApiKeys | None, metrics: Me
 
     api.state.models = models
     add_docs(api)
-    api.include_router(fields.router(models, limits))
-    api.include_router(openinference.router(models, limits))
+    api.include_router(fields.router(models, limits, trace))
+    api.include_router(openinference.router(models, limits, trace))
     api.add_middleware(
         RequestLimits,  # pyright: ignore[reportArgumentType]
         limits=limits,

@@ -36,6 +36,7 @@ from leuk_ray.serving.served_model import ModelBackend, Scored
 from leuk_ray.serving.settings import ServeSettings
 from leuk_ray.serving.shadow import shadow_log
 from leuk_ray.serving.sources import open_source
+from leuk_ray.serving.trace import Trace
 from leuk_ray.utils.errors import ConfigError, restated
 
 _SPARE = 16  # requests above our own limit that reach a replica, which answers them 503
@@ -71,11 +72,18 @@ class Classify:
             else remote_runners(predictor, self.metrics)
         )
         self.models = Models(settings, self.metrics, make)
+        folder = Path(settings.trace) if settings.trace else None
+        self.trace = Trace(folder, subjects=settings.trace_subjects)
+
+    def __del__(self) -> None:
+        """Serve calls it when the last request of a replica that it stops is answered."""
+        self.trace.close()
 
     async def __serve_build_asgi_app__(self) -> FastAPI:
         """Load and warm up the models; only then does the replica count as ready."""
         await self.models.start()
-        return create_api(self.models, self.settings.limits, self.keys, self.metrics)
+        limits = self.settings.limits
+        return create_api(self.models, limits, self.keys, self.metrics, self.trace)
 
     async def check_health(self) -> None:
         """Run every loaded network; Serve replaces a replica whose networks do not answer.
@@ -152,6 +160,8 @@ def build(args: dict[str, Any]) -> Application:
     if settings.api_keys:
         settings = settings.model_copy(update={"api_keys": str(Path(settings.api_keys).absolute())})
         read_keys(Path(settings.api_keys or ""))
+    if settings.trace:
+        settings = settings.model_copy(update={"trace": str(Path(settings.trace).absolute())})
     classify: Any = Classify
     if not settings.split:
         return classify.options(**_front(settings), **_sized(settings)).bind(settings)

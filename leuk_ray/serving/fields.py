@@ -24,11 +24,12 @@ from leuk_ray.serving.forms import check_query, no_image, read_body
 from leuk_ray.serving.models import Models
 from leuk_ray.serving.settings import Limits
 from leuk_ray.serving.summary import subject_summary
+from leuk_ray.serving.trace import Trace
 
 _CELLS = 1000  # of all fields of a request, each of which is a forward pass
 
 
-def router(models: Models, limits: Limits) -> APIRouter:
+def router(models: Models, limits: Limits, trace: Trace) -> APIRouter:
     """The route /v1/fields, and the page that uses it."""
     routes = APIRouter(tags=["answers"])
     page = _page()
@@ -74,6 +75,7 @@ def router(models: Models, limits: Limits) -> APIRouter:
             raise Problem(500, "no_number", f"internal error: {answers[0].as_dict()['error']}")
         manifest = served.processor.manifest
         items = _items(files, read, answers, manifest.classes, crops)
+        await trace.answered(request, served, files, items, subject=subject, fields=settings)
         models.answered(model, served, _classified(found, answers), given)
         every = [cell for item in items for cell in item["cells"]]
         body: dict[str, Any] = {

@@ -15,6 +15,7 @@ from types import FrameType
 import ray
 
 from leuk_ray.cluster import ray_cluster
+from leuk_ray.io.chain import check_writable
 from leuk_ray.io.locations import Location
 from leuk_ray.serving.loopback import is_loopback
 from leuk_ray.serving.ray_env import switched_on
@@ -35,6 +36,8 @@ def serve_until_stopped(
     canaries: Mapping[str, float] | None = None,
     shadows: Sequence[str] = (),
     trusted: Path | None = None,
+    trace: Path | None = None,
+    trace_subjects: bool = False,
     address: str | None = None,
 ) -> dict:
     """Serve until SIGINT or SIGTERM, then let the requests in flight end.
@@ -42,8 +45,8 @@ def serve_until_stopped(
     Args are those of `ServeSettings`, and where to listen.
 
     Raises:
-        UserError: a host that others reach but no keys, a port in use, no bundle, or too few
-            CPUs or GPUs.
+        UserError: a host that others reach but no keys, a port in use, no bundle, a trace that
+            cannot be written, or too few CPUs or GPUs.
     """
     private = is_loopback(host) and not _reaches_out(address)
     if api_keys is None and not private:
@@ -51,6 +54,8 @@ def serve_until_stopped(
             f"--host {host}: others can reach it, so keys are required: add --api-keys FILE with "
             "lines of NAME SHA256_OF_KEY"
         )
+    if trace is not None:
+        check_writable(trace)
     if _reaches_out(address):
         listening = nullcontext(host)
     else:
@@ -67,6 +72,8 @@ def serve_until_stopped(
         "canaries": dict(canaries or {}),
         "shadows": tuple(shadows),
         "trusted": str(trusted.absolute()) if trusted else None,
+        "trace": str(trace) if trace else None,
+        "trace_subjects": trace_subjects,
     }
     with listening as inner_host:
         from leuk_ray.serving.app import build

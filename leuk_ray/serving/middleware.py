@@ -106,7 +106,7 @@ class _Request:
         admitted = False
         try:
             await self._authenticate()
-            self.scope["state"]["holder"] = self.owner or self.id
+            self.scope["state"] |= {"owner": self.owner, "holder": self.owner or self.id}
             self._check_encoding()
             self._check_length()
             if self.path not in OPEN_PATHS:
@@ -151,6 +151,8 @@ class _Request:
             self.status = message["status"]
             headers = MutableHeaders(scope=message)
             headers["X-Request-ID"] = self.id
+            if "trace_line" in self.scope["state"]:
+                headers["X-Trace-Line"] = self.scope["state"]["trace_line"]
             headers["X-Content-Type-Options"] = "nosniff"
             headers.setdefault("Cache-Control", "no-store")
         await self._send(message)

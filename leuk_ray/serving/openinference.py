@@ -29,6 +29,7 @@ from leuk_ray.serving.errors import Problem
 from leuk_ray.serving.models import Models
 from leuk_ray.serving.served_model import ServedModel
 from leuk_ray.serving.settings import Limits
+from leuk_ray.serving.trace import Trace
 
 _LENGTH_HEADER = "Inference-Header-Content-Length"
 # Brackets, braces and commas beside one a file: JSON is parsed in one go that nothing else in this
@@ -67,7 +68,7 @@ _JSON_BODY = {
 }
 
 
-def router(models: Models, limits: Limits) -> APIRouter:
+def router(models: Models, limits: Limits, trace: Trace) -> APIRouter:
     """The routes under /v2."""
     routes = APIRouter(prefix="/v2", tags=["open inference protocol"])
 
@@ -82,6 +83,7 @@ def router(models: Models, limits: Limits) -> APIRouter:
     @routes.get("/health/ready")
     async def ready() -> dict[str, bool]:
         await models.check_ready()
+        await trace.check()
         return {"ready": True}
 
     @routes.get("/models/{name}")
@@ -123,15 +125,10 @@ def router(models: Models, limits: Limits) -> APIRouter:
         for number, item in enumerate(answered):
             if isinstance(item, Failure):
                 raise Problem(500, "no_number", f"image {number}: {item.error}")
+        response = _respond(served, document, answers)
+        await trace.answered(request, served, named, [answer.as_dict() for answer in answers])
         models.answered(reference, served, named, answers)
-        values = {
-            "probability": np.asarray([answer.probability for answer in answers], np.float32),
-            "label": [answer.label for answer in answers],
-            "probabilities": np.asarray(
-                [list(answer.probabilities.values()) for answer in answers], np.float32
-            ),
-        }
-        return _respond(served, document, values)
+        return response
 
     return routes
 
@@ -224,8 +221,15 @@ def _not_so_many(most: int) -> Problem:
     return Problem(400, "inputs", f"`image` must hold 1 to {most} files")
 
 
-def _respond(served: ServedModel, document: dict[str, Any], values: dict[str, Any]) -> Response:
+def _respond(served: ServedModel, document: dict[str, Any], answers: list[Prediction]) -> Response:
     """The wanted outputs, as JSON or as binary tensors after it."""
+    values: dict[str, Any] = {
+        "probability": np.asarray([answer.probability for answer in answers], np.float32),
+        "label": [answer.label for answer in answers],
+        "probabilities": np.asarray(
+            [list(answer.probabilities.values()) for answer in answers], np.float32
+        ),
+    }
     wanted = document.get("outputs") or [{"name": output["name"]} for output in _OUTPUTS]
     if not isinstance(wanted, list) or not all(isinstance(item, dict) for item in wanted):
         raise Problem(400, "outputs", "`outputs` must be a list of objects")

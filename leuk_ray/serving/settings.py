@@ -64,6 +64,13 @@ class ServeSettings(Settings):
     """File of trusted OpenSSH keys, lines of `NAME PUBLIC_KEY`, which every node sees: only bundles
     that one of them has signed are loaded."""
 
+    trace: str | None = None
+    """Folder, which every node can write to, for a record of every answer in hash-chained JSON
+    lines, a chain per replica; requests are answered 503 while it cannot be written."""
+
+    trace_subjects: bool = False
+    """With `trace`, record subject IDs too; they are left out by default."""
+
     engine: EngineName = "auto"
     """Inference engine of each replica; with a GPU, always PyTorch."""
 
@@ -113,6 +120,8 @@ class ServeSettings(Settings):
             raise ValueError("api_keys: name a file of keys, or set anonymous for loopback alone")
         if self.max_replicas is not None and self.max_replicas < self.replicas:
             raise ValueError(f"max_replicas {self.max_replicas} is less than replicas")
+        if self.trace_subjects and self.trace is None:
+            raise ValueError("trace_subjects: name the folder of the trace too, as trace")
         shares: dict[str, float] = {}
         for reference, share in self.canaries.items():
             name = reference.partition("@")[0]

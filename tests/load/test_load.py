@@ -5,6 +5,7 @@ LEUK_RAY_LOAD_REQUESTS sets how many requests the first test sends (10,000).
 
 from __future__ import annotations
 
+import json
 import os
 import socket
 import threading
@@ -13,6 +14,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from pathlib import Path
 
 import numpy as np
 import psutil
@@ -28,6 +30,7 @@ from leuk_ray.inference.classifier import Classifier
 from leuk_ray.inference.onnx_export import export_bundle
 from leuk_ray.inference.predictions import Prediction
 from leuk_ray.serving.ray_env import switched_on
+from leuk_ray.workflows.trace import ANSWER, verify_trace
 from tests.support.serving_bundles import cells, encode, write_small_bundle
 
 REQUESTS = int(os.environ.get("LEUK_RAY_LOAD_REQUESTS", "10000"))
@@ -51,7 +54,12 @@ def registry(tmp_path_factory) -> Registry:
 
 
 @pytest.fixture(scope="module")
-def url(registry: Registry):
+def trace(tmp_path_factory) -> Path:
+    return tmp_path_factory.mktemp("trace")
+
+
+@pytest.fixture(scope="module")
+def url(registry: Registry, trace: Path):
     with switched_on("127.0.0.1", anonymous=True):
         ray_cluster.connect(num_workers=2)
         with socket.socket() as probe:
@@ -64,7 +72,8 @@ def url(registry: Registry):
 
         serve.start(http_options={"host": "127.0.0.1", "port": port})
         args = {"bundle": str(registry.path), "anonymous": True, "replicas": REPLICAS}
-        serve.run(build(args | {"limits": {"in_flight": 16}}), name=APPLICATION, route_prefix="/")
+        args |= {"limits": {"in_flight": 16}, "trace": str(trace)}
+        serve.run(build(args), name=APPLICATION, route_prefix="/")
         yield f"http://127.0.0.1:{port}"
         serve.shutdown()
         ray.shutdown()
@@ -93,6 +102,7 @@ class Client:
     def __init__(self, url: str) -> None:
         self.url = url
         self.met: Counter[str] = Counter()
+        self.lines: list[tuple[str, dict]] = []
         self._local = threading.local()
 
     def ask(self, data: bytes) -> dict:
@@ -109,6 +119,7 @@ class Client:
                 continue
             self.met[str(answer.status_code)] += 1
             if answer.status_code == 200:
+                self.lines.append((answer.headers["x-trace-line"], answer.json()))
                 return answer.json()
             assert answer.status_code == 503, f"{answer.status_code} {answer.text}"
             time.sleep(float(answer.headers["retry-after"]))
@@ -151,7 +162,7 @@ def every(seconds: float, act: Callable[[], None]) -> Iterator[None]:
 
 
 @pytest.mark.timeout(3600)
-def test_killed_replicas_lose_and_spoil_no_answer(url: str, files, expected):
+def test_killed_replicas_lose_and_spoil_no_answer(url: str, trace: Path, files, expected):
     client = Client(url)
     killed: list[str] = []
 
@@ -174,6 +185,26 @@ def test_killed_replicas_lose_and_spoil_no_answer(url: str, files, expected):
     assert client.met["closed"] <= len(killed) * CLIENTS
     if seconds > 2 * KILL_SECONDS:
         assert killed
+    check_traced(trace, client.lines, len(killed))
+
+
+def check_traced(folder: Path, given: list[tuple[str, dict]], kills: int) -> None:
+    """Each answer that arrived has a line of its own; others were on their way at a kill."""
+    verified = verify_trace(folder)
+    traced: dict[str, dict] = {}
+    for path in folder.glob("*.jsonl"):
+        for line in map(json.loads, path.read_bytes().splitlines()):
+            if line["kind"] == ANSWER:
+                traced[f"{path.name.partition('.')[0]}:{line['number']}"] = line["answer"]
+    assert len({name for name, _ in given}) == len(given)
+    for name, answer in given:
+        (image,) = traced[name]["images"]
+        assert image["probabilities"] == answer["predictions"][0]["probabilities"]
+    unsent = len(traced) - len(given)
+    states = Counter(chain["state"] for chain in verified["chains"])
+    print(f"trace: {len(given)} answers a line each, {unsent} not delivered, chains {dict(states)}")
+    assert 0 <= unsent <= kills * 16
+    assert states["ended"] <= kills
 
 
 @pytest.mark.timeout(600)
