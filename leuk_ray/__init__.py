@@ -21,11 +21,13 @@ if TYPE_CHECKING:
     from leuk_ray.datasets.prepared import PreparedDataset
     from leuk_ray.inference.classifier import Classifier
     from leuk_ray.recipes.recipe import load_recipe
+    from leuk_ray.serving.client import Client
     from leuk_ray.utils.errors import UserError
 
 __version__ = "0.1.0"
 __all__ = [
     "Classifier",
+    "Client",
     "PreparedDataset",
     "UserError",
     "crossval",
@@ -39,6 +41,7 @@ __all__ = [
 
 _MODULES = {
     "Classifier": "inference.classifier",
+    "Client": "serving.client",
     "PreparedDataset": "datasets.prepared",
     "UserError": "utils.errors",
     "crossval": "api.runs",

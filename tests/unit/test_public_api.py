@@ -14,6 +14,7 @@ from tests.support.serving_bundles import cells, encode, write_small_bundle
 
 SURFACE = [
     "Classifier",
+    "Client",
     "PreparedDataset",
     "UserError",
     "crossval",
