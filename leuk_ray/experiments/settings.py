@@ -115,6 +115,9 @@ class Row(Settings):
     role: Literal["ALL", "healthy", "both"] | None = None
     """Class that counts as positive; `both` is the mean of the two."""
 
+    against: str | None = None
+    """Model whose accuracy and area under ROC are subtracted, repeat by repeat."""
+
     reported: dict[Column, float] = Field(default_factory=dict)
     """The paper's figures by column; shares in percent."""
 
@@ -261,6 +264,7 @@ class ExperimentSettings(Settings):
         trained = {*self.models, *self.votes, *self.baselines}
         for table in self.tables:
             _known("of", [row.of for row in table.rows if row.of], trained)
+            _known("against", [row.against for row in table.rows if row.against], trained)
             _known("data", [row.data for row in table.rows if row.of], self.data)
         stands = [table for table in self.tables if table.id == self.figures.bars]
         if not stands or "accuracy" not in stands[0].columns:

@@ -11,7 +11,7 @@ from leuk_ray.experiments.settings import ExperimentSettings, Row, Table
 from leuk_ray.experiments.table_cells import WORDS, cell, reported
 from leuk_ray.utils.wording import worst
 
-LEAK_METRICS = ("accuracy", "auc")
+PAIRED_METRICS = ("accuracy", "auc")
 
 
 def fill_table(
@@ -22,7 +22,8 @@ def fill_table(
     Returns:
         id, title, paper_rows, note, columns (key, title), and rows: name, why, stand_in,
         reported (column -> text), ours (a line a protocol: protocol, leaky, repeats, cells or
-        reason), reason where there is no line.
+        reason), reason where there is no line, and differences (of accuracy and area from
+        another model: against, protocol, metric, and what `summary` returns).
     """
     return {
         "id": table.id,
@@ -49,6 +50,7 @@ def _row(
         else None,
         "ours": [],
         "reason": "",
+        "differences": [],
     }
     if row.of is None:
         filled["reason"] = row.why
@@ -58,7 +60,24 @@ def _row(
     ]
     if not filled["ours"]:
         filled["reason"] = _why_not(row.of, experiment, plan)
+    if row.against is not None:
+        filled["differences"] = _differences(row, experiment, found)
     return filled
+
+
+def _differences(row: Row, experiment: ExperimentSettings, found: Outcomes) -> list[dict[str, Any]]:
+    """A row minus the model that it is compared with, paired by repeat, by protocol and metric."""
+    assert row.of is not None
+    assert row.against is not None
+    title = experiment.models[row.against].title
+    items = []
+    for protocol in _protocols(row, experiment, found):
+        sides = [(of, row.data, protocol) for of in (row.of, row.against)]
+        for metric in PAIRED_METRICS:
+            if gaps := _gaps(found, sides[0], sides[1], metric):
+                what = {"against": title, "protocol": protocol, "metric": metric}
+                items.append(what | summary(gaps))
+    return items
 
 
 def _protocols(row: Row, experiment: ExperimentSettings, found: Outcomes) -> list[str]:
@@ -117,8 +136,8 @@ def leaks(experiment: ExperimentSettings, found: Outcomes) -> list[dict[str, Any
     for leaky, honest in experiment.leaks:
         for of, title in titles.items():
             for data in experiment.data:
-                for metric in LEAK_METRICS:
-                    gaps = _gaps(found, of, data, leaky, honest, metric)
+                for metric in PAIRED_METRICS:
+                    gaps = _gaps(found, (of, data, leaky), (of, data, honest), metric)
                     if gaps:
                         what = {"of": of, "title": title, "data": data, "metric": metric}
                         items.append(what | {"leaky": leaky, "honest": honest} | summary(gaps))
@@ -136,14 +155,17 @@ def summary(gaps: dict[int, float]) -> dict[str, Any]:
     return {"differences": gaps, "mean": mean, "low": low, "high": high, "note": note}
 
 
-def _gaps(
-    found: Outcomes, of: str, data: str, leaky: str, honest: str, metric: str
-) -> dict[int, float]:
-    values: dict[str, dict[int, float]] = {leaky: {}, honest: {}}
+Side = tuple[str, str, str]  # model, part of the data, protocol
+
+
+def _gaps(found: Outcomes, first: Side, other: Side, metric: str) -> dict[int, float]:
+    """By repeat, a metric of the first minus that of the other, where both have it."""
+    values: dict[Side, dict[int, float]] = {first: {}, other: {}}
     for place, outcome in found.items():
-        if (place.of, place.data) == (of, data) and place.protocol in values:
-            value = outcome.metrics[metric]["value"] if isinstance(outcome, Outcome) else None
+        side = (place.of, place.data, place.protocol)
+        if side in values and isinstance(outcome, Outcome):
+            value = outcome.metrics[metric]["value"]
             if value is not None:
-                values[place.protocol][place.repeat] = value
-    common = sorted(values[leaky].keys() & values[honest].keys())
-    return {repeat: values[leaky][repeat] - values[honest][repeat] for repeat in common}
+                values[side][place.repeat] = value
+    common = sorted(values[first].keys() & values[other].keys())
+    return {repeat: values[first][repeat] - values[other][repeat] for repeat in common}

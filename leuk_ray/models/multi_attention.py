@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+from typing import Literal
+
 import torch
 from torch import Tensor, nn
 
@@ -12,12 +15,14 @@ from leuk_ray.models.attention import (
 )
 from leuk_ray.models.settings import Attention, Merge
 
+_GROUPS = 8
+
 
 class MultiAttentionHead(nn.Module):
     """Pool by attention, merge, normalise, classify: the head of saeed2022 (eq 7-12).
 
     Both branches see the same feature map and run in parallel. Their vectors are
-    concatenated or added, go through BatchNorm and a fully connected layer with ELU,
+    concatenated or added, go through BatchNorm (or GroupNorm) and a fully connected layer with ELU,
     and end in `num_classes` logits (softmax belongs to the loss).
     """
 
@@ -29,6 +34,7 @@ class MultiAttentionHead(nn.Module):
         merge: Merge,
         reduction: int,
         hidden: int,
+        head_norm: Literal["batch", "group"] = "batch",
         dropout: float,
         num_classes: int,
     ) -> None:
@@ -36,7 +42,7 @@ class MultiAttentionHead(nn.Module):
         self.branches = nn.ModuleList(_branches(channels, attention, reduction))
         self.merge = merge
         width = channels * (len(self.branches) if merge == "concat" else 1)
-        self.norm = nn.BatchNorm1d(width)
+        self.norm = nn.BatchNorm1d(width) if head_norm == "batch" else GroupNorm(width)
         self.hidden = nn.Linear(width, hidden)
         self.dropout = nn.Dropout(dropout)
         self.classifier = nn.Linear(hidden, num_classes)
@@ -47,6 +53,13 @@ class MultiAttentionHead(nn.Module):
         merged = torch.cat(pooled, dim=1) if self.merge == "concat" else torch.stack(pooled).sum(0)
         embedding = nn.functional.elu(self.hidden(self.norm(merged)))
         return self.classifier(self.dropout(embedding)), embedding
+
+
+class GroupNorm(nn.GroupNorm):
+    """Normalize each cell's vector over 8 groups of channels, or as many as divide its width."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__(math.gcd(_GROUPS, channels), channels)
 
 
 def _branches(channels: int, attention: Attention, reduction: int) -> list[nn.Module]:

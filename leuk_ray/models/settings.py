@@ -21,7 +21,8 @@ Width = Annotated[int, Field(ge=1, le=4096)]
 
 _COMMON = {"architecture", "input_size", "weights"}
 _APPLIES: dict[str, set[str]] = {
-    "multi_attention": {"backbone", "attention", "merge", "reduction", "hidden", "dropout"},
+    "multi_attention": {"backbone", "attention", "merge", "reduction", "hidden", "dropout"}
+    | {"head_norm"},
     "timm": {"backbone", "dropout"},
     "alexnet": {"dropout"},
     "se_cnn": {"attention", "reduction", "filters", "pool_stride"},
@@ -66,6 +67,11 @@ class ModelSettings(Settings):
 
     hidden: int = Field(default=256, ge=1, le=65536)
     """Units of the fully connected layer (saeed2022, head: 256)."""
+
+    head_norm: Literal["batch", "group"] = "batch"
+    """Normalization after the merge: `batch` (saeed2022), or `group`: each cell by itself, over 8
+    groups of channels. With `training.frozen_norm` and no dropout, `group` makes training the same
+    at any number of workers, which `batch` does not."""
 
     dropout: float = Field(default=0.0, ge=0, lt=1)
     """Dropout probability before the last layer."""
@@ -127,4 +133,6 @@ class ModelSettings(Settings):
     @model_serializer(mode="wrap")
     def _write_what_applies(self, write: Callable[[Any], dict[str, Any]]) -> dict[str, Any]:
         known = _COMMON | _APPLIES[self.architecture]
+        if self.head_norm == "batch":
+            known = known - {"head_norm"}  # as older versions wrote it
         return {key: value for key, value in write(self).items() if key in known}

@@ -21,7 +21,8 @@ def summarise(settings: ModelSettings) -> dict[str, Any]:
     normalisation and activations are not counted.
 
     Returns:
-        network, input (C, H, W), layers (name, kind, output, parameters, flops each),
+        network, input (C, H, W), layers (name, kind with the activation layers inside, output,
+        parameters, flops each),
         parameters (trainable) and flops of the whole. Rows do not overlap; what belongs to no
         layer, such as a transformer's position embedding, is in the whole alone.
     """
@@ -49,7 +50,7 @@ def summarise(settings: ModelSettings) -> dict[str, Any]:
     layers = [
         {
             "name": name,
-            "kind": type(modules[name]).__name__,
+            "kind": _kind(modules[name]),
             "output": list(outputs[name]),
             "parameters": _num_parameters(modules[name]),
             "flops": sum(counts.get(f"{type(model).__name__}.{name}", {}).values()),
@@ -87,6 +88,16 @@ def _layers(name: str, module: nn.Module, outputs: dict[str, Any], depth: int) -
     if name in outputs and (name.count(".") + 1 >= depth or owns or not inner):
         return [] if isinstance(module, nn.Identity) else [name]
     return inner
+
+
+def _kind(layer: nn.Module) -> str:
+    """The class of a layer, with those of activations inside: `BatchNormAct2d (SiLU)`."""
+    inside = [type(part).__name__ for part in layer.modules() if part is not layer and _acts(part)]
+    return type(layer).__name__ + (f" ({', '.join(sorted(set(inside)))})" if inside else "")
+
+
+def _acts(layer: nn.Module) -> bool:
+    return type(layer).__module__.startswith(("torch.nn.modules.activation", "timm.layers.activ"))
 
 
 def _num_parameters(module: nn.Module) -> int:

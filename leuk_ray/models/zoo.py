@@ -87,6 +87,7 @@ def _multi_attention(settings: ModelSettings, num_classes: int) -> ImageClassifi
         merge=settings.merge,
         reduction=settings.reduction,
         hidden=settings.hidden,
+        head_norm=settings.head_norm,
         dropout=settings.dropout,
         num_classes=num_classes,
     )

@@ -58,9 +58,9 @@ def make_cells() -> tuple[TrainingCells, np.ndarray]:
     return TrainingCells(uids, labels, uid_keys(uids), train_rows, validation_rows), pixels
 
 
-def make_model() -> ImageClassifier:
+def make_model(**changes) -> ImageClassifier:
     torch.manual_seed(0)
-    return build(ModelSettings(input_size=SIZE, weights="scratch"), load_weights=True)
+    return build(ModelSettings(input_size=SIZE, weights="scratch", **changes), load_weights=True)
 
 
 def run(
@@ -72,13 +72,17 @@ def run(
     loader: Loader | None = None,
     dtype: torch.dtype = torch.float32,
     device: torch.device = CPU,
+    model: ImageClassifier | None = None,
     progress=lambda update: None,
 ) -> list[dict]:
     """One worker's run; returns the history without timings."""
     torch.set_num_threads(1)
     cells, pixels = make_cells()
     wrap = DistributedDataParallel if dist.is_initialized() else lambda module: module
-    learner, state = Learner(make_model().to(device, dtype), settings, wrap=wrap), TrainingState()
+    learner, state = (
+        Learner((model or make_model()).to(device, dtype), settings, wrap=wrap),
+        TrainingState(),
+    )
     if resume_from is not None:
         state = TrainingState.load(resume_from, learner)
     source = loader or ArrayLoader(pixels, device)

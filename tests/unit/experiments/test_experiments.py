@@ -273,7 +273,16 @@ def test_the_leak_is_paired_by_repeat():
         found[RunKey("cnn", "both", "slide-group-disjoint", repeat)] = outcome(
             honest, 10 - honest, 0, 10
         )
-    by_metric = {item["metric"]: item for item in leaks(experiment, found)}
+        found[RunKey("se", "both", "image-random", repeat)] = outcome(leaky - 2, 12 - leaky, 0, 10)
+    table5 = next(table for table in experiment.tables if table.id == "table5")
+    rows = fill_table(table5, experiment, plan("bukhari2022", "tiny"), found)["rows"]
+    (mean,) = [row for row in rows if row["differences"]]
+    first = mean["differences"][0]
+    assert (mean["name"], first["metric"]) == ("SE-CNN, mean", "accuracy")
+    assert list(first["differences"].values()) == pytest.approx([-0.1] * 3)
+    assert (first["against"], first["low"]) == ("CNN (SE-CNN without SE)", None)
+    cnn = {place: one for place, one in found.items() if place.of == "cnn"}
+    by_metric = {item["metric"]: item for item in leaks(experiment, cnn)}
     assert list(by_metric["accuracy"]["differences"].values()) == pytest.approx([0.1, 0.05, 0.2])
     assert by_metric["accuracy"]["mean"] == pytest.approx(0.35 / 3)
     assert by_metric["accuracy"]["low"] < 0 < by_metric["accuracy"]["high"]
