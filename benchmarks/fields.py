@@ -30,8 +30,9 @@ from leuk_ray.cluster import ray_cluster
 from leuk_ray.datasets.images import decode
 from leuk_ray.datasets.synthetic import SyntheticSpec, draw_cells
 from leuk_ray.datasets.synthetic_fields import WIDTH, render_field
+from leuk_ray.fields.annotated import AnnotatedCell, read_annotated
 from leuk_ray.fields.field import FieldSettings, examine
-from leuk_ray.fields.matching import match, read_annotated
+from leuk_ray.fields.matching import match
 from leuk_ray.fields.stain import shrink
 from leuk_ray.inference.classifier import Classifier
 from leuk_ray.inference.files import find_images
@@ -92,14 +93,15 @@ CHANGES: dict[str, tuple[Change, float]] = {
 
 
 def recall(data: Path) -> None:
-    annotated = read_annotated(data / "boxes.csv", "WBC")
+    annotated = read_annotated(data / "boxes.csv", ["WBC"])
     files = sorted((data / "images").iterdir())
     print("| fields | recall, even | precision, even | recall, odd | precision, odd | refused |")
     print("|---|---|---|---|---|---|")
     for name, (change, factor) in CHANGES.items():
         row, refused, missed = [], Counter(), []
         boxes = {
-            file: [tuple(factor * v for v in box) for box in b] for file, b in annotated.items()
+            file: [AnnotatedCell(tuple(factor * v for v in cell.box)) for cell in cells]
+            for file, cells in annotated.items()
         }
         for start in (0, 1):
             found = {}
@@ -107,7 +109,7 @@ def recall(data: Path) -> None:
                 field = examine(file.name, change(decode(file.read_bytes())), FieldSettings())
                 found[file.name] = field.cells
                 refused.update(field.reasons)
-            counts = match(found, boxes)
+            counts = match(found, {file: boxes.get(file, []) for file in found})
             row += [f"{counts.found} of {counts.cells}", f"{counts.found} of {counts.detections}"]
             missed += [f"missed {place}" for place in counts.missed]
             missed += [f"wrong {place}" for place in counts.wrong]

@@ -27,10 +27,10 @@ from leuk_ray.datasets.classes import BINARY, ClassSet
 from leuk_ray.datasets.identity import DatasetIdentity
 from leuk_ray.datasets.images import StorageSettings
 from leuk_ray.datasets.layouts.all_idb import Shows
-from leuk_ray.evaluation.blast_percentage import ErrorRates
 from leuk_ray.evaluation.calibration import MAX_TEMPERATURE, MIN_TEMPERATURE
 from leuk_ray.evaluation.conformal import Conformal
 from leuk_ray.evaluation.decisions import Decisions
+from leuk_ray.evaluation.error_rates import ErrorRates
 from leuk_ray.evaluation.rules import DecisionRules
 from leuk_ray.io.locations import Location, join
 from leuk_ray.io.storage import read_json

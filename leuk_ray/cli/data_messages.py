@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 
 from leuk_ray.datasets.classes import BINARY, ClassSet
@@ -103,7 +104,7 @@ def detect_text(values: dict) -> str:
         f"{counted(counts['clumps'], 'clump')}; {counted(counts['fields'], 'field')} in = "
         f"{counts['ok']} with cells + {counts['empty']} without + {counts['refused']} refused"
     ]
-    lines += reasons_text(values["reasons"])
+    lines += reasons_text(values["reasons"]) + warnings_text(values["warnings"])
     if left_out := values["left_out"]:
         why = ", ".join(f"{number} {reason}" for reason, number in left_out.items())
         lines.append(f"  {counted(sum(left_out.values()), 'other file')} left out: {why}")
@@ -115,11 +116,30 @@ def detect_text(values: dict) -> str:
             "--pixels-per-um is better"
         )
     if measured := values.get("measured"):
-        lines.append(
-            f"  recall {measured['found']} of {measured['cells']} annotated cells, precision "
-            f"{measured['found']} of {measured['detections']} detections"
-        )
+        lines += _measured_text(measured)
     return "\n".join(lines)
+
+
+def _measured_text(measured: dict) -> list[str]:
+    lines = [
+        f"  recall {measured['found']} of {measured['cells']} annotated cells, precision "
+        f"{measured['found']} of {measured['detections']} detections, over "
+        f"{counted(measured['fields'], 'annotated field')}"
+    ]
+    found, cells = Counter(), Counter()
+    for group in measured["found_by_label"]:
+        for label, one in group.items():
+            found[label] += one["found"]
+            cells[label] += one["cells"]
+    if len(cells) > 1:
+        by_label = [f"{found[name]} of {number} {name}" for name, number in sorted(cells.items())]
+        lines.append(f"  found, in fields that are not refused: {', '.join(by_label)}")
+    if without := measured["fields_without_rows"]:
+        lines.append(f"  {counted(without, 'field')} without a row: not annotated, not measured")
+    if others := measured["other_files"]:
+        rows = counted(measured["rows_of_other_files"], "annotated cell")
+        lines.append(f"  {rows} left out: of files that are none of the fields: {listed(others)}")
+    return lines
 
 
 def fields_text(values: dict) -> str:
@@ -128,6 +148,7 @@ def fields_text(values: dict) -> str:
     for field in values["fields"]:
         why = f" ({field['detail'] or ', '.join(field['reasons'])})" if field["reasons"] else ""
         lines.append(f"{field['name']}: {field['status']}{why}")
+        lines += warnings_text(dict.fromkeys(field["warnings"], 1))
         for cell in field["cells"]:
             box = f"  {cell['x0']},{cell['y0']} to {cell['x1']},{cell['y1']}"
             reasons = f" ({', '.join(cell['reasons'])})" if cell["reasons"] else ""
@@ -149,6 +170,7 @@ def fields_table_text(values: dict) -> str:
     lines = [
         f"{values['out']}: {counted(counts['all'], 'field')} = {' + '.join(by_status)}",
         *reasons_text(values["reasons"]),
+        *warnings_text(values["warnings"]),
         _summary(values["summary"]),
     ]
     if "subjects" in values:
@@ -182,6 +204,16 @@ def reasons_text(reasons: dict[str, int]) -> list[str]:
 
     return [
         f"  {number} refused, {reason}: {REASONS[reason]}" for reason, number in reasons.items()
+    ]
+
+
+def warnings_text(warnings: dict[str, int]) -> list[str]:
+    """What is doubtful in fields that are not refused, one line a warning."""
+    from leuk_ray.fields.quality import WARNINGS
+
+    return [
+        f"  warning: {counted(number, 'field')}, {name}: {WARNINGS[name]}"
+        for name, number in warnings.items()
     ]
 
 

@@ -51,9 +51,21 @@ def field_settings(pixels_per_um: float | None, crop_um: float | None) -> FieldS
     "annotated",
     type=PATH,
     metavar="CSV",
-    help="Annotated cells to measure recall and precision: columns file,x0,y0,x1,y1 or file,x,y.",
+    help="Annotated cells to measure recall and precision: columns file,x0,y0,x1,y1 or file,x,y; a "
+    "row with a file alone is an annotated field without a cell.",
 )
-@click.option("--annotated-label", metavar="NAME", help="Rows of --boxes whose label is NAME.")
+@click.option(
+    "--annotated-label",
+    "annotated_labels",
+    multiple=True,
+    metavar="NAME",
+    help="Rows of --boxes whose label is NAME are nucleated cells; may be repeated.",
+)
+@click.option(
+    "--subject",
+    metavar="REGEX|c-nmc",
+    help="Regular expression whose first group is the patient of a field: count recall by patient.",
+)
 @click.option(
     "--format",
     type=Choice(["csv", "parquet"]),
@@ -75,6 +87,9 @@ def detect(
     **options: Any,
 ) -> tuple[dict, str]:
     """Find nucleated cells in fields of view by their stain, and crop them.
+
+    With --boxes, detect.json holds how many cells were found, by label and patient: `leuk-ray
+    calibrate --misses` takes it, so that blast percentages carry the detector's misses.
 
     OUT holds detections.csv (boxes in pixels), fields.csv (status and reasons of each field),
     crops.csv (fill in labels, then prepare it with --layout csv), crops/, overlays/ and

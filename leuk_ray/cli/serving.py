@@ -57,6 +57,13 @@ def export(source: Location, bundle: Location, onnx: bool, key: Path | None) -> 
     "holds its class with at least this probability; cells whose set is not one class get no "
     "answer. Needs coverage / (1 - coverage) patients of every class.",
 )
+@click.option(
+    "--misses",
+    type=PATH,
+    metavar="DETECT_JSON",
+    help="What `leuk-ray detect --boxes` measured with cells labelled by class: intervals of the "
+    "blast percentage then carry the cells that the detector misses.",
+)
 @command
 def calibrate(
     target: Location,
@@ -64,6 +71,7 @@ def calibrate(
     bundle: Location,
     abstain: float | None,
     coverage: float | None,
+    misses: Path | None,
 ) -> tuple[dict, str]:
     """Write a copy of a bundle with calibrated probabilities, a rule when to abstain, and scope."""
     from leuk_ray.cli.messages import calibrate_text
@@ -84,6 +92,7 @@ def calibrate(
             bundle,
             abstain_share=abstain,
             coverage=coverage,
+            misses=misses,
             progress=progress,
         )
     return values, calibrate_text(values)

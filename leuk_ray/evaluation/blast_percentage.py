@@ -1,8 +1,9 @@
 """The blast percentage of a patient, corrected for the errors that a classifier is known to make.
 
 A classifier that calls 5% of normal cells blasts finds 5% "blasts" in everybody. With `u` the
-probability that a blast is answered, `s` that an answered blast is called one, and `v` and `f` the
-same for other cells, a patient with the true share t of blasts has the share
+probability that a blast is found by the detector and answered, `s` that an answered blast is called
+one, and `v` and `f` the same for other cells, a patient with the true share t of blasts has the
+share
 
     p(t) = (t u s + (1 - t) v f) / (t u + (1 - t) v)
 
@@ -26,20 +27,14 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Self
 
 import numpy as np
-from pydantic import Field, NonNegativeInt, model_validator
 from scipy.optimize import root_scalar
 from scipy.special import betainc, betaln, expit
 
+from leuk_ray.evaluation.error_rates import ErrorRates
 from leuk_ray.evaluation.intervals import LEVEL, FloatArray
-from leuk_ray.utils.settings import Settings
 
-MIN_PATIENTS = (
-    10  # with cells of either kind: below, the coverage of the interval was not simulated
-)
-MAX_PATIENTS = 2000
 DRAWS = 1000  # of a new patient's rates
 _TAIL = (1 - LEVEL) / 2
 
@@ -48,60 +43,6 @@ _MEAN = expit(np.linspace(-7, 7, 57))
 _WITHIN_PATIENT = np.concatenate([[1e-4], expit(np.linspace(-6, 2, 25))])
 _WITHIN_FIELD = np.array([1e-4, 0.005, 0.01, 0.02, 0.04, 0.07, 0.1, 0.15, 0.2, 0.3])
 _SHARES = np.linspace(0, 1, 41)
-
-
-class PatientCounts(Settings):
-    """Cells of one calibration patient that are all blasts, or all others.
-
-    cells: how many; where fields were searched for them, those that were not found among them.
-    answered: with a class for an answer. called: called one of the positive classes.
-    """
-
-    cells: NonNegativeInt
-    answered: NonNegativeInt
-    called: NonNegativeInt
-
-    @model_validator(mode="after")
-    def _parts_of_a_whole(self) -> Self:
-        if not self.called <= self.answered <= self.cells:
-            raise ValueError(f"called {self.called}, answered {self.answered} of {self.cells}")
-        return self
-
-
-class ErrorRates(Settings):
-    """What calibration patients say of a classifier's errors, without names.
-
-    positive: of each patient with cells of a positive class, these. other: of each with other
-    cells, those; one patient may have both.
-    """
-
-    positive: tuple[PatientCounts, ...] = Field(max_length=MAX_PATIENTS)
-    other: tuple[PatientCounts, ...] = Field(max_length=MAX_PATIENTS)
-
-    @property
-    def counts(self) -> tuple[int, int]:
-        """Of how many patients blasts, and of how many other cells, got an answer."""
-        return _answered(self.positive), _answered(self.other)
-
-    @property
-    def described(self) -> str:
-        """What was measured, in words; a patient with both kinds of cells is in both numbers."""
-        blasts, others = self.counts
-        return (
-            f"error rates on the blasts of {blasts} calibration patients and on the other cells of "
-            f"{others}"
-        )
-
-    @property
-    def shortage(self) -> str:
-        """Why they are too few to correct with; empty where they are enough."""
-        if min(self.counts) >= MIN_PATIENTS:
-            return ""
-        return f"{self.described}; {MIN_PATIENTS} of either are needed"
-
-
-def _answered(patients: Sequence[PatientCounts]) -> int:
-    return sum(each.answered > 0 for each in patients)
 
 
 @dataclass(frozen=True)
@@ -114,34 +55,6 @@ class BlastPercentage:
     value: float
     low: float
     high: float
-
-
-def count_errors(
-    positive: Sequence[bool] | np.ndarray,
-    called: Sequence[bool | None],
-    patients: Sequence[str],
-) -> ErrorRates:
-    """Count calls by calibration patient.
-
-    Args:
-        positive: (N,) whether each cell is of a positive class.
-        called: (N,) whether it is called one; None where it got no answer.
-        patients: (N,) of each cell, or the group that patients are known by.
-    """
-    counts: dict[bool, dict[str, list[int]]] = {True: {}, False: {}}
-    for truth, call, patient in zip(positive, called, patients, strict=True):
-        own = counts[bool(truth)].setdefault(patient, [0, 0, 0])
-        own[0] += 1
-        own[1] += call is not None
-        own[2] += call is True
-    of = {
-        truth: tuple(
-            PatientCounts(cells=cells, answered=answered, called=calls)
-            for cells, answered, calls in sorted(by_patient.values())
-        )
-        for truth, by_patient in counts.items()
-    }
-    return ErrorRates(positive=of[True], other=of[False])
 
 
 def count_fields(
@@ -193,9 +106,8 @@ class CalledCount:
             rates: of the bundle that answered.
         """
         called, answered = called[answered > 0].astype(float), answered[answered > 0].astype(float)
-        self._sensitivity, self._false_positive, self._answer_ratio = _new_patients(
-            _plain(rates.positive), _plain(rates.other)
-        )
+        predicted = _new_patients(rates)  # pyright: ignore[reportArgumentType] (frozen: hashable)
+        self._sensitivity, self._false_positive, self._answer_ratio = predicted
         total = answered.sum()
         within = _sample(_WITHIN_FIELD, _field_weights(called, answered), DRAWS)
         design = 1 + within * ((answered**2).sum() / total - 1)
@@ -256,27 +168,28 @@ def _binomial_up_to(calls: FloatArray, cells: FloatArray, p: FloatArray) -> Floa
     return np.where(inside, found, np.where(calls > -1, 1.0, 0.0))
 
 
-_Counts = tuple[int, int, int]
-
-
-def _plain(patients: Sequence[PatientCounts]) -> tuple[_Counts, ...]:
-    return tuple((each.cells, each.answered, each.called) for each in patients)
-
-
 @lru_cache(maxsize=64)
-def _new_patients(
-    positive: tuple[_Counts, ...], other: tuple[_Counts, ...]
-) -> tuple[FloatArray, FloatArray, FloatArray]:
-    """(DRAWS,) each, of new patients: sensitivity, false positive rate, answer rates' ratio."""
+def _new_patients(rates: ErrorRates) -> tuple[FloatArray, FloatArray, FloatArray]:
+    """(DRAWS,) each, of new patients: sensitivity, false positive rate, answer rates' ratio.
+
+    The ratio is that of blasts to other cells, which are answered, and before found, more or less
+    often.
+    """
     generator = np.random.default_rng(0)
     drawn = []
-    for part in (positive, other):
-        cells, answered, called = np.array(part, float).T
+    for part in (rates.positive, rates.other):
+        counts = [(each.cells, each.answered, each.called) for each in part]
+        cells, answered, called = np.array(counts, float).T
         drawn.append(_predict_rate(called, answered, generator))
         everything = (cells == answered).all()  # a bundle that answers always has no ratio to learn
         drawn.append(np.ones(DRAWS) if everything else _predict_rate(answered, cells, generator))
     sensitivity, answers_blast, false_positive, answers_other = drawn
-    return sensitivity, false_positive, answers_blast / np.maximum(answers_other, 1e-6)
+    ratio = answers_blast / np.maximum(answers_other, 1e-6)
+    if rates.detector is not None:
+        for part, power in ((rates.detector.positive, 1), (rates.detector.other, -1)):
+            found, cells = np.array([(one.found, one.cells) for one in part], float).T
+            ratio *= np.maximum(_predict_rate(found, cells, generator), 1e-6) ** power
+    return sensitivity, false_positive, ratio
 
 
 def _predict_rate(

@@ -9,9 +9,10 @@ import numpy as np
 import pyarrow as pa
 from typing_extensions import TypedDict
 
-from leuk_ray.evaluation.blast_percentage import ErrorRates, blast_percentage, count_fields
+from leuk_ray.evaluation.blast_percentage import blast_percentage, count_fields
 from leuk_ray.evaluation.calibration import class_logits_of
 from leuk_ray.evaluation.conformal import Conformal, sole_class
+from leuk_ray.evaluation.error_rates import ErrorRates
 from leuk_ray.evaluation.intervals import BoolArray, GroupResamples, IntArray
 from leuk_ray.utils.wording import natural
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from leuk_ray.evaluation.blast_percentage import ErrorRates
 from leuk_ray.evaluation.conformal import Conformal
 from leuk_ray.evaluation.decisions import Decisions
+from leuk_ray.evaluation.error_rates import ErrorRates
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,7 @@ def field_answer(
         classes: of the bundle that answered.
 
     Returns:
-        name, status, reasons, detail, width, height, scale, cells, and `summarise_cells` of these.
+        What `Field` holds, with the answers in its cells, and `summarise_cells` of these.
     """
     cells = [
         asdict(cell) | ({"label": None, "reasons": [CLUMP]} if answer is None else _unnamed(answer))
@@ -35,6 +35,7 @@ def field_answer(
         "name": field.name,
         "status": field.status,
         "reasons": list(field.reasons),
+        "warnings": list(field.warnings),
         "detail": field.detail,
         "width": field.width,
         "height": field.height,

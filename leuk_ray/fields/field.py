@@ -17,6 +17,7 @@ from leuk_ray.fields.quality import (
     colour_reasons,
     focus_reasons,
     scale_reasons,
+    scale_warnings,
 )
 from leuk_ray.fields.scale import estimate_scale
 from leuk_ray.fields.stain_detector import StainDetector
@@ -42,6 +43,7 @@ class Field:
     status: `ok`; `empty`, without a cell; or `refused`, and `reasons` say why (`quality.REASONS`).
     scale: None where it is not known. width, height: pixels; 0 where the file cannot be read.
     cells: from top to bottom; none of a refused field. detail: of a file that cannot be read.
+    warnings: what is doubtful in a field that is not refused (`quality.WARNINGS`).
     """
 
     name: str
@@ -52,6 +54,7 @@ class Field:
     height: int = 0
     cells: tuple[Detection, ...] = ()
     detail: str | None = None
+    warnings: tuple[str, ...] = ()
 
 
 def examine(
@@ -67,13 +70,15 @@ def examine(
     """
     height, width = pixels.shape[:2]
     reasons = colour_reasons(pixels)
-    scale = None
+    scale, warnings = None, ()
     found: Sequence[Detection] = ()
     if not reasons:
         estimated = estimate_scale(pixels)
         given = settings.pixels_per_um
-        scale = estimated if given is None else Scale(given)
+        beside = estimated and estimated.pixels_per_um
+        scale = estimated if given is None else Scale(given, estimated=beside)
         reasons = scale_reasons(pixels, given, estimated)
+        warnings = tuple(scale_warnings(given, estimated))
     if scale is not None and not reasons:
         reasons = focus_reasons(pixels, scale)
     if scale is not None and not reasons:
@@ -82,7 +87,7 @@ def examine(
     if reasons:
         return Field(name, "refused", tuple(reasons), scale, width, height)
     status = "ok" if found else "empty"
-    return Field(name, status, (), scale, width, height, tuple(found))
+    return Field(name, status, (), scale, width, height, tuple(found), warnings=warnings)
 
 
 def read_field(

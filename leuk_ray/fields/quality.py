@@ -24,6 +24,11 @@ REASONS = {
     "clumps": "most of its nuclei lie in clumps that cannot be separated",
 }
 
+WARNINGS = {
+    "scale_doubtful": "its red cells suggest other pixels per micrometre than the given ones, by "
+    "more than the estimate is uncertain",
+}
+
 _VIEW = 800  # longer side in pixels of what colours are measured on
 _STAINED = 0.3  # optical density, all channels together
 _COLOUR = 0.2  # by how much another channel may absorb more than green: stains of a smear do not
@@ -85,6 +90,19 @@ def scale_reasons(pixels: np.ndarray, given: float | None, estimated: Scale | No
         return ["too_small"]
     working = min(per_um, _FOCUS_PIXELS_PER_UM)
     return ["too_large"] if area * working**2 > _MAX_WORKING_PIXELS else []
+
+
+def scale_warnings(given: float | None, estimated: Scale | None) -> list[str]:
+    """What is doubtful in a given scale that is not refused: keys of WARNINGS.
+
+    Args:
+        given: pixels per micrometre; None uses the estimate.
+        estimated: from red cells; None where they do not show it.
+    """
+    if given is None or estimated is None:
+        return []
+    ratio = given / estimated.pixels_per_um
+    return ["scale_doubtful"] if max(ratio, 1 / ratio) > 1 + estimated.uncertainty else []
 
 
 def focus_reasons(pixels: np.ndarray, scale: Scale) -> list[str]:

@@ -34,6 +34,8 @@ _FIELD = pa.schema(
         ("pixels_per_um", pa.float64()),
         ("scale_uncertainty", pa.float64()),
         ("scale_source", pa.string()),
+        ("estimated_pixels_per_um", pa.float64()),  # from red cells, where the scale was given
+        ("warnings", pa.string()),  # as reasons
     ]
 )
 
@@ -60,6 +62,8 @@ def field_row(number: int, field: Field, more: Sequence[dict[str, Any]] = ()) ->
         "pixels_per_um": scale and scale.pixels_per_um,
         "scale_uncertainty": scale and scale.uncertainty,
         "scale_source": scale and scale.source,
+        "estimated_pixels_per_um": scale and scale.estimated,
+        "warnings": " ".join(field.warnings),
         "cells": cells,
     }
 
@@ -72,6 +76,11 @@ def fields_table(rows: pa.Table) -> pa.Table:
     return table.append_column("cells", pa.array(cells, pa.int64())).append_column(
         "clumps", pa.array(clumps, pa.int64())
     )
+
+
+def words(fields: pa.Table, column: str) -> list[str]:
+    """All reasons, or warnings, of fields."""
+    return " ".join(fields[column].to_pylist()).split()
 
 
 def cells_table(rows: pa.Table, more: pa.Schema | None = None) -> pa.Table:

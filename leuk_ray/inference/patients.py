@@ -116,6 +116,12 @@ def _blasts(
     if not answered.sum():
         return None, "no cell was answered"
     basis = f"corrected with {rates.described}"
+    if rates.detector is not None:
+        basis += f"; {rates.detector.described}"
+    elif any(field is not None for field in fields):
+        basis += (
+            "; misses of the detector are not measured: `leuk-ray calibrate --misses` takes them"
+        )
     if None in fields:
         basis += "; cells without a field of view are taken as independent"
     return blast_percentage(called, answered, rates), basis

@@ -43,13 +43,15 @@ class ScaleOut(BaseModel):
     """Pixels per micrometre.
 
     uncertainty: relative half-width of its 95% interval, 0 where it was given. source: `given`, or
-    `red_cells` where it was estimated from them.
+    `red_cells` where it was estimated from them. estimated: what red cells say where it was given;
+    null where too few agree.
     """
 
     pixels_per_um: float
     uncertainty: float
     source: Literal["given", "red_cells"]
     red_cells: int
+    estimated: float | None
 
 
 class CellsOut(BaseModel):
@@ -71,11 +73,13 @@ class FieldOut(BaseModel):
     """A field of view.
 
     status: `ok`; `empty`, without a cell; `refused`, and `reasons` say why it has no result.
+    warnings: what is doubtful in a field that is not refused: `scale_doubtful`.
     """
 
     name: str
     status: Literal["ok", "empty", "refused"]
     reasons: list[str]
+    warnings: list[str]
     detail: str | None
     width: int
     height: int

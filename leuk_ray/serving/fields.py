@@ -14,7 +14,7 @@ from fastapi.responses import HTMLResponse, JSONResponse, Response
 from leuk_ray.datasets.images import BadImageError
 from leuk_ray.fields.answers import field_answer, summarise_cells
 from leuk_ray.fields.field import Field, FieldSettings
-from leuk_ray.fields.quality import REASONS
+from leuk_ray.fields.quality import REASONS, WARNINGS
 from leuk_ray.inference.predictions import Failure, Prediction
 from leuk_ray.serving.decoding import CroppedField, Named
 from leuk_ray.serving.docs import FIELDS_BODY, page_headers
@@ -50,10 +50,14 @@ def router(models: Models, limits: Limits, trace: Trace) -> APIRouter:
                 description="scale of the fields; estimated from red cells where it is left out",
                 gt=0,
                 le=1000,
+                allow_inf_nan=False,
             ),
         ] = None,
         crop_um: Annotated[
-            float, Query(description="side of the square around a cell", ge=5, le=100)
+            float,
+            Query(
+                description="side of the square around a cell", ge=5, le=100, allow_inf_nan=False
+            ),
         ] = 20.0,
         crops: Annotated[bool, Query(description="add each cell's crop")] = False,
     ) -> Response:
@@ -102,7 +106,7 @@ def _page() -> str:
     page = (resources.files("leuk_ray.serving") / "page" / "fields.html").read_text()
     line = "const FIELD_REASONS = {};"
     assert line in page
-    return page.replace(line, f"const FIELD_REASONS = {json.dumps(REASONS)};")
+    return page.replace(line, f"const FIELD_REASONS = {json.dumps(REASONS | WARNINGS)};")
 
 
 def _items(

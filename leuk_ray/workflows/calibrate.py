@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -17,7 +18,6 @@ from leuk_ray.datasets.classes import ABSTAIN, ClassSet
 from leuk_ray.datasets.leakage import origin_of
 from leuk_ray.datasets.prepared import PreparedDataset
 from leuk_ray.datasets.splits import rows_with_role
-from leuk_ray.evaluation.blast_percentage import ErrorRates, count_errors
 from leuk_ray.evaluation.calibration import (
     abstain_band,
     binary_probability,
@@ -31,6 +31,7 @@ from leuk_ray.evaluation.class_report import binary_view
 from leuk_ray.evaluation.conformal import Conformal, fit_conformal, require_patients
 from leuk_ray.evaluation.decisions import ABSTAIN_SHARES, Decisions, fix_decisions
 from leuk_ray.evaluation.deployed import call_by_sets
+from leuk_ray.evaluation.error_rates import ErrorRates, count_errors
 from leuk_ray.evaluation.guarantee import count_sizes
 from leuk_ray.evaluation.rules import DecisionRules
 from leuk_ray.evaluation.subjects import per_subject
@@ -42,6 +43,7 @@ from leuk_ray.runs.report import predictions_table, split_of
 from leuk_ray.runs.target import EvaluationTarget
 from leuk_ray.utils.errors import ConfigError, DataError
 from leuk_ray.utils.wording import counted
+from leuk_ray.workflows.detect import read_recall
 
 MIN_CELLS = 20
 _BATCH = 16
@@ -55,6 +57,7 @@ def calibrate(
     abstain_share: float | None = None,
     coverage: float | None = None,
     out_of_fold: pa.Table | None = None,
+    misses: Path | None = None,
     max_cells: int = 2000,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> dict:
@@ -75,6 +78,8 @@ def calibrate(
             its cells (see `workflows.out_of_fold`), each by networks that did not see the cell:
             temperature and decisions are fixed on these scores, as no cell is left that none of
             the members has seen.
+        misses: detect.json of `detect --boxes`: how often the detector misses blasts and other
+            cells, which intervals of the blast percentage then carry.
         max_cells: at most so many are looked at for each of the two.
         progress: called with (cells scored, cells in all).
 
@@ -98,6 +103,7 @@ def calibrate(
     abstain_share = 0.05 if abstain_share is None else abstain_share
     if not 0 <= abstain_share <= 0.9:
         raise ConfigError(f"--abstain {abstain_share}: give a share from 0 to 0.9")
+    detector = None if misses is None else read_recall(misses, dataset.classes)
     bundle = open_bundle(target.bundle)
     if out_of_fold is not None:
         split = out_of_fold  # all of the role test
@@ -167,7 +173,12 @@ def calibrate(
             for i, is_far in zip(at.tolist(), far, strict=True)
         ]
         rates = _error_rates(decided_on, scores, temperature, out_of_scope, rules, dataset.classes)
-        rules = replace(rules, error_rates=rates)
+        rules = replace(rules, error_rates=rates.model_copy(update={"detector": detector}))
+    elif detector is not None:
+        raise DataError(
+            f"--misses: correct the blast percentage, which needs the patients of the cells, and "
+            f"{dataset.location} names none; prepare it with subjects"
+        )
     calibrated = CellLineage.of("calibrated", cell_hashes(decided_on))
     derive_bundle(
         bundle,
@@ -278,7 +289,8 @@ def _blasts(rates: ErrorRates | None) -> str:
         return "not corrected: patients are unknown"
     if rates.shortage:
         return f"not corrected: {rates.shortage}"
-    return f"corrected with {rates.described}"
+    more = f"; {rates.detector.described}" if rates.detector else ""
+    return f"corrected with {rates.described}{more}"
 
 
 def _basis(labels: np.ndarray, classes: ClassSet, decisions: Decisions | None) -> str:

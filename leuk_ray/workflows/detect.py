@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -12,19 +13,23 @@ from typing import Any, Literal
 import numpy as np
 import pyarrow as pa
 
+from leuk_ray.datasets.classes import ClassSet
+from leuk_ray.evaluation.error_rates import MIN_PATIENTS, DetectorRecall, FoundCells
+from leuk_ray.fields.annotated import Annotated, join_fields, read_annotated
 from leuk_ray.fields.field import FieldSettings
-from leuk_ray.fields.matching import Box, Matched, match, read_annotated
+from leuk_ray.fields.matching import match
 from leuk_ray.fields.stain_detector import StainDetector
-from leuk_ray.fields.table import cells_table, detections, fields_table, part_schema
+from leuk_ray.fields.table import cells_table, detections, fields_table, part_schema, words
 from leuk_ray.inference.files import FoundImages, files_digest, find_images
+from leuk_ray.inference.naming import name_subjects
 from leuk_ray.io.locations import Location
 from leuk_ray.io.parts import Parts
 from leuk_ray.io.storage import refuse_existing, remove, write_json
 from leuk_ray.io.tables import write_rows
-from leuk_ray.utils.errors import DataError
+from leuk_ray.utils.errors import ConfigError, DataError
 from leuk_ray.utils.progress import bar
 from leuk_ray.utils.provenance import now
-from leuk_ray.workflows.fields import CROP, work
+from leuk_ray.workflows.fields import CROP, check_any_examined, work
 
 Format = Literal["csv", "parquet"]
 _MANY = 10_000  # fields, from which the tables are Parquet
@@ -37,7 +42,8 @@ def detect(
     settings: FieldSettings,
     *,
     annotated: Path | None = None,
-    annotated_label: str | None = None,
+    annotated_labels: Sequence[str] = (),
+    subject: str | None = None,
     format: Format | None = None,
     workers: int | None = None,
     resume: bool = False,
@@ -52,25 +58,34 @@ def detect(
         out: folder to make; on a cluster, one that all nodes share.
         settings: of fields.
         annotated: table of boxes or centres to measure recall and precision with.
-        annotated_label: which of its rows are nucleated cells.
+        annotated_labels: of its rows that are nucleated cells.
+        subject: how a field's path names its patient, by whom recall is counted for each label;
+            see `naming.name_subjects`. None counts by field.
         format: of the tables; by default .csv up to 10,000 fields.
         workers: see `fields.work`.
         resume: go on with a job that was stopped.
         address: Ray cluster to join.
 
     Returns:
-        What detect.json holds: counts (fields = ok + empty + refused), reasons, scale, measured.
+        What detect.json holds: counts (fields = ok + empty + refused), reasons, warnings, scale,
+        measured.
 
     Raises:
-        UserError: no image, `out` is there, parts of another job are, or `annotated` is no table.
+        UserError: no image, `out` is there, parts of another job are, `annotated` is no table of
+            these fields, or all fields are refused; then the parts are removed.
     """
+    if annotated is None and (annotated_labels or subject):
+        raise ConfigError("--annotated-label, --subject: are for annotated cells; add --boxes CSV")
     out = out.absolute()
     refuse_existing(out, "folder of detections")
     found = find_images(places)
-    boxes = (
-        None
-        if annotated is None
-        else _by_path(read_annotated(annotated, annotated_label), found, annotated)
+    paths = [file.path for file in found.files]
+    boxes: Annotated | None = None
+    others: Annotated = {}
+    if annotated is not None:
+        boxes, others = join_fields(read_annotated(annotated, annotated_labels), paths, annotated)
+    patients = dict(
+        zip(paths, paths if subject is None else name_subjects(paths, subject)[0], strict=True)
     )
     job = {"images": files_digest(found.files), "settings": settings.model_dump_json()}
     parts = Parts(out, job, part_schema(CROP), resume)
@@ -85,9 +100,15 @@ def detect(
             done += len(part)
             progress(done, len(found.files))
     rows = parts.table(len(found.files))
+    try:
+        check_any_examined(rows["status"].to_pylist(), words(rows, "reasons"))
+    except DataError:
+        parts.remove()
+        raise
     values = _summary(rows, found, settings)
     if boxes is not None:
-        values["measured"] = _measured(match(detections(rows), boxes))
+        by = "fields" if subject is None else "patients"
+        values["measured"] = _measured(rows, boxes, others, patients) | {"counted_by": by}
     suffix = format or ("csv" if len(rows) <= _MANY else "parquet")
     cells = cells_table(rows, CROP)
     write_rows(folder / f"detections.{suffix}", cells)
@@ -112,7 +133,8 @@ def _summary(rows: pa.Table, found: FoundImages, settings: FieldSettings) -> dic
             "cells": sum(fields["cells"].to_pylist()),
             "clumps": sum(fields["clumps"].to_pylist()),
         },
-        "reasons": dict(Counter(" ".join(fields["reasons"].to_pylist()).split()).most_common()),
+        "reasons": dict(Counter(words(fields, "reasons")).most_common()),
+        "warnings": dict(Counter(words(fields, "warnings")).most_common()),
         "left_out": found.left_out,
         "pixels_per_um": {
             "given": settings.pixels_per_um,
@@ -141,21 +163,80 @@ def _crops(cells: pa.Table) -> pa.Table:
     )
 
 
-def _by_path(boxes: dict[str, list[Box]], found: FoundImages, table: Path) -> dict[str, list[Box]]:
-    """Boxes by the paths of the fields that were given, by their names where these are unique."""
-    names = Counter(Path(file.path).name for file in found.files)
-    matched = {}
-    for file in found.files:
-        name = Path(file.path).name
-        if file.path in boxes:
-            matched[file.path] = boxes[file.path]
-        elif name in boxes and names[name] == 1:
-            matched[file.path] = boxes[name]
-    if not matched:
-        first = found.files[0].path
-        raise DataError(f"{table}: names none of the fields, such as {first}, in its column file")
-    return matched
+def _measured(
+    rows: pa.Table, boxes: Annotated, others: Annotated, patients: dict[str, str | None]
+) -> dict[str, Any]:
+    """Recall and precision over annotated fields, and which annotations are in neither.
+
+    `found_by_label` has cells and found ones by label for each patient, without a name, in fields
+    that were not refused: no cell of a refused field is one that the detector missed.
+    """
+    counts = match(detections(rows), boxes)
+    statuses = dict(zip(rows["file"].to_pylist(), rows["status"].to_pylist(), strict=True))
+    found: dict[str, dict[str, FoundCells]] = {}
+    for file, labels in counts.by_field.items():
+        patient = patients[file]
+        if statuses[file] == "refused" or patient is None:
+            continue
+        own = found.setdefault(patient, {})
+        for label, cells in labels.items():
+            own[label] = own.get(label, FoundCells()) + cells
+    values = asdict(counts)
+    values.pop("by_field")
+    return values | {
+        "recall": counts.recall,
+        "precision": counts.precision,
+        "fields": len(boxes),
+        "fields_without_rows": len(rows) - len(boxes),
+        "other_files": list(others),
+        "rows_of_other_files": sum(map(len, others.values())),
+        "found_by_label": [
+            {label: one.model_dump() for label, one in own.items()} for own in found.values() if own
+        ],
+    }
 
 
-def _measured(counts: Matched) -> dict[str, Any]:
-    return asdict(counts) | {"recall": counts.recall, "precision": counts.precision}
+def read_recall(path: Path, classes: ClassSet) -> DetectorRecall:
+    """Read what `detect --boxes` measured, for the classes of a bundle.
+
+    Args:
+        path: a detect.json, or the folder that holds it.
+        classes: which the labels of the annotated cells must be.
+
+    Raises:
+        UserError: it holds no such measurement, other labels, or too few patients or fields.
+    """
+    path = path / "detect.json" if path.is_dir() else path
+    try:
+        measured = json.loads(path.read_text())["measured"]
+        groups = [
+            {label: FoundCells(**one) for label, one in own.items()}
+            for own in measured["found_by_label"]
+        ]
+        by = measured["counted_by"]
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise DataError(
+            f"--misses {path}: is no detect.json of `leuk-ray detect --boxes`, which measures them"
+        ) from error
+    labels = sorted({label for own in groups for label in own})
+    if unknown := [label for label in labels if label not in classes.names]:
+        raise DataError(
+            f"--misses {path}: its annotated cells are labelled {', '.join(unknown) or 'nothing'}; "
+            f"the classes are {', '.join(classes.names)}: annotate with these"
+        )
+    parts = {}
+    for positive in (True, False):
+        own = [
+            sum(
+                (one for label, one in group.items() if (label in classes.positive) == positive),
+                FoundCells(),
+            )
+            for group in groups
+        ]
+        parts[positive] = tuple(one for one in own if one.cells)
+    if min(map(len, parts.values())) < MIN_PATIENTS:
+        raise DataError(
+            f"--misses {path}: has blasts of {len(parts[True])} {by} and other cells of "
+            f"{len(parts[False])}; {MIN_PATIENTS} of either are needed"
+        )
+    return DetectorRecall(positive=parts[True], other=parts[False], counted_by=by)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,12 +16,15 @@ from leuk_ray.fields.answers import CLUMP
 from leuk_ray.fields.crops import crop_name, crops_of
 from leuk_ray.fields.field import Field, FieldSettings, read_field
 from leuk_ray.fields.overlay import draw
+from leuk_ray.fields.quality import REASONS
 from leuk_ray.fields.table import field_row, part_schema
 from leuk_ray.inference.classifier import Classifier
 from leuk_ray.inference.files import ImageFile, image_bytes
 from leuk_ray.inference.predictions import answer_row, answers_schema
 from leuk_ray.io.locations import Location, parse
 from leuk_ray.io.storage import write_bytes
+from leuk_ray.utils.errors import DataError
+from leuk_ray.utils.wording import counted
 
 HERE = 200  # fields that are done sooner than Ray starts
 _FIELDS_PER_BLOCK = 32
@@ -103,6 +107,22 @@ def answer_columns(classes: ClassSet) -> pa.Schema:
     """Columns of a cell that is answered for: those of a table of answers."""
     kept = [field for field in answers_schema(classes) if field.name not in ("name", "path")]
     return pa.schema(kept)
+
+
+def check_any_examined(statuses: Sequence[str], reasons: Sequence[str]) -> None:
+    """Raise a UserError where every field was refused.
+
+    Args:
+        statuses: of all fields.
+        reasons: of the refused ones; a field may have several.
+    """
+    if any(status != "refused" for status in statuses):
+        return
+    why = [f"{number} {name}: {REASONS[name]}" for name, number in Counter(reasons).most_common()]
+    raise DataError(
+        f"none of {counted(len(statuses), 'field')} could be used ({'; '.join(why)}); nothing was "
+        "written"
+    )
 
 
 def crop_files(path: str, crops: Sequence[bytes | None]) -> list[tuple[str, bytes]]:

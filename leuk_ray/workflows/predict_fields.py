@@ -14,7 +14,7 @@ from leuk_ray.datasets.images import BadImageError
 from leuk_ray.fields.answers import field_answer, summarise_cells
 from leuk_ray.fields.crops import crops_of
 from leuk_ray.fields.field import Field, FieldSettings, read_field
-from leuk_ray.fields.table import cells_table, fields_table, part_schema
+from leuk_ray.fields.table import cells_table, fields_table, part_schema, words
 from leuk_ray.inference.answers import subjects_table, write_subjects
 from leuk_ray.inference.classifier import Classifier
 from leuk_ray.inference.files import files_digest, find_images, image_bytes
@@ -23,9 +23,9 @@ from leuk_ray.io.locations import Location, join, name_of, parent
 from leuk_ray.io.parts import Parts
 from leuk_ray.io.storage import read_bytes, refuse_existing
 from leuk_ray.io.tables import write_rows
-from leuk_ray.utils.errors import ConfigError, UserError
+from leuk_ray.utils.errors import ConfigError, DataError, UserError
 from leuk_ray.utils.progress import bar
-from leuk_ray.workflows.fields import HERE, answer_columns, crop_files, work
+from leuk_ray.workflows.fields import HERE, answer_columns, check_any_examined, crop_files, work
 
 
 def answer_field(
@@ -48,7 +48,7 @@ def predict_fields(
         fields (`field_answer` of each), the `summary` of all their cells, and left_out.
 
     Raises:
-        UserError: no image, or more than a few.
+        UserError: no image, more than a few, or all refused.
     """
     found = find_images(places)
     if len(found.files) > HERE:
@@ -65,6 +65,8 @@ def predict_fields(
                 lost = Field(file.path, "refused", ("unreadable",), detail=str(error))
                 fields.append(field_answer(lost, (), classes))
             progress(len(fields), len(found.files))
+    refused = [reason for field in fields for reason in field["reasons"]]
+    check_any_examined([field["status"] for field in fields], refused)
     cells = [cell for field in fields for cell in field["cells"]]
     return {
         "fields": fields,
@@ -99,12 +101,13 @@ def predict_fields_to_table(
         address: Ray cluster to join.
 
     Returns:
-        out, fields_out, fields (count by status), reasons, the `summary` of all cells, left_out;
-        with `subject` also subjects_out, subjects (how many), patients (see `write_subjects`),
-        subject_spellings and without_subject (fields).
+        out, fields_out, fields (count by status), reasons, warnings, the `summary` of all cells and
+        left_out; with `subject` also subjects_out, subjects (how many), patients (see
+        `write_subjects`), subject_spellings and without_subject (fields).
 
     Raises:
-        UserError: no image, no subject, or a table or parts of another job are there.
+        UserError: no image, no subject, a table or parts of another job are there, or all fields
+            are refused; then the parts are removed.
     """
     if not name_of(out).endswith((".csv", ".parquet")):
         raise ConfigError(f"--out {out}: name a .csv or .parquet file")
@@ -144,14 +147,22 @@ def predict_fields_to_table(
     rows = parts.table(len(found.files))
     cells = cells_table(rows, more).rename_columns({"file": "field"})
     fields = fields_table(rows).rename_columns({"file": "field"})
+    statuses = fields["status"].to_pylist()
+    reasons, warnings = words(fields, "reasons"), words(fields, "warnings")
+    try:
+        check_any_examined(statuses, reasons)
+    except DataError:
+        parts.remove()
+        raise
     listed = cells.select(["field", "label", "reasons", "clump"]).to_pylist()
     for cell in listed:
         cell["reasons"] = (cell["reasons"] or "failed").split()
     values: dict[str, Any] = {
         "out": str(out),
         "fields_out": str(fields_out),
-        "fields": {"all": len(fields)} | dict(Counter(fields["status"].to_pylist())),
-        "reasons": dict(Counter(" ".join(fields["reasons"].to_pylist()).split()).most_common()),
+        "fields": {"all": len(fields)} | dict(Counter(statuses)),
+        "reasons": dict(Counter(reasons).most_common()),
+        "warnings": dict(Counter(warnings).most_common()),
         "summary": summarise_cells(listed, classes.names),
         "left_out": found.left_out,
     }

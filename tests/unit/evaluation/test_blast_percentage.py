@@ -6,13 +6,8 @@ from scipy.stats import betabinom, binom
 
 from benchmarks.blast_coverage import REGIMES, coverage
 from leuk_ray.evaluation import blast_percentage as module
-from leuk_ray.evaluation.blast_percentage import (
-    ErrorRates,
-    PatientCounts,
-    blast_percentage,
-    count_errors,
-    count_fields,
-)
+from leuk_ray.evaluation.blast_percentage import blast_percentage, count_fields
+from leuk_ray.evaluation.error_rates import ErrorRates, PatientCounts, count_errors
 
 
 def known(sensitivity: float, false_positive: float, answered: float = 1.0) -> ErrorRates:

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from leuk_ray.evaluation.blast_percentage import ErrorRates, PatientCounts
 from leuk_ray.evaluation.decisions import Decisions
+from leuk_ray.evaluation.error_rates import ErrorRates, PatientCounts
 from leuk_ray.evaluation.report import _report, write_report
 from leuk_ray.evaluation.report_model import Report, ReportContext
 from leuk_ray.evaluation.rules import DecisionRules

@@ -5,6 +5,7 @@ import pytest
 from scipy.ndimage import rotate
 from skimage.color import hsv2rgb, rgb2hsv
 
+from leuk_ray.fields.annotated import AnnotatedCell
 from leuk_ray.fields.detector import Scale
 from leuk_ray.fields.field import FieldSettings, examine
 from leuk_ray.fields.matching import match
@@ -20,7 +21,10 @@ def test_every_cell_of_rendered_fields_is_found_once():
     fields = {str(number): rendered(number) for number in range(3)}
     found = {name: examine(name, pixels, SETTINGS) for name, (pixels, _) in fields.items()}
     assert {field.status for field in found.values()} == {"ok"}
-    annotated = {name: [box(center) for center in centers] for name, (_, centers) in fields.items()}
+    annotated = {
+        name: [AnnotatedCell(box(center)) for center in centers]
+        for name, (_, centers) in fields.items()
+    }
     counts = match({name: field.cells for name, field in found.items()}, annotated)
     assert (counts.found, counts.cells, counts.detections) == (15, 15, 15)
     assert counts.recall == counts.precision == 1
@@ -81,7 +85,7 @@ def test_a_clump_is_flagged_and_not_counted_as_a_cell():
     (clump,) = detect(smear(ring))
     assert clump.clump
     assert clump.area > 400
-    counts = match({"field": [clump]}, {"field": [(200, 200, 300, 300)]})
+    counts = match({"field": [clump]}, {"field": [AnnotatedCell((200, 200, 300, 300))]})
     assert (counts.found, counts.cells, counts.detections) == (0, 1, 0)
 
 

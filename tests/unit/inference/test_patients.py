@@ -3,8 +3,13 @@
 import pytest
 
 from leuk_ray.bundles.manifest import ModelManifest
-from leuk_ray.evaluation.blast_percentage import ErrorRates, PatientCounts
 from leuk_ray.evaluation.decisions import Decisions
+from leuk_ray.evaluation.error_rates import (
+    DetectorRecall,
+    ErrorRates,
+    FoundCells,
+    PatientCounts,
+)
 from leuk_ray.inference.patients import PatientCell, summarise_patient
 from tests.support.serving_bundles import plain_manifest as manifest
 
@@ -46,8 +51,21 @@ def test_the_percentage_is_corrected_and_says_with_what():
     assert 0 <= blasts.low < 10 < 20 < blasts.high < 40
     assert found.basis == (
         "corrected with error rates on the blasts of 20 calibration patients and on the other "
-        "cells of 20"
+        "cells of 20; misses of the detector are not measured: `leuk-ray calibrate --misses` takes "
+        "them"
     )
+    # Three of four blasts are found, and every other cell: of those present, more are blasts.
+    recall = DetectorRecall(
+        positive=(FoundCells(cells=40, found=30),) * 30,
+        other=(FoundCells(cells=40, found=40),) * 30,
+        counted_by="patients",
+    )
+    measured = manifest(error_rates=rates(20).model_copy(update={"detector": recall}))
+    more = summarise_patient(answers(*labels, fields=10), measured)
+    assert more.blast_percentage is not None
+    assert more.blast_percentage.value == pytest.approx(19, abs=2)  # 15 / 0.75 of 100 + 5
+    assert more.blast_percentage.high > blasts.high
+    assert more.basis.endswith("the blasts of 30 and other cells of 30 patients")
     alone = summarise_patient(answers(*labels), manifest(error_rates=rates(20)))
     assert alone.basis.endswith("; cells without a field of view are taken as independent")
     assert alone.as_dict()["blast_percentage"]["low"] == alone.blast_percentage.low  # pyright: ignore

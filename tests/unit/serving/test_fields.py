@@ -107,6 +107,12 @@ def test_the_scale_can_be_given_and_is_checked(client):
     assert given["fields"][0]["scale"]["source"] == "given"
     wrong = client.post(f"/v1/fields?pixels_per_um={3 * PIXELS_PER_UM}", content=data).json()
     assert wrong["fields"][0]["reasons"] == ["scale_differs"]
+    assert given["fields"][0]["warnings"] == []
+    doubtful = client.post(f"/v1/fields?pixels_per_um={1.5 * PIXELS_PER_UM}", content=data).json()
+    assert doubtful["fields"][0]["warnings"] == ["scale_doubtful"]
+    assert doubtful["fields"][0]["scale"]["estimated"] == pytest.approx(PIXELS_PER_UM, rel=0.15)
+    nan = client.post("/v1/fields?pixels_per_um=nan", content=data).json()
+    assert nan["detail"] == "query.pixels_per_um: Input should be a finite number"
     for query in ("pixels_per_um=0", "pixels_per_um=nan", "crop_um=1000", "scale=3"):
         assert client.post(f"/v1/fields?{query}", content=data).status_code == 422, query
 

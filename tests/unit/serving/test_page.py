@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from leuk_ray.evaluation.blast_percentage import ErrorRates, PatientCounts
+from leuk_ray.evaluation.error_rates import ErrorRates, PatientCounts
 from leuk_ray.fields.field import FieldSettings
 from leuk_ray.inference.classifier import Classifier
 from leuk_ray.inference.explain import explain_files

@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 from leuk_ray.cli.data_messages import detect_text
+from leuk_ray.datasets.classes import BINARY
 from leuk_ray.datasets.images import decode
 from leuk_ray.datasets.layouts import read_layout
 from leuk_ray.fields.crops import crop_png
@@ -17,7 +18,7 @@ from leuk_ray.fields.detector import Detection, Scale
 from leuk_ray.fields.field import FieldSettings
 from leuk_ray.utils.errors import UserError
 from leuk_ray.workflows import fields as work
-from leuk_ray.workflows.detect import detect
+from leuk_ray.workflows.detect import detect, read_recall
 from tests.support.small_fields import rendered
 
 SETTINGS = FieldSettings()
@@ -44,16 +45,23 @@ def test_tables_crops_and_overlays_count_every_field(folder: Path, tmp_path: Pat
         for number, cells in enumerate((5, 3))
         for x, y in rendered(number, cells)[1]
     ]
+    lines += ["other.png,1,1\n"]  # no field that was given
     annotated.write_text("file,x,y\n" + "".join(lines))
     out = tmp_path / "found"
-    values = detect([folder], out, SETTINGS, annotated=annotated)
+    values = detect([folder], out, SETTINGS, annotated=annotated, subject="^(patient[0-9])/")
     assert values["counts"] == {
         "fields": 5, "ok": 2, "empty": 1, "refused": 2, "cells": 8, "clumps": 0,
     }  # fmt: skip
     assert values["reasons"] == {"unreadable": 1, "underexposed": 1}
     assert values["left_out"] == {"suffix": 1}
     assert (values["measured"]["found"], values["measured"]["cells"]) == (8, 8)
-    assert "recall 8 of 8 annotated cells, precision 8 of 8" in detect_text(values)
+    assert values["measured"]["found_by_label"] == [
+        {"": {"cells": 5, "found": 5}}, {"": {"cells": 3, "found": 3}},
+    ]  # fmt: skip
+    text = detect_text(values)
+    assert "recall 8 of 8 annotated cells, precision 8 of 8 detections, over 2 annotated" in text
+    assert "3 fields without a row: not annotated, not measured" in text
+    assert "1 annotated cell left out: of files that are none of the fields: other.png" in text
     assert json.loads((out / "detect.json").read_text())["counts"] == values["counts"]
     fields = {row["file"]: row for row in pacsv.read_csv(out / "fields.csv").to_pylist()}
     assert fields["dark.png"]["reasons"] == "underexposed"
@@ -116,4 +124,28 @@ def test_annotated_cells_of_other_fields_are_refused(folder: Path, tmp_path: Pat
     annotated.write_text("file,x,y\nother.png,1,1\n")
     with pytest.raises(UserError, match="names none of the fields"):
         detect([folder], tmp_path / "found", SETTINGS, annotated=annotated)
+    with pytest.raises(UserError, match=r"--annotated-label, --subject: .*add --boxes CSV"):
+        detect([folder], tmp_path / "found", SETTINGS, annotated_labels=["WBC"])
     assert sorted(path.name for path in tmp_path.iterdir()) == ["annotated.csv"]
+
+
+def test_misses_are_read_for_the_classes_of_a_bundle(tmp_path: Path):
+    groups = [{"ALL": {"cells": 9, "found": 7}, "healthy": {"cells": 5, "found": 5}}] * 10
+    place = tmp_path / "detect.json"
+
+    def written(groups: list) -> Path:
+        measured = {"found_by_label": groups, "counted_by": "patients"}
+        place.write_text(json.dumps({"measured": measured}))
+        return place
+
+    recall = read_recall(written(groups), BINARY)
+    assert [(one.cells, one.found) for one in recall.positive] == [(9, 7)] * 10
+    assert recall.described.endswith("blasts of 10 and other cells of 10 patients")
+    assert read_recall(tmp_path, BINARY) == recall  # the folder that detect wrote
+    with pytest.raises(UserError, match="blasts of 9 patients and other cells of 9; 10 of either"):
+        read_recall(written(groups[1:]), BINARY)
+    with pytest.raises(UserError, match="labelled WBC; the classes are healthy, ALL"):
+        read_recall(written([{"WBC": {"cells": 9, "found": 7}}]), BINARY)
+    place.write_text("{}")
+    with pytest.raises(UserError, match=r"is no detect.json of `leuk-ray detect --boxes`"):
+        read_recall(place, BINARY)

@@ -19,7 +19,7 @@ from leuk_ray.utils.errors import UserError
 from leuk_ray.workflows.detect import detect
 from leuk_ray.workflows.predict_fields import predict_fields, predict_fields_to_table
 from tests.support.serving_bundles import write_small_bundle
-from tests.support.small_fields import rendered
+from tests.support.small_fields import PIXELS_PER_UM, rendered
 from tests.unit.workflows.test_detect import folder  # noqa: F401 (a fixture)
 
 SETTINGS = FieldSettings()
@@ -135,6 +135,28 @@ def test_the_command_takes_fields_and_refuses_what_is_not_for_them(
         cli(["detect", str(field), "--out", "x", "--pixels-per-um", "nan"], standalone_mode=False)
     with pytest.raises(UserError, match="add --fields"):
         cli(["predict", str(bundle), str(field), "--pixels-per-um", "9"], standalone_mode=False)
+    for out in ([], ["--out", str(folder / "cells.csv")]):
+        with pytest.raises(
+            UserError, match=r"none of 1 field could be used .1 underexposed: it is"
+        ):
+            cli(
+                ["predict", str(bundle), str(folder / "dark.png"), "--fields", *out],
+                standalone_mode=False,
+            )
+    with pytest.raises(UserError, match="none of 1 field could be used"):
+        detect([folder / "dark.png"], folder / "found", SETTINGS)
+    assert not list(folder.glob("cells*"))
+    assert not list(folder.glob("found*"))
+    # 1.4 times the true scale: neither refused nor passed over in silence.
+    out = folder / "doubtful.csv"
+    doubtful = FieldSettings(pixels_per_um=1.5 * PIXELS_PER_UM)
+    values = predict_fields_to_table(bundle, [field], out, doubtful)
+    (row,) = pacsv.read_csv(folder / "doubtful-fields.csv").to_pylist()
+    assert (row["status"], row["warnings"]) == ("ok", "scale_doubtful")
+    assert row["estimated_pixels_per_um"] == pytest.approx(PIXELS_PER_UM, rel=0.15)
+    assert "warning: 1 field, scale_doubtful: its red cells suggest" in fields_table_text(values)
+    for table in folder.glob("doubtful*"):
+        table.unlink()
     with pytest.raises(UserError, match="--subject: is for tables"):
         cli(
             ["predict", str(bundle), str(field), "--fields", "--subject", "c-nmc"],
