@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from leuk_ray.api.data import detect, prepare
-    from leuk_ray.api.runs import crossval, evaluate, train
+    from leuk_ray.api.runs import crossval, evaluate, train, tune
     from leuk_ray.bundles.bundle import load_bundle
     from leuk_ray.datasets.prepared import PreparedDataset
     from leuk_ray.inference.classifier import Classifier
@@ -37,6 +37,7 @@ __all__ = [
     "load_recipe",
     "prepare",
     "train",
+    "tune",
 ]
 
 _MODULES = {
@@ -51,6 +52,7 @@ _MODULES = {
     "load_recipe": "recipes.recipe",
     "prepare": "api.data",
     "train": "api.runs",
+    "tune": "api.runs",
 }
 
 

@@ -16,8 +16,6 @@ from leuk_ray.io.storage import refuse_existing
 
 Listed = str | Sequence[str] | None  # `A,B`, or ["A", "B"]
 
-_DEFAULT_FIELDS = FieldSettings()
-
 
 def prepare(
     source: str | Path,
@@ -81,7 +79,8 @@ def detect(
     fields: Location | Sequence[Location],
     out: str | Path,
     *,
-    settings: FieldSettings = _DEFAULT_FIELDS,
+    pixels_per_um: float | None = None,
+    crop_um: float | None = None,
     workers: int | None = None,
     resume: bool = False,
     address: str | None = None,
@@ -91,7 +90,8 @@ def detect(
     Args:
         fields: files, folders and patterns.
         out: folder to make.
-        settings: scale of the fields and size of the crops.
+        pixels_per_um: scale of the fields; None estimates it from red cells, field by field.
+        crop_um: side of the square cut out around a cell, micrometres; by default 20.
         workers: actors on Ray; 0 detects in this process. None: 0 up to 200 fields.
         resume: continue an interrupted job.
         address: Ray cluster to join.
@@ -101,6 +101,7 @@ def detect(
     """
     from leuk_ray.workflows.detect import detect as detect_cells
 
+    settings = FieldSettings.given(pixels_per_um, crop_um)
     summary = detect_cells(
         places(fields), Path(out), settings, workers=workers, resume=resume, address=address
     )

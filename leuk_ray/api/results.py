@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from leuk_ray.inference.classifier import Classifier
+    from leuk_ray.tuning.report import SweepReport
 
 
 @dataclass(frozen=True, repr=False)
@@ -62,11 +63,7 @@ class EvaluationResult:
     def sentence(self) -> str:
         """The result in words, after what marks it: SYNTHETIC cells, patients in two roles."""
         run = self.report.run
-        marks = [
-            *(["SYNTHETIC cells"] if run.synthetic else []),
-            *([run.label] if run.label else []),
-        ]
-        return f"{', '.join(marks)}: {self.report.sentence}" if marks else self.report.sentence
+        return f"{_marked(run.synthetic, run.label)}{self.report.sentence}"
 
     def __repr__(self) -> str:
         return f"{self.sentence}\nReport: {join(self.folder, 'report.html')}"
@@ -94,6 +91,36 @@ class TrainedRun(EvaluationResult):
 
 
 @dataclass(frozen=True, repr=False)
+class SweepResult:
+    """A sweep: its report, and the best networks as bundles.
+
+    folder: of the sweep; bundles are in top/1, top/2 and so on, best first.
+    """
+
+    folder: Path
+    report: SweepReport
+
+    @property
+    def bundle(self) -> Path:
+        """Folder of the best classifier."""
+        return self.folder / "top" / "1"
+
+    def to_pandas(self) -> pd.DataFrame:
+        """A row a configuration, best first: its settings, mean over seeds and interval."""
+        import pandas as pd
+
+        rows = [dict(row) | row["overrides"] for row in self.report.leaderboard]
+        return pd.DataFrame(rows).drop(columns="overrides")
+
+    def __repr__(self) -> str:
+        page = self.folder / "report" / "report.html"
+        return f"{_marked(self.report.synthetic, '')}{self.report.sentence}\nReport: {page}"
+
+    def _repr_html_(self) -> str:
+        return f"<p>{escape(repr(self))}</p>{self.to_pandas().to_html(max_rows=20)}"
+
+
+@dataclass(frozen=True, repr=False)
 class Detections:
     """Cells found in fields of view.
 
@@ -116,3 +143,9 @@ class Detections:
 
     def _repr_html_(self) -> str:
         return f"<p>{escape(repr(self)[1:-1])}</p>{self.to_pandas().to_html(max_rows=20)}"
+
+
+def _marked(synthetic: bool, label: str) -> str:
+    """What stands before a result: that cells are rendered, that patients are in two roles."""
+    marks = [*(["SYNTHETIC cells"] if synthetic else []), *([label] if label else [])]
+    return f"{', '.join(marks)}: " if marks else ""

@@ -11,11 +11,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from leuk_ray.api.places import opened, place
-from leuk_ray.api.results import EvaluationResult, TrainedRun
+from leuk_ray.api.results import EvaluationResult, SweepResult, TrainedRun
 from leuk_ray.datasets.prepared import PreparedDataset
 from leuk_ray.io.locations import Location, join
 from leuk_ray.recipes.recipe import Recipe, load_recipe
 from leuk_ray.utils.errors import ConfigError
+from leuk_ray.utils.extras import require
 
 if TYPE_CHECKING:
     from leuk_ray.cluster.ray_cluster import Workers
@@ -164,9 +165,7 @@ def crossval(
     Raises:
         UserError: what cannot work, before any run starts; or a run failed.
     """
-    resolved, folder = _resolved(recipe, settings), place(out)
-    if not isinstance(folder, Path):
-        raise ConfigError(f"{out}: a table of runs is appended to; give a local or shared folder")
+    resolved, folder = _resolved(recipe, settings), _local(out, "a table of runs")
 
     from leuk_ray.cluster import ray_cluster
     from leuk_ray.runs.placement import Resources
@@ -188,11 +187,60 @@ def crossval(
     return EvaluationResult(folder / "report", report)
 
 
-def _resolved(recipe: str | Path | Recipe, settings: Overrides) -> Recipe:
+def tune(
+    sweep: str | Path,
+    data: Data,
+    out: Location,
+    *,
+    settings: Overrides = (),
+    resume: bool = False,
+    address: str | None = None,
+) -> SweepResult:
+    """Search settings of a recipe; leave the best bundles, and evaluate the winner once.
+
+    Args:
+        sweep: name of a shipped one, or path of a YAML file.
+        data: a prepared dataset.
+        out: folder of the sweep, local or shared.
+        settings: of the sweep, other than it says.
+        resume: continue the sweep in `out`.
+        address: Ray cluster to join; by default Ray starts here.
+
+    Raises:
+        UserError: what cannot work, before any run starts; or all runs failed.
+    """
+    require("tune", "tune")
+
+    from leuk_ray.tuning.settings import load_sweep
+
+    folder = _local(out, "a sweep's table")
+    wanted, dataset = load_sweep(str(sweep), _texts(settings)), opened(data)
+
+    from leuk_ray.cluster import ray_cluster
+    from leuk_ray.tuning.sweep import run_sweep
+
+    workers = wanted.resources.workers
+    ray_cluster.connect(address, workers + 1 if workers > 1 else 0)
+    return SweepResult(folder, run_sweep(wanted, dataset, folder, resume=resume))
+
+
+def _local(out: Location, table: str) -> Path:
+    folder = place(out)
+    if not isinstance(folder, Path):
+        raise ConfigError(f"{out}: {table} is appended to; give a local or shared folder")
+    return folder
+
+
+def _texts(settings: Overrides) -> Sequence[str]:
+    """As `key=value`, which recipes and sweeps take."""
     if isinstance(settings, Mapping):
-        settings = [f"{name}={json.dumps(value)}" for name, value in settings.items()]
+        return [f"{name}={json.dumps(value)}" for name, value in settings.items()]
+    return settings
+
+
+def _resolved(recipe: str | Path | Recipe, settings: Overrides) -> Recipe:
     if not isinstance(recipe, Recipe):
-        return load_recipe(str(recipe), settings)
+        return load_recipe(str(recipe), _texts(settings))
     if settings:
         raise ConfigError("settings: are for a recipe by name; load_recipe(NAME, settings) does it")
     return recipe

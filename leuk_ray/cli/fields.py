@@ -8,10 +8,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from leuk_ray.cli.base import ADDRESS, LOCATION, PATH, Choice, command
-from leuk_ray.utils.errors import ConfigError
 
 if TYPE_CHECKING:
-    from leuk_ray.fields.field import FieldSettings
     from leuk_ray.io.locations import Location
 
 PIXELS_PER_UM = click.option(
@@ -24,20 +22,6 @@ CROP_UM = click.option(
     type=click.FloatRange(5, 100),
     help="Side of the square cropped around a cell, in micrometres (default: 20).",
 )
-
-
-def field_settings(pixels_per_um: float | None, crop_um: float | None) -> FieldSettings:
-    """Settings of fields from the two options above."""
-    from pydantic import ValidationError
-
-    from leuk_ray.fields.field import FieldSettings
-    from leuk_ray.utils.settings import first_problem
-
-    given = {"pixels_per_um": pixels_per_um, "crop_um": crop_um}
-    try:
-        return FieldSettings(**{name: value for name, value in given.items() if value is not None})
-    except ValidationError as error:  # click's ranges hold NaN
-        raise ConfigError(f"--{first_problem(error).replace('_', '-', 2)}") from error
 
 
 @click.command(epilog="Example: leuk-ray detect 'smear/*.jpg' --out found --pixels-per-um 12.5")
@@ -98,7 +82,9 @@ def detect(
     as there are CPUs.
     """
     from leuk_ray.cli.data_messages import detect_text
+    from leuk_ray.fields.field import FieldSettings
     from leuk_ray.workflows.detect import detect as run
 
-    values = run(fields, out, field_settings(pixels_per_um, crop_um), **options)
+    settings = FieldSettings.given(pixels_per_um, crop_um)
+    values = run(fields, out, settings, **options)
     return values, detect_text(values)

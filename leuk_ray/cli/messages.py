@@ -11,9 +11,8 @@ from leuk_ray.io.locations import Location, join
 from leuk_ray.utils.wording import counted
 
 if TYPE_CHECKING:
-    from leuk_ray.api.results import EvaluationResult
+    from leuk_ray.api.results import EvaluationResult, SweepResult
     from leuk_ray.experiments.report import ExperimentReport
-    from leuk_ray.tuning.report import SweepReport
 
 
 def settings_text(settings: list[dict]) -> str:
@@ -161,17 +160,18 @@ def _paired_lines(values: dict, notes: dict[str, None]) -> list[str]:
     return lines
 
 
-def tune_text(report: SweepReport, out: Path) -> str:
+def tune_text(result: SweepResult) -> str:
     """Format the result of `tune`."""
+    top, report = result.folder / "top", result.report
     bundles = min(report.sweep["top"], len(report.leaderboard))
     return "\n".join(
         [
-            report.sentence,
+            repr(result).partition("\n")[0],
             f"Test, once, for the winner: {report.winner['test']}",
-            f"Report: {out / 'report' / 'report.html'}",
-            f"Best bundles: {out / 'top'}/1 to {bundles}",
-            f"Keep one:     leuk-ray models add {out / 'top' / '1'} NAME --registry DIR",
-            *([f"Combine all:  leuk-ray ensemble COMBINED {out / 'top'}/*"] if bundles > 1 else []),
+            f"Report: {result.folder / 'report' / 'report.html'}",
+            f"Best bundles: {top}/1 to {bundles}",
+            f"Keep one:     leuk-ray models add {top / '1'} NAME --registry DIR",
+            *([f"Combine all:  leuk-ray ensemble COMBINED {top}/*"] if bundles > 1 else []),
         ]
     )
 

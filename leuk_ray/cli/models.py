@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from leuk_ray.cli.base import ADDRESS, LOCATION, PATH, SIGN, TRUSTED, Choice, command, read_files
-from leuk_ray.cli.fields import CROP_UM, PIXELS_PER_UM, field_settings
+from leuk_ray.cli.fields import CROP_UM, PIXELS_PER_UM
 from leuk_ray.utils.errors import UserError
 
 if TYPE_CHECKING:
@@ -114,9 +114,10 @@ def _predict_fields(
     options: dict[str, Any],
 ) -> tuple[dict, str]:
     from leuk_ray.cli.data_messages import fields_table_text, fields_text
+    from leuk_ray.fields.field import FieldSettings
     from leuk_ray.workflows.predict_fields import predict_fields, predict_fields_to_table
 
-    settings = field_settings(pixels_per_um, crop_um)
+    settings = FieldSettings.given(pixels_per_um, crop_um)
     if options.pop("challenge"):
         raise UserError("--challenge: has one cell an image; leave out --fields")
     if out is None:

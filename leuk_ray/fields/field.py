@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, Self
 
 import numpy as np
 from pydantic import Field as Setting
+from pydantic import ValidationError
 
 from leuk_ray.datasets import images
 from leuk_ray.datasets.images import CENTER_PIXELS, BadImageError
@@ -21,7 +22,8 @@ from leuk_ray.fields.quality import (
 )
 from leuk_ray.fields.scale import estimate_scale
 from leuk_ray.fields.stain_detector import StainDetector
-from leuk_ray.utils.settings import Settings
+from leuk_ray.utils.errors import ConfigError
+from leuk_ray.utils.settings import Settings, first_problem
 
 CROP_PIXELS = CENTER_PIXELS  # so that every way to crop a file keeps all of it
 
@@ -34,6 +36,19 @@ class FieldSettings(Settings):
 
     crop_um: float = Setting(default=20.0, ge=5, le=100)
     """Side of the square cut out around a cell, micrometres."""
+
+    @classmethod
+    def given(cls, pixels_per_um: float | None = None, crop_um: float | None = None) -> Self:
+        """Of what a user gave, the defaults where it is None.
+
+        Raises:
+            ConfigError: a value out of range, or NaN.
+        """
+        values = {"pixels_per_um": pixels_per_um, "crop_um": crop_um}
+        try:
+            return cls(**{name: value for name, value in values.items() if value is not None})
+        except ValidationError as error:
+            raise ConfigError(f"--{first_problem(error).replace('_', '-', 2)}") from error
 
 
 @dataclass(frozen=True)

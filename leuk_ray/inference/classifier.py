@@ -162,6 +162,14 @@ class Classifier(PrePostProcessor):
         found = find_bundle(parse(str(path)))
         return cls(open_bundle(found, trusted), device, engine)
 
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Names of the classes, in the order of probabilities."""
+        return self.manifest.classes
+
+    def __repr__(self) -> str:
+        return f"<{self.manifest.recipe} on {self.device}: {', '.join(self.classes)}>"
+
     @cached_property
     def model(self) -> nn.Module:
         """The PyTorch network, which explanations need whatever the engine."""

@@ -11,6 +11,7 @@ import pytest
 import yaml
 from click.testing import CliRunner
 
+import leuk_ray as lr
 from leuk_ray.cli.main import cli, main
 from leuk_ray.datasets.images import StorageSettings
 from leuk_ray.datasets.prepare import prepare
@@ -42,17 +43,21 @@ SMALL = {
 }
 
 
-def sweep(folder: Path, **changes):
+def written(folder: Path, **changes) -> Path:
     path = folder / "small.yaml"
     path.write_text(yaml.safe_dump(SMALL | changes))
-    return load_sweep(str(path))
+    return path
+
+
+def sweep(folder: Path, **changes):
+    return load_sweep(str(written(folder, **changes)))
 
 
 @pytest.fixture(scope="module")
 def grid(dataset, tmp_path_factory) -> tuple[Path, dict]:
     """Two learning rates that train and one that cannot, with two seeds."""
     folder = tmp_path_factory.mktemp("sweeps")
-    settings = sweep(
+    path = written(
         folder,
         search={"lr": {"choice": [1e-3, 1e-4, 1e30]}},
         searcher="grid",
@@ -60,8 +65,13 @@ def grid(dataset, tmp_path_factory) -> tuple[Path, dict]:
         finalists=2,
         top=2,
     )
-    report = run_sweep(settings, dataset, folder / "grid")
-    return folder / "grid", report
+    result = lr.tune(path, dataset, str(folder / "grid"))
+    table = result.to_pandas()
+    assert list(table["place"]) == [1, 2]
+    assert table["training.lr"].isin([1e-3, 1e-4]).all()
+    assert lr.Classifier.load(result.bundle).classes == ("healthy", "ALL")
+    assert repr(result).startswith("SYNTHETIC")
+    return folder / "grid", result.report
 
 
 def test_a_run_that_cannot_train_is_recorded_and_stops_no_other(grid):

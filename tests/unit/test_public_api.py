@@ -24,6 +24,7 @@ SURFACE = [
     "load_recipe",
     "prepare",
     "train",
+    "tune",
 ]
 
 
