@@ -24,7 +24,6 @@ from leuk_ray.workflows.trace import (
     Rules,
     TracedAnswer,
     TracedField,
-    TracedImage,
     traced_image,
 )
 
@@ -136,15 +135,16 @@ class Trace:
 def _completed(
     answer: TracedAnswer, files: Sequence[Named], items: Sequence[Mapping[str, Any]]
 ) -> TracedAnswer:
-    digests = [hashlib.sha256(data).hexdigest() for _, data in files]
-    pairs = list(zip(items, digests, strict=True))
+    pairs = [
+        (item, item.get("sha256") or hashlib.sha256(data).hexdigest())
+        for item, (_, data) in zip(items, files, strict=True)
+    ]
     if answer.field_settings is None:
         return answer.model_copy(update={"images": tuple(traced_image(*pair) for pair in pairs)})
-    fields = tuple(_field(item, digest) for item, digest in pairs)
-    return answer.model_copy(update={"fields": fields})
+    return answer.model_copy(update={"fields": tuple(_field(*pair) for pair in pairs)})
 
 
 def _field(item: Mapping[str, Any], digest: str) -> TracedField:
-    cells: tuple[TracedImage, ...] = tuple(map(traced_image, item["cells"]))
+    cells = tuple(traced_image(cell, cell.get("sha256")) for cell in item["cells"])
     reasons = tuple(item["reasons"])
     return TracedField(sha256=digest, status=item["status"], reasons=reasons, cells=cells)

@@ -194,7 +194,7 @@ class _Compared:
 
     def _field(self, data: bytes, settings: FieldSettings) -> list[TracedImage]:
         cells = answer_field(self.classifier, "", data, settings)["cells"]
-        return [traced_image(cell) for cell in cells]
+        return [traced_image(cell, cell.get("sha256")) for cell in cells]
 
     def _same(self, before: TracedImage, now: TracedImage) -> bool:
         kept = {"label", "reasons", "prediction_set", "error", "box"}
@@ -211,16 +211,16 @@ class _Compared:
         return apart <= _TOLERANCE
 
 
-def traced_image(item: Mapping[str, Any], sha256: str | None = None) -> TracedImage:
+def traced_image(item: Mapping[str, Any], sha256: str | None) -> TracedImage:
     """What is recorded of an answer's item; `name` and pictures are left out.
 
     Args:
         item: of an answer: of an image, or of a cell with its box.
-        sha256: of the file, where the item has none.
+        sha256: of the file; None of a clump.
     """
     error = item.get("error")
     return TracedImage(
-        sha256=item.get("sha256") or sha256,
+        sha256=sha256,
         label=item.get("label"),
         reasons=tuple(item.get("reasons", ())),
         probabilities=item.get("probabilities"),

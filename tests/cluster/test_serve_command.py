@@ -15,6 +15,7 @@ import requests
 
 from leuk_ray.bundles.registry import Registry
 from leuk_ray.inference.check import check_answers
+from leuk_ray.workflows.trace import read_answers, verify_trace
 from tests.support.serving_bundles import cells, encode, write_small_bundle
 
 
@@ -47,14 +48,15 @@ def logged(since: float) -> list[dict]:
 
 
 @pytest.mark.timeout(200)
-def test_it_answers_until_it_is_told_to_stop(registry: Path):
+def test_it_answers_until_it_is_told_to_stop(registry: Path, tmp_path: Path):
     since = time.time()
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     url = f"http://127.0.0.1:{port}"
     beside = ("--canary", "small@2=0.5", "--shadow", "small@3")
-    process = leuk_ray("serve", registry, *beside, "--port", port, "--json")
+    trace = tmp_path / "trace"
+    process = leuk_ray("serve", registry, *beside, "--port", port, "--trace", trace, "--json")
     try:
         wait(lambda: requests.get(f"{url}/readyz", timeout=5).ok, process, 150)
         cell, versions = encode(cells(1)[0]), Counter()
@@ -85,6 +87,11 @@ def test_it_answers_until_it_is_told_to_stop(registry: Path):
         assert url in stdout
         assert "Traceback" not in stderr
         print(stderr)
+        (chain,) = verify_trace(trace)["chains"]
+        assert chain["state"] == "closed"
+        traced = Counter(answer.request_id for answer in read_answers(trace))
+        assert {f"request-{number}": 1 for number in range(40)}.items() <= traced.items()
+        assert traced.total() == 41, "and the first; not what was refused, nor who hung up"
     finally:
         process.kill()
         process.wait()
