@@ -197,10 +197,18 @@ def crop(field: Path, centroids: Path, side: int, out: Path) -> tuple[dict, str]
     type=LOCATION,
     help="Folder for a page with images; else audit.json and DATASHEET.md in DATASET.",
 )
+@click.option(
+    "--scores",
+    type=PATH,
+    metavar="CROSSVAL",
+    help="Folder of `crossval` on DATASET: list the labels that its out-of-fold scores contradict.",
+)
 @click.option("--no-images", is_flag=True, help="Omit images of cells from the page.")
 @command
-def audit(dataset: Location, out: Location | None, no_images: bool) -> tuple[dict, str]:
-    """Find duplicates, conflicts, imbalance, shortcuts, and the leak of each protocol."""
+def audit(
+    dataset: Location, out: Location | None, scores: Path | None, no_images: bool
+) -> tuple[dict, str]:
+    """Find duplicates, imbalance, shortcuts, doubtful labels, and the leak of each protocol."""
     from leuk_ray.datasets.prepared import PreparedDataset
     from leuk_ray.io.locations import join
     from leuk_ray.io.storage import refuse_existing, write_bytes, write_json
@@ -208,6 +216,14 @@ def audit(dataset: Location, out: Location | None, no_images: bool) -> tuple[dic
     opened = PreparedDataset.open(dataset)
     if out:
         refuse_existing(out, "audit")
+    elif scores:
+        raise ConfigError("--scores: the doubtful labels are listed on the page; add --out DIR")
+    pooled = None
+    if scores:
+        from leuk_ray.workflows.out_of_fold import out_of_fold, require_crossval
+
+        require_crossval(scores)
+        pooled = out_of_fold(scores, opened)
 
     from leuk_ray.cli.data_messages import audit_text
     from leuk_ray.datasets.audit import audit_dataset
@@ -217,6 +233,10 @@ def audit(dataset: Location, out: Location | None, no_images: bool) -> tuple[dic
 
     with bar("audit: measuring", "cell") as progress:
         values = audit_dataset(opened, progress)
+    if pooled is not None:
+        from leuk_ray.evaluation.label_errors import doubtful_labels
+
+        values["doubtful_labels"] = doubtful_labels(pooled, opened.classes)
     if out:
         write_audit(out, opened, values, show_images=not no_images)
         return values, f"{audit_text(values)}\nPage: {join(out, 'audit.html')}"

@@ -229,6 +229,12 @@ def audit_text(audit: dict) -> str:
     for item in audit["near_duplicates"]:
         lines.append(f"  near duplicates: {' ~ '.join(item['uids'])}")
     lines += [f"  warning: {warning}" for warning in audit["warnings"]]
+    for name, found in audit.get("doubtful_labels", {}).items():
+        lines.append(
+            f"  labels {name}: out-of-fold scores contradict {found['contradicted']:,} of "
+            f"{found['cells']:,}"
+            + "".join(f", first {one['uid']}" for one in found["suspects"][:1])
+        )
     return "\n".join(lines)
 
 

@@ -19,6 +19,7 @@ from leuk_ray.utils.wording import counted, overlap_label
 
 MAX_SHOWN = 60  # entries of a list on the page; audit.json has all
 MAX_SIZES = 20
+MAX_SUSPECTS = 24  # of each class, with their pictures
 MAX_PICTURES = 4  # of one entry
 _SIDE = 128
 
@@ -38,7 +39,10 @@ def write_audit(out: Location, dataset: PreparedDataset, audit: Mapping, show_im
     refuse_existing(out, "audit")
     lists = audit["identical"], audit["near_duplicates"], audit["slides"]["overlapping"]
     named = [item for items in lists for item in items[:MAX_SHOWN]]
-    uids = list(dict.fromkeys(uid for item in named for uid in item["uids"][:MAX_PICTURES]))
+    uids = [uid for item in named for uid in item["uids"][:MAX_PICTURES]]
+    for found in audit.get("doubtful_labels", {}).values():
+        uids += [one["uid"] for one in found["suspects"][:MAX_SUSPECTS]]
+    uids = list(dict.fromkeys(uids))
     pictures = _pictures(dataset, uids) if show_images else {}
     environment = page_templates(Path(__file__).parent)
     page = environment.get_template("audit.html.j2").render(
@@ -48,6 +52,7 @@ def write_audit(out: Location, dataset: PreparedDataset, audit: Mapping, show_im
         pictures=pictures,
         max_shown=MAX_SHOWN,
         max_sizes=MAX_SIZES,
+        max_suspects=MAX_SUSPECTS,
         counted=counted,
         overlap_label=overlap_label,
     )

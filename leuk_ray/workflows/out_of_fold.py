@@ -20,6 +20,15 @@ def is_crossval(place: Location) -> bool:
     return isinstance(place, Path) and exists(place / "crossval.yaml")
 
 
+def require_crossval(place: Location) -> None:
+    """Raise a DataError where a folder is not that of a cross-validation."""
+    if not is_crossval(place):
+        raise DataError(
+            f"{place}: is no folder of a cross-validation (no crossval.yaml); make one with "
+            "`leuk-ray crossval`"
+        )
+
+
 def out_of_fold(place: Path, dataset: PreparedDataset) -> pa.Table:
     """Read a cross-validation's pooled scores: one row a cell, sorted by uid, with its fold.
 
