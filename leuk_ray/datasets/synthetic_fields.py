@@ -142,7 +142,7 @@ def _paste(smear: np.ndarray, cell: SyntheticCell, y: int, x: int) -> None:
     rows = slice(max(top, 0), min(top + side, len(smear)))
     columns = slice(max(left, 0), min(left + side, smear.shape[1]))
     small = small[rows.start - top : rows.stop - top, columns.start - left : columns.stop - left]
-    inside = small.max(axis=2, keepdims=True) > 16
+    inside = (small > 16).any(axis=2, keepdims=True)
     # Brighter than C-NMC's dark normalisation, as cells look on an unsegmented smear.
     np.copyto(smear[rows, columns], np.minimum(1.4 * small + 20, 255), where=inside)
 

@@ -163,7 +163,8 @@ def _write_field(
             side = round(CROP_UM * PIXELS_PER_UM)
             cut = Image.fromarray(cut_cell(field, (x, y), side))
             (root / crop).parent.mkdir(parents=True, exist_ok=True)
-            cut.resize((CENTER_PIXELS, CENTER_PIXELS), Image.Resampling.BICUBIC).save(root / crop)
+            cut = cut.resize((CENTER_PIXELS, CENTER_PIXELS), Image.Resampling.BICUBIC)
+            cut.save(root / crop, compress_level=1)
         yield {
             "file": f"{name}.jpg",
             "x": x,

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+import torch
 
 from leuk_ray.bundles.bundle import derive_bundle, lineage_of, open_bundle
 from leuk_ray.bundles.lineage import CellLineage, cell_hashes
@@ -46,7 +49,7 @@ from leuk_ray.utils.wording import counted
 from leuk_ray.workflows.detect import read_recall
 
 MIN_CELLS = 20
-_BATCH = 16
+_BATCH = 32  # as evaluate
 
 
 def calibrate(
@@ -328,14 +331,27 @@ def _score(
     rows: np.ndarray,
     progress: Callable[[int], None],
 ) -> tuple[np.ndarray, np.ndarray, list[dict[str, float]]]:
-    """Class logits, embedding and pixel features of rows."""
-    reader = dataset.reader()
-    class_logits, embeddings, features = [], [], []
-    for start in range(0, len(rows), _BATCH):
-        pixels = reader.read(rows[start : start + _BATCH])
+    """Class logits, embedding and pixel features of rows.
+
+    Batches are scored side by side, each on one thread of PyTorch: faster than one batch on all of
+    them, most of all where other processes work on the same cores.
+    """
+    reader, threads = dataset.reader(), torch.get_num_threads()
+
+    def score(pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray, list[dict[str, float]]]:
         scores = classifier.score(pixels)
-        class_logits.append(scores.class_logits)
-        embeddings.append(scores.embedding)
-        features += [measure(cell) for cell in pixels]
-        progress(start + len(pixels))
-    return np.concatenate(class_logits), np.concatenate(embeddings), features
+        return scores.class_logits, scores.embedding, [measure(cell) for cell in pixels]
+
+    parts = []
+    torch.set_num_threads(1)
+    try:
+        with ThreadPoolExecutor(threads) as pool:
+            for start in range(0, len(rows), _BATCH * threads):
+                some = rows[start : start + _BATCH * threads]
+                batches = [reader.read(some[i : i + _BATCH]) for i in range(0, len(some), _BATCH)]
+                parts += pool.map(score, batches)
+                progress(start + len(some))
+    finally:
+        torch.set_num_threads(threads)
+    class_logits, embeddings, features = zip(*parts, strict=True)
+    return np.concatenate(class_logits), np.concatenate(embeddings), [*chain(*features)]
