@@ -16,10 +16,11 @@ def beside_published(protocol: str, test_set: str) -> dict[str, Any] | None:
         test_set: the official set that all test cells are from, such as `c-nmc-preliminary`.
 
     Returns:
-        metric, and rows of name, preliminary and final (percent).
+        metric, rows of name, preliminary and final (percent), and not_comparable: name, result
+        and why of others.
     """
     text = (resources.files("leuk_ray") / "evaluation" / "published.yaml").read_text("utf-8")
     found = yaml.safe_load(text).get(test_set)
     if found is None or found["protocol"] != protocol:
         return None
-    return {"metric": found["metric"], "rows": found["rows"]}
+    return {name: found[name] for name in ("metric", "rows", "not_comparable")}

@@ -45,9 +45,10 @@ from leuk_ray.evaluation.deployed import (
 from leuk_ray.evaluation.differential import differentials, share_errors
 from leuk_ray.evaluation.formats import json_ready
 from leuk_ray.evaluation.guarantee import measure_sets
-from leuk_ray.evaluation.intervals import FloatArray, GroupResamples, IntArray
+from leuk_ray.evaluation.intervals import BoolArray, FloatArray, GroupResamples, IntArray
 from leuk_ray.evaluation.metric_intervals import class_intervals, class_resamples, metric_samples
 from leuk_ray.evaluation.metrics import CLASSES, ECE_BINS, evaluate
+from leuk_ray.evaluation.predictive import predictive_values
 from leuk_ray.evaluation.probabilities import probability_intervals, refit
 from leuk_ray.evaluation.published import beside_published
 from leuk_ray.evaluation.report_model import FILE, Report, ReportContext, Scored
@@ -210,6 +211,9 @@ def _report(
             )
             if conformal is not None and tested.label.size
             else None,
+            "predictive_values": predictive_values(*_labels_and_calls(test, threshold), resampled)
+            if test.num_rows
+            else [],
             "decided": _decided(fixed, run, test, threshold, resampled, subjects),
             "differentials": found,
             "share_errors": share_errors(found),
@@ -233,6 +237,10 @@ def _report(
 
 def _labels_and_logits(table: pa.Table) -> tuple[IntArray, FloatArray]:
     return table["label"].to_numpy().astype(np.int64), table["logit"].to_numpy().astype(np.float64)
+
+
+def _labels_and_calls(table: pa.Table, threshold: float) -> tuple[IntArray, BoolArray]:
+    return _labels_and_logits(table)[0], table["probability"].to_numpy() >= threshold
 
 
 def _fix(

@@ -62,6 +62,11 @@ def test_published_results_stand_beside_their_own_protocol_only() -> None:
     assert found is not None
     assert found["metric"] == "weighted_f1"
     assert len(found["rows"]) == 5
+    others = {row["name"]: row["why"] for row in found["not_comparable"]}
+    assert len(others) == 5
+    for paper in ("2006.00304", "2003.03295", "2606.24944", "2601.01026", "2508.06535"):
+        assert any(paper in name for name in others)
+    assert sum("Looks leaky" in why for why in others.values()) == 2
     assert beside_published("subject-disjoint", "c-nmc-preliminary") is None
     assert beside_published("official-folds", "") is None
 

@@ -12,6 +12,8 @@ from hypothesis import strategies as st
 
 from leuk_ray.evaluation.decisions import Decisions
 from leuk_ray.evaluation.error_rates import ErrorRates, PatientCounts
+from leuk_ray.evaluation.intervals import GroupResamples
+from leuk_ray.evaluation.predictive import predictive_values
 from leuk_ray.evaluation.report import _report, write_report
 from leuk_ray.evaluation.report_model import Report, ReportContext
 from leuk_ray.evaluation.rules import DecisionRules
@@ -238,6 +240,28 @@ def test_without_validation_cells_nothing_is_decided_unless_the_bundle_has(tmp_p
     called = (table["logit"].to_numpy() >= 0.25) & (table["label"].to_numpy() == 1)
     assert content["decided"]["points"][0]["sensitivity"]["numerator"] == called.sum()
     assert "Thresholds fixed on cells elsewhere: 20 ALL and 20 healthy cells" in page
+
+
+def test_predictive_values_are_stated_at_prevalences(full: tuple[dict[str, Any], str]) -> None:
+    content, page = full
+    counts = content["metrics"]["test"]["confusion"]
+    sensitivity = counts["tp"] / (counts["tp"] + counts["fn"])
+    specificity = counts["tn"] / (counts["tn"] + counts["fp"])
+    assert [row["prevalence"] for row in content["predictive_values"]] == [0.05, 0.2, 0.5]
+    for row in content["predictive_values"]:
+        share = row["prevalence"]
+        hit, alarm = sensitivity * share, (1 - specificity) * (1 - share)
+        assert row["ppv"] == pytest.approx(hit / (hit + alarm))
+        cleared, missed = specificity * (1 - share), (1 - sensitivity) * share
+        assert row["npv"] == pytest.approx(cleared / (cleared + missed))
+        assert row["ppv_interval"]["low"] < row["ppv"] < row["ppv_interval"]["high"]
+    # At the test set's own share the positive predictive value is precision.
+    label = np.repeat([1, 1, 0, 0], [8, 4, 2, 10])
+    called = np.repeat([True, False, True, False], [8, 4, 2, 10])
+    resampled = GroupResamples.sample(label, np.arange(24), seed=0)
+    (_, _, even) = predictive_values(label, called, resampled)
+    assert (even["ppv"], even["npv"]) == pytest.approx((8 / 10, 10 / 14))
+    assert "Predictive values, were this share of all cells ALL" in page
 
 
 def test_published_results_stand_beside_the_official_test_set_only(tmp_path: Path) -> None:
