@@ -15,136 +15,22 @@ import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Literal, Self
 
-from pydantic import BaseModel, Field, ValidationError, model_validator
+from pydantic import ValidationError
 
 from leuk_ray.bundles.bundle import Bundle, copy_files, load_bundle, open_bundle
+from leuk_ray.bundles.registry_model import CHAMPION, Event, Lineage, Model, Version
 from leuk_ray.bundles.signature import SIGNATURE, sign
-from leuk_ray.evaluation.report_model import StoredReport
 from leuk_ray.io.hashes import sha256
-from leuk_ray.io.locations import Location, join, name_of, parent
-from leuk_ray.io.storage import directory_by_rename, exists, read_json, write_json
+from leuk_ray.io.locations import Location
+from leuk_ray.io.storage import directory_by_rename, read_json, remove, write_json
 from leuk_ray.utils.errors import ConfigError, DataError, StorageError, UnknownModelError, UserError
 from leuk_ray.utils.provenance import now
-from leuk_ray.utils.settings import Settings
 from leuk_ray.utils.wording import overlap_label
 
-CHAMPION = "champion"
-SCHEMA_VERSION = 1
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _NUMBER = re.compile(r"[1-9][0-9]{0,8}")
 _ALIAS = re.compile(r"[a-z][a-z0-9_-]{0,31}")
-
-
-class _LeaderboardRow(BaseModel):
-    run: str
-
-
-class _SweepReport(StoredReport):
-    """What a sweep's report says of its `top`; `tuning.report` writes it."""
-
-    made_by = "tune --resume"
-    schema_version: int = 2
-    leaderboard: list[_LeaderboardRow]
-
-
-class Lineage(Settings):
-    """Where a bundle came from: folders or addresses, where they are known."""
-
-    run: str | None = None
-    data: str | None = None
-    sweep: str | None = None
-
-    @classmethod
-    def of(cls, origin: Location) -> Lineage:
-        """What is known of a run, a run of a sweep, one of a sweep's `top`, or a bundle there.
-
-        Raises:
-            UserError: a file of the run or the sweep that says so cannot be read.
-        """
-        place = origin.absolute() if isinstance(origin, Path) else origin
-        if name_of(place) == "bundle":
-            place = parent(place)
-        run = place if exists(join(place, "config.yaml")) else None
-        sweep: Location | None = parent(parent(place))
-        if not exists(join(sweep, "sweep.yaml")):
-            sweep = None
-        elif run is None:
-            ranked = _SweepReport.read(join(sweep, "report")).leaderboard
-            run = join(sweep, "runs", ranked[int(name_of(place)) - 1].run)
-        started = join(run, "environment.json") if run else None
-        data = read_json(started).get("data") if started and exists(started) else None
-        return cls(run=run and str(run), data=data, sweep=sweep and str(sweep))
-
-
-class Version(Settings):
-    """A bundle in the registry.
-
-    bundle_sha256: of its bundle.json, which holds all others. overlap: what marks its test results,
-    as `LEAKY`; empty where nothing does.
-    """
-
-    number: int = Field(ge=1)
-    added: str
-    bundle_sha256: str
-    dataset_fingerprint: str
-    protocol: str
-    recipe: str
-    seed: int
-    synthetic: bool
-    overlap: str = ""
-    lineage: Lineage
-
-
-class Event(Settings):
-    """One line of the history; a promotion or rollback makes `alias` mean `version`."""
-
-    time: str
-    action: Literal["add", "promote", "rollback"]
-    version: int
-    alias: str | None = None
-
-
-class Model(Settings):
-    """The content of registry.json: versions 1, 2, ... and all that was done with them."""
-
-    schema_version: Literal[1] = SCHEMA_VERSION
-    name: str
-    versions: tuple[Version, ...] = ()
-    history: tuple[Event, ...] = ()
-
-    @model_validator(mode="after")
-    def _happened(self) -> Self:
-        if [version.number for version in self.versions] != list(range(1, len(self.versions) + 1)):
-            raise ValueError("versions are not 1, 2, ...")
-        stacks: dict[str | None, int] = {}
-        for event in self.history:
-            if not 1 <= event.version <= len(self.versions):
-                raise ValueError(f"the history names version {event.version}, which is none")
-            step = {"promote": 1, "rollback": -1, "add": 0}[event.action]
-            stacks[event.alias] = stacks.get(event.alias, 0) + step
-            if stacks[event.alias] < 0:
-                raise ValueError(f"the history takes back a promotion of {event.alias} too many")
-        return self
-
-    @property
-    def aliases(self) -> dict[str, int]:
-        """What each alias means now."""
-        return {alias: meant[-1] for alias, meant in self.promoted().items() if meant}
-
-    def promoted(self) -> dict[str, list[int]]:
-        """Versions that each alias has meant, the present one last; a rollback takes one off."""
-        stacks: dict[str, list[int]] = {}
-        for event in self.history:
-            if event.alias is not None:
-                stack = stacks.setdefault(event.alias, [])
-                stack.append(event.version) if event.action == "promote" else stack.pop()
-        return stacks
-
-    def as_dict(self) -> dict:
-        """Plain values, for JSON."""
-        return self.model_dump(mode="json") | {"aliases": self.aliases}
 
 
 class Registry:
@@ -241,6 +127,44 @@ class Registry:
             self._write(model, event)
         return meant[-2]
 
+    def collect(self, name: str, keep: int, *, dry_run: bool = False) -> tuple[int, ...]:
+        """Delete bundles of old versions; what the registry says of them stays.
+
+        Kept are what aliases mean, what a rollback of each would make it mean, and the latest
+        versions. Numbers are never given again. What an earlier call left undone is finished.
+
+        Args:
+            name: of the model.
+            keep: how many of the latest versions to keep.
+            dry_run: delete nothing.
+
+        Returns:
+            The versions that are deleted.
+
+        Raises:
+            UserError: no such model, or a folder that cannot be deleted.
+        """
+        self.show(name)
+        with self._writing(name):
+            model = self.show(name)
+            chosen = model.collectable(keep)
+            if dry_run:
+                return tuple(chosen)
+            if chosen:
+                time = now()
+                versions = tuple(
+                    version.model_copy(update={"removed": time})
+                    if version.number in chosen
+                    else version
+                    for version in model.versions
+                )
+                model = model.model_copy(update={"versions": versions})
+                self._write(model)
+            for version in model.versions:
+                if version.removed is not None:
+                    remove(self._folder(name, version.number))
+        return tuple(chosen)
+
     def resolve(self, reference: str) -> Path:
         """The bundle of NAME (its champion), NAME@VERSION or NAME@ALIAS.
 
@@ -307,6 +231,10 @@ class Registry:
             raise UnknownModelError(
                 f"{model.name}@{number}: there is no such version, only 1 to {len(model.versions)}"
             )
+        if model.versions[number - 1].removed is not None:
+            raise UnknownModelError(
+                f"{model.name}@{number}: was deleted by models gc; ask for another version"
+            )
         folder = self._folder(model.name, number)
         manifest = folder / "bundle.json"
         expected = model.versions[number - 1].bundle_sha256
@@ -326,8 +254,8 @@ class Registry:
             first = str(error).splitlines()[0]
             raise DataError(f"{file}: not understood ({first}); restore it") from error
 
-    def _write(self, model: Model, event: Event) -> None:
-        complete = model.model_copy(update={"history": (*model.history, event)})
+    def _write(self, model: Model, *events: Event) -> None:
+        complete = model.model_copy(update={"history": (*model.history, *events)})
         write_json(self.path / model.name / "registry.json", complete.model_dump(mode="json"))
 
     @contextmanager

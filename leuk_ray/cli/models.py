@@ -244,7 +244,8 @@ def add(
     Of a run's bundle, or one of a sweep's top/, the registry notes run, data and sweep.
     """
     from leuk_ray.bundles.bundle import find_bundle
-    from leuk_ray.bundles.registry import Lineage, Registry
+    from leuk_ray.bundles.registry import Registry
+    from leuk_ray.bundles.registry_model import Lineage
     from leuk_ray.inference.check import check_answers
 
     bundle = find_bundle(added)
@@ -283,3 +284,25 @@ def rollback(name: str, alias: str, registry: Path) -> tuple[dict, str]:
     version = Registry(registry, check_answers).rollback(name, alias)
     values = {"name": name, "version": version, "alias": alias}
     return values, f"{name}@{alias}: is version {version} again"
+
+
+@registry.command(epilog="Example: leuk-ray models gc cells --registry models --keep 3 --dry-run")
+@click.argument("name")
+@click.option(
+    "--keep", default=3, show_default=True, type=click.IntRange(1), help="Latest versions to keep."
+)
+@click.option("--dry-run", is_flag=True, help="Say what would be deleted.")
+@_REGISTRY
+@command
+def gc(name: str, keep: int, dry_run: bool, registry: Path) -> tuple[dict, str]:
+    """Delete bundles of old versions of NAME; their entries and the history stay.
+
+    What an alias means, and what it would mean after a rollback, is never deleted.
+    """
+    from leuk_ray.bundles.registry import Registry
+    from leuk_ray.cli.service_messages import gc_text
+    from leuk_ray.inference.check import check_answers
+
+    deleted = Registry(registry, check_answers).collect(name, keep, dry_run=dry_run)
+    values = {"name": name, "deleted": list(deleted), "dry_run": dry_run}
+    return values, gc_text(values)

@@ -1,4 +1,4 @@
-"""What commands on a service's record print."""
+"""What commands on a registry's versions and on a service's record print."""
 
 from __future__ import annotations
 
@@ -33,3 +33,11 @@ def replay_text(values: dict) -> str:
     if missing := values["not_traced"]:
         lines.append(f"  not in the trace: {', '.join(missing[:5])}{', ...' * (len(missing) > 5)}")
     return "\n".join(lines)
+
+
+def gc_text(values: dict) -> str:
+    """Format the result of `models gc`."""
+    if not values["deleted"]:
+        return f"{values['name']}: no version to delete"
+    numbers = ", ".join(map(str, values["deleted"]))
+    return f"{values['name']}: {'would delete' if values['dry_run'] else 'deleted'} {numbers}"

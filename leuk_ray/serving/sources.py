@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Protocol
 
 from leuk_ray.bundles.bundle import find_bundle, member_name, open_bundle
-from leuk_ray.bundles.registry import CHAMPION, Model, Registry
+from leuk_ray.bundles.registry import Registry
+from leuk_ray.bundles.registry_model import CHAMPION, Model
 from leuk_ray.inference.check import check_answers
 from leuk_ray.io.locations import Location, join
 from leuk_ray.io.storage import read_bytes
@@ -104,7 +105,8 @@ class _FromRegistry:
     def versions(self, name: str) -> tuple[list[str], dict[str, str]]:
         model = self.registry.show(name)
         aliases = {alias: str(version) for alias, version in model.aliases.items()}
-        return [str(version.number) for version in model.versions], aliases
+        there = [str(each.number) for each in model.versions if each.removed is None]
+        return there, aliases
 
     def resolve(self, reference: str) -> Found:
         path = self.registry.resolve(reference)

@@ -14,7 +14,8 @@ from click.testing import CliRunner
 from leuk_ray.bundles import registry as module
 from leuk_ray.bundles.bundle import load_bundle, write_bundle
 from leuk_ray.bundles.manifest import ModelManifest
-from leuk_ray.bundles.registry import Lineage, Registry
+from leuk_ray.bundles.registry import Registry
+from leuk_ray.bundles.registry_model import Lineage
 from leuk_ray.cli.main import cli
 from leuk_ray.datasets.images import StorageSettings
 from leuk_ray.inference.check import check_answers
@@ -239,6 +240,56 @@ def test_lineage_is_read_off_the_run_or_the_sweep(bundle: Path, tmp_path: Path):
     assert Lineage.of(bundle) == Lineage(), "nothing is known of a folder that is no run"
 
 
+def test_old_versions_are_deleted_but_nothing_that_answers_or_may_answer_again(
+    bundle: Path, tmp_path: Path, monkeypatch
+):
+    registry = Registry(tmp_path / "models", lambda _: None)
+    for _ in range(7):
+        registry.add(bundle, "cells")
+    for version, alias in ((2, "champion"), (3, "champion"), (1, "next"), (4, "champion")):
+        registry.promote("cells", version, alias)
+    assert registry.collect("cells", 2, dry_run=True) == (2, 5)
+    assert load_bundle(registry.resolve("cells@2"))
+    with monkeypatch.context() as killed:
+        killed.setattr(module, "remove", lambda _: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            registry.collect("cells", 2)
+    with pytest.raises(UnknownModelError, match="cells@2: was deleted by models gc"):
+        registry.resolve("cells@2")
+    assert registry.collect("cells", 2) == ()
+    left = {folder.name for folder in (registry.path / "cells" / "versions").iterdir()}
+    assert left == {"1", "3", "4", "6", "7"}, "and what the killed call left is gone"
+    assert [v.removed is None for v in registry.show("cells").versions].count(False) == 2
+    assert registry.rollback("cells") == 3
+    assert registry.add(bundle, "cells") == 8, "numbers are never given again"
+    with pytest.raises(UnknownModelError, match="was deleted"):
+        registry.promote("cells", 5)
+
+
+def test_a_copy_of_a_registry_answers_and_a_bad_copy_does_not(
+    registry: Registry, bundle: Path, tmp_path: Path
+):
+    registry.add(bundle, "cells")
+    registry.add(bundle, "cells")
+    registry.promote("cells", 1)
+    registry.promote("cells", 2)
+    backup = tmp_path / "backup"
+    shutil.copytree(registry.path, backup)
+    shutil.rmtree(registry.path)
+    shutil.copytree(backup, registry.path)
+    assert registry.resolve("cells").name == "2"
+    load_bundle(registry.resolve("cells"))
+    assert registry.rollback("cells") == 1
+    assert registry.add(bundle, "cells") == 3
+    restored = Registry(backup, check_answers)
+    flip(backup / "cells" / "versions" / "2" / "model.safetensors")
+    with pytest.raises(UserError, match="changed since it was written"):
+        load_bundle(restored.resolve("cells"))
+    shutil.rmtree(backup / "cells" / "versions" / "1")
+    with pytest.raises(UserError, match="missing or changed"):
+        restored.rollback("cells")
+
+
 def test_the_commands(bundle: Path, tmp_path: Path):
     def models(*arguments: object, code: int = 0) -> str:
         command = ["models", *map(str, arguments), "--registry", str(tmp_path / "models")]
@@ -264,6 +315,11 @@ def test_the_commands(bundle: Path, tmp_path: Path):
     assert f"run {run}" in text
     assert "SYNTHETIC" in text
     assert "rollback 1 as champion" in text
+    assert "cells: no version to delete" in models("gc", "cells")
+    models("add", bundle, "cells")
+    models("promote", "cells", 3)
+    assert "cells: would delete 2" in models("gc", "cells", "--keep", 1, "--dry-run")
+    models("rollback", "cells")
     assert "no such version" in models("promote", "cells", 5, code=1)
     flip(tmp_path / "models" / "cells" / "versions" / "2" / "model.safetensors")
     assert "missing or changed" in models("promote", "cells", 2, code=1)
