@@ -8,6 +8,7 @@ from typing import Literal
 ProtocolName = Literal[
     "subject-disjoint",
     "slide-group-disjoint",
+    "site-disjoint",
     "official-folds",
     "image-random",
     "paper-literal",
@@ -32,6 +33,9 @@ PROTOCOLS: dict[str, Protocol] = {
     ),
     "slide-group-disjoint": Protocol(
         "group", "the same where subjects are unknown: fields of view stay whole (ALL-IDB)"
+    ),
+    "site-disjoint": Protocol(
+        "site", "keeps each site (hospital, microscope) whole: how a model does at a new one"
     ),
     "official-folds": Protocol(
         "duplicate_id", "the three folds of C-NMC 2019, and its preliminary set"

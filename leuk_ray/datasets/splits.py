@@ -24,6 +24,7 @@ from leuk_ray.datasets.holdout import (
     holdout_roles,
 )
 from leuk_ray.datasets.protocols import PROTOCOLS, ProtocolName
+from leuk_ray.datasets.sites import site_units
 from leuk_ray.io.locations import Location
 from leuk_ray.io.storage import refuse_existing, write_table
 from leuk_ray.utils.errors import ConfigError, DataError, UserError
@@ -50,9 +51,9 @@ class SplitSettings(Settings):
     protocol: ProtocolName = "subject-disjoint"
     """Which unit stays in one set. `subject-disjoint`: groups of subjects and duplicates.
     `slide-group-disjoint`: the same groups where subjects are unknown and fields of view stand in
-    for them (ALL-IDB). `official-folds`: the folds of C-NMC 2019. `image-random`: single images,
-    which LEAKS wherever a subject has several. `paper-literal`: augmented copies, as in saeed2022,
-    which always LEAKS."""
+    for them (ALL-IDB). `site-disjoint`: whole sites, as hospitals. `official-folds`: the folds of
+    C-NMC 2019. `image-random`: single images, which LEAKS wherever a subject has several.
+    `paper-literal`: augmented copies, as in saeed2022, which always LEAKS."""
 
     fractions: tuple[float, float, float] = (0.8, 0.1, 0.1)
     """Shares of cells in training, validation and test, each above 0, 1 in all (saeed2022, split:
@@ -212,7 +213,8 @@ def _by_group(
             f"protocol {protocol}: {nameless} of {counted(len(cells), 'cell')} {verb} no subject; "
             "name it with a layout or a manifest"
         )
-    labels, groups = _column(cells, "label"), _column(cells, "group")
+    labels = _column(cells, "label")
+    groups = site_units(cells) if protocol == "site-disjoint" else _column(cells, "group")
     check_groups(labels, groups, protocol, classes.names)
     if settings.folds > 1:
         fold = _fold(settings, settings.folds)
@@ -323,6 +325,7 @@ def _column(cells: pa.Table, name: str) -> np.ndarray:
 _ROLES_BY = {
     "subject-disjoint": _by_group,
     "slide-group-disjoint": _by_group,
+    "site-disjoint": _by_group,
     "official-folds": _by_official_fold,
     "image-random": _by_image,
     "paper-literal": _by_copy,

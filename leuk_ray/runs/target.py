@@ -183,6 +183,7 @@ _GROUP = {
 }
 _UNIT = {
     "duplicate_id": "pictures, in the dataset's own folds of subjects",
+    "site": "sites",
     "uid": "images",
     "copy": "augmented copies of images",
 }

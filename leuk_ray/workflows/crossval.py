@@ -173,7 +173,7 @@ def _specs(recipe: Recipe, folds: int, seeds: int) -> list[RunSpec]:
     if recipe.split.protocol in ("official-folds", "paper-literal"):
         raise ConfigError(
             f"protocol {recipe.split.protocol}: does not test every cell once; give "
-            "--protocol subject-disjoint, slide-group-disjoint or image-random"
+            "--protocol subject-disjoint, slide-group-disjoint, site-disjoint or image-random"
         )
     return [
         RunSpec(

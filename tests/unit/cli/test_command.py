@@ -59,9 +59,11 @@ def test_every_choice_suggests_the_near_one():
 
 
 def test_a_misspelt_choice_is_one_line():
-    done = CliRunner().invoke(cli, ["split", "x", "--protocol", "slide-disjoint", "--out", "y"])
+    done = CliRunner().invoke(
+        cli, ["split", "x", "--protocol", "slide-group-disjont", "--out", "y"]
+    )
     assert done.exit_code == 2
-    assert "'slide-disjoint' is not known; did you mean slide-group-disjoint?" in done.output
+    assert "'slide-group-disjont' is not known; did you mean slide-group-disjoint?" in done.output
 
 
 @pytest.mark.parametrize("twice", [("lr=1", "lr=2"), ("training.lr=1", "lr=2")])

@@ -422,3 +422,37 @@ def test_a_split_is_written_as_parquet_alone(tmp_path: Path):
     ):
         write_split(pa.table({"uid": ["a"]}), tmp_path / "split.csv")
     assert not list(tmp_path.iterdir())
+
+
+def test_sites_stay_whole_with_those_that_share_a_patient() -> None:
+    site = [f"hospital {n // 8}" for n in range(64)]
+    group = [f"g{n // 2}" for n in range(64)]
+    group[15] = group[16]  # a patient of hospital 1 and of hospital 2
+    cells = pa.table(
+        {
+            "uid": [f"c{n:02}" for n in range(64)],
+            "subject": group,
+            "group": group,
+            "site": site,
+            "label": [n // 2 % 2 for n in range(64)],
+            "status": ["keep"] * 64,
+            "official_split": pa.nulls(64, pa.string()),
+        }
+    )
+    settings = SplitSettings(protocol="site-disjoint", folds=3)
+    tested = []
+    for fold in range(3):
+        split = split_cells(cells, settings.model_copy(update={"fold": fold}))
+        role = dict(zip(split["uid"].to_pylist(), split["role"].to_pylist(), strict=True))
+        roles = {name: {role[f"c{n:02}"] for n in range(64) if site[n] == name} for name in site}
+        assert all(len(found) == 1 for found in roles.values()), "a site has one role"
+        assert roles["hospital 1"] == roles["hospital 2"]
+        assert {one for found in roles.values() for one in found} == {"train", "validation", "test"}
+        tested += [uid for uid, one in role.items() if one == "test"]
+    assert sorted(tested) == cells["uid"].to_pylist()
+    two = cells.filter(pa.array([name in ("hospital 1", "hospital 4") for name in site]))
+    with pytest.raises(UserError, match=r"2 sites, of which 2 share no .*; at least 3 are needed"):
+        split_cells(two, settings)
+    nameless = cells.set_column(3, "site", pa.nulls(64, pa.string()))
+    with pytest.raises(UserError, match="64 of 64 cells name no site; give it in a column site"):
+        split_cells(nameless, settings)
