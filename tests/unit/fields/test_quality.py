@@ -10,6 +10,7 @@ from skimage import data
 
 from leuk_ray.fields.field import FieldSettings, examine, read_field
 from leuk_ray.fields.quality import REASONS
+from leuk_ray.fields.stain import shrink
 from tests.support.small_fields import PIXELS_PER_UM, rendered
 from tests.unit.fields.test_detection import smear
 
@@ -45,8 +46,11 @@ def test_exposure_and_focus():
     bright = np.clip(2.0 * pixels.astype(float), 0, 255).astype(np.uint8)
     assert reasons(bright) == ("overexposed",)
     assert reasons((0.3 * pixels).astype(np.uint8)) == ("underexposed",)
-    blurred = gaussian_filter(pixels, (1.5 * PIXELS_PER_UM, 1.5 * PIXELS_PER_UM, 0))
-    assert reasons(blurred, PIXELS_PER_UM) == ("out_of_focus",)
+    for um in (0.8, 1.5):
+        blurred = gaussian_filter(pixels, (um * PIXELS_PER_UM, um * PIXELS_PER_UM, 0))
+        assert reasons(blurred, PIXELS_PER_UM) == ("out_of_focus",)
+    # Coarse, but in focus.
+    assert reasons(shrink(pixels, 2.2 / PIXELS_PER_UM), 2.2) == ()
 
 
 def test_a_given_scale_must_be_that_of_the_red_cells():
