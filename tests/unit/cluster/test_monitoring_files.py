@@ -17,6 +17,7 @@ import pytest
 import yaml
 
 from leuk_ray.training.monitoring import GAUGES, PREFIX
+from tests.support.readme_blocks import parse_leuk_ray
 
 MONITORING = Path(__file__).parents[3] / "cluster" / "monitoring"
 TESTS = Path(__file__).parents[2]
@@ -85,3 +86,35 @@ def test_the_dashboard_opens_with_what_it_is():
     assert next(iter(board)) == "description"
     assert all(word in board["description"] for word in ("What:", "Run:", "Change:"))
     assert len({panel["id"] for panel in board["panels"]}) == len(board["panels"])
+
+
+def test_compose_names_what_is_there_and_keeps_all_but_the_service_inside():
+    """Not run with Docker here: what it mounts exists, its command parses, its ports are closed."""
+    compose = yaml.safe_load((MONITORING.parent / "compose.yaml").read_text())
+    services, volumes = compose["services"], compose["volumes"]
+    assert services.keys() == {"service", "prometheus", "grafana"}
+    for service in services.values():
+        assert re.fullmatch(r"\S+:v?\d[\w.-]*", service["image"]), "a version"
+        for mount in service["volumes"]:
+            source = mount.rsplit(":", 2 if mount.endswith(":ro") else 1)[0]
+            if source.startswith("./"):
+                assert (MONITORING.parent / source).is_file(), source
+                assert mount.endswith(":ro")
+            elif not source.startswith("${SERVED"):
+                assert source in volumes, source
+    words = services["service"]["command"]
+    taken = parse_leuk_ray(words[1:])
+    assert (taken["host"], str(taken["trace"])) == ("0.0.0.0", "/served/trace")
+    mounts = services["service"]["volumes"]
+    mounted = {mount.removesuffix(":ro").rsplit(":", 1)[1] for mount in mounts}
+    assert {str(taken[name]) for name in ("source", "api_keys", "trace")} <= mounted
+    assert services["service"]["read_only"]
+    opened = [port for service in services.values() for port in service.get("ports", [])]
+    assert opened == ["8000:8000", "127.0.0.1:3000:3000"]
+    prometheus = yaml.safe_load((MONITORING / "prometheus.yaml").read_text())
+    (files,) = prometheus["scrape_configs"][1]["file_sd_configs"]
+    assert files["files"] == ["/tmp/ray/prom_metrics_service_discovery.json"]
+    assert "ray:/tmp/ray:ro" in services["prometheus"]["volumes"]
+    source = yaml.safe_load((MONITORING / "grafana-datasource.yaml").read_text())["datasources"][0]
+    assert source["url"] == "http://service:9090"
+    assert services["prometheus"]["network_mode"] == "service:service"
