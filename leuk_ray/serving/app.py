@@ -67,7 +67,7 @@ class Classify:
         self.keys = ApiKeys(Path(settings.api_keys)) if settings.api_keys else None
         self.scores_itself = predictor is None
         make = (
-            local_runners(settings, self.metrics, _batched(settings))
+            local_runners(settings, self.metrics)
             if predictor is None
             else remote_runners(predictor, self.metrics)
         )
@@ -106,7 +106,7 @@ class Predict:
             update={"canaries": {}, "shadows": (), "max_models": settings.max_models + beside}
         )
         metrics = Metrics()
-        self.models = Models(plain, metrics, local_runners(plain, metrics, _batched(plain)))
+        self.models = Models(plain, metrics, local_runners(plain, metrics))
         await self.models.start()
 
     async def engine(self, reference: str) -> str:
@@ -175,19 +175,6 @@ def build(args: dict[str, Any]) -> Application:
     ).bind(settings)
     alone = {"num_replicas": settings.ingress_replicas, "ray_actor_options": {"num_cpus": 1}}
     return classify.options(**_front(settings), **alone).bind(settings, predictor)
-
-
-def _batched(settings: ServeSettings) -> Any:
-    # Called anew for each model: two models must not share a queue.
-    def batched(score: Any, at_once: int) -> Any:
-        return serve.batch(
-            score,
-            max_batch_size=settings.max_batch_size,
-            batch_wait_timeout_s=settings.batch_wait_seconds,
-            max_concurrent_batches=at_once,
-        )
-
-    return batched
 
 
 def _front(settings: ServeSettings) -> dict[str, Any]:

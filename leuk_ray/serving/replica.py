@@ -21,7 +21,7 @@ from leuk_ray.inference.explain import Explanation
 from leuk_ray.serving.decoding import Decoding
 from leuk_ray.serving.errors import Problem
 from leuk_ray.serving.monitoring import Metrics
-from leuk_ray.serving.served_model import Batched, LocalBackend, Scored, ServedModel
+from leuk_ray.serving.served_model import LocalBackend, Scored, ServedModel
 from leuk_ray.serving.settings import ServeSettings
 from leuk_ray.serving.sources import Found
 from leuk_ray.utils.errors import UserError, restated
@@ -30,13 +30,13 @@ _GONE = (RayActorError, ReplicaUnavailableError, DeploymentUnavailableError)
 
 
 def local_runners(
-    settings: ServeSettings, metrics: Metrics, batched: Batched
+    settings: ServeSettings, metrics: Metrics
 ) -> Callable[[Found], Awaitable[ServedModel]]:
     """Makes served_models whose networks run in this process."""
     decoding = Decoding()
 
     def make(found: Found) -> ServedModel:
-        network = LocalBackend(found, settings, metrics, batched)
+        network = LocalBackend(found, settings, metrics)
         return ServedModel(found, network.classifier, network, metrics, decoding)
 
     return lambda found: asyncio.to_thread(make, found)

@@ -7,7 +7,7 @@ import base64
 import io
 import logging
 import struct
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -19,6 +19,7 @@ from leuk_ray.fields.field import FieldSettings
 from leuk_ray.inference.classifier import Cell, Classifier, PrePostProcessor, Scores
 from leuk_ray.inference.explain import Explanation, explain_pixels, overlay
 from leuk_ray.inference.predictions import Failure, Prediction
+from leuk_ray.serving.batching import Batches
 from leuk_ray.serving.decoding import CroppedField, Decoding, Named, Threads
 from leuk_ray.serving.drift import Drift, Shift
 from leuk_ray.serving.monitoring import Metrics
@@ -28,12 +29,6 @@ from leuk_ray.serving.sources import Found, fingerprint
 from leuk_ray.utils.errors import DataError
 
 Scored = tuple[Scores, int]
-# Turns a function of many images into one of one image, whose calls share forward passes; the
-# number is that of batches at once.
-Batched = Callable[
-    [Callable[[list[np.ndarray]], Awaitable[list[Scored]]], int],
-    Callable[[np.ndarray], Awaitable[Scored]],
-]
 
 _HEAD = struct.pack("<IHHIIiiHHIIiiII", 58, 0, 0, 54, 40, 1, 1, 1, 24, 0, 4, 0, 0, 0, 0)
 _PICTURE = b"BM" + _HEAD + bytes(4)  # of one black pixel
@@ -62,9 +57,7 @@ class ModelBackend(Protocol):
 class LocalBackend:
     """A network of this process, scoring in threads of its own."""
 
-    def __init__(
-        self, found: Found, settings: ServeSettings, metrics: Metrics, batched: Batched
-    ) -> None:
+    def __init__(self, found: Found, settings: ServeSettings, metrics: Metrics) -> None:
         """Load it, and run it at every batch size; raises UserError if it cannot answer."""
         self.classifier = Classifier.load(
             found.path, settings.device, settings.engine, settings.trusted_keys
@@ -77,7 +70,12 @@ class LocalBackend:
         self._forward = Threads(at_once, "forward")
         # An explanation hooks into the PyTorch network: none beside another, nor beside a pass.
         self._explain = self._forward if at_once == 1 else Threads(1, "explain")
-        self.score = batched(self._score_batch, at_once)
+        self.score = Batches(
+            self._score_batch,
+            size=settings.max_batch_size,
+            at_once=at_once,
+            wait_seconds=settings.batch_wait_seconds,
+        )
         for num in range(1, self.max_batch_size + 1):
             scores = self.classifier.score(self._black(num))
             if not np.isfinite(scores.probabilities).all():

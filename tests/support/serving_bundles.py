@@ -80,20 +80,11 @@ def encode(pixels: np.ndarray, kind: str = "PNG") -> bytes:
     return out.getvalue()
 
 
-def alone(score, _at_once: int):
-    """A forward pass for each image; batches need Ray Serve."""
-
-    async def one(pixels: np.ndarray):
-        return (await score([pixels]))[0]
-
-    return one
-
-
 def models_from(path: Path, **settings) -> Models:
     """What a replica answers with; see `ServeSettings`."""
     chosen = ServeSettings(bundle=str(path), anonymous=True, **settings)
     metrics = Metrics()
-    return Models(chosen, metrics, local_runners(chosen, metrics, alone))
+    return Models(chosen, metrics, local_runners(chosen, metrics))
 
 
 def client_of(

@@ -15,14 +15,13 @@ from leuk_ray.bundles.registry import Registry
 from leuk_ray.inference.check import check_answers
 from leuk_ray.inference.classifier import Classifier
 from leuk_ray.inference.predictions import Prediction
-from leuk_ray.serving import app
 from leuk_ray.serving.api import create_api
 from leuk_ray.serving.app import Predict
 from leuk_ray.serving.models import Models
 from leuk_ray.serving.monitoring import Metrics
 from leuk_ray.serving.replica import RemoteBackend, remote_runners
 from leuk_ray.serving.settings import Limits, ServeSettings
-from tests.support.serving_bundles import LOOPBACK, alone, cells, encode, write_small_bundle
+from tests.support.serving_bundles import LOOPBACK, cells, encode, write_small_bundle
 
 FILES = [(f"{i}.png", encode(pixels)) for i, pixels in enumerate(cells(3))]
 
@@ -44,15 +43,12 @@ def client(registry: Registry):
         canaries={"small@2": 0.5}, shadows=("small@2",),
     )  # fmt: skip
     predict: Any = Predict
-    patch = pytest.MonkeyPatch()
-    patch.setattr(app, "_batched", lambda _: alone)  # batches need a cluster
     handle = serve.run(predict.bind(settings), name="split", _local_testing_mode=True)
     metrics = Metrics()
     models = Models(settings, metrics, remote_runners(handle, metrics))
     with TestClient(create_api(models, Limits(), None, metrics), LOOPBACK) as client:
         client.portal.call(models.start)
         yield client
-    patch.undo()
 
 
 def ask(client: TestClient, request_id: str, **query) -> dict:
