@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -121,7 +122,21 @@ def test_cells_that_calibrated_a_bundle_are_refused_or_marked(trained_on, other,
     before, subjects = told(plain, other)
     assert before.leaky is None, "its patients may have trained the bundle"
     assert len(subjects) == 10
-    calibrate(EvaluationTarget.at(plain), other, tmp_path / "calibrated", max_cells=80)
+    groups = [{"ALL": {"cells": 9, "found": 7}, "healthy": {"cells": 9, "found": 9}}] * 10
+    measured = {"found_by_label": groups, "counted_by": "fields"}
+    (tmp_path / "detect.json").write_text(json.dumps({"measured": measured}))
+    values = calibrate(
+        EvaluationTarget.at(plain), other, tmp_path / "calibrated",
+        max_cells=80, misses=tmp_path / "detect.json",
+    )  # fmt: skip
+    assert (
+        "misses of the detector on the blasts of 10 and other cells of 10 fields"
+        in (values["blast_percentage"])
+    )
+    rates = EvaluationTarget.at(tmp_path / "calibrated").manifest.error_rates
+    assert rates is not None
+    assert rates.detector is not None
+    assert rates.detector.positive[0].found == 7
     target = EvaluationTarget.at(tmp_path / "calibrated")
     with pytest.raises(UserError, match="80 calibrated it, 40 are of the same groups") as refused:
         evaluate(target, other, tmp_path / "report")
