@@ -54,6 +54,7 @@ from leuk_ray.evaluation.published import beside_published
 from leuk_ray.evaluation.report_model import FILE, Report, ReportContext, Scored
 from leuk_ray.evaluation.report_page import Images, page, plot, sentence, uncertainty
 from leuk_ray.evaluation.rules import DecisionRules
+from leuk_ray.evaluation.slices import slices
 from leuk_ray.evaluation.sources import by_source
 from leuk_ray.evaluation.subjects import SubjectRow, check_predictions, per_subject
 from leuk_ray.io.locations import Location
@@ -211,6 +212,9 @@ def _report(
             )
             if conformal is not None and tested.label.size
             else None,
+            "slices": slices(
+                tested.table, tested.called == tested.label, run.no_intervals, **BOOTSTRAP
+            ),
             "predictive_values": predictive_values(*_labels_and_calls(test, threshold), resampled)
             if test.num_rows
             else [],

@@ -16,6 +16,7 @@ from leuk_ray.evaluation.intervals import Interval
 from leuk_ray.evaluation.metrics import Evaluation
 from leuk_ray.evaluation.multiclass import ClassEvaluation
 from leuk_ray.evaluation.predictive import PredictiveValues
+from leuk_ray.evaluation.slices import Slice
 from leuk_ray.evaluation.subjects import SubjectRow
 from leuk_ray.io.locations import Location, join
 from leuk_ray.io.storage import read_json
@@ -138,6 +139,7 @@ class Report(StoredReport):
     bootstrap: seed and resamples of the intervals. calibration_bins: of the calibration error.
     intervals: of the test metrics, by name; empty without test cells.
     by_source: metrics and intervals of each source, where there are several.
+    slices: test cells by site and stain, where there are several; see `slices`.
     predictive_values: of calls by the threshold, at stated prevalences; see `predictive`.
     refitted: see `probabilities.refit`, `class_report.refit_classes`. decided: what was fixed on
         validation, on the test cells.
@@ -167,6 +169,7 @@ class Report(StoredReport):
     intervals: dict[str, Interval]
     by_source: list[dict[str, Any]]
     refitted: dict[str, Any] | None
+    slices: list[Slice] = []
     predictive_values: list[PredictiveValues] = []
     decided: dict[str, Any] | None
     deployed: dict[str, Any] | None = None

@@ -119,7 +119,10 @@ def crossval(
         )
     note("crossval: writing the report")
     tables = [_scores(out, spec) for spec in specs]
-    by_seed = [pa.concat_tables(tables[n * folds : (n + 1) * folds]) for n in range(seeds)]
+    by_seed = [
+        pa.concat_tables(tables[n * folds : (n + 1) * folds], promote_options="default")
+        for n in range(seeds)
+    ]
     by_seed = [table.sort_by([(name, "ascending") for name in _ORDER]) for table in by_seed]
     leakages = [find_leakage(split, dataset.cells) for split in splits.values()]
     context = _context(recipe, dataset, folds, by_seed, leakages, out)

@@ -255,6 +255,8 @@ def test_unanswered_cells_are_in_no_called_share(tmp_path: Path) -> None:
     table = table.append_column("reasons", pa.array(reasons, pa.list_(pa.string())))
     rules = DecisionRules(conformal=sets_of(*[-1.0] * 8))
     calibrated = table.filter(pc.field("role") == "test")
+    site = [None if n < 20 else f"hospital {n % 3}" for n in range(400)]
+    calibrated = calibrated.append_column("site", pa.array(site, pa.string()))
     content, page = report(tmp_path / "report", calibrated, rules=rules, run=context(PBC))
     subjects = content["differentials"]
     assert sum(one["cells"] for one in subjects) == 400
@@ -268,6 +270,14 @@ def test_unanswered_cells_are_in_no_called_share(tmp_path: Path) -> None:
     answered = f"As deployed the bundle answers for 266 of them (66.50%), {right} correctly"
     assert answered in content["sentence"]
     assert "Of the 266 answered ones alone" in page
+    assert [row["value"] for row in content["slices"]] == [
+        None, "hospital 0", "hospital 1", "hospital 2"
+    ]  # fmt: skip
+    assert sum(row["cells"] for row in content["slices"]) == 400
+    correct = content["classes"]["test"]["accuracy"]["numerator"]
+    assert sum(row["accuracy"]["numerator"] for row in content["slices"]) == correct
+    assert all(row["interval"]["low"] is not None for row in content["slices"][1:])
+    assert "Test cells by site and stain" in page
 
 
 def test_two_classes_by_other_names_are_called_by_them(tmp_path: Path) -> None:
