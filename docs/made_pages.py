@@ -44,6 +44,8 @@ def write_made_pages(docs: Path) -> None:
         "reference/files.md": files_page(),
         "results.md": results_page(),
     }
+    for notebook in (docs / "tutorials").glob("*.ipynb"):
+        pages[f"tutorials/{notebook.stem}.md"] = tutorial_page(notebook)
     for path, text in pages.items():
         place = docs / path
         if not place.exists() or place.read_text() != text:  # else Sphinx builds it anew
@@ -213,3 +215,28 @@ def results_page() -> str:
     """The measurements as they are noted beside the benchmarks."""
     notes = (ROOT / "benchmarks/NOTES.md").read_text()
     return notes.replace("# Notes on measurements", "# Results", 1)
+
+
+def tutorial_page(notebook: Path) -> str:
+    """A notebook with the results of its last run."""
+    parts = []
+    for cell in json.loads(notebook.read_text())["cells"]:
+        text = "".join(cell["source"])
+        if cell["cell_type"] == "markdown":
+            parts.append(text)
+            continue
+        parts.append(f"```python\n{text}\n```")
+        parts += [_shown(output) for output in cell["outputs"]]
+    parts.append(f"This page is the notebook `docs/tutorials/{notebook.name}`.")
+    return "\n\n".join(parts) + "\n"
+
+
+def _shown(output: dict[str, Any]) -> str:
+    data = output.get("data", {})
+    if "text/html" in data:
+        return f'<div class="output">\n{_joined(data["text/html"])}\n</div>'
+    return f"```text\n{_joined(output.get('text') or data['text/plain']).rstrip()}\n```"
+
+
+def _joined(text: str | list[str]) -> str:
+    return text if isinstance(text, str) else "".join(text)

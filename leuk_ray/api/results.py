@@ -61,9 +61,8 @@ class EvaluationResult:
 
     @property
     def sentence(self) -> str:
-        """The result in words, after what marks it: SYNTHETIC cells, patients in two roles."""
-        run = self.report.run
-        return f"{_marked(run.synthetic, run.label)}{self.report.sentence}"
+        """The result in words, after what marks it: rendered cells, patients in two roles."""
+        return f"{_marked(self.report.run.synthetic)}{self.report.sentence}"
 
     def __repr__(self) -> str:
         return f"{self.sentence}\nReport: {join(self.folder, 'report.html')}"
@@ -114,7 +113,7 @@ class SweepResult:
 
     def __repr__(self) -> str:
         page = self.folder / "report" / "report.html"
-        return f"{_marked(self.report.synthetic, '')}{self.report.sentence}\nReport: {page}"
+        return f"{_marked(self.report.synthetic)}{self.report.sentence}\nReport: {page}"
 
     def _repr_html_(self) -> str:
         return f"<p>{escape(repr(self))}</p>{self.to_pandas().to_html(max_rows=20)}"
@@ -145,7 +144,5 @@ class Detections:
         return f"<p>{escape(repr(self)[1:-1])}</p>{self.to_pandas().to_html(max_rows=20)}"
 
 
-def _marked(synthetic: bool, label: str) -> str:
-    """What stands before a result: that cells are rendered, that patients are in two roles."""
-    marks = [*(["SYNTHETIC cells"] if synthetic else []), *([label] if label else [])]
-    return f"{', '.join(marks)}: " if marks else ""
+def _marked(synthetic: bool) -> str:
+    return "SYNTHETIC cells: " if synthetic else ""

@@ -28,6 +28,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_model, save_model
 from torch import nn
 
+from leuk_ray.bundles.hub import fetch, is_on_hub
 from leuk_ray.bundles.lineage import LINEAGE_FILE, CellLineage
 from leuk_ray.bundles.manifest import (
     CARD,
@@ -270,7 +271,9 @@ def _refuse_larger_than(size: int, manifest: ModelManifest) -> None:
 
 
 def find_bundle(path: Location) -> Location:
-    """The bundle at a path: itself, or the one of a run's folder."""
+    """The bundle at a path: itself, the one of a run's folder, or one of the hub, fetched."""
+    if is_on_hub(path):
+        return fetch(str(path))
     for folder in (path, join(path, "bundle")):
         if exists(join(folder, MANIFEST)):
             return folder

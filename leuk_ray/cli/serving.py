@@ -21,13 +21,15 @@ if TYPE_CHECKING:
 @SIGN
 @command
 def export(source: Location, bundle: Location, onnx: bool, key: Path | None) -> tuple[dict, str]:
-    """Copy a verified bundle out of its run."""
+    """Copy a verified bundle out of its run: to a folder, s3://, gs://, or hf://OWNER/NAME."""
     from leuk_ray.bundles.bundle import find_bundle
+    from leuk_ray.bundles.hub import is_on_hub
     from leuk_ray.cli.messages import export_text
     from leuk_ray.io.storage import refuse_existing
 
     found = find_bundle(source)
-    refuse_existing(bundle, "bundle")
+    if not is_on_hub(bundle):  # where a bundle is a commit, and earlier ones stay
+        refuse_existing(bundle, "bundle")
 
     from leuk_ray.inference.onnx_export import export_bundle
 

@@ -10,11 +10,13 @@ import torch
 from torch import Tensor, nn
 
 from leuk_ray.bundles.bundle import Bundle, derive_bundle, load_bundle
+from leuk_ray.bundles.hub import is_on_hub, upload
 from leuk_ray.bundles.manifest import ONNX_FILE
 from leuk_ray.inference.check import graph_difference
 from leuk_ray.io.locations import Location
 from leuk_ray.utils.errors import UserError
 from leuk_ray.utils.extras import require
+from leuk_ray.utils.scratch import temporary
 
 
 class _Graph(nn.Module):
@@ -37,7 +39,8 @@ def export_bundle(
     `logits` (N, 1 or 2) and `embedding` (N, D). N is free.
 
     Returns:
-        bundle, onnx, max_difference of probability (None without a graph).
+        bundle, onnx, max_difference of probability (None without a graph). Of one on the hub,
+        `bundle` is the address with its commit.
 
     Raises:
         UserError: ONNX is not installed, the network cannot be exported, or ONNX Runtime's
@@ -52,7 +55,13 @@ def export_bundle(
         _write_graph(bundle, graph)
         found.append(graph_difference(bundle, graph))
 
-    derive_bundle(bundle, target, add={ONNX_FILE: add} if onnx else {}, key=key)
+    adding = {ONNX_FILE: add} if onnx else {}
+    if is_on_hub(target):
+        with temporary("export") as folder:
+            derive_bundle(bundle, folder / "bundle", add=adding, key=key)
+            target = upload(folder / "bundle", str(target))
+    else:
+        derive_bundle(bundle, target, add=adding, key=key)
     return {
         "bundle": str(target),
         "onnx": onnx,

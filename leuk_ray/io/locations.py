@@ -17,7 +17,8 @@ from leuk_ray.utils.errors import ConfigError, StorageError
 
 Location = Path | str
 
-_SCHEMES = ("s3", "gs")
+HUB = "hf"  # of bundles alone; see `bundles.hub`
+_SCHEMES = ("s3", "gs", HUB)
 
 
 def parse(text: str) -> Location:
@@ -74,6 +75,8 @@ def filesystem(location: Location) -> tuple[fs.FileSystem, str]:
         return fs.LocalFileSystem(), str(location.absolute())
     address, mark, query = location.partition("?")
     scheme, _, path = address.partition("://")
+    if scheme == HUB:
+        raise ConfigError(f"{location}: the hub has bundles alone; give a path, s3:// or gs://")
     bucket = path.partition("/")[0]
     try:
         return _object_store(f"{scheme}://{bucket}{mark}{query}"), path.rstrip("/")

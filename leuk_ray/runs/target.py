@@ -55,7 +55,7 @@ class EvaluationTarget:
     def at(cls, path: Location) -> EvaluationTarget:
         """A run's folder, or a bundle's."""
         bundle = find_bundle(path)
-        return cls(bundle, None if bundle == path else path)
+        return cls(bundle, path if bundle == join(path, "bundle") else None)
 
     @cached_property
     def manifest(self) -> BundleManifest:
