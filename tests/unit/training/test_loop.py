@@ -42,9 +42,9 @@ from tests.support.toy_training import (
 def of_rank(world_size: int) -> dict:
     """Two workers train the head's GroupNorm and statistics frozen in the backbone alone."""
     if world_size == 3:
-        return {}
+        return {"settings": changed(epochs=2)}
     return {
-        "settings": changed(frozen_norm="backbone"),
+        "settings": changed(epochs=2, frozen_norm="backbone"),
         "model": make_model(head_norm="group"),
     }
 

@@ -1,14 +1,14 @@
 """Answers for image files: what is asked for, what is written, what a kill leaves."""
 
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pyarrow.csv as pacsv
 import pyarrow.parquet as pq
 import pytest
+from click.testing import CliRunner
 
+from leuk_ray.cli.main import cli
 from leuk_ray.cli.messages import predict_table_text, predict_text
 from leuk_ray.inference.answers import Answers, part_of
 from leuk_ray.inference.classifier import Classifier
@@ -257,11 +257,8 @@ def test_files_that_cannot_be_read_are_answers_with_their_reason_and_counted(
     last = "2 of 3 images could not be scored"
     assert predict_text(told).splitlines()[-1] == last
     assert predict_table_text(predict_to_table(bundle, [folder], out)).splitlines()[-1] == last
-    done = subprocess.run(
-        [sys.executable, "-m", "leuk_ray", "predict", bundle, folder],
-        capture_output=True, text=True, timeout=100,
-    )  # fmt: skip
-    assert (done.returncode, done.stdout.splitlines()[-1]) == (0, last), done.stderr
+    done = CliRunner().invoke(cli, ["predict", str(bundle), str(folder)])
+    assert (done.exit_code, done.stdout.splitlines()[-1]) == (0, last), done.stderr
 
 
 def test_names_that_a_spreadsheet_would_run_are_quoted_in_csv_alone(bundle: Path, tmp_path: Path):
