@@ -24,8 +24,7 @@ from leuk_ray.datasets.images import BadImageError
 from leuk_ray.evaluation.calibration import binary_probability, class_probabilities
 from leuk_ray.inference.decide import decide
 from leuk_ray.inference.engines import EngineName, make_engine
-from leuk_ray.inference.files import image_bytes
-from leuk_ray.inference.inputs import ImageInput, NamedImage, named_images
+from leuk_ray.inference.inputs import Content, ImageInput, NamedImage, content_bytes, named_images
 from leuk_ray.inference.predictions import Failure, Prediction, Predictions
 from leuk_ray.inference.scope import OUT_OF_SCOPE, Neighbourhood, measure, pixel_reasons
 from leuk_ray.io.locations import Location, parse
@@ -208,8 +207,9 @@ class Classifier(PrePostProcessor):
 
         Args:
             images: paths of files and folders, patterns, s3:// and gs:// addresses; the bytes of
-                image files; PIL images; RGB pixels, (height, width, 3) uint8; or (name, any of
-                these but a folder). A bad one is an item, not an error.
+                image files; PIL images; RGB pixels, (height, width, 3) uint8; in a list also
+                (name, any of these but a folder). One that cannot be read is an item, not an
+                error. Files are checked best by path: what Pillow hides is not seen in PIL images.
             progress: is called with how many are done, and of how many.
 
         Raises:
@@ -230,10 +230,9 @@ class Classifier(PrePostProcessor):
                 progress(len(answers), len(files))
         return Predictions(answers, self.manifest.class_set)
 
-    def _try_read(self, name: str, content: Location | bytes) -> Cell | Failure:
+    def _try_read(self, name: str, content: Content) -> Cell | Failure:
         try:
-            data = content if isinstance(content, bytes) else image_bytes(content)
-            return self.read(name, data)
+            return self.read(name, content_bytes(content))
         except BadImageError as error:
             return Failure(name, str(error))
 

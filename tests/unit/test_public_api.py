@@ -1,5 +1,6 @@
 """What users import from `leuk_ray` itself: these names, loaded when they are used."""
 
+import hashlib
 import subprocess
 import sys
 from pathlib import Path
@@ -60,7 +61,7 @@ def test_images_of_every_kind_get_the_same_answer(classifier, tmp_path: Path):
     path.write_bytes(data)
     kinds = {
         "image 0": [data, pixels, PIL.Image.fromarray(pixels), PIL.Image.open(path)],
-        "cell.png": [path, str(path), tmp_path, str(tmp_path / "*.png"), ("cell.png", data)],
+        "cell.png": [path, str(path), tmp_path, str(tmp_path / "*.png")],
     }
     for name, images in kinds.items():
         for image in images:
@@ -68,10 +69,40 @@ def test_images_of_every_kind_get_the_same_answer(classifier, tmp_path: Path):
                 (answer,) = classifier.predict(given)
                 assert answer.name == name, type(image)
                 assert answer.probability == classifier.predict(data)[0].probability, type(image)
-    several = classifier.predict([path, b"no image", np.stack([pixels, pixels])[0], path])
+    (named,) = classifier.predict([("mine", data)])
+    assert named.name == "mine"
+    several = classifier.predict((path, b"no image", np.stack([pixels, pixels])[0], path))
     assert [type(one) for one in several] == [Prediction, Failure, Prediction, Prediction]
     assert len(classifier.predict(np.stack([pixels, pixels]))) == 2
     assert len(classifier.predict([])) == 0
+
+
+def test_files_of_one_name_are_told_apart(classifier, tmp_path: Path):
+    data = [encode(one) for one in cells(2)]
+    for number in range(2):
+        (tmp_path / str(number)).mkdir()
+        (tmp_path / str(number) / "1.png").write_bytes(data[number])
+    both = classifier.predict((tmp_path / "0" / "1.png", tmp_path / "1" / "1.png"))
+    assert [one.name for one in both] == [str(tmp_path / str(n) / "1.png") for n in range(2)]
+    assert [one.sha256 for one in both] == [hashlib.sha256(one).hexdigest() for one in data]
+
+
+def test_a_pil_image_is_upright_and_an_unreadable_one_is_an_item(classifier, tmp_path: Path):
+    pixels = cells(1)[0]
+    exif = PIL.Image.Exif()
+    exif[0x0112] = 6  # to be turned by 90 degrees
+    PIL.Image.fromarray(pixels).save(tmp_path / "turned.png", exif=exif)
+    by_path, by_pil = (
+        classifier.predict(one)[0]
+        for one in (tmp_path / "turned.png", PIL.Image.open(tmp_path / "turned.png"))
+    )
+    assert by_path.probability == by_pil.probability
+    assert by_path.probability != classifier.predict(pixels)[0].probability
+    (tmp_path / "cut.png").write_bytes(encode(pixels)[:-200])
+    bad = [PIL.Image.new("CMYK", (50, 50)), PIL.Image.open(tmp_path / "cut.png"), pixels]
+    answers = classifier.predict(bad)
+    assert [type(one) for one in answers] == [Failure, Failure, Prediction]
+    assert answers[0].error.startswith("pixel_type: is a PIL image of mode CMYK")
 
 
 def test_answers_are_a_table(classifier, tmp_path: Path):
@@ -90,6 +121,10 @@ def test_what_is_no_image_is_refused_by_name(classifier, tmp_path: Path):
     for given, words in (
         (str(tmp_path / "nothing.png"), "no such file"),
         ([5], "int"),
+        (None, "NoneType"),
+        ([()], "a tuple is a name"),
+        ("", "empty"),
+        ([np.zeros((0, 0, 3), np.uint8)], "0 x 0 x 3"),
         ([np.zeros((4, 4), np.uint8)], r"uint8, 4 x 4; give RGB pixels as \(height, width, 3\)"),
     ):
         with pytest.raises(leuk_ray.UserError, match=words):
