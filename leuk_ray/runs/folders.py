@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from types import NoneType
 from typing import Any
 
 from leuk_ray.evaluation.report_model import FILE, Report
@@ -73,10 +75,31 @@ def find_runs(folder: Path) -> list[RunSummary]:
     """
     if not folder.is_dir():
         raise DataError(f"{folder}: there is no such folder; give the folder of a run or of runs")
-    found = [read_run(path, folder) for path in _run_folders(folder)]
+    found = [_read_or_say(path, folder) for path in _run_folders(folder)]
     if not found:
         raise DataError(f"{folder}: holds no run (config.yaml beside environment.json)")
     return sorted(found, key=lambda run: natural(run.name))
+
+
+def _read_or_say(path: Path, folder: Path) -> RunSummary:
+    """A run in short; of a damaged one its name and what is wrong with it."""
+    try:
+        return read_run(path, folder)
+    except DataError as error:
+        nothing: dict[str, Any] = {"settings": {}, "metrics": {}, "history": [], "environment": {}}
+        return RunSummary(
+            name=_name(path, folder),
+            path=path,
+            recipe="",
+            protocol="",
+            status=f"damaged: {error}",
+            label="",
+            synthetic=None,
+            best_epoch=None,
+            **nothing,
+            seconds=0.0,
+            size=_size(path),
+        )
 
 
 def read_run(path: Path, folder: Path | None = None) -> RunSummary:
@@ -90,12 +113,11 @@ def read_run(path: Path, folder: Path | None = None) -> RunSummary:
     config = parse_yaml(read_bytes(path / "config.yaml"), str(path / "config.yaml"))
     if not isinstance(config, dict):
         raise DataError(f"{path / 'config.yaml'}: is damaged; it holds no settings")
-    settings, history = flat(config), read_history(path)
+    settings, history = flat(config), _history(path)
     report = Report.read(path / "report") if (path / "report" / FILE).exists() else None
     ended = any(row.get("ended") for row in history)
-    named = path.name if folder is None or path == folder else str(path.relative_to(folder))
     return RunSummary(
-        name=named,
+        name=_name(path, folder),
         path=path,
         recipe=str(config.get("name", "")),
         protocol=str(settings.get("split.protocol", "")),
@@ -106,9 +128,9 @@ def read_run(path: Path, folder: Path | None = None) -> RunSummary:
         settings=settings,
         metrics=_figures(report) if report else {},
         history=history,
-        environment=read_json(path / "environment.json"),
+        environment=_environment(path / "environment.json"),
         seconds=sum(row.get("seconds", 0.0) for row in history),
-        size=sum(file.stat().st_size for file in path.rglob("*") if file.is_file()),
+        size=_size(path),
     )
 
 
@@ -150,8 +172,56 @@ def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     found: dict[str, Any] = {}
     for name, value in values.items():
         path = f"{prefix}{name}"
-        found |= flat(value, f"{path}.") if isinstance(value, Mapping) else {path: value}
+        if isinstance(value, Mapping):
+            found |= flat(value, f"{path}.")
+        else:
+            known = isinstance(value, (str, bool, int, list, NoneType)) or _is_finite(value)
+            found[path] = value if known else str(value)  # a date, or NaN, which JSON has not
     return found
+
+
+def _history(path: Path) -> list[dict[str, Any]]:
+    """The epochs of a run.
+
+    Raises:
+        DataError: a line is none of an epoch.
+    """
+    place = path / "metrics.jsonl"
+    try:
+        rows = read_history(path)
+    except (ValueError, OSError) as error:
+        raise DataError(f"{place}: is damaged ({error})") from error
+    for number, row in enumerate(rows, start=1):
+        if not (
+            isinstance(row, dict)
+            and isinstance(row.get("epoch"), int)
+            and _is_finite(row.get("seconds", 0))
+        ):
+            raise DataError(f"{place}: line {number} is none of an epoch")
+    return [
+        {name: value for name, value in row.items() if isinstance(value, str) or _is_finite(value)}
+        for row in rows
+    ]
+
+
+def _environment(place: Path) -> dict[str, Any]:
+    values = read_json(place)
+    if not isinstance(values, dict) or not isinstance(values.get("packages", {}), dict):
+        raise DataError(f"{place}: is damaged; it does not say what the run was made with")
+    return values
+
+
+def _is_finite(value: object) -> bool:
+    return isinstance(value, (int, float)) and math.isfinite(value)
+
+
+def _name(path: Path, folder: Path | None) -> str:
+    name = path.name if folder is None or path == folder else str(path.relative_to(folder))
+    return "".join(letter if letter.isprintable() else "?" for letter in name)
+
+
+def _size(path: Path) -> int:
+    return sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
 
 
 def _run_folders(folder: Path) -> Iterator[Path]:

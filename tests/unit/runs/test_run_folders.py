@@ -98,6 +98,33 @@ def test_the_figures_are_those_of_the_report(runs: Path):
     assert (accuracy.numerator, accuracy.denominator, accuracy.value) == (3, 4, 0.75)
 
 
+def test_a_damaged_run_hides_no_other_and_says_what_is_wrong(runs: Path):
+    place = runs / "b10" / "metrics.jsonl"
+    lines = ("garbage", "[1, 2]", '{"epoch": 1, "seconds": "x"}', '{"seconds": 1}', '{"epoch": NaN}')
+    for line in lines:
+        "garbage",
+        "[1, 2]",
+        '{"epoch": 1, "seconds": "x"}',
+        '{"seconds": 1}',
+        '{"epoch": NaN}',
+    ):
+        place.write_text(line + "\n")
+        b10, b9 = find_runs(runs)
+        assert b10.status.startswith(f"damaged: {place}"), line
+        assert b9.status == "evaluation missing"
+        with pytest.raises(UserError, match="metrics"):
+            read_run(runs / "b10")
+    place.write_text('{"epoch": 1, "validation_loss": NaN, "seconds": 1.0}\n')
+    config = runs / "b10" / "config.yaml"
+    config.write_text(config.read_text() + "day: 2020-01-01\nodd: .nan\n")
+    done = CliRunner().invoke(cli, ["runs", "show", str(runs / "b10"), "--json"])
+    assert json.loads(done.output)["settings"]["day"] == "2020-01-01", done.output
+    for text in ("[]", '{"packages": null}'):
+        (runs / "b10" / "environment.json").write_text(text)
+        with pytest.raises(UserError, match="does not say what the run was made with"):
+            read_run(runs / "b10")
+
+
 def test_what_is_no_run_is_refused_by_name(runs: Path, tmp_path: Path):
     for read, path, words in (
         (find_runs, tmp_path / "nothing", "no such folder"),
