@@ -18,7 +18,8 @@ from leuk_ray.bundles.signature import SIGNATURE
 from leuk_ray.io.locations import HUB, Location, reason
 from leuk_ray.utils.errors import ConfigError, DataError, StorageError
 
-_ADDRESS = re.compile(r"hf://(?P<repo>[\w.-]+/[\w.-]+)(?:@(?P<revision>[\w./-]+))?")
+_WORD = r"[A-Za-z0-9][\w.-]*"
+_ADDRESS = re.compile(rf"hf://(?P<repo>{_WORD}/{_WORD})(?:@(?P<revision>{_WORD}(?:/{_WORD})*))?")
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 # What a bundle holds; a pickle beside it stays where it is.
 _FILES = [MANIFEST, CARD, SIGNATURE, "*.safetensors", "*.onnx", "*.parquet", "*.json", "members/*"]

@@ -244,13 +244,15 @@ def add(
     Of a run's bundle, or one of a sweep's top/, the registry notes run, data and sweep.
     """
     from leuk_ray.bundles.bundle import find_bundle
+    from leuk_ray.bundles.hub import is_on_hub
     from leuk_ray.bundles.registry import Registry
     from leuk_ray.bundles.registry_model import Lineage
     from leuk_ray.inference.check import check_answers
 
     bundle = find_bundle(added)
+    made = Lineage.of(origin or (bundle if is_on_hub(added) else added))
     version = Registry(registry, check_answers).add(
-        bundle, name, lineage=Lineage.of(origin or added), trusted=trusted, key=key
+        bundle, name, lineage=made, trusted=trusted, key=key
     )
     return {"name": name, "version": version}, f"{name}@{version}: added"
 

@@ -63,7 +63,7 @@ def read_annotated(table: Path, labels: Sequence[str] = ()) -> dict[str, list[An
             )
     annotated: dict[str, list[AnnotatedCell]] = {}
     for line, row in enumerate(rows, start=2):
-        cells = annotated.setdefault(_unquoted(row["file"]), [])
+        cells = annotated.setdefault(_unquoted(row["file"] or ""), [])
         label = row.get("label") or ""
         if (labels and label not in labels) or not any(row[name] for name in columns):
             continue
@@ -75,7 +75,10 @@ def read_annotated(table: Path, labels: Sequence[str] = ()) -> dict[str, list[An
         if not (in_order and all(map(math.isfinite, numbers))):
             raise _no_box(table, line, columns)
         x0, y0, x1, y1 = (*numbers, *numbers)[:4]
-        cells.append(AnnotatedCell((x0, y0, x1, y1), label))
+        cell = AnnotatedCell((x0, y0, x1, y1), label)
+        if cell in cells:
+            raise DataError(f"{table}, line {line}: repeats a row; each cell stands in one")
+        cells.append(cell)
     return annotated
 
 

@@ -130,7 +130,7 @@ def _verify(folder: Path, name: str, files: list[Path], mark: Mark | None) -> Ch
             chain.problems.append(f"{files[-1].name}: {what}")
         elif number == chain.lines and chain.sha256 and digest != chain.sha256:
             chain.problems.append(f"{files[-1].name}: its last line was replaced")
-        elif number < chain.lines - 1 and not writing:
+        elif number < chain.lines - (chain.state != "closed") and not writing:
             chain.problems.append(f"{head.name}: names line {number}, but there are {chain.lines}")
     if not marked and mark is not None:
         chain.problems.append(f"{name}: line {mark.lines} is not that of the earlier verification")

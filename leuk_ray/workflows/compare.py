@@ -11,6 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from leuk_ray.bundles.hub import fetch, is_on_hub
 from leuk_ray.bundles.manifest import MANIFEST, WEIGHTS, BundleManifest
 from leuk_ray.datasets.classes import ClassSet
 from leuk_ray.datasets.leakage import NO_INTERVALS, origin_of
@@ -81,6 +82,8 @@ def compare(
         UserError: the dataset has other pixels than a bundle expects, its cells trained one of
             them or may have, or two cross-validations are not over the same folds.
     """
+    first, second = (fetch(str(one)) if is_on_hub(one) else one for one in places)
+    places = (first, second)
     if all(is_crossval(place) for place in places):
         return _compare_crossvals(places, dataset)
     sides = [find_runs(place) for place in places]

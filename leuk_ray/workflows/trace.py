@@ -204,11 +204,11 @@ class _Compared:
             return before.probabilities == now.probabilities
         if before.probabilities.keys() != now.probabilities.keys():
             return False
-        apart = max(
-            abs(value - now.probabilities[name]) for name, value in before.probabilities.items()
-        )
-        self.largest = max(self.largest, apart)
-        return apart <= _TOLERANCE
+        apart = [abs(value - now.probabilities[n]) for n, value in before.probabilities.items()]
+        if not all(one <= _TOLERANCE for one in apart):  # NaN is not
+            return False
+        self.largest = max(self.largest, *apart)
+        return True
 
 
 def traced_image(item: Mapping[str, Any], sha256: str | None) -> TracedImage:

@@ -7,10 +7,12 @@ import sys
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 from huggingface_hub import constants, hf_api
 
 from leuk_ray.bundles import hub
 from leuk_ray.bundles.bundle import find_bundle, open_bundle
+from leuk_ray.cli.main import cli
 from leuk_ray.inference.classifier import Classifier
 from leuk_ray.inference.onnx_export import export_bundle
 from leuk_ray.utils.errors import UserError
@@ -38,6 +40,11 @@ def test_a_bundle_goes_to_the_hub_and_answers_from_there(double: Hub, tmp_path: 
     for given in (address, "hf://lab/cells", "hf://lab/cells@main"):
         there = Classifier.load(given).predict(image)[0]
         assert there.as_dict() == here.as_dict()
+    registry = tmp_path / "registry"
+    added = CliRunner().invoke(
+        cli, ["models", "add", address, "cells", "--registry", str(registry)]
+    )
+    assert added.exit_code == 0, added.output
     asked = len(double.asked)
     folder = find_bundle(address)
     assert len(double.asked) == asked, "a commit that is here is not asked for"
@@ -62,6 +69,8 @@ def test_refusals_are_one_line(double: Hub, tmp_path: Path, monkeypatch: pytest.
     for address, words in (
         ("hf://lab", "write hf://OWNER/NAME"),
         ("hf://lab/cells/more", "write hf://OWNER/NAME"),
+        ("hf://lab/..@" + 40 * "0", "write hf://OWNER/NAME"),
+        ("hf://lab/cells@../x", "write hf://OWNER/NAME"),
         ("hf://lab/nothing", "no such repository"),
     ):
         with pytest.raises(UserError, match=words) as caught:

@@ -69,6 +69,9 @@ def test_boxes_and_centres_are_read(tmp_path: Path):
         table.write_text(f"file,x0,y0,x1,y1\na.png,{box}\n")
         with pytest.raises(UserError, match=r"line 2: .* low before high"):
             read_annotated(table)
+    table.write_text("file,x,y\na.png,50,60\na.png,50,61\na.png,50,60\n")
+    with pytest.raises(UserError, match="line 4: repeats a row"):
+        read_annotated(table)
     table.write_text("name,x,y\na.png,50,60\n")
     with pytest.raises(UserError, match="needs the columns"):
         read_annotated(table)

@@ -78,6 +78,11 @@ def swapped(files: list[Path]) -> None:
     files[1].write_bytes(first)
 
 
+def head_of(files: list[Path]) -> Path:
+    (head,) = files[0].parent.glob("*.head")
+    return head
+
+
 @pytest.mark.parametrize(
     ("change", "named"),
     [
@@ -93,9 +98,10 @@ def swapped(files: list[Path]) -> None:
         (swapped, "000001.jsonl, line 1: is number 6 of the chain, 1 is due"),
         (lambda files: next(files[0].parent.glob("*.head")).unlink(), ".head: is missing"),
         (lambda files: next(files[0].parent.glob("*.head")).write_text("x"), ".head: is damaged"),
+        (lambda files: head_of(files).write_text(f"{15:012} {64 * '0'}\n"), ".head: names line 15"),
     ],
     ids=["edit", "edit and hash", "line", "last line", "cut", "first file", "file", "last file",
-         "all files", "swapped files", "head", "damaged head"],
+         "all files", "swapped files", "head", "damaged head", "head behind"],
 )  # fmt: skip
 def test_what_is_done_to_it_is_named(tmp_path: Path, change: Callable, named: str):
     files = written(tmp_path)

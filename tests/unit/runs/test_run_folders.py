@@ -100,8 +100,7 @@ def test_the_figures_are_those_of_the_report(runs: Path):
 
 def test_a_damaged_run_hides_no_other_and_says_what_is_wrong(runs: Path):
     place = runs / "b10" / "metrics.jsonl"
-    lines = ("garbage", "[1, 2]", '{"epoch": 1, "seconds": "x"}', '{"seconds": 1}', '{"epoch": NaN}')
-    for line in lines:
+    for line in (
         "garbage",
         "[1, 2]",
         '{"epoch": 1, "seconds": "x"}',

@@ -113,6 +113,11 @@ def test_every_answer_has_a_line_that_a_replay_repeats(bundle: Path, tmp_path: P
     chain.write_text("\n".join([lines[0], json.dumps(changed), *lines[2:], ""]))
     with pytest.raises(DataError, match=r"1 of 2 traced answers differ .* a, request"):
         replay(trace, bundle, [("a", one)])
+    changed = json.loads(lines[1])
+    changed["answer"]["images"][0]["probabilities"]["ALL"] = float("nan")
+    chain.write_text("\n".join([lines[0], json.dumps(changed), *lines[2:], ""]))
+    with pytest.raises(DataError):
+        replay(trace, bundle, [("a", one)])
     shown = CliRunner().invoke(cli, ["trace", "verify", str(trace)])
     assert isinstance(shown.exception, UserError)
     assert "line 2: was changed" in str(shown.exception)
