@@ -266,9 +266,11 @@ def models_text(values: dict) -> str:
     lines = []
     for model in values["models"]:
         aliases = ", ".join(f"{alias} is {n}" for alias, n in model["aliases"].items())
-        number = len(model["versions"])
-        versions = f"versions 1 to {number}" if number > 1 else "version 1"
-        lines.append(f"{model['name']}: {versions}; {aliases or 'no champion yet'}")
+        there = [str(each["number"]) for each in model["versions"] if each["removed"] is None]
+        gone = len(model["versions"]) - len(there)
+        versions = f"{'versions' if len(there) > 1 else 'version'} {', '.join(there)}"
+        removed = f" ({gone} removed)" if gone else ""
+        lines.append(f"{model['name']}: {versions}{removed}; {aliases or 'no champion yet'}")
     return "\n".join(lines) or "no model yet"
 
 

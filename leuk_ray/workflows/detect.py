@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
+from pydantic import ValidationError
 
 from leuk_ray.datasets.classes import ClassSet
 from leuk_ray.evaluation.error_rates import MIN_PATIENTS, DetectorRecall, FoundCells
@@ -29,6 +30,7 @@ from leuk_ray.io.tables import write_rows
 from leuk_ray.utils.errors import ConfigError, DataError
 from leuk_ray.utils.progress import bar
 from leuk_ray.utils.provenance import now
+from leuk_ray.utils.settings import first_problem
 from leuk_ray.workflows.fields import CROP, check_any_examined, work
 
 Format = Literal["csv", "parquet"]
@@ -214,7 +216,7 @@ def read_recall(path: Path, classes: ClassSet) -> DetectorRecall:
             for own in measured["found_by_label"]
         ]
         by = measured["counted_by"]
-    except (OSError, ValueError, TypeError, KeyError) as error:
+    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
         raise DataError(
             f"--misses {path}: is no detect.json of `leuk-ray detect --boxes`, which measures them"
         ) from error
@@ -239,4 +241,7 @@ def read_recall(path: Path, classes: ClassSet) -> DetectorRecall:
             f"--misses {path}: has blasts of {len(parts[True])} {by} and other cells of "
             f"{len(parts[False])}; {MIN_PATIENTS} of either are needed"
         )
-    return DetectorRecall(positive=parts[True], other=parts[False], counted_by=by)
+    try:
+        return DetectorRecall(positive=parts[True], other=parts[False], counted_by=by)
+    except ValidationError as error:
+        raise DataError(f"--misses {path}: cannot be used ({first_problem(error)})") from error

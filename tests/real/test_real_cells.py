@@ -67,7 +67,9 @@ def test_lite_beats_chance_on_unseen_subjects(dataset: PreparedDataset):
     scored: list[np.ndarray] = []
     logits: list[np.ndarray] = []
     for fold in range(FOLDS):
-        recipe = load_recipe("lite", [f"folds={FOLDS}", f"fold={fold}", "epochs=6"])
+        recipe = load_recipe(
+            "lite", [f"folds={FOLDS}", f"fold={fold}", "epochs=5", "input_size=128"]
+        )
         split = split_cells(dataset.cells, recipe.split)
         assert_disjoint(split)
         cells = TrainingCells.of(dataset, split)

@@ -306,7 +306,7 @@ def test_the_commands(bundle: Path, tmp_path: Path):
     models("promote", "cells", 1)
     assert "cells@champion: is version 2" in models("promote", "cells", 2)
     assert "is version 1 again" in models("rollback", "cells")
-    assert "versions 1 to 2; champion is 1" in models("list")
+    assert "versions 1, 2; champion is 1" in models("list")
     shown = json.loads(models("show", "cells", "--json"))
     assert shown["aliases"] == {"champion": 1}
     lineage = {"run": str(run), "data": "cells.dataset", "sweep": None}

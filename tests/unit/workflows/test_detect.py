@@ -146,6 +146,10 @@ def test_misses_are_read_for_the_classes_of_a_bundle(tmp_path: Path):
         read_recall(written(groups[1:]), BINARY)
     with pytest.raises(UserError, match="labelled WBC; the classes are healthy, ALL"):
         read_recall(written([{"WBC": {"cells": 9, "found": 7}}]), BINARY)
+    with pytest.raises(UserError, match="cannot be used"):
+        read_recall(written(groups * 300), BINARY)  # more groups than a bundle holds
+    with pytest.raises(UserError, match="is no detect.json"):
+        read_recall(written([[1]]), BINARY)
     place.write_text("{}")
     with pytest.raises(UserError, match=r"is no detect.json of `leuk-ray detect --boxes`"):
         read_recall(place, BINARY)
