@@ -148,7 +148,7 @@ def test_misses_are_read_for_the_classes_of_a_bundle(tmp_path: Path):
         read_recall(written([{"WBC": {"cells": 9, "found": 7}}]), BINARY)
     with pytest.raises(UserError, match="cannot be used"):
         read_recall(written(groups * 300), BINARY)  # more groups than a bundle holds
-    with pytest.raises(UserError, match="is no detect.json"):
+    with pytest.raises(UserError, match="is no detect"):
         read_recall(written([[1]]), BINARY)
     place.write_text("{}")
     with pytest.raises(UserError, match=r"is no detect.json of `leuk-ray detect --boxes`"):
