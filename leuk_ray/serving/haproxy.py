@@ -141,7 +141,7 @@ def _changes(front: Front) -> list[tuple[str, str, Callable[[re.Match[str]], str
     host = {None: None, "0.0.0.0": "*"}.get(front.host, front.host)
     return [
         ("log target", r"^    log \S+ local0 info\n", lambda _: ""),
-        ("stats socket", r"^    stats socket .* mode 666 ", lambda m: m[0].replace("666", "600")),
+        ("stats socket", r"^(    stats socket .* mode )666 ", lambda m: f"{m[1]}600 "),
         ("bufsize", r"^    tune\.bufsize .*$",
          lambda m: f"{m[0]}\n    tune.buffers.limit {front.buffers}"),
         ("defaults", r"^defaults$",
