@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from leuk_ray.cli.data_messages import audit_text, spellings_text, subjects_text
+from leuk_ray.evaluation.beside_baselines import beside_sentence
 from leuk_ray.io.locations import Location, join
 from leuk_ray.utils.wording import counted
 
@@ -99,7 +100,7 @@ def _duration(seconds: float) -> str:
 def report_text(result: EvaluationResult) -> str:
     """Format the result of `train`, `evaluate` and `crossval`."""
     report = result.report
-    lines = [result.sentence]
+    lines = [result.sentence, *map(beside_sentence, report.run.baselines)]
     if report.audit:
         lines += [f"Audit of the dataset: {warning}" for warning in report.audit["warnings"]]
     if stopping := report.run.stopping:

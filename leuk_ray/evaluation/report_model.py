@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from typing_extensions import TypedDict
 
 from leuk_ray.datasets.classes import BINARY, ClassSet
+from leuk_ray.evaluation.beside_baselines import BesideBaseline
 from leuk_ray.evaluation.deployed import PatientPercentages
 from leuk_ray.evaluation.differential import ShareError, SubjectDifferential
 from leuk_ray.evaluation.intervals import Interval
@@ -83,6 +84,7 @@ class ReportContext:
     network, unit, pixels, external: in words, empty where unknown: the network, what no two
         roles share, how files became pixels, and which data the training did not come from.
     classes: of the labels.
+    baselines: classical baselines on the same test cells; of a cross-validation.
     """
 
     title: str
@@ -108,6 +110,7 @@ class ReportContext:
     external: str = ""
     classes: ClassSet = BINARY
     seen: str = ""
+    baselines: Sequence[BesideBaseline] = ()
 
     @property
     def label(self) -> str:

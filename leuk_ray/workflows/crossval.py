@@ -1,11 +1,12 @@
 """Cross-validation: every cell is scored once by a network that did not train on it.
 
-crossval.yaml  environment.json  runs.jsonl  runs/seed0.fold0/ ...  report/
+crossval.yaml  environment.json  runs.jsonl  runs/seed0.fold0/ ...  baselines/  report/
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -41,6 +42,7 @@ from leuk_ray.utils.progress import note
 from leuk_ray.utils.scratch import temporary
 from leuk_ray.utils.settings import Settings
 from leuk_ray.utils.wording import counted
+from leuk_ray.workflows.baselines import beside_baselines
 from leuk_ray.workflows.calibrate import calibrate
 from leuk_ray.workflows.out_of_fold import out_of_fold
 
@@ -74,7 +76,8 @@ def crossval(
 
     The folds are the same for every seed. With several seeds a cell's log-odds are averaged over
     them, so that the report is of their ensemble; a note gives the spread between single seeds.
-    Runs that have ended are never repeated.
+    Where some class is positive, the classical baselines are fitted and compared over the same
+    folds. Runs that have ended are never repeated.
 
     Args:
         recipe: its protocol parts the cells; its `seed` is the first.
@@ -117,7 +120,6 @@ def crossval(
             f"{out}: {counted(len(failed), 'run')} failed ({failed[0]}: "
             f"{records[failed[0]].reason}); fix the cause, then rerun with --resume"
         )
-    note("crossval: writing the report")
     tables = [_scores(out, spec) for spec in specs]
     by_seed = [
         pa.concat_tables(tables[n * folds : (n + 1) * folds], promote_options="default")
@@ -125,12 +127,24 @@ def crossval(
     ]
     by_seed = [table.sort_by([(name, "ascending") for name in _ORDER]) for table in by_seed]
     leakages = [find_leakage(split, dataset.cells) for split in splits.values()]
+    pooled = pool_seeds(by_seed, dataset.classes)
     context = _context(recipe, dataset, folds, by_seed, leakages, out)
+    if dataset.classes.positive:
+        beside, missing = beside_baselines(
+            out / "baselines",
+            dataset,
+            [splits[split_key(spec.resolved)] for spec in specs[:folds]],
+            range(recipe.seed, recipe.seed + seeds),
+            pooled.filter(pc.field("role") == "test"),
+            context.no_intervals,
+        )
+        context = replace(context, baselines=beside, notes=[*context.notes, *missing])
+    note("crossval: writing the report")
     remove(out / "report")  # a resumed cross-validation is reported again
     report = write_report(
         out / "report",
         run=context,
-        predictions=pool_seeds(by_seed, dataset.classes),
+        predictions=pooled,
         history=[],
         rules=DecisionRules(THRESHOLD),
         images=_pictures(dataset) if show_images else None,

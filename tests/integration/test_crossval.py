@@ -12,6 +12,7 @@ import pytest
 
 from leuk_ray.bundles.manifest import EnsembleManifest
 from leuk_ray.datasets.splits import eligible
+from leuk_ray.evaluation.baselines import measure, score_baseline
 from leuk_ray.evaluation.calibration import fit_temperature
 from leuk_ray.evaluation.decisions import operating_threshold
 from leuk_ray.evaluation.metrics import evaluate
@@ -82,6 +83,37 @@ def test_the_report_pools_over_patients_and_says_what_single_seeds_reach(out: Pa
     assert low is not None
     assert area is not None
     assert low < area
+
+
+def test_the_report_sets_baselines_over_the_same_folds_beside_it(dataset, out: Path):
+    report = Report.read(out / "report")
+    area, texture = report.run.baselines
+    assert (area["name"], texture["name"]) == (
+        "cell area alone, logistic regression", "colour and texture, SVM"
+    )  # fmt: skip
+    (features,) = measure(["area"], dataset.reader(), np.arange(len(dataset.cells)))
+    expected: dict[str, float] = {}
+    for fold in range(2):
+        split = pq.read_table(out / "runs" / f"seed0.fold{fold}" / "split.parquet")
+        scored = score_baseline("area", dataset.cells, split, 0, features)
+        uids = dataset.cells["uid"].take(pa.array(scored.rows)).to_pylist()
+        tested = set(split.filter(pc.field("role") == "test")["uid"].to_pylist())
+        pairs = zip(uids, scored.logits.tolist(), strict=True)
+        expected |= {uid: logit for uid, logit in pairs if uid in tested}
+    pooled = pooled_test_cells(out)
+    label = pooled["label"].to_numpy()
+    logit = np.asarray([expected[uid] for uid in pooled["uid"].to_pylist()])
+    alone = evaluate(label, 1 / (1 + np.exp(-logit)), 0.5)
+    assert area["accuracy"] == alone["accuracy"]
+    found = area["differences"]["auc"]
+    assert report.tested is not None
+    assert (found["first"], found["second"]) == (
+        pytest.approx(alone["auc"]["value"]), report.tested["auc"]["value"]
+    )  # fmt: skip
+    assert found["low"] < found["difference"] < found["high"]
+    page = (out / "report" / "report.html").read_text(encoding="utf-8")
+    assert "Beside classical baselines" in page
+    assert f"{found['difference']:+.3f}" in page
 
 
 def test_decisions_on_a_fold_are_fixed_on_its_own_validation_cells(out: Path):
