@@ -1,7 +1,7 @@
 """The epoch plan: what an epoch trains on, in which order and in which batches.
 
-A pure function of (seed, epoch, rows, balance, batch size, window). Loaders only deliver it, so
-a stream, a cache, one worker or three, a resumed run and an unbroken one see the same thing.
+A pure function of (seed, epoch, rows, balance, groups, batch size, window). Loaders only deliver
+it, so a stream, a cache, one worker or three, a resumed run and an unbroken one see the same thing.
 
 With a window, an epoch is shuffled in two steps, for sets that no memory holds: blocks of rows
 that lie together are shuffled, then the samples inside each window. Storage is then read a block
@@ -72,6 +72,7 @@ def plan_epoch(
     window: Window = "all",
     copies: np.ndarray | None = None,
     num_classes: int = 2,
+    groups: np.ndarray | None = None,
 ) -> EpochPlan:
     """Plan one epoch.
 
@@ -90,6 +91,9 @@ def plan_epoch(
         copies: (n,) uint64, of `paper-literal`: each row's copy index, used once in every epoch;
             the copies are balanced already, so `balance` has no say.
         num_classes: labels are 0 to num_classes - 1.
+        groups: (n,) int, of the rows: the samples of a class are shared out evenly among its
+            groups, then those of a group among its rows, each time as evenly as whole numbers
+            allow. None shares them out among the class's rows.
 
     Raises:
         UserError: no rows, or a class without rows to balance with.
@@ -97,9 +101,9 @@ def plan_epoch(
     if not len(rows):
         raise DataError("there is no training cell; check the split")
     generator = np.random.default_rng([seed, epoch])
-    sampled, copy = _samples(
-        labels, "none" if copies is not None else balance, num_classes, generator
-    )
+    if copies is not None:
+        balance, groups = "none", None
+    sampled, copy = _samples(labels, groups, balance, num_classes, generator)
     if window == "all":
         order = generator.permutation(len(sampled))
     else:
@@ -122,21 +126,48 @@ def uid_keys(uids: list[str]) -> np.ndarray:
 
 
 def _samples(
-    labels: np.ndarray, balance: Balance, num_classes: int, generator: np.random.Generator
+    labels: np.ndarray,
+    groups: np.ndarray | None,
+    balance: Balance,
+    num_classes: int,
+    generator: np.random.Generator,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return each sample's position in the training rows, and its copy index within the epoch."""
-    if balance == "none":
+    if balance == "none" and groups is None:
         return np.arange(len(labels)), np.zeros(len(labels), np.int64)
     classes = [np.flatnonzero(labels == label) for label in range(num_classes)]
+    if balance == "none":
+        classes = [members for members in classes if len(members)]
     if any(not len(members) for members in classes):
         raise DataError("balance: a class has no training cell; check the split or balance=none")
-    wanted = max(map(len, classes)) if balance == "equal" else int(balance)
-    sampled, copies = [], []
+    parts: list[tuple[np.ndarray, np.ndarray]] = []
     for members in classes:
-        whole, rest = divmod(wanted, len(members))
-        sampled += [np.tile(members, whole), generator.permutation(members)[:rest]]
-        copies += [np.repeat(np.arange(whole), len(members)), np.full(rest, whole)]
+        wanted = balance if isinstance(balance, int) else len(members)
+        if balance == "equal":
+            wanted = max(map(len, classes))
+        if groups is None:
+            parts.append(_spread(members, wanted, generator))
+            continue
+        chosen, _ = _spread(np.unique(groups[members]), wanted, generator)
+        for group, share in zip(*np.unique(chosen, return_counts=True), strict=True):
+            parts.append(_spread(members[groups[members] == group], int(share), generator))
+    sampled, copies = zip(*parts, strict=True)
     return np.concatenate(sampled), np.concatenate(copies)
+
+
+def _spread(
+    members: np.ndarray, wanted: int, generator: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray]:
+    """Take members `wanted` times in all, equally often but for a rest that is chosen at random.
+
+    Returns:
+        (wanted,) members, and how often each was taken before.
+    """
+    whole, rest = divmod(wanted, len(members))
+    return (
+        np.concatenate([np.tile(members, whole), generator.permutation(members)[:rest]]),
+        np.concatenate([np.repeat(np.arange(whole), len(members)), np.full(rest, whole)]),
+    )
 
 
 def _windowed(

@@ -66,6 +66,15 @@ class Recipe(Settings):
             )
         return self
 
+    @model_validator(mode="after")
+    def _copies_are_sampled_by_the_split(self) -> Recipe:
+        if self.split.protocol == "paper-literal" and self.training.sampling != "cells":
+            raise ValueError(
+                f"training.sampling {self.training.sampling}: protocol paper-literal makes the "
+                "copies of cells before it parts them; set sampling=cells, or another protocol"
+            )
+        return self
+
     def to_yaml(self) -> str:
         """Every setting, resolved."""
         return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False)

@@ -83,8 +83,8 @@ class LossSettings(Settings):
 # What only gradient descent uses; a probe refuses all of these but their defaults.
 _DESCENT = (
     "accumulate", "optimizer", "lr", "weight_decay", "backbone_lr", "layer_decay", "frozen_epochs",
-    "frozen_norm", "sync_batchnorm", "clip_grad_norm", "ema_decay", "compile", "balance", "loss",
-    "schedule", "plateau",
+    "frozen_norm", "sync_batchnorm", "clip_grad_norm", "ema_decay", "compile", "balance",
+    "sampling", "loss", "schedule", "plateau",
 )  # fmt: skip
 
 
@@ -153,6 +153,12 @@ class TrainingSettings(Settings):
     balance: Balance = "none"
     """Samples per class and epoch: `none`, every cell once; `equal`, as many as the larger class
     has; or a number (saeed2022, balancing: 20,000)."""
+
+    sampling: Literal["cells", "groups"] = "cells"
+    """Among what the samples of a class are shared out evenly: its `cells`, or its `groups`
+    (subjects, joined where they share pictures), then the cells of each group. By cells, subjects
+    with many cells dominate; by groups, cells of small subjects repeat and not every cell of a
+    large one is in every epoch."""
 
     cache: Cache = "auto"
     """Where pixels are kept between epochs: `device` memory, one file on the `host`, `none`, or

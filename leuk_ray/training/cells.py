@@ -85,6 +85,9 @@ class EpochPlanner:
             window=self.settings.window,
             copies=self.cells.train_copies,
             num_classes=self.cells.num_classes,
+            groups=self.cells.groups[self.cells.train]
+            if self.settings.sampling == "groups"
+            else None,
         )
 
     def check_batches(self, workers: int) -> None:

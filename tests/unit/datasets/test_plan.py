@@ -44,6 +44,33 @@ def test_each_class_is_used_exactly_as_often_as_asked(**arguments):
         assert max(of_class) - min(of_class) <= 1
 
 
+@given(
+    sizes=st.lists(st.tuples(st.integers(0, 1), st.integers(1, 30)), min_size=2, max_size=9),
+    balance=plans["balance"],
+    epoch=plans["epoch"],
+)
+@settings(max_examples=60, deadline=None)
+def test_subjects_are_used_as_often_as_each_other(sizes, balance, epoch):
+    """Counts per subject, then per cell of a subject, differ by one at most; copies are new."""
+    sizes = [(0, 3), (1, 2), *sizes]
+    labels = np.concatenate([np.full(count, label) for label, count in sizes])
+    groups = np.concatenate([np.full(count, n) for n, (_, count) in enumerate(sizes)])
+    rows = 7 * np.arange(len(labels))
+    asked = {"seed": 0, "epoch": epoch, "balance": balance, "batch_size": 4, "groups": groups}
+    plan = plan_epoch(rows, labels, **asked)
+    place = plan.rows // 7
+    for label in (0, 1):
+        wanted = {"none": (labels == label).sum(), "equal": np.bincount(labels).max()}
+        assert (labels[place] == label).sum() == wanted.get(balance, balance)
+        own = [n for n, (of, _) in enumerate(sizes) if of == label]
+        uses = [int((groups[place] == n).sum()) for n in own]
+        assert max(uses) - min(uses) <= 1
+    for n in range(len(sizes)):
+        cells = np.bincount(place, minlength=len(labels))[groups == n]
+        assert cells.max() - cells.min() <= 1
+    assert len(set(zip(place.tolist(), plan.copy_index.tolist(), strict=True))) == len(place)
+
+
 @given(**plans, world_size=st.integers(1, 5))
 @settings(max_examples=60, deadline=None)
 def test_workers_share_every_batch_without_loss_or_overlap(world_size, **arguments):
