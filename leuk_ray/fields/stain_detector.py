@@ -71,9 +71,14 @@ class StainDetector:
 
     def _nuclei(self, stain: np.ndarray, per_um: float) -> np.ndarray:
         """Which pixels belong to nuclei, (H, W) bool."""
-        from scipy.ndimage import binary_fill_holes
+        from scipy.ndimage import (
+            binary_closing,
+            binary_dilation,
+            binary_erosion,
+            binary_fill_holes,
+        )
         from skimage.filters import threshold_otsu
-        from skimage.morphology import closing, disk, opening
+        from skimage.morphology import disk
 
         stained = stain[stain > self.floor]
         threshold = self.lowest
@@ -81,8 +86,12 @@ class StainDetector:
             threshold = np.clip(threshold_otsu(stained), self.lowest, self.highest)
         gap = max(1, round(self.gap * per_um))
         wide = np.pad(stain > threshold, gap + 1)
-        whole = closing(wide, disk(gap))[gap + 1 : -gap - 1, gap + 1 : -gap - 1]
-        return opening(binary_fill_holes(whole), disk(max(1, round(self.speck * per_um))))
+        whole = binary_closing(wide, disk(gap))[gap + 1 : -gap - 1, gap + 1 : -gap - 1]
+        speck = disk(max(1, round(self.speck * per_um)))
+        # What the frame cuts goes on behind it.
+        return binary_dilation(
+            binary_erosion(binary_fill_holes(whole), speck, border_value=1), speck
+        )
 
     def _split(self, nuclei: np.ndarray, per_um: float) -> np.ndarray:
         """Number the nuclei, (H, W) int: 0 is none."""

@@ -10,7 +10,7 @@ from skimage import data
 
 from leuk_ray.fields.field import FieldSettings, examine, read_field
 from leuk_ray.fields.quality import REASONS
-from leuk_ray.fields.stain import shrink
+from leuk_ray.fields.stain import level_percentiles, shrink
 from tests.support.small_fields import PIXELS_PER_UM, rendered
 from tests.unit.fields.test_detection import smear
 
@@ -101,3 +101,12 @@ def test_an_image_of_countless_specks_takes_bounded_time():
         field = examine("field", pixels, FieldSettings(pixels_per_um=5.0))
         assert field.status != "ok"
         assert time.process_time() - start < 5
+
+
+def test_percentiles_of_levels_are_those_of_numpy():
+    numbers = np.random.default_rng(0)
+    for shape in ((1, 1, 3), (2, 3, 3), (40, 31, 3)):
+        pixels = numbers.integers(0, 256, shape, np.uint8)
+        for percent in (0, 50, 95, 100):
+            expected = np.percentile(pixels.reshape(-1, 3), percent, axis=0)
+            np.testing.assert_allclose(level_percentiles(pixels, percent), expected)
