@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from leuk_ray.models.network import ImageClassifier
+from leuk_ray.models.views import sum_upright
 from leuk_ray.models.zoo import class_log_odds, class_logits
 from leuk_ray.utils.errors import UserError
 
@@ -36,7 +37,7 @@ def target_layer(model: ImageClassifier) -> nn.Module:
 def evidence(
     model: ImageClassifier, images: Tensor, method: Method, labels: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Evidence for a class at each position of the target layer.
+    """Evidence for a class at each position of the target layer, summed over the model's views.
 
     Args:
         model: in eval mode.
@@ -68,7 +69,8 @@ def evidence(
     activation, gradient = _maps(model, features[0].detach()), _maps(model, gradient)
     if method == "gradcam":
         gradient = gradient.mean(dim=(2, 3), keepdim=True)
-    return (gradient * activation).sum(dim=1), logit.detach()
+    found = (gradient * activation).sum(dim=1)
+    return sum_upright(found, model.views), logit.detach()
 
 
 def heat(evidence: Tensor, size: int) -> Tensor:

@@ -9,6 +9,8 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from leuk_ray.models.preprocess import Preprocess
+from leuk_ray.models.settings import Views
+from leuk_ray.models.views import mean_of_views, views_of
 
 
 class LinearHead(nn.Module):
@@ -28,6 +30,7 @@ class ImageClassifier(nn.Module):
     """Preprocessing, backbone and head.
 
     own_pooling: the backbone pools; otherwise the head takes the feature map.
+    views: in eval mode, over which flips and quarter turns of an image outputs are averaged.
     feature_map: passes the backbone's features on; a place for hooks.
     """
 
@@ -40,6 +43,7 @@ class ImageClassifier(nn.Module):
         self.feature_map = nn.Identity()
         self.head = head
         self.own_pooling = own_pooling
+        self.views: Views = "one"
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Images (N, 3, H, W), uint8 or float in 0..255 -> outputs, embedding (N, D).
@@ -47,8 +51,11 @@ class ImageClassifier(nn.Module):
         The outputs are (N, K) logits of a softmax over K classes, or (N, 1) of a sigmoid for the
         second of two: see `zoo.class_logits`.
         """
-        features = self.backbone.forward_features(self.preprocess(images))  # pyright: ignore[reportCallIssue]
+        views: Views = "one" if self.training else self.views
+        inputs = views_of(self.preprocess(images), views)
+        features = self.backbone.forward_features(inputs)  # pyright: ignore[reportCallIssue]
         features = self.feature_map(features)
         if self.own_pooling:
             features = self.backbone.forward_head(features, pre_logits=True)  # pyright: ignore[reportCallIssue]
-        return self.head(features)
+        outputs, embedding = self.head(features)
+        return mean_of_views(outputs, views), mean_of_views(embedding, views)

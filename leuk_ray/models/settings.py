@@ -16,10 +16,11 @@ Attention = Literal[
     "none", "channel_spatial", "weighted_average", "multi", "se", "eca", "cbam"
 ]  # fmt: skip
 Merge = Literal["concat", "add"]
+Views = Literal["one", "flips", "dihedral"]
 
 Width = Annotated[int, Field(ge=1, le=4096)]
 
-_COMMON = {"architecture", "input_size", "weights"}
+_COMMON = {"architecture", "input_size", "views", "weights"}
 _APPLIES: dict[str, set[str]] = {
     "multi_attention": {"backbone", "attention", "merge", "reduction", "hidden", "dropout"}
     | {"head_norm"},
@@ -82,6 +83,12 @@ class ModelSettings(Settings):
     pool_stride: Literal[1, 2] = 2
     """Stride of max pooling in `se_cnn`. The map sizes in bukhari2022 need 2; its text says 1."""
 
+    views: Views = "one"
+    """Test-time augmentation: in validation, evaluation and service outputs and embeddings are
+    averaged over `flips` of the image (4 views) or its `dihedral` group (8: flips and quarter
+    turns); `one` takes the image as it is. Part of the bundle and of its ONNX graph. Costs as many
+    times the time and memory as there are views, and nothing in training."""
+
     weights: str = "imagenet"
     """Initial weights: `imagenet`, `scratch`, a .safetensors or .pth file, or the folder of a
     bundle to fine-tune. In a bundle, NAME@sha256:... of the file or bundle it started from."""
@@ -135,4 +142,6 @@ class ModelSettings(Settings):
         known = _COMMON | _APPLIES[self.architecture]
         if self.head_norm == "batch":
             known = known - {"head_norm"}  # as older versions wrote it
+        if self.views == "one":
+            known = known - {"views"}  # the same
         return {key: value for key, value in write(self).items() if key in known}

@@ -49,6 +49,7 @@ def build(settings: ModelSettings, *, load_weights: bool, num_classes: int = 2) 
         "se_cnn": _se_cnn,
     }
     model = builders[settings.architecture](settings, num_classes)
+    model.views = settings.views
     if load_weights:
         initialise(model, settings)
     return model.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]

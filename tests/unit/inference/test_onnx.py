@@ -40,7 +40,7 @@ def bundle(tmp_path_factory) -> Path:
 def small(tmp_path_factory) -> Path:
     settings = ModelSettings(
         architecture="se_cnn", attention="se", input_size=64, filters=(8, 16, 32), reduction=4,
-        weights="scratch",
+        weights="scratch", views="dihedral",
     )  # fmt: skip
     return write(tmp_path_factory.mktemp("onnx") / "small", settings, 96)
 
@@ -74,6 +74,10 @@ def test_an_ensemble_of_networks_with_one_logit_is_exported_too(small: Path, tmp
     assert a.engine.name == "onnx"
     np.testing.assert_allclose(
         a.score(pixels).probability, b.score(pixels).probability, atol=TOLERANCE
+    )
+    turned = np.ascontiguousarray(pixels[:, ::-1].swapaxes(1, 2))  # the graph averages over views
+    np.testing.assert_allclose(
+        a.score(turned).probability, a.score(pixels).probability, atol=TOLERANCE
     )
 
 
