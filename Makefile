@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help audit-packages setup demo test test-lowest test-demo test-tune test-experiments test-load test-faults test-attacks test-cluster test-images test-docs bench bench-scale gpu test-gpu-pack lock lint format docs clean
+.PHONY: help audit-packages setup demo test test-lowest test-demo test-tune test-experiments test-load test-faults test-attacks test-cluster test-images test-docs test-imaging bench bench-scale gpu test-gpu-pack lock lint format docs clean
 
 help:
 	@sed -n 's/^# //p' Makefile
@@ -79,6 +79,13 @@ bench: setup
 bench-scale: setup
 	$(BIN)/python benchmarks/run.py --long
 	$(BIN)/python benchmarks/prepare_scale.py
+
+# On demand, about 5 minutes: the clients of the Imaging Server Kit and of napari, in an environment of their own.
+test-imaging: setup
+	$(PYTHON) -m venv .imaging
+	.imaging/bin/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev,imaging]' 'imaging-server-kit[napari]' 'napari[pyqt6]'
+	QT_QPA_PLATFORM=offscreen .imaging/bin/pytest -rs tests/imaging
+	rm -rf .imaging
 
 # On a machine with an NVIDIA GPU, 8 minutes: right and fast, a table and JSON in gpu-results/. Where no
 # package can be installed there is no .venv, and PYTHON with what GPU_PACK/unpack.sh gave runs it.

@@ -95,6 +95,7 @@ for _command in (
     serving.calibrate,
     serving.export,
     serving.serve,
+    serving.imaging_server,
     trace.trace,
 ):
     cli.add_command(_command)

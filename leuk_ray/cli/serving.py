@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -173,3 +174,38 @@ def serve(
         address=address,
     )
     return values, f"{values['url']}: stopped"
+
+
+@click.command(
+    "imaging-server",
+    epilog="Example: LEUK_RAY_API_KEY=... leuk-ray imaging-server https://cells.example.org",
+)
+@click.argument("service", metavar="URL")
+@click.option("--port", default=8010, show_default=True, type=click.IntRange(1, 65535))
+@command
+def imaging_server(service: str, port: int) -> tuple[dict, str]:
+    """Let napari and QuPath on this machine ask a service, by the Imaging Server Kit's protocol.
+
+    The service's key, if it has one, is read from LEUK_RAY_API_KEY.
+    """
+    require("imaging", "imaging-server")
+
+    import requests
+
+    from leuk_ray.utils.errors import UserError
+
+    try:
+        from leuk_ray.serving.imaging_server import imaging_app
+        from leuk_ray.serving.imaging_server import serve as run
+    except requests.RequestException as error:  # of a demo's picture, which it keeps
+        raise UserError(
+            "imaging-server: the Imaging Server Kit fetches a picture when it is imported for the "
+            "first time, and could not; connect to the internet once"
+        ) from error
+    from leuk_ray.utils.progress import note
+
+    app = imaging_app(service, os.environ.get("LEUK_RAY_API_KEY"))
+    url = f"http://127.0.0.1:{port}"
+    note(f"imaging-server: {url} for napari and QuPath, answered by {service}")
+    run(app, port)
+    return {"url": url, "service": service}, f"{url}: stopped"

@@ -96,9 +96,10 @@ def client_of(
 
 
 @contextmanager
-def listening(path: Path, **settings) -> Iterator[str]:
+def listening(path: Path, keys: Path | None = None, **settings) -> Iterator[str]:
     """The application on a port of this machine; its address."""
-    api = create_api(models_from(path, **settings), Limits(), None, Metrics())
+    known = ApiKeys(keys) if keys else None
+    api = create_api(models_from(path, **settings), Limits(), known, Metrics())
     server = uvicorn.Server(uvicorn.Config(api, port=0, log_level="warning"))
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()
