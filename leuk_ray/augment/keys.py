@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+WARP, MIX, DROP = range(3)  # streams: augmentation, mixing, stochastic depth
 _GAMMA = np.uint64(0x9E3779B97F4A7C15)
 
 
@@ -15,7 +16,9 @@ def _mix(z: np.ndarray | np.uint64) -> np.ndarray:
     return z ^ (z >> np.uint64(31))
 
 
-def uniform(seed: int, keys: np.ndarray, copy_index: np.ndarray, count: int) -> np.ndarray:
+def uniform(
+    seed: int, keys: np.ndarray, copy_index: np.ndarray, count: int, stream: int = 0
+) -> np.ndarray:
     """Return uniform numbers in [0, 1): SplitMix64 (Steele, Lea and Flood 2014) as a counter hash.
 
     Args:
@@ -23,12 +26,13 @@ def uniform(seed: int, keys: np.ndarray, copy_index: np.ndarray, count: int) -> 
         keys: (N,) uint64, one for each uid (`plan.uid_keys`).
         copy_index: (N,) uint64, which copy of its row each sample is.
         count: numbers a sample.
+        stream: of independent numbers for another purpose.
 
     Returns:
         (N, count) float64.
     """
     with np.errstate(over="ignore"):
-        state = _mix(np.uint64(seed % 2**64) + _GAMMA)
+        state = _mix(np.uint64(seed % 2**64) + _GAMMA * np.uint64(stream + 1))
         state = _mix(_mix(state ^ keys) + _GAMMA * (copy_index + np.uint64(1)))
         steps = np.arange(1, count + 1, dtype=np.uint64)
         bits = _mix(state[:, None] + _GAMMA * steps)

@@ -56,6 +56,14 @@ class EpochPlan:
         size = stop - start
         return slice(start + rank * size // world_size, start + (rank + 1) * size // world_size)
 
+    def partners(self, batch: int, part: slice) -> np.ndarray:
+        """(n,) where in `rows` the samples are that those of `part` are mixed with.
+
+        The next of the global batch, which is in random order; the last takes the first.
+        """
+        start = int(self.bounds[batch])
+        return start + (np.arange(part.start, part.stop) + 1 - start) % self.batch_size(batch)
+
     def batch_size(self, batch: int) -> int:
         """Rows in a global batch."""
         return int(self.bounds[batch + 1] - self.bounds[batch])

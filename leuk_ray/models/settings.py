@@ -23,8 +23,8 @@ Width = Annotated[int, Field(ge=1, le=4096)]
 _COMMON = {"architecture", "input_size", "views", "weights"}
 _APPLIES: dict[str, set[str]] = {
     "multi_attention": {"backbone", "attention", "merge", "reduction", "hidden", "dropout"}
-    | {"head_norm"},
-    "timm": {"backbone", "dropout"},
+    | {"head_norm", "drop_path"},
+    "timm": {"backbone", "dropout", "drop_path"},
     "alexnet": {"dropout"},
     "se_cnn": {"attention", "reduction", "filters", "pool_stride"},
 }
@@ -76,6 +76,11 @@ class ModelSettings(Settings):
 
     dropout: float = Field(default=0.0, ge=0, lt=1)
     """Dropout probability before the last layer."""
+
+    drop_path: float = Field(default=0.0, ge=0, lt=1)
+    """Stochastic depth: probability of skipping the last residual block of a timm backbone for a
+    sample, rising linearly from 0 at the first. Counter-based: the same at any number of
+    workers."""
 
     filters: tuple[Width, Width, Width] = (32, 64, 128)
     """Filters of the three convolutions of `se_cnn` (bukhari2022, network: 32, 64, 128)."""
@@ -140,8 +145,7 @@ class ModelSettings(Settings):
     @model_serializer(mode="wrap")
     def _write_what_applies(self, write: Callable[[Any], dict[str, Any]]) -> dict[str, Any]:
         known = _COMMON | _APPLIES[self.architecture]
-        if self.head_norm == "batch":
-            known = known - {"head_norm"}  # as older versions wrote it
-        if self.views == "one":
-            known = known - {"views"}  # the same
+        # Bundles and runs that do not ask for them are written as older versions wrote them.
+        newer = {"head_norm": "batch", "drop_path": 0.0, "views": "one"}
+        known -= {name for name, default in newer.items() if getattr(self, name) == default}
         return {key: value for key, value in write(self).items() if key in known}

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from leuk_ray.models import alexnet
+from leuk_ray.models.drop_path import count_on, drop_paths
 from leuk_ray.models.multi_attention import MultiAttentionHead
 from leuk_ray.models.network import ImageClassifier, LinearHead
 from leuk_ray.models.preprocess import IMAGENET_MEAN, IMAGENET_STD, Preprocess
@@ -132,8 +133,17 @@ def _backbone(settings: ModelSettings, *, pooled: bool) -> nn.Module:
     name = settings.backbone
     check_backbone(name)
     options: Any = {} if pooled else {"global_pool": ""}
+    if settings.drop_path:
+        options["drop_path_rate"] = settings.drop_path
     create = partial(timm.create_model, name, pretrained=False, num_classes=0, **options)
-    backbone = create()
+    try:
+        backbone = create()
+    except TypeError as error:
+        if "drop_path_rate" not in str(error):
+            raise
+        raise _no_drop_path(settings) from error
+    if settings.drop_path and not drop_paths(count_on(backbone)):
+        raise _no_drop_path(settings)
     config: Any = backbone.pretrained_cfg
     size = config["input_size"][-1]
     if isinstance(backbone, VisionTransformer) and settings.input_size != size:
@@ -144,7 +154,7 @@ def _backbone(settings: ModelSettings, *, pooled: bool) -> nn.Module:
                 f"{patch} pixels; set model.input_size={patch * (settings.input_size // patch)}"
             )
         create = partial(create, img_size=settings.input_size)
-        backbone = create()
+        backbone = count_on(create())
     elif config.get("fixed_input_size") and settings.input_size != size:
         raise ConfigError(
             f"model.input_size {settings.input_size}: {name} takes {size} pixels and no other "
@@ -163,6 +173,13 @@ def _backbone(settings: ModelSettings, *, pooled: bool) -> nn.Module:
         if child not in used:
             setattr(backbone, child, nn.Identity())
     return backbone
+
+
+def _no_drop_path(settings: ModelSettings) -> ConfigError:
+    return ConfigError(
+        f"model.drop_path {settings.drop_path}: {settings.backbone} has no stochastic depth; set "
+        "model.drop_path=0"
+    )
 
 
 @torch.no_grad()

@@ -64,6 +64,10 @@ class Recipe(Settings):
                 "training.probe fits to cells as they are; set augment.policy=none, not "
                 f"{self.augment.policy}"
             )
+        if self.augment.mixes:
+            raise ValueError(
+                "training.probe fits to cells as they are; set augment.mixup=0 and augment.cutmix=0"
+            )
         return self
 
     @model_validator(mode="after")

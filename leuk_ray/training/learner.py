@@ -20,8 +20,10 @@ from timm.utils import ModelEmaV3  # pyright: ignore[reportPrivateImportUsage]
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from leuk_ray.augment.mixing import Mix, mix_images
 from leuk_ray.augment.policies import AugmentTensors, apply
 from leuk_ray.augment.settings import Fill
+from leuk_ray.models.drop_path import CounterDropPath, drop_paths
 from leuk_ray.models.zoo import class_logits, most_likely
 from leuk_ray.recipes.training import TrainingSettings
 from leuk_ray.training.losses import classification_loss
@@ -36,11 +38,13 @@ class Microbatch(NamedTuple):
 
     A tuple, so that a recorded pass finds its tensors.
 
-    images: (N, 3, H, W) in 0..255.
-    params: how to augment them; None changes nothing.
-    labels: (N,) int64.
-    weights: (N,) of each sample's loss.
+    images: (N, 3, H, W) in 0..255; where samples are mixed (2 N, ...), their partners last.
+    params: how to augment all of them; None changes nothing.
+    labels: of all images, int64.
+    weights: of the losses of these labels.
     scale: the gradient of `scale` times the sum of losses is added.
+    mix: how to mix the N samples with their partners; None does not.
+    chances: (N, layers) random numbers of the layers that drop paths; None where there are none.
     """
 
     images: Tensor
@@ -48,6 +52,8 @@ class Microbatch(NamedTuple):
     labels: Tensor
     weights: Tensor
     scale: float
+    mix: Mix | None = None
+    chances: Tensor | None = None
 
 
 class Augmented(nn.Module):
@@ -57,11 +63,24 @@ class Augmented(nn.Module):
         super().__init__()
         self.network = network
         self.fill: Fill = fill
+        self.drop_paths = drop_paths(network)
 
-    def forward(self, images: Tensor, params: AugmentTensors | None) -> Tensor:
-        """(N, 3, H, W) in 0..255, and how to augment it -> outputs."""
+    def forward(
+        self,
+        images: Tensor,
+        params: AugmentTensors | None,
+        mix: Mix | None = None,
+        chances: Tensor | None = None,
+    ) -> Tensor:
+        """Augment, mix and score: see Microbatch -> outputs of the N samples."""
         with torch.autocast(images.device.type, enabled=False):  # pixels stay exact
             images = apply(images, params, self.fill)
+            if mix is not None:
+                samples, partners = images.chunk(2)
+                images = mix_images(samples, partners, mix)
+        if chances is not None:
+            for layer, chance in zip(self.drop_paths, chances.unbind(1), strict=True):
+                layer.chance = chance
         return self.network(images)[0]
 
 
@@ -122,6 +141,11 @@ class Learner:
             freeze_norm(self.model if self.settings.frozen_norm == "all" else backbone)
 
     @property
+    def drop_paths(self) -> list[CounterDropPath]:
+        """The layers that drop paths."""
+        return self.augmented.drop_paths
+
+    @property
     def num_batch_norms(self) -> int:
         """Number of BatchNorm layers that normalise by the cells of a microbatch."""
         return sum(
@@ -160,19 +184,34 @@ class Learner:
         return self.recorded(self._learn, microbatch) if self.recorded else self._learn(microbatch)
 
     def _learn(self, microbatch: Microbatch) -> Tensor:
-        images, params, labels, weights, scale = microbatch
-        scores = self.class_logits(images, params)
-        losses = weights * classification_loss(scores, labels, self.settings.loss)
-        self.backward(losses.sum() * scale)
-        correct = (most_likely(scores.detach()) == labels).sum()
+        mix = microbatch.mix
+        scores = self.class_logits(microbatch.images, microbatch.params, mix, microbatch.chances)
+        losses, *mixed = (
+            weights * classification_loss(scores, labels, self.settings.loss)
+            for labels, weights in zip(
+                microbatch.labels.split(len(scores)),
+                microbatch.weights.split(len(scores)),
+                strict=True,
+            )
+        )
+        if mix is not None:
+            losses = torch.lerp(mixed[0], losses, mix.share.to(losses.dtype))
+        self.backward(losses.sum() * microbatch.scale)
+        correct = (most_likely(scores.detach()) == microbatch.labels[: len(scores)]).sum()
         return torch.stack([losses.detach().sum().double(), correct.double()])
 
-    def class_logits(self, images: Tensor, params: AugmentTensors | None) -> Tensor:
-        """Augment and score a microbatch: (N, K-1) float32 or wider, see `zoo.class_logits`."""
+    def class_logits(
+        self,
+        images: Tensor,
+        params: AugmentTensors | None,
+        mix: Mix | None = None,
+        chances: Tensor | None = None,
+    ) -> Tensor:
+        """Augment, mix and score: (N, K-1) float32 or wider, see Microbatch, `zoo.class_logits`."""
         assert self.wrapped is not None, "start_epoch comes first"
         precision = _PRECISIONS[self.settings.precision]
         with torch.autocast(self.device.type, precision, enabled=precision != torch.float32):
-            outputs = self.wrapped(images, params)
+            outputs = self.wrapped(images, params, mix, chances)
         return class_logits(outputs if outputs.dtype == torch.float64 else outputs.float())
 
     def backward(self, loss: Tensor) -> None:

@@ -17,6 +17,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from leuk_ray.augment.keys import DROP, uniform
+from leuk_ray.augment.mixing import mix_parameters
 from leuk_ray.augment.policies import augment_tensors
 from leuk_ray.augment.settings import AugmentSettings
 from leuk_ray.datasets.loaders import Loader
@@ -131,7 +133,13 @@ def train_epoch(
     torch.manual_seed(_dropout_seed(seed, epoch, rank))
     learner.start_epoch(epoch)
     microbatches = _microbatches(plan, rank, world_size, settings.accumulate)
-    pixels = loader.iter_batches([plan.rows[part] for batch in microbatches for part in batch])
+    pixels = loader.iter_batches(
+        [
+            plan.rows[_places(plan, batch, part, augmentation)]
+            for batch, parts in enumerate(microbatches)
+            for part in parts
+        ]
+    )
     totals: Tensor | None = None
     batch_losses: list[Tensor] = []  # stays on the device: a look at it would stall every step
     waited = 0.0
@@ -150,19 +158,14 @@ def train_epoch(
             asked = time.perf_counter()
             images = next(pixels)
             waited += time.perf_counter() - asked
-            params = augment_tensors(
-                augmentation,
-                seed=seed,
-                keys=cells.keys[plan.rows[part]],
-                copy_index=plan.copy_index[part],
-                side=images.shape[-1],
-            )
-            labels = to_device(torch.from_numpy(targets[part]), learner.device)
-            weight = to_device(torch.from_numpy(weights[targets[part]]), learner.device)
-            # DDP averages over workers; with uneven shares this is the whole batch's mean loss.
-            scale = world_size / plan.batch_size(batch)
+            places = _places(plan, batch, part, augmentation)
             microbatch = Microbatch(
-                images, params and params.to(learner.device), labels, weight, scale
+                images,
+                **_random(planner, plan, places, part, augmentation, learner, images.shape[-1]),
+                labels=to_device(torch.from_numpy(targets[places]), learner.device),
+                weights=to_device(torch.from_numpy(weights[targets[places]]), learner.device),
+                # DDP averages over workers; with uneven shares this is the whole batch's mean loss.
+                scale=world_size / plan.batch_size(batch),
             )
             with nullcontext() if part is parts[-1] else learner.no_sync():
                 counts = learner.learn(microbatch)
@@ -215,6 +218,44 @@ def _microbatches(
         cuts = [share.start + size * n // accumulate for n in range(accumulate + 1)]
         microbatches.append([slice(*cut) for cut in itertools.pairwise(cuts)])
     return microbatches
+
+
+def _places(plan: EpochPlan, batch: int, part: slice, augmentation: AugmentSettings) -> np.ndarray:
+    """Where a microbatch's samples are in the plan; where they are mixed, their partners follow."""
+    own = np.arange(part.start, part.stop)
+    return np.concatenate([own, plan.partners(batch, part)]) if augmentation.mixes else own
+
+
+def _random(
+    planner: EpochPlanner,
+    plan: EpochPlan,
+    places: np.ndarray,
+    part: slice,
+    augmentation: AugmentSettings,
+    learner: Learner,
+    side: int,
+) -> dict[str, Any]:
+    """What is random about a microbatch, as functions of (seed, uid, copy index), on the device."""
+    own = places[: part.stop - part.start]
+    keyed, mixed = (
+        {
+            "seed": planner.seed,
+            "keys": planner.cells.keys[plan.rows[one]],
+            "copy_index": plan.copy_index[one],
+        }
+        for one in (places, own)
+    )
+    params = augment_tensors(augmentation, **keyed, side=side)
+    mix = mix_parameters(augmentation, **mixed, side=side)
+    chances = None
+    if layers := len(learner.drop_paths):
+        numbers = uniform(**mixed, count=layers, stream=DROP).astype(np.float32)
+        chances = to_device(torch.from_numpy(numbers), learner.device)
+    return {
+        "params": params and params.to(learner.device),
+        "mix": mix and mix.to(learner.device),
+        "chances": chances,
+    }
 
 
 def _dropout_seed(seed: int, epoch: int, rank: int) -> int:

@@ -23,6 +23,7 @@ from leuk_ray.training.state import TrainingState
 
 SIZE = 32
 TRAIN, VALIDATION = 53, 11  # neither divides by 2, 3 or 16
+POLICY = AugmentSettings()
 CPU = torch.device("cpu")
 SETTINGS = TrainingSettings(
     epochs=3, batch_size=16, frozen_norm="all", balance="equal", lr=3e-4, optimizer="adamax"
@@ -73,6 +74,7 @@ def run(
     dtype: torch.dtype = torch.float32,
     device: torch.device = CPU,
     model: ImageClassifier | None = None,
+    augmentation: AugmentSettings = POLICY,
     progress=lambda update: None,
 ) -> list[dict]:
     """One worker's run; returns the history without timings."""
@@ -97,7 +99,7 @@ def run(
     validation_loader = ArrayLoader(pixels, device)
     planner = EpochPlanner(cells, settings, seed=0)
     state = train(
-        learner, state, planner, source, validation_loader, AugmentSettings(), report, progress
+        learner, state, planner, source, validation_loader, augmentation, report, progress
     )
     unlike = ("seconds", "data_wait_seconds", "images_per_second", "workers")
     return [{k: v for k, v in line.items() if k not in unlike} for line in state.history]

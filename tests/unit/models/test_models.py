@@ -7,6 +7,7 @@ from PIL import Image
 from pydantic import ValidationError
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from leuk_ray.models.drop_path import CounterDropPath, drop_paths
 from leuk_ray.models.preprocess import Preprocess
 from leuk_ray.models.settings import Attention, ModelSettings
 from leuk_ray.models.zoo import build, class_logits
@@ -181,3 +182,20 @@ def test_building_a_network_computes_nothing(attention: str):
         model = build(settings, load_weights=False)
     assert set(seen.devices) == {"meta"}
     assert {parameter.device.type for parameter in model.parameters()} == {"cpu"}
+
+
+def test_stochastic_depth_drops_samples_by_the_numbers_handed_in():
+    layer = CounterDropPath(0.25)
+    layer.chance = torch.tensor([0.1, 0.3, 0.9])
+    kept = layer(torch.ones(3, 2, 1, 1))[:, 0, 0, 0]
+    torch.testing.assert_close(kept, torch.tensor([0.0, 4 / 3, 4 / 3]))
+    assert torch.equal(layer.eval()(torch.ones(3)), torch.ones(3))
+    settings = ModelSettings(weights="scratch", input_size=32, drop_path=0.2)
+    rates = [one.rate for one in drop_paths(build(settings, load_weights=True))]
+    assert rates == pytest.approx(np.linspace(0.0125, 0.1875, 15))  # as timm sets them
+    with pytest.raises(UserError, match=r"drop_path 0\.2: .* has no stochastic depth"):
+        build(
+            ModelSettings(architecture="timm", backbone="vgg11", input_size=32, drop_path=0.2,
+                          weights="scratch"),
+            load_weights=True,
+        )  # fmt: skip
