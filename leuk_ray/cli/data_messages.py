@@ -136,6 +136,12 @@ def _measured_text(measured: dict) -> list[str]:
         lines.append(f"  found, in fields that are not refused: {', '.join(by_label)}")
     if without := measured["fields_without_rows"]:
         lines.append(f"  {counted(without, 'field')} without a row: not annotated, not measured")
+    if outside := measured["outside"]:
+        rows = counted(sum(outside.values()), "annotated cell")
+        lines.append(
+            f"  {rows} left out: centre outside the field, of {listed(list(outside))}; is the "
+            "table in pixels of these files?"
+        )
     if others := measured["other_files"]:
         rows = counted(measured["rows_of_other_files"], "annotated cell")
         lines.append(f"  {rows} left out: of files that are none of the fields: {listed(others)}")

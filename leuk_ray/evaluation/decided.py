@@ -15,7 +15,7 @@ from leuk_ray.evaluation.intervals import BoolArray, FloatArray, GroupResamples,
 from leuk_ray.evaluation.metric_intervals import count_samples
 from leuk_ray.evaluation.metrics import confusion, ratio, sensitivity, specificity
 from leuk_ray.evaluation.proportions import clopper_pearson
-from leuk_ray.evaluation.subjects import SubjectRow
+from leuk_ray.evaluation.subjects import SubjectRow, call_subject
 
 FOLD = "fold"  # the column of predictions of a cross-validation
 
@@ -108,11 +108,11 @@ def apply_points(
 def classify_subjects(
     subjects: Sequence[SubjectRow], blast_fraction: Sequence[float]
 ) -> dict[str, Any]:
-    """Subjects called by their blast fraction, counted, with exact 95% intervals.
+    """Subjects called by their blast fraction as `call_subject` does, counted, with intervals.
 
     Subjects whose cells carry both labels are left out and counted as `mixed`, those without an
-    answered cell as `unanswered`. The intervals take subjects as independent: those that share
-    an image are not.
+    answered cell as `unanswered`, and those whose interval holds the threshold as `not_called`.
+    The exact 95% intervals take subjects as independent: those that share an image are not.
 
     Args:
         subjects: of the test cells.
@@ -120,22 +120,27 @@ def classify_subjects(
 
     Returns:
         threshold (None where subjects have several), sensitivity, specificity, accuracy ({value,
-        numerator, denominator, low, high}), mixed, unanswered, and `wrong`: names of the subjects
-        called wrong.
+        numerator, denominator, low, high}; of the called ones), mixed, unanswered, not_called,
+        and `wrong`: names of the subjects called wrong.
     """
+    calls = {
+        row["subject"]: call_subject(
+            row["blast_fraction"], row["blast_low"], row["blast_high"], limit
+        )
+        for row, limit in zip(subjects, blast_fraction, strict=True)
+    }
     one_class = [row for row in subjects if row["label"] != "mixed"]
-    limit_of = dict(zip((row["subject"] for row in subjects), blast_fraction, strict=True))
-    pure = [row for row in one_class if row["blast_fraction"] is not None]
+    answered = [row for row in one_class if row["blast_fraction"] is not None]
+    pure = [row for row in answered if calls[row["subject"]] is not None]
     truth = np.asarray([row["label"] == "ALL" for row in pure], bool)
-    fractions = np.asarray([row["blast_fraction"] for row in pure], float)
-    called = fractions >= np.asarray([limit_of[row["subject"]] for row in pure], float)
-    right = truth == called
+    right = truth == np.asarray([calls[row["subject"]] for row in pure], bool)
     parts = {"sensitivity": truth, "specificity": ~truth, "accuracy": np.ones(len(pure), bool)}
     return {
         "threshold": blast_fraction[0] if len(set(blast_fraction)) == 1 else None,
         **{name: _exact(int(right[part].sum()), int(part.sum())) for name, part in parts.items()},
         "mixed": len(subjects) - len(one_class),
-        "unanswered": len(one_class) - len(pure),
+        "unanswered": len(one_class) - len(answered),
+        "not_called": len(answered) - len(pure),
         "wrong": [row["subject"] for row, fine in zip(pure, right, strict=True) if not fine],
     }
 

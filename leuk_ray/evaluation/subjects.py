@@ -58,6 +58,26 @@ def summarise(labels: Sequence[str | None], positive: Sequence[str] = BINARY.pos
     return Subject(*counts, called, share, low, high)
 
 
+def call_subject(
+    share: float | None, low: float | None, high: float | None, cut: float
+) -> bool | None:
+    """Whether a subject is called by the share of its answered cells that are called positive.
+
+    Args:
+        share: of them; None where no cell was answered.
+        low: end of the share's 95% interval.
+        high: its other end.
+        cut: the share from which on a subject is positive.
+
+    Returns:
+        True positive, False negative; None where the interval holds the cut, as it does with few
+        cells whatever they are called, or no cell was answered.
+    """
+    if share is None or low is None or high is None or low < cut <= high:
+        return None
+    return share >= cut
+
+
 class SubjectRow(TypedDict):
     """One subject: how many of its cells were called ALL, and how many rightly.
 

@@ -104,13 +104,13 @@ def _columns(table: Path, have: set[str]) -> tuple[str, ...]:
 
 
 def join_fields(
-    annotated: Annotated, paths: Sequence[str], table: Path
+    annotated: Annotated, fields: Mapping[str, str], table: Path
 ) -> tuple[dict[str, list[AnnotatedCell]], Annotated]:
     """Join annotated cells to fields, by their paths or by names that only one field has.
 
     Args:
         annotated: by file, as the table names it.
-        paths: of the fields.
+        fields: the path of each in the results by where it lies, from the root or as an address.
         table: where they are from, for errors.
 
     Returns:
@@ -119,13 +119,14 @@ def join_fields(
     Raises:
         UserError: a name may be of several fields, or no field is named.
     """
+    paths = list(fields.values())
     names = Counter(PurePosixPath(path).name for path in paths)
     by_name = {PurePosixPath(path).name: path for path in paths}
     joined: dict[str, list[AnnotatedCell]] = {}
     others: dict[str, Sequence[AnnotatedCell]] = {}
     for file, cells in annotated.items():
-        if file in paths:
-            joined.setdefault(file, []).extend(cells)
+        if file in paths or file in fields:
+            joined.setdefault(fields.get(file, file), []).extend(cells)
         elif names[file] > 1:
             same = [path for path in paths if PurePosixPath(path).name == file]
             raise DataError(
@@ -141,3 +142,30 @@ def join_fields(
             f"{table}: names none of the fields, such as {paths[0]}, in its column file"
         )
     return joined, others
+
+
+def parted_by_frame(
+    annotated: Annotated, sizes: Mapping[str, tuple[int, int]]
+) -> tuple[dict[str, list[AnnotatedCell]], dict[str, list[AnnotatedCell]]]:
+    """Part cells whose centre lies in their field from those whose centre lies outside.
+
+    Args:
+        annotated: cells by field.
+        sizes: width and height of each field, pixels; 0 where the file could not be read, and
+            then nothing is outside.
+
+    Returns:
+        Those inside, of all fields, and those outside, of fields that have such.
+    """
+    inside: dict[str, list[AnnotatedCell]] = {}
+    outside: dict[str, list[AnnotatedCell]] = {}
+    for file, cells in annotated.items():
+        width, height = sizes[file]
+        kept = inside.setdefault(file, [])
+        for cell in cells:
+            x, y = (cell.box[0] + cell.box[2]) / 2, (cell.box[1] + cell.box[3]) / 2
+            if not width or (0 <= x <= width and 0 <= y <= height):
+                kept.append(cell)
+            else:
+                outside.setdefault(file, []).append(cell)
+    return inside, outside

@@ -13,7 +13,7 @@ from leuk_ray.bundles.manifest import BundleManifest
 from leuk_ray.datasets.classes import ABSTAIN
 from leuk_ray.evaluation.blast_percentage import BlastPercentage, blast_percentage, count_fields
 from leuk_ray.evaluation.differential import ClassShare, differential
-from leuk_ray.evaluation.subjects import Subject, summarise
+from leuk_ray.evaluation.subjects import Subject, call_subject, summarise
 from leuk_ray.utils.wording import counted
 
 
@@ -142,9 +142,10 @@ def _call(counts: Subject, manifest: BundleManifest) -> tuple[str | None, float 
     low, high = counts.called_share_low, counts.called_share_high
     subjects = counted(decisions.num_subjects, "calibration patient")
     fixed = f"cut {cut:.1%} of answered cells, fixed on {subjects}"
-    if share is None or low is None or high is None:
+    if share is None:
         return None, cut, f"not called: no cell was answered; {fixed}"
-    if low < cut <= high:
+    positive = call_subject(share, low, high, cut)
+    if positive is None:
         between = f"{low:.1%} to {high:.1%} of {counted(counts.answered, 'answered cell')}"
         return None, cut, f"not called: the 95% interval, {between}, holds the cut; {fixed}"
-    return manifest.classes[int(share >= cut)], cut, fixed
+    return manifest.classes[int(positive)], cut, fixed

@@ -16,12 +16,12 @@ from pydantic import ValidationError
 
 from leuk_ray.datasets.classes import ClassSet
 from leuk_ray.evaluation.error_rates import MIN_PATIENTS, DetectorRecall, FoundCells
-from leuk_ray.fields.annotated import Annotated, join_fields, read_annotated
+from leuk_ray.fields.annotated import Annotated, join_fields, parted_by_frame, read_annotated
 from leuk_ray.fields.field import FieldSettings
 from leuk_ray.fields.matching import match
 from leuk_ray.fields.stain_detector import StainDetector
 from leuk_ray.fields.table import cells_table, detections, fields_table, part_schema, words
-from leuk_ray.inference.files import FoundImages, files_digest, find_images
+from leuk_ray.inference.files import FoundImages, files_digest, find_images, full
 from leuk_ray.inference.naming import name_subjects
 from leuk_ray.io.locations import Location
 from leuk_ray.io.parts import Parts
@@ -85,7 +85,9 @@ def detect(
     boxes: Annotated | None = None
     others: Annotated = {}
     if annotated is not None:
-        boxes, others = join_fields(read_annotated(annotated, annotated_labels), paths, annotated)
+        places_of = {full(file.place): file.path for file in found.files}
+        cells_of = read_annotated(annotated, annotated_labels)
+        boxes, others = join_fields(cells_of, places_of, annotated)
     patients = dict(
         zip(paths, paths if subject is None else name_subjects(paths, subject)[0], strict=True)
     )
@@ -170,9 +172,12 @@ def _measured(
 ) -> dict[str, Any]:
     """Recall and precision over annotated fields, and which annotations are in neither.
 
-    `found_by_label` has cells and found ones by label for each patient, without a name, in fields
-    that were not refused: no cell of a refused field is one that the detector missed.
+    These are of other files, or have their centre outside their field. `found_by_label` has cells
+    and found ones by label for each patient, without a name, in fields that were not refused: no
+    cell of a refused field is one that the detector missed.
     """
+    sizes = zip(rows["width"].to_pylist(), rows["height"].to_pylist(), strict=True)
+    boxes, outside = parted_by_frame(boxes, dict(zip(rows["file"].to_pylist(), sizes, strict=True)))
     counts = match(detections(rows), boxes)
     statuses = dict(zip(rows["file"].to_pylist(), rows["status"].to_pylist(), strict=True))
     found: dict[str, dict[str, FoundCells]] = {}
@@ -190,6 +195,7 @@ def _measured(
         "precision": counts.precision,
         "fields": len(boxes),
         "fields_without_rows": len(rows) - len(boxes),
+        "outside": {file: len(cells) for file, cells in outside.items()},
         "other_files": list(others),
         "rows_of_other_files": sum(map(len, others.values())),
         "found_by_label": [

@@ -19,10 +19,12 @@ from leuk_ray.evaluation.decisions import (
     worst_subjects,
 )
 from leuk_ray.evaluation.intervals import GroupResamples
+from leuk_ray.evaluation.proportions import clopper_pearson
 from leuk_ray.evaluation.subjects import SubjectRow
 
 
 def subject(name: str, label: str, cells: int, called_all: int) -> SubjectRow:
+    low, high = clopper_pearson(called_all, cells) or (None, None)
     right = {"ALL": called_all, "healthy": cells - called_all, "mixed": cells // 2}[label]
     return SubjectRow(
         subject=name,
@@ -33,8 +35,8 @@ def subject(name: str, label: str, cells: int, called_all: int) -> SubjectRow:
         called_all=called_all,
         correct=right,
         blast_fraction=called_all / cells,
-        blast_low=0.0,
-        blast_high=1.0,
+        blast_low=low,
+        blast_high=high,
         mean_probability=0.5,
     )
 
@@ -139,13 +141,15 @@ def test_the_subject_threshold_parts_subjects_best_and_stays_near_the_middle() -
 def test_subjects_are_counted_with_exact_intervals() -> None:
     subjects = [subject(str(n), "ALL", 10, 9) for n in range(7)]
     subjects += [subject("7", "ALL", 10, 1), subject("H0", "healthy", 10, 0)]
-    judged = classify_subjects([*subjects, subject("m", "mixed", 10, 5)], [0.5] * 10)
+    # With so few cells the interval holds the cut, whatever they are called.
+    subjects += [subject("few", "ALL", 2, 2), subject("m", "mixed", 10, 5)]
+    judged = classify_subjects(subjects, [0.5] * 11)
     exact = binomtest(7, 8).proportion_ci(0.95, method="exact")
     found = judged["sensitivity"]
     assert (found["numerator"], found["denominator"]) == (7, 8)
     assert (found["low"], found["high"]) == pytest.approx((exact.low, exact.high))
     assert judged["specificity"]["value"] == 1
-    assert (judged["wrong"], judged["mixed"]) == (["7"], 1)
+    assert (judged["wrong"], judged["mixed"], judged["not_called"]) == (["7"], 1, 1)
 
 
 def test_a_band_says_what_it_answers_and_how_well() -> None:

@@ -214,8 +214,9 @@ def test_decisions_are_fixed_on_validation_and_counted_on_test(
     assert first["specificity"]["denominator"] == 132
     assert f"{first['sensitivity']['numerator']} of 120" in page
     called = decided["subjects"]
-    assert called["accuracy"]["denominator"] == 21
-    assert called["sensitivity"]["low"] < called["sensitivity"]["value"]
+    assert called["accuracy"]["denominator"] + called["not_called"] == 21
+    assert f"{called['not_called']} subjects not called" in page
+    assert called["accuracy"]["low"] < called["accuracy"]["value"]
     assert [band["share"] for band in decided["bands"]] == [0.05, 0.1, 0.2]
     assert decided["bands"][2]["answered"]["denominator"] == 252
     shares = [row["correct"] / row["cells"] for row in content["worst_subjects"]]
@@ -439,8 +440,8 @@ def test_counts_of_a_report_add_up(rows: list, band: tuple[float, float] | None)
         fixed = decided["fixed_on"]
         assert fixed["num_all"] + fixed["num_healthy"] == fixed["cells"] == role.count("validation")
         if called := decided["subjects"]:
-            told = called["accuracy"]["denominator"] + called["mixed"] + called["unanswered"]
-            assert told == len(subjects)
+            left_out = called["mixed"] + called["unanswered"] + called["not_called"]
+            assert called["accuracy"]["denominator"] + left_out == len(subjects)
             both = called["sensitivity"]["denominator"] + called["specificity"]["denominator"]
             assert both == called["accuracy"]["denominator"]
 

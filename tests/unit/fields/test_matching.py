@@ -81,13 +81,14 @@ def test_boxes_and_centres_are_read(tmp_path: Path):
 
 def test_names_join_fields_by_path_or_by_a_name_that_only_one_field_has():
     paths = ["p0/field.png", "p1/field.png", "p1/other.png"]
+    fields = {f"/smears/{path}": path for path in paths}
     one, two = annotated((0, 0, 9, 9)), annotated((20, 20, 29, 29))
-    own = {"p1/other.png": one, "other.png": two, "unknown.png": two}
-    assert join_fields(own, paths, Path("t.csv")) == (
-        {"p1/other.png": [*one, *two]},
+    own = {"p1/other.png": one, "other.png": two, "unknown.png": two, "/smears/p0/field.png": one}
+    assert join_fields(own, fields, Path("t.csv")) == (
+        {"p1/other.png": [*one, *two], "p0/field.png": one},
         {"unknown.png": two},
     )
     with pytest.raises(UserError, match=r"field.png may be any of 2 fields \(p0/field.png, p1/f"):
-        join_fields({"field.png": one}, paths, Path("t.csv"))
+        join_fields({"field.png": one}, fields, Path("t.csv"))
     with pytest.raises(UserError, match="names none of the fields"):
-        join_fields({"unknown.png": one}, paths, Path("t.csv"))
+        join_fields({"unknown.png": one}, fields, Path("t.csv"))

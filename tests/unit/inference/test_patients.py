@@ -3,6 +3,7 @@
 import pytest
 
 from leuk_ray.bundles.manifest import ModelManifest
+from leuk_ray.evaluation.decided import classify_subjects
 from leuk_ray.evaluation.decisions import Decisions
 from leuk_ray.evaluation.error_rates import (
     DetectorRecall,
@@ -12,6 +13,7 @@ from leuk_ray.evaluation.error_rates import (
 )
 from leuk_ray.inference.patients import PatientCell, summarise_patient
 from tests.support.serving_bundles import plain_manifest as manifest
+from tests.unit.evaluation.test_decisions import subject
 
 
 def answers(*labels: str | None, fields: int | None = None) -> list[PatientCell]:
@@ -119,6 +121,14 @@ def test_a_patient_is_called_by_the_blast_fraction_fixed_in_calibration():
     assert (called(0, 10)[0], called(0, 11)[0]) == (None, "healthy")
     assert called(20, 50)[0] is None
     assert called(0, 0) == (None, 0.3, f"not called: no cell was answered; {basis}")
+    # The report of `evaluate` calls a patient as `predict` and the service do.
+    every = [(blasts, others) for blasts in range(0, 30, 3) for others in range(0, 30, 3)]
+    rows = [subject(f"{pair}", "ALL", sum(pair), pair[0]) for pair in every if sum(pair)]
+    told = [called(*pair)[0] for pair in every if sum(pair)]
+    report = classify_subjects(rows, [0.3] * len(rows))
+    assert report["not_called"] == told.count(None) > 0
+    assert report["sensitivity"]["numerator"] == told.count("ALL") > 0
+    assert len(report["wrong"]) == told.count("healthy") > 0
     unknown = summarise_patient(answers("ALL"), manifest())
     assert (unknown.call, unknown.call_cut) == (None, None)
     assert "fixed on calibration patients of both classes" in unknown.call_basis

@@ -46,6 +46,7 @@ def test_tables_crops_and_overlays_count_every_field(folder: Path, tmp_path: Pat
         for x, y in rendered(number, cells)[1]
     ]
     lines += ["other.png,1,1\n"]  # no field that was given
+    lines += [f"{folder / 'patient2/field.png'},9000,5\n"]  # outside the field
     annotated.write_text("file,x,y\n" + "".join(lines))
     out = tmp_path / "found"
     values = detect([folder], out, SETTINGS, annotated=annotated, subject="^(patient[0-9])/")
@@ -59,8 +60,9 @@ def test_tables_crops_and_overlays_count_every_field(folder: Path, tmp_path: Pat
         {"": {"cells": 5, "found": 5}}, {"": {"cells": 3, "found": 3}},
     ]  # fmt: skip
     text = detect_text(values)
-    assert "recall 8 of 8 annotated cells, precision 8 of 8 detections, over 2 annotated" in text
-    assert "3 fields without a row: not annotated, not measured" in text
+    assert "recall 8 of 8 annotated cells, precision 8 of 8 detections, over 3 annotated" in text
+    assert "2 fields without a row: not annotated, not measured" in text
+    assert "1 annotated cell left out: centre outside the field, of patient2/field.png" in text
     assert "1 annotated cell left out: of files that are none of the fields: other.png" in text
     assert json.loads((out / "detect.json").read_text())["counts"] == values["counts"]
     fields = {row["file"]: row for row in pacsv.read_csv(out / "fields.csv").to_pylist()}
