@@ -4,19 +4,27 @@ Groups of two classes are drawn in several regimes; each is split with several s
 the largest difference of any role's share of any class from what was asked for. Groups stay whole
 and validation and test need 3 of each class where there are 9, so it cannot always be 0.
 
-    python benchmarks/split_shares.py [--splits 40]
+With an index of C-NMC 2019 (CSV with the columns path and sha256), of its training cells instead:
+how many groups of each class are tested at several shares, and how often too few for an interval.
+
+    python benchmarks/split_shares.py [--splits 40] [--index full_index.csv]
 """
 
 from __future__ import annotations
 
 import argparse
+import csv
 import time
+from pathlib import Path
 
 import numpy as np
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
 
 from leuk_ray.datasets.holdout import ROLES, holdout_roles
 
 SHARES = (0.8, 0.1, 0.1)
+OF_C_NMC = (SHARES, (0.7, 0.15, 0.15), (0.6, 0.2, 0.2), (0.5, 0.25, 0.25))
 Sizes = list[int]
 
 
@@ -37,11 +45,61 @@ def regimes(generator: np.random.Generator) -> dict[str, tuple[Sizes, Sizes]]:
     }
 
 
+def c_nmc(index: Path) -> tuple[np.ndarray, np.ndarray]:
+    """Label and group of the training cells; identical files join their subjects."""
+    cells: list[tuple[int, str, str]] = []
+    with index.open(newline="") as lines:
+        for row in csv.DictReader(lines):
+            stem = Path(row["path"]).stem
+            if "training_data/" in row["path"]:
+                cells.append((int(stem.endswith("all")), stem.split("_")[1].upper(), row["sha256"]))
+    unique = {sha256: (label, subject) for label, subject, sha256 in cells}
+    labels, subjects = zip(*unique.values(), strict=True)
+    names = {name: number for number, name in enumerate(sorted({cell[1] for cell in cells}))}
+    by_hash: dict[str, int] = {}
+    pairs = [
+        (names[subject], by_hash.setdefault(sha256, names[subject])) for _, subject, sha256 in cells
+    ]
+    rows, columns = zip(*pairs, strict=True)
+    graph = coo_array((np.ones(len(rows)), (rows, columns)), shape=(len(names), len(names)))
+    _, group = connected_components(graph, directed=False)
+    own = group[[names[subject] for subject in subjects]]
+    return np.asarray(labels), np.asarray([str(number) for number in own], object)
+
+
+def tested_groups(index: Path, splits: int) -> None:
+    """Print how many groups of each class C-NMC's test sets hold."""
+    labels, groups = c_nmc(index)
+    held = [len(set(groups[labels == label])) for label in (0, 1)]
+    print(f"{len(labels)} cells of {held[0]} healthy and {held[1]} ALL groups")
+    print(
+        "| shares | healthy groups tested: least, median, most | below 5 | below 10 | ALL groups |"
+    )
+    print("|---|---|---|---|---|")
+    for shares in OF_C_NMC:
+        tested = []
+        for seed in range(splits):
+            test = holdout_roles(labels, groups, shares, seed) == "test"
+            tested.append([len(set(groups[test & (labels == label)])) for label in (0, 1)])
+        healthy, leukemic = np.asarray(tested).T
+        print(
+            f"| {':'.join(f'{10 * share:g}' for share in shares)} "
+            f"| {healthy.min()}, {np.median(healthy):g}, {healthy.max()} "
+            f"| {(healthy < 5).mean():.0%} | {(healthy < 10).mean():.0%} "
+            f"| {leukemic.min()}, {np.median(leukemic):g}, {leukemic.max()} |",
+            flush=True,
+        )
+
+
 def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--splits", type=int, default=40)
+    parser.add_argument("--index", type=Path)
     given = parser.parse_args()
+    if given.index:
+        tested_groups(given.index, given.splits)
+        return
     print("| groups | a role lacks a class | largest error: median | 95% | ms a split |")
     print("|---|---|---|---|---|")
     generator = np.random.default_rng(0)

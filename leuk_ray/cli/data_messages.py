@@ -257,7 +257,8 @@ def _split_warnings(values: dict) -> list[str]:
         lines.append(
             f"warning: test holds {_classes(groups, ' + ')} groups, too few "
             f"for an interval ({MIN_GROUPS} of each class): test every subject in turn with "
-            "`leuk-ray crossval`, or give test a larger share (split.fractions)"
+            "`leuk-ray crossval`; a larger share (split.fractions) takes groups from training, and "
+            "an interval is dependable from 10 of each class on"
         )
     return lines
 
