@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help audit-packages setup demo test test-lowest test-demo test-tune test-experiments test-load test-faults test-attacks test-cluster test-images test-docs test-imaging bench bench-scale gpu test-gpu-pack lock lint format docs clean
+.PHONY: help audit-packages setup demo test test-lowest test-demo test-tune test-experiments test-load test-faults test-attacks test-cluster test-images test-wheel test-docs test-imaging bench bench-scale gpu test-gpu-pack lock lint format docs clean
 
 help:
 	@sed -n 's/^# //p' Makefile
@@ -70,6 +70,10 @@ test-cluster: setup
 # On demand, about 5 minutes: what the Dockerfiles install, into an environment that is new.
 test-images: setup
 	$(BIN)/pytest tests/images
+
+# On demand, about 8 minutes: the wheel in a new environment trains, answers, runs the demo and a sweep.
+test-wheel: setup
+	$(BIN)/pytest tests/wheel
 
 # The figures of benchmarks/NOTES.md, half an hour at most on 2 quiet cores: a table and bench.json.
 bench: setup
