@@ -7,6 +7,7 @@ The paper monitors an undefined value. Ours is the training accuracy while that 
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
+from typing import Any
 
 from leuk_ray.recipes.training import PlateauSettings
 
@@ -47,6 +48,6 @@ class Plateau:
         self.factor *= settings.factor
         return self.reductions >= settings.max_reductions
 
-    def as_dict(self) -> dict[str, float | int | str]:
+    def as_dict(self) -> dict[str, Any]:
         """Plain values."""
         return asdict(self)

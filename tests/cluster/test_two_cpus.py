@@ -35,8 +35,8 @@ def test_one_worker_streams_and_two_are_refused(tmp_path: Path):
     recipe = load_recipe("lite", ["input_size=64", "epochs=1"])
     with pytest.raises(UserError, match="needs 2 CPUs and 1 for Ray Data, 3 in all"):
         run_training(recipe, dataset, tmp_path / "run", workers=2)
-    bundle = run_training(recipe, dataset, tmp_path / "run", workers=1).bundle
-    assert (bundle / "bundle.json").exists()
+    run_training(recipe, dataset, tmp_path / "run", workers=1)
+    assert (tmp_path / "run" / "bundle" / "bundle.json").exists()
 
 
 @pytest.mark.timeout(240)

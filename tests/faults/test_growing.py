@@ -71,6 +71,7 @@ def growing(undisturbed, tmp_path: Path, monkeypatch) -> Iterator[Cluster]:
     nodes = Cluster(initialize_head=True, head_node_args=head)
     ray_cluster.connect(nodes.address)
     yield nodes
+    assert nodes.head_node is not None
     monitor = nodes.head_node.all_processes["monitor"][0].process.pid
     added = psutil.Process(monitor).children(recursive=True)
     ray.shutdown()

@@ -61,6 +61,7 @@ def test_a_run_does_not_notice_that_the_server_of_tables_was_killed(
     out = tmp_path / "run"
 
     def kill_and_restart() -> None:
+        assert nodes.head_node is not None
         nodes.head_node.kill_gcs_server()
         time.sleep(3)
         nodes.head_node.start_gcs_server()

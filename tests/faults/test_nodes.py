@@ -17,7 +17,7 @@ import pytest
 import ray
 from ray._private.node import Node
 from ray.cluster_utils import Cluster
-from ray.train import ScalingConfig
+from ray.train import ScalingConfig, get_checkpoint
 
 from leuk_ray.cluster import ray_cluster
 from leuk_ray.datasets.plan import plan_epoch, uid_keys
@@ -88,7 +88,7 @@ def test_a_lost_node_changes_no_number(nodes: Cluster, undisturbed, tmp_path: Pa
 
 def slow_worker(config: trainer.WorkerConfig) -> Any:
     """`train_worker`, slow enough to be met by a notice, until it goes on from a checkpoint."""
-    if ray.train.get_checkpoint() is None:
+    if get_checkpoint() is None:
         augment_tensors = loop.augment_tensors
 
         def slowly(*args, **others):
@@ -163,12 +163,11 @@ def trained_on(run: Path, epoch: int) -> list[tuple[np.ndarray, np.ndarray]]:
         for step, line in enumerate(line for line in lines if line[1][0] >> 20 == epoch):
             steps[step].append(line)
     assert len(list((run / "uses").glob(f"{committed}-*"))) == attempts(run)[committed]["workers"]
-    return [
-        tuple(
-            np.concatenate([np.asarray(p[what], np.uint64) for p in steps[step]]) for what in (0, 1)
-        )
-        for step in range(len(steps))
-    ]
+
+    def whole(step: int, what: int) -> np.ndarray:
+        return np.concatenate([np.asarray(part[what], np.uint64) for part in steps[step]])
+
+    return [(whole(step, 0), whole(step, 1)) for step in range(len(steps))]
 
 
 @pytest.mark.timeout(400)

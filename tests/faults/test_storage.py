@@ -43,10 +43,10 @@ class Failing(LocalFileSystem):
         self.code = code
         self.first = first
 
-    def _open(self, path, mode="rb", **options):
+    def _open(self, path, mode="rb", block_size=None, **options):
         if "w" in mode and "epoch_0002" in str(path) and str(path).endswith(self.first):
             raise OSError(self.code, os.strerror(self.code), str(path))
-        return super()._open(path, mode=mode, **options)
+        return super()._open(path, mode=mode, block_size=block_size, **options)
 
 
 class Slow(LocalFileSystem):
@@ -54,10 +54,10 @@ class Slow(LocalFileSystem):
 
     cachable = False
 
-    def _open(self, path, mode="rb", **options):
+    def _open(self, path, mode="rb", block_size=None, **options):
         if "w" in mode and "epoch_" in str(path):
             time.sleep(SECONDS)
-        return super()._open(path, mode=mode, **options)
+        return super()._open(path, mode=mode, block_size=block_size, **options)
 
 
 def on(files: LocalFileSystem, out: Path, patch: pytest.MonkeyPatch) -> None:

@@ -78,8 +78,8 @@ class StuckUpload(LocalFileSystem):
         super().__init__()
         self.who = Path(who)
 
-    def _open(self, path, mode="rb", **options):
-        file = super()._open(path, mode=mode, **options)
+    def _open(self, path, mode="rb", block_size=None, **options):
+        file = super()._open(path, mode=mode, block_size=block_size, **options)
         if "w" in mode and str(path).endswith("epoch_0002/state.pt") and not self.who.exists():
             file.write(b"half")
             file.flush()

@@ -79,6 +79,7 @@ def test_the_report_pools_over_patients_and_says_what_single_seeds_reach(out: Pa
     assert report.run.leaky is False
     assert "2-fold cross-validation" in report.run.title
     assert "area under ROC of each seed alone is 0." in " ".join(report.run.notes)
+    assert report.tested is not None
     low, area = report.intervals["auc"].low, report.tested["auc"]["value"]
     assert low is not None
     assert area is not None
@@ -158,6 +159,7 @@ def test_two_over_the_same_folds_are_compared(dataset, out: Path, tmp_path: Path
     # Two seeds over these folds are one side too: their pooled scores.
     found = compare((out, tmp_path / "other"), dataset)
     report = Report.read(out / "report")
+    assert report.tested is not None
     assert found["metrics"]["auc"]["first"] == report.tested["auc"]["value"]
     recipe = load_recipe("bukhari2022-se", [*SETTINGS, "split.seed=5"])
     crossval(recipe, dataset, tmp_path / "third", folds=2, connect=nothing, show_images=False)

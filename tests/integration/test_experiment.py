@@ -88,7 +88,8 @@ def test_baselines_side_by_side_give_the_numbers_of_one_process(dataset, tmp_pat
     for place in found:
         spec = specs[place.data, place.protocol, place.repeat]
         split = splits[split_key(spec.resolved)]
-        alone = score_baseline(place.of, dataset.cells, split, place.repeat - 1, features[place.of])
+        name = BASELINES[[*BASELINES].index(place.of)]
+        alone = score_baseline(name, dataset.cells, split, place.repeat - 1, features[name])
         uids = dataset.cells["uid"].take(pa.array(alone.rows)).to_pylist()
         expected = dict(zip(uids, alone.logits.tolist(), strict=True))
         scored = pq.read_table(tmp_path / "baselines" / f"{place.name}.parquet")

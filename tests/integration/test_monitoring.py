@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import ray
 import torch
+from ray import cloudpickle
 from torch import nn
 
 from leuk_ray.training import monitoring
@@ -35,6 +36,7 @@ def worker(run: str, wait: float, work: float) -> tuple:
 
     monitor = Monitor(run, "node-a", torch.device("cpu"))
     loader, network = monitor.watch(SlowFeed()), monitor.time(SlowNetwork())
+    epoch_times, slowest = monitor.epoch, None
     for epoch in range(2):
         for images in loader.iter_batches([np.arange(8), np.arange(6)]):
             network(images)
@@ -58,7 +60,7 @@ def exported(run: str) -> dict[str, tuple[float, str]]:
 
 @pytest.mark.timeout(90)
 def test_every_gauge_is_exported_with_what_was_measured():
-    ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
+    cloudpickle.register_pickle_by_value(sys.modules[__name__])
     reference = ray.remote(num_cpus=0)(worker).remote("watched", WAIT, WORK)
     samples: dict[str, tuple[float, str]] = {}
     deadline = time.monotonic() + 40

@@ -3,6 +3,7 @@
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import yaml
@@ -33,7 +34,7 @@ def test_asha_compares_with_the_runs_of_an_earlier_process(tmp_path, selection, 
     trial = SimpleNamespace(trial_id="new")
     result = {"epoch": 1, "selection": selection}
     for records, expected in ((told, goes_on), ([], True)):
-        scheduler = make_scheduler(sweep(tmp_path), records)
+        scheduler: Any = make_scheduler(sweep(tmp_path), records)
         scheduler.on_trial_add(None, trial)
         decision = scheduler.on_trial_result(None, trial, result)
         assert (decision == TrialScheduler.CONTINUE) == expected
@@ -41,7 +42,8 @@ def test_asha_compares_with_the_runs_of_an_earlier_process(tmp_path, selection, 
 
 def test_asha_lets_a_run_that_reached_its_last_epoch_end_by_itself(tmp_path: Path):
     told = [replace(RECORD, name=f"{n:03d}") for n in range(6)]
-    scheduler, trial = make_scheduler(sweep(tmp_path), told), SimpleNamespace(trial_id="new")
+    scheduler: Any = make_scheduler(sweep(tmp_path), told)
+    trial = SimpleNamespace(trial_id="new")
     scheduler.on_trial_add(None, trial)
     for epoch in (1, 2, 3):
         result = {"epoch": epoch, "selection": 0.95}

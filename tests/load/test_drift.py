@@ -93,10 +93,12 @@ def test_ordinary_pictures_raise_no_alarm_and_a_turned_hue_soon_does(service):
             assert seen is None or not seen["alarm"], (number, seen)
         for needed in count(1):
             seen = send(changed)
+            assert seen is not None
             if seen["alarm"]:
+                print(
+                    f"{len(files)} test cells: {ORDINARY} ordinary requests stray by {highest:.2f} "
+                    f"at most; hue turned by {DEGREES} degrees: alarm after {needed} "
+                    f"({seen['name']})"
+                )
                 break
             assert needed < SOON, seen
-    print(
-        f"{len(files)} test cells: {ORDINARY} ordinary requests stray by {highest:.2f} at most; "
-        f"hue turned by {DEGREES} degrees: alarm after {needed} ({seen['name']})"
-    )

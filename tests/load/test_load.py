@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import psutil
@@ -28,10 +29,9 @@ from leuk_ray.cluster import ray_cluster
 from leuk_ray.inference.check import check_answers
 from leuk_ray.inference.classifier import Classifier
 from leuk_ray.inference.onnx_export import export_bundle
-from leuk_ray.inference.predictions import Prediction
 from leuk_ray.serving.ray_env import switched_on
 from leuk_ray.workflows.trace import ANSWER, verify_trace
-from tests.support.serving_bundles import cells, encode, write_small_bundle
+from tests.support.serving_bundles import cells, encode, predictions, write_small_bundle
 
 REQUESTS = int(os.environ.get("LEUK_RAY_LOAD_REQUESTS", "10000"))
 KILL_SECONDS = 20
@@ -90,8 +90,8 @@ def expected(registry: Registry, files: list[bytes]) -> dict[str, list[float]]:
     found: dict[str, list[float]] = {}
     for version in ("1", "2"):
         classifier = Classifier.load(registry.resolve(f"small@{version}"))
-        answers = classifier.predict([("cell", data) for data in files])
-        found[version] = [a.probability for a in answers if isinstance(a, Prediction)]
+        answers = predictions(classifier.predict([("cell", data) for data in files]))
+        found[version] = [a.probability for a in answers if a.probability is not None]
     assert np.abs(np.subtract(found["1"], found["2"])).min() > 1e-3, "the versions differ"
     return found
 
@@ -140,7 +140,7 @@ def check(answer: dict, number: int, expected: dict[str, list[float]]) -> str:
 
 
 def replicas() -> list[str]:
-    named = list_named_actors(all_namespaces=True)
+    named: list[Any] = list_named_actors(all_namespaces=True)  # of all, dicts
     return [a["name"] for a in named if a["name"].startswith(f"SERVE_REPLICA::{APPLICATION}#")]
 
 

@@ -50,7 +50,7 @@ class _Answer(BaseHTTPRequestHandler):
     server: Hub  # pyright: ignore[reportIncompatibleVariableOverride]
     protocol_version = "HTTP/1.1"
 
-    def log_message(self, *_: object) -> None: ...
+    def log_message(self, format: str, *args: object) -> None: ...
 
     def do_HEAD(self) -> None:
         self._get()

@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from ray.util.state import list_actors
 
@@ -56,9 +57,9 @@ def results(run: Path) -> list[tuple[float, float]]:
     return [(line["train_loss"], line["validation_loss"]) for line in lines]
 
 
-def train_workers() -> list:
-    """The live training workers, with pid and node_id."""
-    actors = list_actors(filters=[("state", "=", "ALIVE")], limit=1000)
+def train_workers() -> list[Any]:
+    """The live training workers, with pid and node_id (Ray's ActorState, which hides its type)."""
+    actors: list[Any] = list_actors(filters=[("state", "=", "ALIVE")], limit=1000)
     return [actor for actor in actors if actor.class_name == "RayTrainWorker"]
 
 

@@ -284,12 +284,16 @@ def _fit_here(_: Any, shared: TrialContext, names: Any, recorder: Any, scheduler
         recorder.on_trial_complete(0, [], trial)
 
 
+def _add(at: Path) -> None:
+    Registry(at / "models", check_answers).add(at / "two", "cells")
+
+
 def _run_here() -> None:
     """Have executors place their runs in this process."""
     nodes = [{"Alive": True, "Resources": {"CPU": 2.0}}]
     executor_module.ray = SimpleNamespace(nodes=lambda: nodes)  # pyright: ignore[reportAttributeAccessIssue]
     executor_module._check_shared = lambda root: None
-    executor_module.Executor._fit = _fit_here
+    executor_module.Executor._fit = _fit_here  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def _tune(folder: Path) -> None:
@@ -375,7 +379,7 @@ WRITERS = {
     ),
     "models add": Writer(
         _registry,
-        lambda at: Registry(at / "models", check_answers).add(at / "two", "cells") and None,
+        _add,
         lambda at: "old" if _answering(at) == (1, 2) else "new",
     ),
     "models promote": Writer(

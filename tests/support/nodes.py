@@ -23,6 +23,7 @@ with contextlib.ExitStack() as folders:
         folder = tempfile.TemporaryDirectory(prefix="ray-", dir="/tmp", ignore_cleanup_errors=True)
         cluster.add_node(num_cpus=cpus, temp_dir=folders.enter_context(folder))
     cluster.wait_for_nodes()
+    assert cluster.head_node is not None
     print("ready", cluster.address, cluster.head_node.get_temp_dir_path(), flush=True)
     sys.stdin.read()
     cluster.shutdown()

@@ -6,13 +6,15 @@ import colorsys
 import io
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 import uvicorn
+from anyio.from_thread import BlockingPortal
 from PIL import Image
 from starlette.testclient import TestClient
 
@@ -20,6 +22,7 @@ from leuk_ray.bundles.bundle import write_bundle
 from leuk_ray.bundles.manifest import ModelManifest
 from leuk_ray.datasets.images import StorageSettings
 from leuk_ray.datasets.synthetic import SyntheticSpec, draw_cells, render
+from leuk_ray.inference.predictions import Failure, Prediction
 from leuk_ray.models.settings import ModelSettings
 from leuk_ray.models.zoo import build
 from leuk_ray.serving.api import create_api
@@ -27,6 +30,7 @@ from leuk_ray.serving.keys import ApiKeys
 from leuk_ray.serving.models import Models
 from leuk_ray.serving.monitoring import Metrics
 from leuk_ray.serving.replica import local_runners
+from leuk_ray.serving.served_model import LocalBackend, ServedModel
 from leuk_ray.serving.settings import Limits, ServeSettings
 
 SIZE = 96
@@ -57,6 +61,32 @@ def write_small_bundle(path: Path, seed: int = 0, **changes) -> Path:
     model = build(settings, load_weights=True, num_classes=len(manifest.classes))
     write_bundle(path, manifest, model.eval())
     return path
+
+
+def predictions(answers: Iterable[Prediction | Failure]) -> list[Prediction]:
+    """Answers, none of which is a failure."""
+    listed = list(answers)
+    good = [one for one in listed if isinstance(one, Prediction)]
+    assert len(good) == len(listed), listed
+    return good
+
+
+def models_of(client: TestClient) -> Models:
+    """The models behind a client's application."""
+    application: Any = client.app
+    return application.state.models
+
+
+def portal_of(client: TestClient) -> BlockingPortal:
+    """Where to call what the event loop of a started application runs."""
+    assert client.portal is not None
+    return client.portal
+
+
+def network_here(served: ServedModel) -> LocalBackend:
+    """The network of a model that is in this process."""
+    assert isinstance(served.network, LocalBackend)
+    return served.network
 
 
 def cells(num: int, seed: int = 7) -> list[np.ndarray]:

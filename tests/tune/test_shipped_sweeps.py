@@ -16,6 +16,14 @@ from leuk_ray.runs.table import RunTable
 CONFIGS = Path(__file__).parents[2] / "tune_configs"
 SHORT = ["seeds=[0]", "input_size=64", "balance=16"]  # 32 images an epoch
 NO_GPU = ["resources.cpus=1", "resources.gpus=0", "weights=scratch", "frozen_norm=none"]
+CASES = [
+    ("quick", ["epochs=1", "trials=2"], 2),
+    ("attention", ["epochs=1"], 7),
+    ("lr_batch", ["epochs=1", "trials=2"], 2),
+    ("saeed2022", ["epochs=1", "trials=2", *NO_GPU], 2),
+    ("bukhari2022", ["epochs=1", "protocol=subject-disjoint"], 12),
+    ("pbt", ["epochs=2", "trials=4", "scheduler.interval=1"], 4),
+]
 
 
 @pytest.fixture(scope="module")
@@ -29,17 +37,7 @@ def dataset(tmp_path_factory):
 
 
 @pytest.mark.timeout(300)
-@pytest.mark.parametrize(
-    ("name", "overrides", "num_runs"),
-    [
-        ("quick", ["epochs=1", "trials=2"], 2),
-        ("attention", ["epochs=1"], 7),
-        ("lr_batch", ["epochs=1", "trials=2"], 2),
-        ("saeed2022", ["epochs=1", "trials=2", *NO_GPU], 2),
-        ("bukhari2022", ["epochs=1", "protocol=subject-disjoint"], 12),
-        ("pbt", ["epochs=2", "trials=4", "scheduler.interval=1"], 4),
-    ],
-)
+@pytest.mark.parametrize(("name", "overrides", "num_runs"), CASES)
 def test_it_starts_and_leaves_a_bundle(name, overrides, num_runs, dataset: Path, tmp_path: Path):
     command = ["tune", str(CONFIGS / f"{name}.yaml"), "--data", str(dataset)]
     out = tmp_path / "out"
@@ -53,5 +51,4 @@ def test_it_starts_and_leaves_a_bundle(name, overrides, num_runs, dataset: Path,
 
 
 def test_none_is_left_out():
-    (mark,) = (m for m in test_it_starts_and_leaves_a_bundle.pytestmark if m.name == "parametrize")
-    assert sorted(case[0] for case in mark.args[1]) == sorted(p.stem for p in CONFIGS.iterdir())
+    assert sorted(case[0] for case in CASES) == sorted(p.stem for p in CONFIGS.iterdir())

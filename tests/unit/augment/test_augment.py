@@ -1,6 +1,7 @@
 """The saeed2022 policy against Pillow, and keys that replay anywhere."""
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ from PIL import Image, ImageEnhance
 from leuk_ray.augment.keys import uniform
 from leuk_ray.augment.params import POLICIES, AugmentParams, modern_params, saeed2022_params
 from leuk_ray.augment.policies import AugmentTensors, apply, augment_tensors
-from leuk_ray.augment.settings import AugmentSettings
+from leuk_ray.augment.settings import AugmentSettings, Fill
 from leuk_ray.augment.stain import jitter_stain, mixing_matrices
 from leuk_ray.datasets.plan import uid_keys
 
@@ -32,7 +33,7 @@ def params(**changes) -> AugmentParams:
     )
 
 
-def run(pixels: np.ndarray, fill="black", **changes) -> np.ndarray:
+def run(pixels: np.ndarray, fill: Fill = "black", **changes: Any) -> np.ndarray:
     how = AugmentTensors.of(params(**changes), *pixels.shape[:2])
     return apply(tensor(pixels), how, fill)[0].permute(1, 2, 0).numpy()
 
@@ -63,7 +64,7 @@ def test_flips_are_exact(axis: str):
         "flip_y": Image.Transpose.FLIP_TOP_BOTTOM,
     }[axis]
     expected = np.asarray(Image.fromarray(pixels).transpose(method))
-    np.testing.assert_allclose(run(pixels, **{axis: True}), expected, atol=0.05)
+    np.testing.assert_allclose(run(pixels, "black", **{axis: True}), expected, atol=0.05)
 
 
 @pytest.mark.parametrize("factor", [0.2, 0.7, 1.2])

@@ -13,6 +13,8 @@ FILE = Path(__file__).parents[3] / "benchmarks" / "results.py"
 @pytest.fixture
 def results(monkeypatch):
     spec = importlib.util.spec_from_file_location("benchmark_results", FILE)
+    assert spec is not None
+    assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     monkeypatch.setitem(sys.modules, spec.name, module)
     spec.loader.exec_module(module)

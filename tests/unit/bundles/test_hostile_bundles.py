@@ -27,6 +27,7 @@ from leuk_ray.bundles.manifest import (
     ONNX_FILE,
     WEIGHTS,
     ModelManifest,
+    Range,
     ScopeSettings,
     read_manifest,
 )
@@ -154,7 +155,7 @@ def scope_files(copy: Path) -> dict[str, np.ndarray]:
 def test_a_scope_that_is_another_networks_is_refused(change, message, plain, tmp_path):
     copy = changed(plain, tmp_path / "copy")
     save_file(scope_files(copy) | change, copy / "scope.safetensors")
-    ranges = dict.fromkeys(FEATURES, (None, None))
+    ranges: dict[str, Range] = dict.fromkeys(FEATURES, (None, None))
     scope = ScopeSettings(ranges=ranges, distance=2.0).model_dump(mode="json")
     changed(plain, copy, scope=scope, files__scope_safetensors="")
     manifest = json.loads((copy / MANIFEST).read_text())

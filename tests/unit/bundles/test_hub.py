@@ -46,7 +46,7 @@ def test_a_bundle_goes_to_the_hub_and_answers_from_there(double: Hub, tmp_path: 
     )
     assert added.exit_code == 0, added.output
     asked = len(double.asked)
-    folder = find_bundle(address)
+    folder = Path(find_bundle(address))
     assert len(double.asked) == asked, "a commit that is here is not asked for"
     assert folder.name == "cells", "the name it answers by"
     assert not (folder / "README.md").exists()
@@ -58,7 +58,7 @@ def test_what_a_stranger_put_there_is_verified_and_never_unpickled(double: Hub, 
     double.commit("lab/bad", files | {"model.safetensors": b"other", "x.pkl": pickle.dumps(1)})
     with pytest.raises(UserError, match=r"model\.safetensors"):
         open_bundle(find_bundle("hf://lab/bad"))
-    assert not list(find_bundle("hf://lab/bad").glob("*.pkl"))
+    assert not list(Path(find_bundle("hf://lab/bad")).glob("*.pkl"))
     double.commit("lab/none", {"config.json": b"{}"})
     with pytest.raises(UserError, match="holds no bundle"):
         find_bundle("hf://lab/none")

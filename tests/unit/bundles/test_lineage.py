@@ -15,7 +15,7 @@ from leuk_ray.bundles.bundle import (
     write_bundle,
     write_ensemble,
 )
-from leuk_ray.bundles.lineage import LINEAGE_FILE, CellLineage, cell_hashes
+from leuk_ray.bundles.lineage import LINEAGE_FILE, CellLineage, Role, cell_hashes
 from leuk_ray.bundles.manifest import ModelManifest
 from leuk_ray.recipes.recipe import load_recipe
 from leuk_ray.training.record import bundle_lineage
@@ -54,7 +54,8 @@ def test_what_a_split_trains_is_known_by_its_pixels(tmp_path: Path) -> None:
     assert found is not None
     own = cell_hashes(CELLS)
     assert len(np.unique(own)) == 40
-    for role, rows in (("train", slice(0, 20)), ("validation", slice(20, 24))):
+    parts: list[tuple[Role, slice]] = [("train", slice(0, 20)), ("validation", slice(20, 24))]
+    for role, rows in parts:
         assert np.array_equal(found[role], np.sort(own[rows]))
     assert np.array_equal(found.seen, np.sort(own[:24]))
     counts = {role: one.cells for role, one in written.manifest.lineage.items()}

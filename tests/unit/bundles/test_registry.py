@@ -5,6 +5,7 @@ import multiprocessing
 import os
 import shutil
 import threading
+from multiprocessing.context import SpawnProcess
 from pathlib import Path
 
 import pytest
@@ -51,7 +52,7 @@ def flip(file: Path) -> None:
     file.write_bytes(data)
 
 
-def in_process(target, *arguments) -> multiprocessing.Process:
+def in_process(target, *arguments) -> SpawnProcess:
     # A fork of a process with threads, which PyTorch has, may hang.
     process = multiprocessing.get_context("spawn").Process(target=target, args=arguments)
     process.start()

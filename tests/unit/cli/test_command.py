@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Iterator
+from typing import NoReturn
 
 import click
 import pytest
@@ -75,7 +76,7 @@ def test_a_setting_given_twice_is_refused(twice: tuple[str, str]):
 
 @click.command()
 @base.command
-def diverging() -> None:
+def diverging() -> NoReturn:
     raise TrainingDiverged("training.lr: the loss is\nnot a number; lower lr")
 
 

@@ -84,13 +84,13 @@ def test_a_folder_that_a_node_does_not_share_is_refused(tmp_path: Path, monkeypa
     assert [path.name for path in tmp_path.iterdir()] == ["d"], "and it is gone again"
 
 
-class Starting:
+class Starting(jobs.JobSubmissionClient):
     """A cluster whose nodes cannot start jobs yet when they are first asked."""
 
     def __init__(self, refusals: list[str]) -> None:
         self.refusals = refusals
 
-    def submit_job(self, *, submission_id: str | None, **_) -> str:
+    def submit_job(self, *, submission_id: str | None = None, **_) -> str:
         if self.refusals:
             raise RuntimeError(f"Request failed with status code 500: {self.refusals.pop(0)}")
         return submission_id or "raysubmit_1"

@@ -1,7 +1,7 @@
 import csv
 import re
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -34,7 +34,7 @@ def grouped(cells: pa.Table, near: list[tuple[str, str]] | None = None) -> pa.Ta
     return cells
 
 
-def table(rows: list[tuple[str, str | None, int | None, str]]) -> pa.Table:
+def table(rows: Sequence[tuple[str, str | None, int | None, str]]) -> pa.Table:
     """(uid, subject, label, image) -> cells with groups."""
     uid, subject, label, image = zip(*rows, strict=True)
     cells = pa.table(

@@ -93,9 +93,13 @@ def test_eight_bits_in_planes_and_in_colour_tables_of_both_depths_are_read():
 def test_signed_samples_and_reduced_previews_are_refused():
     samples = noise(16, 16, 1).astype(np.uint8)
     assert np.array_equal(images.decode(tiff(samples))[:, :, :1], samples)
-    for tags, reason in (({"t339": [2]}, "pixel_type"), ({"t254": [1]}, "unsupported_format")):
+    refused = (
+        (tiff(samples, t339=[2]), "pixel_type"),
+        (tiff(samples, t254=[1]), "unsupported_format"),
+    )
+    for data, reason in refused:
         with pytest.raises(BadImageError) as caught:
-            images.decode(tiff(samples, **tags))
+            images.decode(data)
         assert caught.value.reason == reason
 
 

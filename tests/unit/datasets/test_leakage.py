@@ -1,6 +1,7 @@
 """Leakage against its definition, and on data sets as people have them."""
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -160,7 +161,7 @@ def test_counts_of_a_split_add_up(rows: list, protocol: str, seed: int) -> None:
         assert distinct + left_out == len(cells)
     of = dict(zip(cells["uid"].to_pylist(), cells["subject"].to_pylist(), strict=True))
     for name, role in counts.items():
-        uids = set(split.filter(pa.compute.field("role") == name)["uid"].to_pylist())
+        uids = set(split.filter(pc.field("role") == name)["uid"].to_pylist())
         assert (
             role["classes"]["ALL"] + role["classes"]["healthy"]
             == role["cells"]

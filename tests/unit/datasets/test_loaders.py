@@ -22,7 +22,7 @@ from leuk_ray.datasets.loaders import (
     device_shortage,
     make_loaders,
 )
-from leuk_ray.datasets.plan import plan_epoch, uid_keys
+from leuk_ray.datasets.plan import Window, plan_epoch, uid_keys
 from leuk_ray.datasets.prepared import PreparedDataset
 from leuk_ray.datasets.staging import PinnedStaging
 from leuk_ray.recipes.recipe import load_recipe
@@ -101,7 +101,7 @@ def test_the_network_sees_each_cell_as_often_as_the_plan_says(numbered_dataset, 
             assert len(model.seen) == len(rows)
 
 
-def made(dataset: PreparedDataset, cache, window="all", world_size=1, on_node=1):
+def made(dataset: PreparedDataset, cache, window: Window = "all", world_size=1, on_node=1):
     return make_loaders(
         dataset, np.arange(100), np.arange(100, 123), CPU, cache=cache, window=window,
         world_size=world_size, workers_on_node=on_node,
@@ -148,12 +148,13 @@ def test_a_device_too_small_is_refused_with_the_arithmetic(numbered_dataset, mon
 
 
 def test_the_stream_reads_as_far_ahead_as_the_window(numbered_dataset):
-    for window, world_size, ahead in (
+    cases: list[tuple[Window, int, int]] = [
         ("all", 2, 512),
         (64, 1, 512),
         (4096, 1, 4096),
         (2700, 3, 900),
-    ):
+    ]
+    for window, world_size, ahead in cases:
         loader, _ = made(numbered_dataset, "none", window, world_size)
         assert isinstance(loader, StreamLoader)
         assert loader.ahead == ahead

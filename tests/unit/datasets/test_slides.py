@@ -52,7 +52,9 @@ def test_every_crop_repeat_and_overlap_is_found_and_nothing_else(fields_folder: 
     total = 2 * (6 + 20)  # fields and cells
     assert steps == [(done, total) for done in range(1, total + 1)]
     joined = {(p["uid_a"], p["uid_b"]) for p in found if p["kind"] == "overlap"}
-    planted = [tuple(f"all-idb1_{f}" for f in p) for p in truth["repeated"] + truth["overlapping"]]
+    planted = [
+        (f"all-idb1_{a}", f"all-idb1_{b}") for a, b in truth["repeated"] + truth["overlapping"]
+    ]
     assert joined == set(planted)
     twin = dict(planted) | {b: a for a, b in planted}
     owner = {p["uid_b"]: p["uid_a"] for p in found if p["kind"] == "crop"}

@@ -120,7 +120,7 @@ def test_another_seed_gives_other_subjects() -> None:
 def test_an_image_is_one_cell_on_black_in_the_central_300_pixels() -> None:
     for cell in draw_cells(SyntheticSpec(cells=24, subjects=24, seed=2)):
         image = render(cell)
-        mask = image.any(axis=2)
+        mask = np.asarray(image.any(axis=2))
         assert image.shape == (450, 450, 3)
         assert image.dtype == np.uint8
         assert (image[mask] > 0).all()
@@ -263,7 +263,7 @@ class _Rendered:
 
 def _features(image: NDArray[np.uint8]) -> list[float]:
     """Area, mean red, green and blue, share of the cell that is nucleus, texture of the nucleus."""
-    mask = image.any(axis=2)
+    mask = np.asarray(image.any(axis=2))
     green = image[mask][:, 1]
     is_nucleus = green <= _otsu(green)
     nucleus = green[is_nucleus]

@@ -46,7 +46,10 @@ def test_few_cells_make_the_likelihood_of_others_no_worse(num: int, area: float)
         temperature = fit_temperature(logits[:, None], labels)
         assert 0.2 < temperature < 8  # it ran to 0.05
         logits, labels = drawn(4000, scale)
-        gains.append(nll(labels, expit(logits)) - nll(labels, probability(logits, temperature)))
+        before, after = nll(labels, expit(logits)), nll(labels, probability(logits, temperature))
+        assert before is not None
+        assert after is not None
+        gains.append(before - after)
     assert np.mean(gains) > 0
 
 

@@ -102,8 +102,8 @@ def test_one_class_fixes_no_operating_point_and_no_cells_fix_nothing() -> None:
         np.ones(5, np.int64), np.arange(5.0), [], temperature=1, threshold=0.5, source="x"
     )
     assert (fixed.points, fixed.blast_fraction) == ((), None)
-    empty = np.empty(0)
-    fixed = fix_decisions(empty, empty, [], temperature=1, threshold=0.5, source="x")
+    none = np.empty(0, np.int64)
+    fixed = fix_decisions(none, np.empty(0), [], temperature=1, threshold=0.5, source="x")
     assert (fixed.cells, fixed.points, fixed.bands) == (0, (), ())
 
 

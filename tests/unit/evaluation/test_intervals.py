@@ -50,7 +50,7 @@ def metrics_of(label: np.ndarray, probability: np.ndarray) -> dict[str, float]:
 def test_percentile_bounds_are_those_of_the_drawn_cells() -> None:
     """The fast sums equal metrics computed on the cells each resample holds."""
     label, probability, group = subjects(np.random.default_rng(1), 6, 7, cells=9)
-    probability = np.round(probability, 2)
+    probability = np.asarray(np.round(probability, 2), float)
     resampled = GroupResamples.sample(label, group, seed=3, resamples=60)
     got = metric_samples(resampled, label, probability, 0.4)
     strata = [np.arange(6), np.arange(6, 13)]

@@ -150,7 +150,7 @@ def test_more_than_two_classes_are_compared_on_the_same_resamples() -> None:
 def test_a_rare_class_leaves_no_interval_of_what_rests_on_every_class() -> None:
     first, second = four_classes(1, gain=0.5)
     rows = (first.label != 3) | (first.table["group"].to_numpy() < 3)
-    few = [
+    one, other = (
         ClassCells(
             side.table.filter(pa.array(rows)),
             side.label[rows],
@@ -158,11 +158,11 @@ def test_a_rare_class_leaves_no_interval_of_what_rests_on_every_class() -> None:
             side.probabilities[rows],
         )
         for side in (first, second)
-    ]
-    metrics = paired_classes(*few, FOUR, seed=0)["metrics"]
+    )
+    metrics = paired_classes(one, other, FOUR, seed=0)["metrics"]
     for name in ("balanced_accuracy", "macro_f1", "macro_auc"):
         assert metrics[name]["low"] is None
         assert metrics[name]["note"] == "no interval: the cells of d are in 3 of 24 groups"
     assert metrics["accuracy"]["low"] is not None
-    withheld = paired_classes(*few, FOUR, seed=0, withheld="unknown patients")["metrics"]
+    withheld = paired_classes(one, other, FOUR, seed=0, withheld="unknown patients")["metrics"]
     assert {value["note"] for value in withheld.values()} == {"unknown patients"}

@@ -12,7 +12,7 @@ from leuk_ray.experiments import check
 from leuk_ray.experiments.check import check_networks
 from leuk_ray.experiments.plan import RunKey, make_plan
 from leuk_ray.experiments.results import Outcome, evaluate_predictions, intervals_over_patients
-from leuk_ray.experiments.settings import experiment_names, load_experiment
+from leuk_ray.experiments.settings import ScaleName, experiment_names, load_experiment
 from leuk_ray.experiments.table_cells import cell, reported
 from leuk_ray.experiments.tables import fill_table, leaks, summary
 from leuk_ray.utils.errors import UserError
@@ -26,10 +26,10 @@ CELLS = pa.table(
         "source": ["all-idb1"] * 10 + ["all-idb2"] * 30,
     }
 )
-SCALES = ("paper", "small", "tiny")
+SCALES: tuple[ScaleName, ...] = ("paper", "small", "tiny")
 
 
-def plan(name: str, scale: str, **options):
+def plan(name: str, scale: ScaleName, **options):
     experiment = load_experiment(name)
     return make_plan(
         experiment, experiment.scales[scale], CELLS, options.pop("values", {}), **options
@@ -102,7 +102,7 @@ def test_every_row_of_the_paper_is_met_by_id(name: str, letter: str, last: int):
 
 @pytest.mark.parametrize("name", experiment_names())
 @pytest.mark.parametrize("scale", SCALES)
-def test_every_row_of_every_table_is_planned_or_says_why_not(name: str, scale: str):
+def test_every_row_of_every_table_is_planned_or_says_why_not(name: str, scale: ScaleName):
     experiment, planned = load_experiment(name), plan(name, scale)
     trained = {(place.of, place.data) for place in planned.specs}
     for row in (row for table in experiment.tables for row in table.rows):
@@ -183,7 +183,7 @@ def test_weights_come_from_a_folder_where_one_is_named(tmp_path):
         ("paper", {"values": {"model.attention": "multi"}}, "attention does not apply"),
     ],
 )
-def test_what_cannot_be_planned_is_refused(scale: str, options: dict, message: str):
+def test_what_cannot_be_planned_is_refused(scale: ScaleName, options: dict, message: str):
     with pytest.raises(UserError, match=message):
         plan("saeed2022", scale, **options)
 

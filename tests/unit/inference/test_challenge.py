@@ -1,4 +1,5 @@
 import zipfile
+from collections.abc import Sequence
 from pathlib import Path
 
 import pyarrow as pa
@@ -10,7 +11,7 @@ from leuk_ray.inference.predictions import Failure, Prediction
 from leuk_ray.utils.errors import UserError
 
 
-def table(answers: list[Prediction | Failure]) -> pa.Table:
+def table(answers: Sequence[Prediction | Failure]) -> pa.Table:
     return part_of(range(len(answers)), answers)
 
 

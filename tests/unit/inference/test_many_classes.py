@@ -17,16 +17,17 @@ from leuk_ray.evaluation.calibration import class_probabilities
 from leuk_ray.inference.answers import part_of, write_subjects
 from leuk_ray.inference.check import check_answers, graph_difference
 from leuk_ray.inference.classifier import Classifier
+from leuk_ray.inference.engines import EngineName
 from leuk_ray.inference.explain import explain_pixels
 from leuk_ray.inference.onnx_export import export_bundle
-from leuk_ray.inference.predictions import Failure, Prediction, answers_schema
+from leuk_ray.inference.predictions import Failure, answers_schema
 from leuk_ray.io.storage import read_table
 from leuk_ray.io.tables import write_rows
 from leuk_ray.models.settings import ModelSettings
 from leuk_ray.models.zoo import build, class_logits, most_likely
 from leuk_ray.utils.errors import UserError
 from leuk_ray.workflows.predict import predict_to_table
-from tests.support.serving_bundles import SIZE, cells, encode, write_small_bundle
+from tests.support.serving_bundles import SIZE, cells, encode, predictions, write_small_bundle
 
 NAMES = ("blast", "eosinophil", "Lymphozyt groß", "monocyte", "d", "e", "f", "g")
 
@@ -74,7 +75,8 @@ def test_a_bundle_answers_alike_from_network_graph_and_table(num_classes, tmp_pa
     with torch.no_grad():
         outputs, _ = bundle.model(torch.from_numpy(pixels).permute(0, 3, 1, 2))
     expected = (outputs.double() / 1.5).softmax(dim=1).numpy()
-    for engine, where in (("pytorch", path), ("onnx", tmp_path / "graph")):
+    engines: list[tuple[EngineName, Path]] = [("pytorch", path), ("onnx", tmp_path / "graph")]
+    for engine, where in engines:
         scores = Classifier.load(where, engine=engine).score(pixels)
         np.testing.assert_allclose(scores.probabilities, expected, atol=1e-5)
         np.testing.assert_allclose(scores.probability, expected[:, 0], atol=1e-5)
@@ -84,11 +86,12 @@ def test_a_bundle_answers_alike_from_network_graph_and_table(num_classes, tmp_pa
     predict_to_table(path, images, tmp_path / "answers.parquet", subject=r"(\d)\.png", workers=0)
     table = read_table(tmp_path / "answers.parquet")
     assert table.schema.names == answers_schema(bundle.manifest.class_set).names
-    answers = Classifier.load(path, engine="pytorch").predict(
-        [(image.name, image.read_bytes()) for image in images]
+    answers = predictions(
+        Classifier.load(path, engine="pytorch").predict(
+            [(image.name, image.read_bytes()) for image in images]
+        )
     )
     for row, answer in zip(table.to_pylist(), answers, strict=True):
-        assert isinstance(answer, Prediction)
         stated = {name: row[f"probability:{name}"] for name in NAMES[:num_classes]}
         assert stated == pytest.approx(answer.probabilities, abs=1e-6)
         assert row["label"] == answer.label == max(stated, key=lambda name: stated[name])

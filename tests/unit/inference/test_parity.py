@@ -16,10 +16,9 @@ from leuk_ray.bundles.manifest import ModelManifest
 from leuk_ray.datasets.decoding import prepare_cell
 from leuk_ray.inference.classifier import Classifier
 from leuk_ray.inference.onnx_export import export_bundle
-from leuk_ray.inference.predictions import Prediction
 from tests.support.chromium import find_chromium, open_page
 from tests.support.image_files import ADOBE, profile
-from tests.support.serving_bundles import cells, encode, listening, write_small_bundle
+from tests.support.serving_bundles import cells, encode, listening, predictions, write_small_bundle
 
 FORMATS = ("BMP", "PNG", "JPEG", "TIFF")
 
@@ -58,9 +57,9 @@ def bundles(tmp_path_factory) -> dict[str, Path]:
 def expected(bundles: dict[str, Path], files: list[Path]) -> np.ndarray:
     """Probabilities of the PyTorch network, of files, (10,)."""
     answers = Classifier.load(bundles["pytorch"]).predict([(f.name, f.read_bytes()) for f in files])
-    found = [answer.probability for answer in answers if isinstance(answer, Prediction)]
+    found = np.asarray([answer.probability for answer in predictions(answers)], float)
     assert np.ptp(found) > 0.003, "the cells differ"
-    return np.asarray(found)
+    return found
 
 
 def predicted(bundle: Path, files: list[Path]) -> np.ndarray:
@@ -90,7 +89,7 @@ def through_v2(url: str, files: list[Path], name: str) -> np.ndarray:
     client = triton.InferenceServerClient(url.removeprefix("http://"))
     tensor = triton.InferInput("image", [len(files)], "BYTES")
     tensor.set_data_from_numpy(np.asarray([file.read_bytes() for file in files], np.object_))
-    return client.infer(name, [tensor]).as_numpy("probability")
+    return np.asarray(client.infer(name, [tensor]).as_numpy("probability"))
 
 
 def through_page(url: str, files: list[Path], profile: Path) -> np.ndarray:

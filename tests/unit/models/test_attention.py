@@ -150,7 +150,7 @@ def test_eca_is_a_convolution_along_the_channels():
     assert kernel.shape == (1, 1, 5)
     f = features((2, 512, 3, 4))
     padded = np.pad(f.numpy().mean((2, 3)), ((0, 0), (2, 2)))
-    scores = sum(padded[:, k : k + 512] * kernel[0, 0, k] for k in range(5))
+    scores = np.sum([padded[:, k : k + 512] * kernel[0, 0, k] for k in range(5)], axis=0)
     expected = f.numpy().mean((2, 3)) * sigmoid(scores)
     np.testing.assert_allclose(array(pooling(f)), expected, atol=1e-5)
 
@@ -159,9 +159,10 @@ def test_cbam_is_channel_then_spatial_attention_then_average():
     torch.manual_seed(0)
     pooling = AttendedAverage("cbam", 32).double().eval()
     channel = ChannelAttention(32).double()
-    w0, w1 = pooling.block.channel.fc1.weight, pooling.block.channel.fc2.weight
-    channel.w0.weight.data, channel.w1.weight.data = w0[:, :, 0, 0], w1[:, :, 0, 0]
+    for ours, theirs in (("w0", "fc1"), ("w1", "fc2")):
+        kernel = pooling.get_parameter(f"block.channel.{theirs}.weight")
+        channel.get_parameter(f"{ours}.weight").data = kernel[:, :, 0, 0]
     f = features((2, 32, 5, 5))
     rescaled = channel(f)
-    expected = pooling.block.spatial(rescaled).mean((2, 3))
+    expected = pooling.get_submodule("block.spatial")(rescaled).mean((2, 3))
     torch.testing.assert_close(pooling(f), expected)

@@ -3,6 +3,7 @@
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -21,7 +22,7 @@ from leuk_ray.models.settings import ModelSettings
 from leuk_ray.models.zoo import build
 from leuk_ray.utils.errors import UserError
 
-NETWORKS = {
+NETWORKS: dict[str, dict[str, Any]] = {
     "one": {"attention": "multi"},
     "two": {"architecture": "timm", "backbone": "resnet18"},
     "three": {"architecture": "se_cnn", "attention": "se"},
@@ -158,10 +159,10 @@ def test_what_cannot_vote_together_is_refused(bundles, tmp_path: Path):
     with pytest.raises(UserError, match="an ensemble itself"):
         write_ensemble(tmp_path / "x", [bundles[0], tmp_path / "voted"], "soft")
     other = tmp_path / "other" / "bundle"
-    manifest = load_bundle(bundles[2]).manifest.model_copy(
-        update={"storage": StorageSettings(size=64)}
-    )
-    write_bundle(other, manifest, load_bundle(bundles[2]).model)
+    third = load_bundle(bundles[2])
+    assert isinstance(third.manifest, ModelManifest)
+    changes = {"storage": StorageSettings(size=64)}
+    write_bundle(other, third.manifest.model_copy(update=changes), third.model)
     with pytest.raises(UserError, match="prepared alike"):
         write_ensemble(tmp_path / "x", [bundles[0], other], "soft")
     assert not (tmp_path / "x").exists()

@@ -8,6 +8,7 @@ from pydantic import ValidationError
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from leuk_ray.models.drop_path import CounterDropPath, drop_paths
+from leuk_ray.models.network import ImageClassifier
 from leuk_ray.models.preprocess import Preprocess
 from leuk_ray.models.settings import Attention, ModelSettings
 from leuk_ray.models.zoo import build, class_logits
@@ -30,9 +31,10 @@ def test_offline_weights_fit_strictly_and_know_imagenet():
         )
     ).permute(0, 3, 1, 2)
 
-    def similarity(network: torch.nn.Module) -> float:
+    def similarity(network: ImageClassifier) -> float:
+        backbone: Any = network.backbone
         with torch.no_grad():
-            features = network.backbone.forward_features(network.preprocess(pictures)).mean((2, 3))
+            features = backbone.forward_features(network.preprocess(pictures)).mean((2, 3))
         return float(torch.cosine_similarity(features[0], features[1], dim=0))
 
     assert similarity(model) < 0.9 < similarity(scratch)
@@ -95,14 +97,15 @@ def test_unusable_backbones_are_refused(backbone: str, message: str):
     ],
 )
 def test_a_size_the_network_cannot_take_is_refused_in_one_line(changes: dict, message: str):
+    settings: dict[str, Any] = {"architecture": "timm"} | changes
     with pytest.raises(UserError, match=message) as caught:
-        build(ModelSettings(**{"architecture": "timm"} | changes), load_weights=False)
+        build(ModelSettings(**settings), load_weights=False)
     assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize("architecture", ["timm", "multi_attention"])
 def test_a_transformer_pools_its_own_way(architecture):
-    attention = {"attention": "none"} if architecture == "multi_attention" else {}
+    attention: Any = {"attention": "none"} if architecture == "multi_attention" else {}
     settings = ModelSettings(
         architecture=architecture, backbone=VIT, input_size=224, weights="scratch", **attention
     )

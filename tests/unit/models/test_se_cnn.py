@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from timm.layers import SEModule
+from timm.layers.squeeze_excite import SEModule
 from torch.nn import functional as F
 
 from leuk_ray.augment.settings import AugmentSettings
@@ -81,6 +81,7 @@ def test_gradients_of_squeeze_and_excitation():
 def test_stride_1_and_other_widths_are_options():
     narrow = settings(filters=(16, 32, 64), pool_stride=1, input_size=40)
     model = build(narrow, load_weights=True).eval()
+    assert isinstance(model.backbone, SECNN)
     features = model.backbone.forward_features(torch.zeros(1, 3, 40, 40))
     assert features.shape == (1, 64, 31, 31)  # 38, 37, 35, 34, 32, 31
 

@@ -166,8 +166,10 @@ def test_weights_that_are_here_are_known_without_asking_the_hub(monkeypatch, tmp
     assert started_from.missing_imagenet(names) == names[1:]
     downloads = tmp_path / "checkpoints"
     downloads.mkdir()
-    for url in (AlexNet_Weights.IMAGENET1K_V1.url, timm.get_pretrained_cfg(names[2]).url):
-        (downloads / Path(url).name).touch()
+    xception = timm.get_pretrained_cfg(names[2])
+    assert xception is not None
+    for url in (AlexNet_Weights.IMAGENET1K_V1.url, xception.url):
+        (downloads / Path(str(url)).name).touch()
     assert started_from.missing_imagenet(names) == ["vgg16.tv_in1k"]
     monkeypatch.setattr(started_from, "try_to_load_from_cache", lambda repository, file: "/there")
     assert started_from.missing_imagenet(names) == []
@@ -211,7 +213,7 @@ def test_dinobloom_is_read_in_both_layouts(dinobloom, tmp_path: Path):
 @pytest.mark.parametrize("size", [112, 280])
 def test_position_embeddings_are_resampled_as_timm_does(dinobloom, size: int):
     state, file, _ = dinobloom
-    settings = ModelSettings(**DINO | {"input_size": size}, weights=str(file))
+    settings = ModelSettings(**(DINO | {"input_size": size, "weights": str(file)}))
     own = build(settings, load_weights=True).backbone.state_dict()
     theirs = timm.create_model(
         "vit_small_patch14_dinov2", pretrained=True, img_size=size, num_classes=0,

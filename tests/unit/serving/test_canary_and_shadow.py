@@ -9,6 +9,7 @@ import time
 from collections import Counter
 from pathlib import Path
 
+import numpy as np
 import pytest
 from starlette.testclient import TestClient
 
@@ -17,12 +18,18 @@ from leuk_ray.inference.check import check_answers
 from leuk_ray.inference.classifier import Classifier
 from leuk_ray.inference.predictions import Prediction
 from leuk_ray.serving import shadow as shadow_module
-from leuk_ray.serving.models import Models
 from leuk_ray.serving.routing import Canaries, check_beside, parse_canary
 from leuk_ray.serving.settings import ServeSettings
 from leuk_ray.serving.sources import open_source
 from leuk_ray.utils.errors import UserError
-from tests.support.serving_bundles import cells, client_of, encode, write_small_bundle
+from tests.support.serving_bundles import (
+    cells,
+    client_of,
+    encode,
+    models_of,
+    predictions,
+    write_small_bundle,
+)
 
 
 @pytest.fixture(scope="module")
@@ -36,10 +43,6 @@ def registry(tmp_path_factory) -> Registry:
     registry.promote("small", 1)
     registry.promote("small", 3, "candidate")
     return registry
-
-
-def models_of(client: TestClient) -> Models:
-    return client.app.state.models
 
 
 CELL = encode(cells(1)[0])
@@ -112,11 +115,12 @@ def wait_for(client: TestClient, count: int) -> shadow_module.Compared:
 def test_a_shadow_is_compared_counted_and_logged(registry: Registry, monkeypatch, caplog):
     monkeypatch.setattr(shadow_module, "_LOG_SECONDS", 0.0)
     files = [(f"{i}.png", encode(pixels)) for i, pixels in enumerate(cells(4))]
-    champion = Classifier.load(registry.resolve("small@1")).predict(files)
-    shadow = Classifier.load(registry.resolve("small@3")).predict(files)
-    differences = [
-        abs(a.probability - b.probability) for a, b in zip(champion, shadow, strict=True)
-    ]
+    champion, shadow = (
+        predictions(Classifier.load(registry.resolve(f"small@{version}")).predict(files))
+        for version in (1, 3)
+    )
+    first, second = (np.asarray([one.probability for one in side]) for side in (champion, shadow))
+    differences = np.abs(first - second).tolist()
     changes = sum(a.label != b.label for a, b in zip(champion, shadow, strict=True))
     assert changes > 0
     with (

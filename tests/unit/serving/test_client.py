@@ -39,7 +39,9 @@ def test_answers_are_typed_and_those_of_the_bundle(tmp_path: Path):
         assert good.probabilities == pytest.approx(expected.probabilities, abs=1e-6)
         assert answer.subject is not None
         assert (answer.subject.subject, answer.subject.unreadable) == ("S1", 1)
-        assert client.predict(file, explain=True).predictions[0].explanation
+        (explained,) = client.predict(file, explain=True).predictions
+        assert isinstance(explained, PredictionOut)
+        assert explained.explanation
         field = ("f.png", encode(rendered(0, 3)[0]))
         found = client.fields(field, pixels_per_um=PIXELS_PER_UM, crop_um=18)
         assert found.fields[0].scale is not None
@@ -65,7 +67,7 @@ class Failing(BaseHTTPRequestHandler):
     told: list[int | None] = []  # noqa: RUF012
     seen: list[tuple[float, str | None, bytes]] = []  # noqa: RUF012
 
-    def log_message(self, *_: object) -> None:
+    def log_message(self, format: str, *args: object) -> None:
         """Nothing."""
 
     def do_POST(self) -> None:

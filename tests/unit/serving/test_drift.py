@@ -6,7 +6,7 @@ import pytest
 from leuk_ray.datasets.images import StorageSettings, to_storage
 from leuk_ray.datasets.synthetic import SyntheticSpec, draw_cells, render
 from leuk_ray.inference.scope import fit_scope, measure
-from leuk_ray.serving.drift import WINDOW, Drift
+from leuk_ray.serving.drift import WINDOW, Drift, Shift
 from tests.support.serving_bundles import turned
 
 
@@ -35,19 +35,25 @@ def test_5000_ordinary_pictures_raise_no_alarm(cells, typical):
     assert alarms == 0
 
 
+def shift_of(drift: Drift) -> Shift:
+    shift = drift.shift()
+    assert shift is not None
+    return shift
+
+
 def test_a_turned_hue_raises_the_alarm_within_500_pictures(cells, typical):
     drift = Drift(typical)
     ordinary = [measure(pixels) for pixels in cells[130:]]
     for number in range(WINDOW):
         drift.add(ordinary[number % len(ordinary)])
-    assert not drift.shift().alarm
+    assert not shift_of(drift).alarm
     changed = [measure(turned(pixels, 20)) for pixels in cells[130:]]
     seen = 0
-    while not drift.shift().alarm:
+    while not shift_of(drift).alarm:
         drift.add(changed[seen % len(changed)])
         seen += 1
         assert seen <= 500
-    assert drift.shift().name in ("red", "green")
+    assert shift_of(drift).name in ("red", "green")
 
 
 def test_the_means_are_those_of_the_latest_pictures():
@@ -56,7 +62,7 @@ def test_the_means_are_those_of_the_latest_pictures():
     for number, value in enumerate(values.tolist()):
         assert (drift.shift() is None) == (number < WINDOW)
         drift.add({"x": value})
-    assert drift.shift().effect == pytest.approx(values[-WINDOW:].mean() / 2)
+    assert shift_of(drift).effect == pytest.approx(values[-WINDOW:].mean() / 2)
 
 
 def test_without_statistics_there_is_nothing_to_watch():

@@ -71,9 +71,12 @@ def test_a_shift_suspends_the_guarantee_until_it_is_gone(bundle):
     with client_of(bundle) as client:
 
         def send(bodies: list[bytes], times: int) -> str:
+            assert times > 0
+            answer = None
             for _ in range(times):
                 parts = [("file", (f"{n}.png", one, "image/png")) for n, one in enumerate(bodies)]
                 answer = PredictOut(**client.post("/v1/predict", files=parts).json())
+            assert answer is not None
             assert answer.guarantee is not None
             (listed,) = ModelsOut(**client.get("/v1/models").json()).models
             assert listed.guarantee == answer.guarantee

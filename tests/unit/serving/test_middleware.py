@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from starlette.applications import Starlette
 from starlette.requests import Request
-from starlette.responses import PlainTextResponse
+from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 from starlette.testclient import TestClient
 
@@ -48,13 +48,17 @@ class Served:
         async def fail(request: Request) -> PlainTextResponse:
             raise ZeroDivisionError
 
+        def respond(request: Request, problem: Exception) -> Response:
+            assert isinstance(problem, Problem)
+            return problem.response()
+
         app = Starlette(
             routes=[
                 Route("/v1/predict", echo, methods=["POST"]),
                 Route("/healthz", echo),
                 Route("/fail", fail),
             ],
-            exception_handlers={Problem: lambda request, problem: problem.response()},
+            exception_handlers={Problem: respond},
         )
         app.add_middleware(
             RequestLimits, limits=Limits(**limits), keys=keys, rejected=self.reasons.append,
@@ -78,12 +82,12 @@ def keys(tmp_path: Path) -> ApiKeys:
 def test_only_known_keys_are_answered_and_health_is_open(keys: ApiKeys):
     served = Served(keys)
     assert served.post().status_code == 401
-    refused = served.post(**{"X-API-Key": "Secret"})
+    refused = served.post(b"", **{"X-API-Key": "Secret"})
     assert refused.status_code == 401
     assert refused.headers["content-type"] == "application/problem+json"
     assert refused.json()["reason"] == "wrong_key"
     assert refused.headers["www-authenticate"].startswith("APIKey ")
-    assert served.post(**{"X-API-Key": "secret"}).status_code == 200
+    assert served.post(b"", **{"X-API-Key": "secret"}).status_code == 200
     assert served.client.get("/healthz").status_code == 200
     assert served.reasons == ["no_key", "wrong_key"]
 
@@ -276,7 +280,10 @@ def test_without_keys_only_this_machine_and_its_own_page_are_answered(headers, r
 
 
 def test_with_keys_any_host_is_answered(keys: ApiKeys):
-    assert Served(keys).post(**{"Host": "cells.example", "X-API-Key": "secret"}).status_code == 200
+    assert (
+        Served(keys).post(b"", **{"Host": "cells.example", "X-API-Key": "secret"}).status_code
+        == 200
+    )
 
 
 def test_a_packed_body_is_refused_by_its_name():

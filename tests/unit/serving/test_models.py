@@ -8,13 +8,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from starlette.testclient import TestClient
 
 from leuk_ray.bundles.registry import Registry
 from leuk_ray.inference.check import check_answers
 from leuk_ray.inference.classifier import Classifier, Scores
 from leuk_ray.serving import models as models_module
-from leuk_ray.serving.models import Models
 from leuk_ray.serving.schemas import ModelsOut
 from leuk_ray.serving.served_model import LocalBackend
 from leuk_ray.serving.sources import Found
@@ -24,6 +22,9 @@ from tests.support.serving_bundles import (
     client_of,
     encode,
     models_from,
+    models_of,
+    network_here,
+    portal_of,
     write_small_bundle,
 )
 
@@ -67,12 +68,13 @@ def test_callers_of_a_check_share_one_run(bundle: Path, monkeypatch):
 def test_a_network_without_a_number_answers_nobody(tmp_path: Path):
     path = write_small_bundle(tmp_path / "small")
     with client_of(path) as client:
-        runner = client.portal.call(models_of(client).get, "small")
-        for parameter in runner.network.classifier.model.parameters():
+        runner = portal_of(client).call(models_of(client).get, "small")
+        classifier = network_here(runner).classifier
+        for parameter in classifier.model.parameters():
             parameter.data.fill_(float("nan"))
         answer = client.post("/v1/predict", content=encode(cells(1)[0]))
         assert (answer.status_code, answer.json()["reason"]) == (500, "no_number")
-        (item,) = runner.network.classifier.predict([("cell.png", encode(cells(1)[0]))])
+        (item,) = classifier.predict([("cell.png", encode(cells(1)[0]))])
     assert item.as_dict() == {"name": "cell.png", "error": "the model output is not finite"}
 
 
@@ -102,7 +104,7 @@ def test_a_registry_answers_by_name_version_and_alias_and_follows_its_champion(t
                 break
         assert "2" in seen, "a promotion is followed without a restart"
         registry.promote("two", 1)
-        client.portal.call(models_of(client)._resolved.clear)
+        portal_of(client).call(models_of(client)._resolved.clear)
         refused = client.post("/v1/predict", content=cell)
         assert refused.status_code == 422
         assert "one, two" in refused.json()["detail"]
@@ -202,7 +204,7 @@ def registry_of(folder: Path, *names: str) -> Registry:
 def test_listing_loads_nothing_and_leaves_a_broken_model_out(tmp_path: Path):
     registry = registry_of(tmp_path, "a", "b", "c")
     with client_of(registry.path, max_models=1) as client:
-        client.portal.call(models_of(client).start)
+        portal_of(client).call(models_of(client).start)
         (registry.path / "b" / "versions" / "1" / "bundle.json").write_text("{}")
         answer = client.get("/v1/models")
         assert answer.status_code == 200, answer.text
@@ -253,10 +255,6 @@ def test_no_path_of_the_server_is_told(tmp_path: Path, caplog):
         assert answer.status_code == 404, answer.text
         assert answer.json()["detail"] == "no such model here; see /v1/models"
     assert str(tmp_path) in caplog.text, "the log knows why"
-
-
-def models_of(client: TestClient) -> Models:
-    return client.app.state.models
 
 
 def test_what_is_no_model_is_refused_before_anything_starts(tmp_path: Path):

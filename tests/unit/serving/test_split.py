@@ -21,7 +21,7 @@ from leuk_ray.serving.models import Models
 from leuk_ray.serving.monitoring import Metrics
 from leuk_ray.serving.replica import RemoteBackend, remote_runners
 from leuk_ray.serving.settings import Limits, ServeSettings
-from tests.support.serving_bundles import LOOPBACK, cells, encode, write_small_bundle
+from tests.support.serving_bundles import LOOPBACK, cells, encode, portal_of, write_small_bundle
 
 FILES = [(f"{i}.png", encode(pixels)) for i, pixels in enumerate(cells(3))]
 
@@ -47,7 +47,7 @@ def client(registry: Registry):
     metrics = Metrics()
     models = Models(settings, metrics, remote_runners(handle, metrics))
     with TestClient(create_api(models, Limits(), None, metrics), LOOPBACK) as client:
-        client.portal.call(models.start)
+        portal_of(client).call(models.start)
         yield client
 
 

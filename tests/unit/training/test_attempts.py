@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import errno
 from pathlib import Path
+from typing import Any
 
 import pytest
 import ray.train
-from ray.core.generated.common_pb2 import ActorDiedErrorContext, NodeDeathInfo
+from ray.core.generated import common_pb2
 from ray.exceptions import ActorDiedError
 from ray.train import PreemptionError, PreemptionInfo
 from ray.train.v2._internal.exceptions import WorkerHealthCheckFailedError
@@ -19,12 +20,15 @@ from leuk_ray.training.attempts import _lost_workers, attempt_starts, interrupti
 from leuk_ray.training.trainer import _cause
 from leuk_ray.utils.errors import UserError
 
+PROTOCOL: Any = common_pb2  # made from a .proto: no annotations
 GONE = WorkerHealthCheckFailedError("health check failed", ActorDiedError())
 RESET = RuntimeError("Connection reset by peer")
 TAKEN = ActorDiedError(
-    ActorDiedErrorContext(
+    PROTOCOL.ActorDiedErrorContext(
         actor_id=bytes(16),
-        node_death_info=NodeDeathInfo(reason=NodeDeathInfo.AUTOSCALER_DRAIN_PREEMPTED),
+        node_death_info=PROTOCOL.NodeDeathInfo(
+            reason=PROTOCOL.NodeDeathInfo.AUTOSCALER_DRAIN_PREEMPTED
+        ),
     )
 )
 NOTICE = PreemptionError(PreemptionInfo(deadline_ms=1, preempted_node_to_ranks={"node": [2, 1]}))

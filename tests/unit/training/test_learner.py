@@ -16,7 +16,7 @@ from sklearn.utils.class_weight import compute_class_weight
 from torch.overrides import TorchFunctionMode
 
 from leuk_ray.augment.policies import augment_tensors
-from leuk_ray.augment.settings import AugmentSettings
+from leuk_ray.augment.settings import AugmentSettings, Policy
 from leuk_ray.datasets.plan import uid_keys
 from leuk_ray.models.settings import ModelSettings
 from leuk_ray.models.zoo import build
@@ -61,6 +61,7 @@ def test_averaged_weights_follow_their_equation_and_both_sets_are_saved(tmp_path
     expected = learner.model.get_parameter(name).detach().double().numpy().copy()
     cells, pixels = make_cells()
     images = next(ArrayLoader(pixels).iter_batches([np.arange(8)]))
+    trained = expected
     for _ in range(3):
         loss = classification_loss(
             learner.class_logits(images, None), torch.from_numpy(cells.labels[:8])
@@ -260,7 +261,7 @@ def test_class_weights_of_many_classes():
 
 
 @pytest.mark.parametrize("policy", ["none", "saeed2022", "modern"])
-def test_augmentation_and_network_compile_to_one_graph(policy: str):
+def test_augmentation_and_network_compile_to_one_graph(policy: Policy):
     """fullgraph refuses any graph break; the eager backend keeps the arithmetic."""
     torch._dynamo.reset()
     augmented = Augmented(make_model().eval(), "black")

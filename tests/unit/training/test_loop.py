@@ -269,7 +269,13 @@ def test_a_network_of_many_classes_learns_and_scores_as_it_was_validated(num_cla
     assert counts.tolist() == [20] * num_classes  # balance: equal
     loader = ArrayLoader(pixels)
     state = loop.train(
-        learner, TrainingState(), planner, loader, loader, AugmentSettings(), lambda *_: None
+        learner,
+        TrainingState(),
+        planner,
+        loader,
+        loader,
+        AugmentSettings(),
+        lambda metrics, save: None,
     )
     last = state.history[-1]
     assert last["validation_macro_f1"] > 0.9

@@ -4,6 +4,7 @@ import math
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -70,9 +71,12 @@ def test_draws_repeat_fill_their_ranges_evenly_and_more_only_add():
 
 def test_listed_runs_are_known_beforehand(sweep):
     specs = listed(sweep(trials=3))
+    assert specs is not None
     assert [spec.name for spec in specs] == ["000", "001", "002"]
     assert specs == listed(sweep(trials=3))
-    assert specs == listed(sweep(trials=5))[:3]
+    more = listed(sweep(trials=5))
+    assert more is not None
+    assert specs == more[:3]
     assert listed(sweep(searcher="optuna")) is None
 
 
@@ -172,7 +176,7 @@ def test_no_run_is_stopped_at_its_last_epoch(kind: str, epochs: int, sweep):
     assert (answers[-1][0] == TrialScheduler.STOP) == (epochs > 1)
 
 
-def population(sweep, seed: int = 0):
+def population(sweep, seed: int = 0) -> Any:
     search = {"lr": {"log_uniform": [1e-6, 1e-1]}, "batch_size": {"choice": [8, 16, 32]}}
     scheduler = make_scheduler(sweep(scheduler="pbt", search=search, trials=4, seeds=[seed]))
     assert isinstance(scheduler, PopulationBasedTraining)
@@ -221,9 +225,9 @@ def test_of_members_as_far_as_each_other_the_one_with_fewer_turns_goes_on(sweep)
 
 
 def test_the_interval_of_a_mean_is_students():
-    low, high = mean_interval([1.0, 2.0, 3.0])
+    interval = mean_interval([1.0, 2.0, 3.0])
     # t(0.975, 2) = 4.302653, SD 1, sqrt(3)
-    assert (low, high) == pytest.approx((2 - 4.302653 / 3**0.5, 2 + 4.302653 / 3**0.5), abs=1e-6)
+    assert interval == pytest.approx((2 - 4.302653 / 3**0.5, 2 + 4.302653 / 3**0.5), abs=1e-6)
     assert mean_interval([1.0]) is None
 
 

@@ -61,7 +61,7 @@ def test_answers_are_those_of_one_image_at_a_time(bundle: Path, folder: Path):
     files = [file.named for file in find_images([folder]).files]
     answers = classifier.predict(files)
     for (name, place), answer in zip(files, answers, strict=True):
-        (alone,) = classifier.predict([(name, place.read_bytes())])
+        (alone,) = classifier.predict([(name, Path(place).read_bytes())])
         assert answer.name == alone.name == name
         if isinstance(alone, Prediction):
             assert isinstance(answer, Prediction)

@@ -161,10 +161,11 @@ def test_a_bundle_with_prediction_sets_states_its_guarantee_and_is_evaluated_by_
     trained_on, other, tmp_path
 ) -> None:
     plain, out = bundle_of(tmp_path / "plain", trained_on), tmp_path / "calibrated"
-    for options, words in (
+    refusals: list[tuple[dict[str, Any], str]] = [
         ({"coverage": 0.9}, "needs 9 patients of every class to calibrate on, and there are 4 of"),
         ({"coverage": 0.7, "abstain_share": 0.1}, "exclude each other"),
-    ):
+    ]
+    for options, words in refusals:
         with pytest.raises(UserError, match=words) as refused:
             calibrate(EvaluationTarget.at(plain), trained_on, out, **options)
         assert "\n" not in str(refused.value)
