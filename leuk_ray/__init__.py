@@ -2,7 +2,7 @@
 
     import leuk_ray as lr
 
-    lr.prepare("cells", "cells.dataset", "folders")
+    lr.prepare("cells", "cells.dataset", "folders")  # cells/CLASS/PATIENT/image.png
     run = lr.train("lite", "cells.dataset", "runs/lite", settings={"epochs": 5})
     print(run)
     print(run.classifier().predict("new_cells").to_pandas())
@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from leuk_ray.api.data import detect, prepare
-    from leuk_ray.api.runs import crossval, evaluate, train, tune
+    from leuk_ray.api.runs import calibrate, crossval, evaluate, train, tune
     from leuk_ray.bundles.bundle import load_bundle
     from leuk_ray.datasets.prepared import PreparedDataset
     from leuk_ray.inference.classifier import Classifier
@@ -30,6 +30,7 @@ __all__ = [
     "Client",
     "PreparedDataset",
     "UserError",
+    "calibrate",
     "crossval",
     "detect",
     "evaluate",
@@ -45,6 +46,7 @@ _MODULES = {
     "Client": "serving.client",
     "PreparedDataset": "datasets.prepared",
     "UserError": "utils.errors",
+    "calibrate": "api.runs",
     "crossval": "api.runs",
     "detect": "api.data",
     "evaluate": "api.runs",

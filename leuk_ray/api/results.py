@@ -90,6 +90,28 @@ class TrainedRun(EvaluationResult):
 
 
 @dataclass(frozen=True, repr=False)
+class CalibratedBundle:
+    """A bundle that abstains where it is not certain.
+
+    bundle: its folder. summary: what `leuk-ray calibrate --json` prints: cells, temperature, and
+    where it abstains (see `workflows.calibrate.calibrate`).
+    """
+
+    bundle: Location
+    summary: dict[str, Any]
+
+    def classifier(self, device: str = "cpu") -> Classifier:
+        """The calibrated classifier, ready to predict."""
+        from leuk_ray.inference.classifier import Classifier
+
+        return Classifier.load(self.bundle, device)
+
+    def __repr__(self) -> str:
+        cells, temperature = self.summary["cells"], self.summary["temperature"]
+        return f"<calibrated on {cells} cells, temperature {temperature:.3g}: {self.bundle}>"
+
+
+@dataclass(frozen=True, repr=False)
 class SweepResult:
     """A sweep: its report, and the best networks as bundles.
 

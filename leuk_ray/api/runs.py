@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from leuk_ray.api.places import opened, place
-from leuk_ray.api.results import EvaluationResult, SweepResult, TrainedRun
+from leuk_ray.api.results import CalibratedBundle, EvaluationResult, SweepResult, TrainedRun
 from leuk_ray.datasets.prepared import PreparedDataset
 from leuk_ray.io.locations import Location, join
+from leuk_ray.io.storage import refuse_existing
 from leuk_ray.recipes.recipe import Recipe, load_recipe
 from leuk_ray.utils.errors import ConfigError
 from leuk_ray.utils.extras import require
@@ -127,6 +128,52 @@ def evaluate(
             progress=progress,
         )
     return EvaluationResult(folder, report)
+
+
+def calibrate(
+    model: Location | TrainedRun,
+    data: Data,
+    out: Location,
+    *,
+    abstain: float | None = None,
+    coverage: float | None = None,
+    misses: str | Path | None = None,
+) -> CalibratedBundle:
+    """Write a copy of a bundle with calibrated probabilities, a rule when to abstain, and scope.
+
+    Args:
+        model: a run or a bundle.
+        data: the run's dataset, or another one for a bundle: cells that it has not seen.
+        out: folder of the copy.
+        abstain: share of cells to abstain on, 0 to 0.9; by default 0.05.
+        coverage: between 0 and 1: answer with prediction sets instead, which hold the class of a
+            new patient's cell with this probability.
+        misses: detect.json of `leuk-ray detect --boxes`: intervals of the blast percentage then
+            carry the cells that the detector misses.
+
+    Raises:
+        UserError: too few cells or patients, one class alone, another dataset than the run's, or
+            `out` is there.
+    """
+    folder = place(out)
+    refuse_existing(folder, "bundle")
+    dataset = opened(data)
+
+    from leuk_ray.runs.target import EvaluationTarget
+    from leuk_ray.utils.progress import bar
+    from leuk_ray.workflows.calibrate import calibrate as calibrate_bundle
+
+    with bar("calibrate: scoring", "cell") as progress:
+        summary = calibrate_bundle(
+            EvaluationTarget.at(model.run if isinstance(model, TrainedRun) else place(model)),
+            dataset,
+            folder,
+            abstain_share=abstain,
+            coverage=coverage,
+            misses=None if misses is None else Path(misses),
+            progress=progress,
+        )
+    return CalibratedBundle(folder, summary)
 
 
 def crossval(

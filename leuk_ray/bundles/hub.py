@@ -7,14 +7,16 @@ hashes of bundle.json as ever. The hub is that of HF_ENDPOINT, the token that of
 from __future__ import annotations
 
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
 from huggingface_hub import HfApi, constants
 from huggingface_hub.errors import HfHubHTTPError
 
-from leuk_ray.bundles.manifest import CARD, MANIFEST
+from leuk_ray.bundles.manifest import CARD, MANIFEST, read_manifest
 from leuk_ray.bundles.signature import SIGNATURE
+from leuk_ray.io.hashes import sha256
 from leuk_ray.io.locations import HUB, Location, reason
 from leuk_ray.utils.errors import ConfigError, DataError, StorageError
 
@@ -35,7 +37,7 @@ def is_on_hub(location: Location) -> bool:
 
 
 def fetch(address: str) -> Path:
-    """The folder of a bundle of the hub, which is fetched unless that commit is here.
+    """The folder of a bundle of the hub, which is fetched unless that commit is here and whole.
 
     Raises:
         ConfigError: it is no such address.
@@ -50,7 +52,9 @@ def fetch(address: str) -> Path:
             commit = hub.model_info(repo, revision=revision).sha
         owner, _, name = repo.partition("/")
         folder = Path(constants.HF_HOME) / "leuk_ray" / owner / str(commit) / name
-        if not (folder / MANIFEST).exists():
+        if not _is_whole(folder):
+            if folder.exists():
+                shutil.rmtree(folder)
             # bundle.json last: where it is, the others are.
             hub.snapshot_download(
                 repo,
@@ -67,6 +71,15 @@ def fetch(address: str) -> Path:
     if not (folder / MANIFEST).exists():
         raise DataError(f"{address}: holds no bundle (no {MANIFEST})")
     return folder
+
+
+def _is_whole(folder: Path) -> bool:
+    """Whether the files that bundle.json names are there and have its hashes."""
+    try:
+        files = read_manifest(folder).files
+        return all(sha256(folder / name) == expected for name, expected in files.items())
+    except (DataError, OSError):
+        return False
 
 
 def upload(bundle: Path, address: str) -> str:

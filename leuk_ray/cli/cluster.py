@@ -11,24 +11,29 @@ from typing import Literal
 
 import click
 
-from leuk_ray.cli.base import command
 from leuk_ray.utils.errors import UserError
 
 
 @click.command(epilog="Example: leuk-ray doctor")
-@command
-def doctor() -> tuple[dict, str]:
+@click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout.")
+def doctor(as_json: bool) -> None:
     """Look at this machine: versions, GPUs, memory, disk, ports, Ray; say what to mend.
 
-    Changes nothing. With --json, `problems` and `warnings` count what was found.
+    Changes nothing. Exits with 1 if there is a problem, with 0 if there are warnings at most.
+    With --json, `problems` and `warnings` count what was found.
     """
     from leuk_ray.cli.run_messages import doctor_text
     from leuk_ray.cluster.doctor import examine
 
     checks = examine(Path.cwd())
     counts = Counter(check.status for check in checks)
-    values = {"problems": counts["problem"], "warnings": counts["warning"]}
-    return values | {"checks": [asdict(check) for check in checks]}, doctor_text(checks)
+    values = {
+        "problems": counts["problem"],
+        "warnings": counts["warning"],
+        "checks": [asdict(check) for check in checks],
+    }
+    click.echo(json.dumps(values) if as_json else doctor_text(checks))
+    sys.exit(int(counts["problem"] > 0))
 
 
 @click.command(

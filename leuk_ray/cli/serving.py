@@ -77,28 +77,11 @@ def calibrate(
     misses: Path | None,
 ) -> tuple[dict, str]:
     """Write a copy of a bundle with calibrated probabilities, a rule when to abstain, and scope."""
+    from leuk_ray.api.runs import calibrate as run
     from leuk_ray.cli.messages import calibrate_text
-    from leuk_ray.datasets.prepared import PreparedDataset
-    from leuk_ray.io.storage import refuse_existing
 
-    refuse_existing(bundle, "bundle")
-    dataset = PreparedDataset.open(data)
-
-    from leuk_ray.runs.target import EvaluationTarget
-    from leuk_ray.utils.progress import bar
-    from leuk_ray.workflows.calibrate import calibrate as run
-
-    with bar("calibrate: scoring", "cell") as progress:
-        values = run(
-            EvaluationTarget.at(target),
-            dataset,
-            bundle,
-            abstain_share=abstain,
-            coverage=coverage,
-            misses=misses,
-            progress=progress,
-        )
-    return values, calibrate_text(values)
+    done = run(target, data, bundle, abstain=abstain, coverage=coverage, misses=misses)
+    return done.summary, calibrate_text(done.summary)
 
 
 @click.command(epilog="Example: leuk-ray serve runs/lite")

@@ -14,7 +14,6 @@ from functools import cached_property
 from pathlib import Path
 
 import numpy as np
-import torch
 from torch import nn
 
 from leuk_ray.bundles.bundle import Bundle, find_bundle, open_bundle
@@ -28,6 +27,7 @@ from leuk_ray.inference.inputs import Content, ImageInput, NamedImage, content_b
 from leuk_ray.inference.predictions import Failure, Prediction, Predictions
 from leuk_ray.inference.scope import OUT_OF_SCOPE, Neighbourhood, measure, pixel_reasons
 from leuk_ray.io.locations import Location, parse
+from leuk_ray.utils.device import device_named
 
 _IMAGES_AT_ONCE = 32
 _READERS = 8  # more than cores: an object store answers late, not slowly
@@ -139,7 +139,7 @@ class Classifier(PrePostProcessor):
     def __init__(self, bundle: Bundle, device: str = "cpu", engine: EngineName = "auto") -> None:
         super().__init__(bundle.manifest)
         self.bundle = bundle
-        self.device = torch.device(device)
+        self.device = device_named(device)
         self.engine = make_engine(bundle, self.device, engine)
         self.neighbourhood = None
         if SCOPE_FILE in self.manifest.files:
@@ -151,15 +151,16 @@ class Classifier(PrePostProcessor):
         path: Location,
         device: str = "cpu",
         engine: EngineName = "auto",
-        trusted: Path | None = None,
+        trusted: str | Path | None = None,
     ) -> Classifier:
         """Load the verified bundle at a path, or that of a run; text is a path or an address.
 
         Raises:
-            UserError: as `find_bundle`, `open_bundle` and `make_engine` do.
+            UserError: as `find_bundle`, `open_bundle`, `device_named` and `make_engine` do.
         """
         found = find_bundle(parse(str(path)))
-        return cls(open_bundle(found, trusted), device, engine)
+        keys = None if trusted is None else Path(trusted)
+        return cls(open_bundle(found, keys), device, engine)
 
     @property
     def classes(self) -> tuple[str, ...]:

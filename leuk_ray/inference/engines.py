@@ -5,7 +5,7 @@ from __future__ import annotations
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Literal, Protocol, get_args
 
 import numpy as np
 import torch
@@ -16,7 +16,7 @@ from leuk_ray.bundles.manifest import ONNX_FILE
 from leuk_ray.inference.onnx_graph import check_graph, open_session, run_session
 from leuk_ray.io.hashes import read_verified
 from leuk_ray.models.zoo import class_logits
-from leuk_ray.utils.errors import ConfigError
+from leuk_ray.utils.errors import ConfigError, near
 from leuk_ray.utils.extras import installed, require
 
 EngineName = Literal["auto", "pytorch", "onnx"]
@@ -111,9 +111,11 @@ def make_engine(bundle: Bundle, device: torch.device, name: EngineName = "auto")
             else PyTorch.
 
     Raises:
-        UserError: `onnx` for a bundle without a graph, on another device than the CPU, or where
-            it is not installed; a graph that cannot be loaded.
+        UserError: another name; `onnx` for a bundle without a graph, on another device than the
+            CPU, or where it is not installed; a graph that cannot be loaded.
     """
+    if name not in get_args(EngineName):
+        raise ConfigError(f"engine {name!r} is not known; {near(str(name), get_args(EngineName))}")
     suits = ONNX_FILE in bundle.manifest.files and device.type == "cpu"
     if name == "onnx":
         if not suits:

@@ -19,7 +19,7 @@ from leuk_ray.datasets.images import MAX_BYTES, BadImageError, file_bytes
 from leuk_ray.datasets.layouts.listing import Found, Rejection, beginning, find_files
 from leuk_ray.io.locations import Location, filesystem, join, name_of, parent, reason
 from leuk_ray.io.storage import file_infos, is_file, read_bytes
-from leuk_ray.utils.errors import DataError
+from leuk_ray.utils.errors import ConfigError, DataError
 from leuk_ray.utils.wording import counted
 
 NamedFile = tuple[str, Location]
@@ -63,8 +63,10 @@ def find_images(places: Sequence[Location]) -> FoundImages:
     folders, `layouts.listing` says which files count.
 
     Raises:
-        UserError: a place that is neither, or one without an image.
+        UserError: no place, one that is neither, or one without an image.
     """
+    if not places:
+        raise ConfigError("no image was given; give files, folders or patterns")
     listed = [_list(place) for place in places]
     common = _common_folder([folder for folder, _, _ in listed])
     found: dict[str, ImageFile] = {}

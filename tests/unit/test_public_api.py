@@ -18,6 +18,7 @@ SURFACE = [
     "Client",
     "PreparedDataset",
     "UserError",
+    "calibrate",
     "crossval",
     "detect",
     "evaluate",
@@ -129,6 +130,18 @@ def test_what_is_no_image_is_refused_by_name(classifier, tmp_path: Path):
     ):
         with pytest.raises(leuk_ray.UserError, match=words):
             classifier.predict(given)
+    with pytest.raises(leuk_ray.UserError, match="no image was given"):
+        leuk_ray.detect([], tmp_path / "found")
+    bundle = classifier.bundle.path
+    for options, words in (
+        ({"device": "gpu0"}, "device 'gpu0': PyTorch finds none here"),
+        ({"device": "cuda:99"}, "device 'cuda:99': PyTorch finds none here"),
+        ({"engine": "onx"}, "engine 'onx' is not known; did you mean onnx?"),
+        ({"trusted": str(tmp_path / "keys")}, "keys: no such file"),
+    ):
+        with pytest.raises(leuk_ray.UserError, match=words) as caught:
+            leuk_ray.Classifier.load(bundle, **options)
+        assert "\n" not in str(caught.value)
     with pytest.raises(leuk_ray.UserError):
         leuk_ray.load_bundle(tmp_path / "nothing")
     with pytest.raises(leuk_ray.UserError, match="neither a bundle nor a run"):

@@ -73,12 +73,13 @@ def test_every_file_of_the_package_is_in_it(wheel: Path):
 def test_six_lines_train_on_folders_of_images_and_answer(installed: Path, tmp_path: Path):
     run(installed / "leuk-ray", "synth", "c_nmc", "--cells", 120, folder=tmp_path)
     for image in (tmp_path / "c_nmc" / "training_data").glob("*/*/*.bmp"):
-        place = tmp_path / "cells" / image.parent.name
+        patient = image.stem.split("_")[1]
+        place = tmp_path / "cells" / image.parent.name / patient
         place.mkdir(parents=True, exist_ok=True)
         shutil.copy(image, place)
     new = tmp_path / "new_cells"
     new.mkdir()
-    for image in sorted((tmp_path / "cells" / "all").iterdir())[:5]:
+    for image in sorted((tmp_path / "cells").rglob("*.bmp"))[:5]:
         shutil.copy(image, new)
     documented = str(leuk_ray.__doc__).splitlines()
     lines = [line.strip() for line in documented if line.startswith("    ")]

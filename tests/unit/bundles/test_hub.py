@@ -50,6 +50,8 @@ def test_a_bundle_goes_to_the_hub_and_answers_from_there(double: Hub, tmp_path: 
     assert len(double.asked) == asked, "a commit that is here is not asked for"
     assert folder.name == "cells", "the name it answers by"
     assert not (folder / "README.md").exists()
+    (folder / "model.safetensors").write_bytes(b"cut")
+    assert Classifier.load(address).predict(image)[0].as_dict() == here.as_dict(), "fetched anew"
 
 
 def test_what_a_stranger_put_there_is_verified_and_never_unpickled(double: Hub, tmp_path: Path):

@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
 
+import leuk_ray as lr
 from leuk_ray.bundles.bundle import load_bundle, write_bundle, write_ensemble
 from leuk_ray.bundles.lineage import CellLineage
 from leuk_ray.bundles.manifest import ModelManifest
@@ -170,11 +171,15 @@ def test_a_bundle_with_prediction_sets_states_its_guarantee_and_is_evaluated_by_
             calibrate(EvaluationTarget.at(plain), trained_on, out, **options)
         assert "\n" not in str(refused.value)
         assert not out.exists()
-    values = calibrate(EvaluationTarget.at(plain), trained_on, tmp_path / "few", coverage=0.7)
-    assert "chose the epoch" in values["prediction_sets"]["caution"]
-    assert ".." not in calibrate_text(values)
+    done = lr.calibrate(plain, trained_on, tmp_path / "few", coverage=0.7)
+    assert "chose the epoch" in done.summary["prediction_sets"]["caution"]
+    assert ".." not in calibrate_text(done.summary)
+    assert done.classifier().manifest.conformal is not None
+    assert repr(done).startswith(f"<calibrated on {done.summary['cells']} cells, temperature")
+    with pytest.raises(UserError, match="few: exists already"):
+        lr.calibrate(plain, trained_on, tmp_path / "few")
 
-    values = calibrate(EvaluationTarget.at(plain), other, out, coverage=0.9, max_cells=90)
+    calibrate(EvaluationTarget.at(plain), other, out, coverage=0.9, max_cells=90)
     manifest = EvaluationTarget.at(out).manifest
     assert manifest.conformal is not None
     assert (manifest.abstain_band, manifest.conformal.caution) == (None, "")
