@@ -4,6 +4,7 @@ import hashlib
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import PIL.Image
@@ -133,12 +134,13 @@ def test_what_is_no_image_is_refused_by_name(classifier, tmp_path: Path):
     with pytest.raises(leuk_ray.UserError, match="no image was given"):
         leuk_ray.detect([], tmp_path / "found")
     bundle = classifier.bundle.path
-    for options, words in (
+    refusals: list[tuple[dict[str, Any], str]] = [
         ({"device": "gpu0"}, "device 'gpu0': PyTorch finds none here"),
         ({"device": "cuda:99"}, "device 'cuda:99': PyTorch finds none here"),
         ({"engine": "onx"}, "engine 'onx' is not known; did you mean onnx?"),
         ({"trusted": str(tmp_path / "keys")}, "keys: no such file"),
-    ):
+    ]
+    for options, words in refusals:
         with pytest.raises(leuk_ray.UserError, match=words) as caught:
             leuk_ray.Classifier.load(bundle, **options)
         assert "\n" not in str(caught.value)

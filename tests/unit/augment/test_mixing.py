@@ -44,8 +44,7 @@ def test_cutmix_pastes_a_square_whose_area_is_the_partners_share():
 
 
 def test_parameters_are_a_hash_of_sample_and_copy():
-    both = {"mixup": 0.4, "cutmix": 1.0}
-    first, again, other = mixed(**both), mixed(**both), mixed(copy=1, **both)
+    first, again, other = (mixed(copy=copy, mixup=0.4, cutmix=1.0) for copy in (0, 0, 1))
     assert torch.equal(first.share, again.share)
     assert not torch.equal(first.share, other.share)
     cut = (first.box[:, 0] < first.box[:, 2]).float().mean()

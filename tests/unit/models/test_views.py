@@ -60,7 +60,8 @@ def test_outputs_are_the_mean_of_those_of_every_view_and_training_takes_one(imag
 
 def test_evidence_is_of_the_upright_image(images):
     maps = images[:, 0]
-    for views, count in (("flips", 4), ("dihedral", 8)):
+    counts: tuple[tuple[Views, int], ...] = (("flips", 4), ("dihedral", 8))
+    for views, count in counts:
         stacked = views_of(maps[:, None], views)[:, 0]
         torch.testing.assert_close(sum_upright(stacked, views), count * maps)
     _, model = network("dihedral")
