@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help audit-packages setup demo test test-lowest test-demo test-tune test-experiments test-load test-faults test-attacks test-cluster test-images test-wheel test-docs test-imaging bench bench-scale gpu test-gpu-pack lock lint format docs clean
+.PHONY: help audit-packages setup demo test test-lowest test-demo test-tune test-experiments test-load test-faults test-attacks test-cluster test-images test-wheel test-docs test-imaging bench bench-scale release gpu test-gpu-pack lock lint format docs clean
 
 help:
 	@sed -n 's/^# //p' Makefile
@@ -124,6 +124,11 @@ audit-packages:
 	.audit/bin/pip install --quiet --disable-pip-version-check 'pip-audit==2.*'
 	.audit/bin/pip-audit --no-deps --disable-pip --requirement constraints.txt
 	rm -rf .audit
+
+# Check the tree, run lint and tests, build wheel and source archive into dist/, and tag: VERSION=0.2.0.
+# Nothing is pushed or uploaded.
+release:
+	.ci/release $(VERSION)
 
 lint: setup
 	$(BIN)/ruff check .

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from leuk_ray.serving.client import Client
     from leuk_ray.utils.errors import UserError
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 __all__ = [
     "Classifier",
     "Client",

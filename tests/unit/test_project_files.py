@@ -1,6 +1,7 @@
 """The files that a public project has: they are read by others, so they must say what is there."""
 
 import re
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -28,6 +29,45 @@ def test_workflows_run_targets_that_the_makefile_has():
                 named = re.findall(r"make ([a-z-]+)", step.get("run", ""))
                 assert set(named) <= targets, step
     assert {path.name for path in YAML_FILES} >= {"ci.yml", "nightly.yml", "bug.yml"}
+
+
+def test_a_release_is_refused_until_everything_names_its_version(tmp_path: Path):
+    """Up to the tests, which here are a Makefile that fails."""
+    files = {
+        "leuk_ray/__init__.py": '__version__ = "1.0.0"\n',
+        "CITATION.cff": "version: 1.0.0\ndate-released: 2030-01-02\n",
+        "CHANGELOG.md": "## Unreleased\n\n- More.\n\n## 1.0.0 (2030-01-02)\n",
+        "Makefile": "lint test:\n\t@echo the tests ran; exit 1\n",
+        ".ci/release": (ROOT / ".ci/release").read_text(),
+    }
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text)
+
+    def git(*words: str) -> None:
+        who = ["-c", "user.name=x", "-c", "user.email=x@x"]
+        subprocess.run(["git", *who, *words], cwd=tmp_path, check=True, capture_output=True)
+
+    def released(version: str) -> str:
+        command = ["bash", ".ci/release", version]
+        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+        assert done.returncode == 2
+        return done.stdout + done.stderr
+
+    git("init", "--quiet")
+    assert "uncommitted changes" in released("1.0.0")
+    git("add", ".")
+    git("commit", "--quiet", "--message", "x")
+    assert "__init__.py names another version than 1.0.1" in released("1.0.1")
+    assert "changes under Unreleased" in released("1.0.0")
+    (tmp_path / "CHANGELOG.md").write_text("## 1.0.0 (2030-01-03)\n")
+    git("commit", "--all", "--quiet", "--message", "x")
+    assert "has no section" in released("1.0.0")
+    (tmp_path / "CHANGELOG.md").write_text("## 1.0.0 (2030-01-02)\n")
+    git("commit", "--all", "--quiet", "--message", "x")
+    assert "the tests ran" in released("1.0.0")
+    git("tag", "v1.0.0")
+    assert "tagged already" in released("1.0.0")
 
 
 def test_versions_agree():
