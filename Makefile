@@ -51,7 +51,7 @@ test-tune: setup
 test-experiments: setup
 	$(BIN)/pytest tests/experiments
 
-# On demand, about 20 minutes: replicas killed, a promotion, overload, bad bodies, hostile neighbours.
+# On demand, about 15 minutes: replicas killed, a promotion, overload, bad bodies, hostile neighbours, a soak.
 test-load: setup
 	$(BIN)/pytest -s tests/load
 
