@@ -10,7 +10,13 @@ from typing import Any, cast
 import click
 
 import leuk_ray
-from leuk_ray.api.results import Detections, EvaluationResult, SweepResult, TrainedRun
+from leuk_ray.api.results import (
+    CalibratedBundle,
+    Detections,
+    EvaluationResult,
+    SweepResult,
+    TrainedRun,
+)
 from leuk_ray.bundles.manifest import EnsembleManifest, ModelManifest
 from leuk_ray.cli.main import cli
 from leuk_ray.evaluation.report_model import Report
@@ -28,6 +34,7 @@ _METHODS = {
     "PreparedDataset": ("open", "to_pandas"),
     "EvaluationResult": ("to_pandas",),
     "TrainedRun": ("classifier",),
+    "CalibratedBundle": ("classifier",),
     "SweepResult": ("to_pandas",),
     "Detections": ("to_pandas",),
     "Predictions": ("to_pandas",),
@@ -79,7 +86,14 @@ def python_page() -> str:
     for name in leuk_ray.__all__:
         lines += _described(f"lr.{name}", getattr(leuk_ray, name))
     lines += ["## Results", ""]
-    for one in (EvaluationResult, TrainedRun, SweepResult, Detections, Predictions):
+    for one in (
+        EvaluationResult,
+        TrainedRun,
+        CalibratedBundle,
+        SweepResult,
+        Detections,
+        Predictions,
+    ):
         lines += _described(one.__name__, one, "###")
     return "\n".join(lines)
 

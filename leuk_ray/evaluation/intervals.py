@@ -158,11 +158,11 @@ class GroupResamples:
         if both.sum() > (1 - MIN_PURE) * groups.size:
             holding = int((positive_cells > 0).sum()), int((positive_cells < cells).sum())
             strata = [np.arange(groups.size)]
-            drawn = cls._drawn(member, strata, seed, resamples, withheld, min(holding))
-            return replace(drawn, names=names, holding=holding)
+            resampled = cls._resampled(member, strata, seed, resamples, withheld, min(holding))
+            return replace(resampled, names=names, holding=holding)
         positive = 2 * positive_cells >= cells
         strata = [np.flatnonzero(positive), np.flatnonzero(~positive)]
-        return replace(cls._drawn(member, strata, seed, resamples, withheld), names=names)
+        return replace(cls._resampled(member, strata, seed, resamples, withheld), names=names)
 
     @classmethod
     def pooled(
@@ -170,10 +170,10 @@ class GroupResamples:
     ) -> GroupResamples:
         """Draw groups as one stratum, as where most hold cells of several classes."""
         groups, member = np.unique(np.asarray(group), return_inverse=True)
-        return cls._drawn(member, [np.arange(groups.size)], seed, resamples, withheld)
+        return cls._resampled(member, [np.arange(groups.size)], seed, resamples, withheld)
 
     @classmethod
-    def _drawn(
+    def _resampled(
         cls,
         member: IntArray,
         strata: list[IntArray],

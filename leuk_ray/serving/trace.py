@@ -103,7 +103,7 @@ class Trace:
             await self._run(None)
 
     def close(self) -> None:
-        """End the chain, so that it is told from one whose process was killed."""
+        """Close the chain; that of a killed process stays open."""
         self._thread.shutdown()
         if self._chain is not None:
             self._chain.close()

@@ -106,7 +106,7 @@ def _known_validation(
     table = join(target.run, "report", "predictions.parquet") if target.run is not None else None
     if table is None or not exists(table):
         return None
-    told = read_table(table).filter(pc.field("role") == "validation").sort_by("uid")
+    scored = read_table(table).filter(pc.field("role") == "validation").sort_by("uid")
     rows = rows_with_role(dataset.cells, split, ("validation",))
     uids = dataset.cells["uid"].take(pa.array(rows)).to_pylist()
-    return (rows, class_logits_of(told)) if told["uid"].to_pylist() == uids else None
+    return (rows, class_logits_of(scored)) if scored["uid"].to_pylist() == uids else None
