@@ -5,7 +5,7 @@ cells, the classifier leaves some without an answer and calls some wrong, each a
 between patients, and between fields of one stain. Calibration patients are of the same kind. The
 patients are simulated as logit-normal and Poisson, which is not what the interval assumes. Beside
 it stands the naive Clopper-Pearson interval of the share of called cells. `width` is the median
-in percentage points.
+in percentage points. Patients without an answered cell have no interval and do not count.
 
 Of the regimes "misses", the calibration cells are those that were found: only what `detect --boxes`
 measured on as many patients, for `calibrate --misses`, says that blasts are missed more often.
@@ -44,6 +44,7 @@ class Regime:
     cells_a_field: int = 15
     clustering: float = 0.03  # intraclass correlation of blasts within fields
     field_sd: float = 0.3  # of the rates of calling, between fields
+    few_cells: int = 0  # a patient is one field with 1 to so many cells, evenly; 0: as above
     misses: str = "counted"  # among the calibration cells; "unknown"; or "measured" apart from them
 
 
@@ -51,6 +52,7 @@ REGIMES = {
     "fair classifier": Regime((0.90, 0.08), 0.6),
     "good classifier": Regime((0.98, 0.02), 0.8, (0.97, 0.97)),
     "few, clustered fields": Regime((0.90, 0.08), 0.6, fields=(2, 5), clustering=0.08),
+    "1 to 5 cells": Regime((0.90, 0.08), 0.6, few_cells=5),
     "answers depend on class": Regime((0.93, 0.05), 0.6, (0.75, 0.95), found=(0.85, 0.98)),
     "misses, unknown": Regime((0.90, 0.08), 0.6, found=(0.65, 0.98), misses="unknown"),
     "misses, measured": Regime((0.90, 0.08), 0.6, found=(0.65, 0.98), misses="measured"),
@@ -103,8 +105,10 @@ def examine(
     generator: np.random.Generator, regime: Regime, share: float
 ) -> tuple[np.ndarray, np.ndarray]:
     """(called, answered) of the fields of one patient with this share of blasts."""
-    fields = int(generator.integers(*regime.fields))
+    fields = 1 if regime.few_cells else int(generator.integers(*regime.fields))
     cells = generator.poisson(regime.cells_a_field, fields) + 1
+    if regime.few_cells:
+        cells = generator.integers(1, regime.few_cells, fields, endpoint=True)
     local = np.full(fields, share)
     if 0 < share < 1:
         scale = (1 - regime.clustering) / regime.clustering

@@ -18,7 +18,8 @@ REASONS = {
     "scale_unknown": "too few red cells agree on its scale; give the pixels per micrometre",
     "scale_differs": "its red cells contradict the given pixels per micrometre",
     "too_coarse": "it has fewer than 2 pixels per micrometre; use a stronger objective",
-    "too_small": "it shows less than 800 square micrometres; give a whole field of view",
+    "too_small": "it shows less than 800 square micrometres at its scale; give a whole field of "
+    "view in focus, or its pixels per micrometre",
     "too_large": "it is larger than a field of view; cut it into fields",
     "single_cell": "it shows one cell in its middle: a crop, not a field of view",
     "clumps": "most of its nuclei lie in clumps that cannot be separated",
