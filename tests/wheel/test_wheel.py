@@ -96,7 +96,7 @@ def test_the_demo_and_a_shipped_sweep_run(installed: Path, tmp_path: Path):
     command = installed / "leuk-ray"
     made = json.loads(run(command, "demo", "--out", "demo", "--json", folder=tmp_path))
     assert made["synthetic"]
-    assert Path(made["paths"]["report"]).exists()
+    assert (tmp_path / made["paths"]["report"]).exists()
     short = ["--out", "sweep", "trials=2", "epochs=1", "top=1"]
     run(command, "tune", "quick", "--data", "demo/dataset", *short, folder=tmp_path)
     assert (tmp_path / "sweep" / "top" / "1" / "bundle.json").exists()
