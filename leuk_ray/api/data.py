@@ -29,6 +29,7 @@ def prepare(
     ordered: bool = False,
     binary: bool = False,
     columns: Mapping[str, str] | str | None = None,
+    keep_columns: Listed = None,
     address: str | None = None,
 ) -> PreparedDataset:
     """Decode image files into a prepared dataset: files = rows + rejected + skipped.
@@ -44,6 +45,7 @@ def prepare(
         ordered: `classes` are stages in this order.
         binary: collapse: `positive` become ALL, others healthy.
         columns: of a CSV, ours -> its, as {"label": "diagnosis"}.
+        keep_columns: of a CSV, such as sex or age_band: reports count results by their values.
         address: Ray cluster to join; by default Ray starts here.
 
     Raises:
@@ -53,7 +55,12 @@ def prepare(
     if isinstance(columns, Mapping):
         columns = ",".join(f"{ours}={its}" for ours, its in columns.items())
     options = LayoutOptions.parse(
-        _joined(classes), _joined(positive), columns, ordered=ordered, binary=binary
+        _joined(classes),
+        _joined(positive),
+        columns,
+        _joined(keep_columns),
+        ordered=ordered,
+        binary=binary,
     )
     refuse_existing(target, "dataset")
     read_layout(layout, source, options)  # refuses before Ray starts

@@ -126,6 +126,11 @@ def synth(
 @click.option(
     "--columns", metavar="OURS=ITS[,...]", help="Columns of a CSV manifest, as label=diagnosis."
 )
+@click.option(
+    "--keep-columns",
+    metavar="NAME[,NAME]",
+    help="Columns of a CSV manifest, as sex,age_band: reports count results by their values.",
+)
 @ADDRESS
 @command
 def prepare(
@@ -139,6 +144,7 @@ def prepare(
     ordered: bool,
     binary: bool,
     columns: str | None,
+    keep_columns: str | None,
     address: str | None,
 ) -> tuple[dict, str]:
     """Decode image files into a prepared dataset: files = rows + rejected + skipped.
@@ -163,6 +169,7 @@ def prepare(
         ordered=ordered,
         binary=binary,
         columns=columns,
+        keep_columns=keep_columns,
         address=address,
     )
     planned = default_split(prepared.cells, prepared.classes)

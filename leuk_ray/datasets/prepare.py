@@ -29,6 +29,7 @@ from leuk_ray.datasets.layouts import Catalogue, LayoutOptions
 from leuk_ray.datasets.layouts.all_idb import FIELDS
 from leuk_ray.datasets.near_duplicates import find_near_duplicates
 from leuk_ray.datasets.prepared import (
+    KEPT_COLUMNS,
     METADATA_SCHEMA,
     SCHEMA_VERSION,
     PreparedDataset,
@@ -121,12 +122,16 @@ def prepare(
                 table["word"].filter(results["reason"].is_null()), rows["label"], classes
             ),
             "subject_spellings": catalogue.spellings,
+            **({"kept_columns": list(options.keep)} if options.keep else {}),
             "fingerprint": DatasetIdentity.of(
                 rows.append_column("status", groups["status"]), storage, classes
             ).fingerprint,
             **_origin(source),
         }
         pq.write_table(groups, partial / "groups.parquet")
+        if options.keep:
+            kept = catalogue.kept(options.keep).filter(results["reason"].is_null())
+            pq.write_table(kept, partial / KEPT_COLUMNS)
         pq.write_table(near, partial / "near_duplicates.parquet")
         pq.write_table(slides, partial / "slides.parquet")
         pq.write_table(left_out, partial / "rejected.parquet")

@@ -3,6 +3,7 @@
     dataset.json             what it is, counts, fingerprint (see `identity`)
     images/*.parquet         image_schema; `image` holds raw uint8 pixels, height x width x 3
     groups.parquet           uid, group, status, duplicate_id
+    columns.parquet          uid, kept.NAME: columns kept for results by their values, if any
     near_duplicates.parquet  uid_a, uid_b, correlation
     slides.parquet           uid_a, uid_b, kind (crop, overlap), correlation
     rejected.parquet         path, kind (rejected, skipped), reason, detail of every other file
@@ -43,6 +44,7 @@ SCHEMA_VERSION = 3  # 3: any number of classes; 2 had ALL and healthy alone, and
 # Columns of groups.parquet: as older datasets name them -> as they are named now.
 _RENAMED = {"role": "status", "picture": "duplicate_id"}
 ROWS_PER_GROUP = 8
+KEPT_COLUMNS = "columns.parquet"
 _OPEN_FILES = 64
 _FILES_AT_ONCE = 8
 
@@ -177,7 +179,7 @@ class PreparedDataset:
 
     @cached_property
     def cells(self) -> pa.Table:
-        """CELL_COLUMNS plus group, status and duplicate_id, one row a cell, ordered by uid."""
+        """CELL_COLUMNS, group, status, duplicate_id, kept columns; a row a cell, by uid."""
         cells = self._index.select(CELL_COLUMNS)
         place = join(self.location, "groups.parquet")
         with _undamaged(place):
@@ -189,6 +191,14 @@ class PreparedDataset:
             )
             for name in ("group", "status", "duplicate_id"):
                 cells = cells.append_column(name, groups[name])
+        if self.manifest.get("kept_columns"):
+            place = join(self.location, KEPT_COLUMNS)
+            with _undamaged(place):
+                kept = self.read_table(KEPT_COLUMNS).sort_by("uid")
+                if not kept["uid"].equals(cells["uid"]):
+                    raise _damaged(place, "names other cells than the files in images")
+                for name in kept.column_names[1:]:
+                    cells = cells.append_column(name, kept[name])
         return cells
 
     @cached_property

@@ -142,7 +142,7 @@ class Report(StoredReport):
     bootstrap: seed and resamples of the intervals. calibration_bins: of the calibration error.
     intervals: of the test metrics, by name; empty without test cells.
     by_source: metrics and intervals of each source, where there are several.
-    slices: test cells by site and stain, where there are several; see `slices`.
+    slices: test cells by site, stain and kept columns, where there are several; see `slices`.
     predictive_values: of calls by the threshold, at stated prevalences; see `predictive`.
     refitted: see `probabilities.refit`, `class_report.refit_classes`. decided: what was fixed on
         validation, on the test cells.

@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import pyarrow as pa
 from typing_extensions import TypedDict
 
+from leuk_ray.datasets.layouts.catalogue import KEPT
 from leuk_ray.evaluation.intervals import BoolArray, GroupResamples, Interval
 from leuk_ray.evaluation.metrics import Ratio, ratio
 
-SLICED = ("site", "stain")  # columns of predictions, where the dataset has them
+_SLICED = ("site", "stain")
+
+
+def sliced(names: Sequence[str]) -> list[str]:
+    """Choose the columns by whose values results are counted: site, stain, and all kept ones."""
+    return [name for name in names if name in _SLICED or name.startswith(KEPT)]
 
 
 class Slice(TypedDict):
@@ -27,17 +35,17 @@ class Slice(TypedDict):
 
 
 def slices(test: pa.Table, right: BoolArray, withheld: str, **drawing: int) -> list[Slice]:
-    """Count the cells classified correctly for each value of SLICED, where there are several.
+    """Count the cells classified correctly for each value of a column, where there are several.
 
     Args:
-        test: predictions of the test cells.
+        test: predictions of the test cells; see `sliced` for the columns.
         right: (N,) whether each is classified correctly.
         withheld: a reason to give no interval.
         drawing: seed and number of resamples.
     """
     rows: list[Slice] = []
-    for column in SLICED:
-        if column not in test.column_names or len(test[column].unique()) < 2:
+    for column in sliced(test.column_names):
+        if len(test[column].unique()) < 2:
             continue
         values = test[column].to_pylist()
         for value in sorted(set(values), key=str):
@@ -48,7 +56,7 @@ def slices(test: pa.Table, right: BoolArray, withheld: str, **drawing: int) -> l
                 samples = resampled.sums(right[own]) / resampled.sums(np.ones(own.sum()))
             rows.append(
                 Slice(
-                    column=column,
+                    column=column.removeprefix(KEPT),
                     value=value,
                     cells=int(own.sum()),
                     groups=len(set(groups.tolist())),

@@ -19,7 +19,7 @@ from leuk_ray.evaluation.deployed import REASONS
 from leuk_ray.evaluation.formats import decimal
 from leuk_ray.evaluation.report import write_report
 from leuk_ray.evaluation.report_model import Report
-from leuk_ray.evaluation.slices import SLICED
+from leuk_ray.evaluation.slices import sliced
 from leuk_ray.io.locations import Location, join
 from leuk_ray.io.storage import read_table
 from leuk_ray.runs.seen import SeenCells
@@ -98,8 +98,8 @@ def predictions_table(
     columns = ["uid", "subject", "group", "source", "source_image", "label"]
     columns += [
         name
-        for name in SLICED
-        if name in cells.column_names and dataset.cells[name].null_count < len(dataset.cells)
+        for name in sliced(cells.column_names)
+        if dataset.cells[name].null_count < len(dataset.cells)
     ]
     if copies is not None:
         cells = cells.append_column("copy", pa.array(copies, pa.int64()))

@@ -3,6 +3,7 @@ import shutil
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from PIL import Image
 
@@ -12,11 +13,13 @@ from leuk_ray.datasets.audit import audit_cells, audit_dataset
 from leuk_ray.datasets.audit_page import write_audit
 from leuk_ray.datasets.classes import BINARY
 from leuk_ray.datasets.images import StorageSettings
+from leuk_ray.datasets.layouts import LayoutOptions
 from leuk_ray.datasets.prepare import prepare
 from leuk_ray.datasets.prepared import PreparedDataset
 from leuk_ray.datasets.split_summary import default_split
 from leuk_ray.datasets.synthetic import SyntheticSpec
 from leuk_ray.datasets.synthetic_fields import write_all_idb
+from leuk_ray.runs.report import predictions_table
 from leuk_ray.utils.errors import UserError
 
 
@@ -70,6 +73,25 @@ def test_bad_files_are_rejected_by_name_and_nothing_is_lost(cells_folder: Path, 
     identical = audit_cells(dataset.cells, BINARY)["identical"]
     assert [item["uids"] for item in identical] == [sorted([good[3].stem, "UID_2_1_997_all"])]
     assert dataset.manifest["counts"]["statuses"]["duplicate"] == 1
+
+
+def test_kept_columns_are_those_of_the_images_that_were_decoded(cells_folder: Path, tmp_path: Path):
+    files = sorted(cells_folder.rglob("*.bmp"))[:5]
+    lines = [f"{path},ALL,{path.stem},{'fm'[n % 2]}" for n, path in enumerate(files)]
+    (tmp_path / "bad.png").write_text("not an image")
+    lines.insert(1, "bad.png,ALL,P,f")
+    table = tmp_path / "cells.csv"
+    table.write_text("\n".join(["path,label,subject,Sex", *lines]))
+    options = LayoutOptions.parse(positive="ALL", keep="sex")
+    prepare(table, tmp_path / "out", "csv", StorageSettings(size=32, crop="pad"), options=options)
+    dataset = PreparedDataset.open(str(tmp_path / "out"))
+    sex = {str(path.with_suffix("")): "fm"[n % 2] for n, path in enumerate(files)}
+    known = zip(*(dataset.cells[name].to_pylist() for name in ("uid", "kept.sex")), strict=True)
+    assert dict(known) == sex
+    split = dataset.cells.select(["uid", "subject", "group"])
+    split = split.append_column("role", pa.array(["test"] * 5))
+    scored = predictions_table(dataset, split, np.arange(5), np.zeros((5, 1)))
+    assert scored["kept.sex"].equals(dataset.cells["kept.sex"])
 
 
 def test_a_dataset_is_never_overwritten(cells_folder: Path, dataset):

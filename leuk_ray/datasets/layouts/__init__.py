@@ -59,8 +59,9 @@ def read_layout(layout: str, root: Path, options: LayoutOptions = _NONE) -> Cata
             "--classes, --positive, --ordered and --binary: are for folders and csv; "
             f"{layout} names its classes itself"
         )
-    if options.columns and layout != "csv":
-        raise ConfigError(f"--columns: is for csv; {layout} has no table")
+    for option, given in (("--columns", options.columns), ("--keep-columns", options.keep)):
+        if given and layout != "csv":
+            raise ConfigError(f"{option}: is for csv; {layout} has no table")
     try:
         if layout == "csv" and not root.is_file():
             raise DataError(f"{root}: there is no such file; give the CSV file with the images")
@@ -69,6 +70,7 @@ def read_layout(layout: str, root: Path, options: LayoutOptions = _NONE) -> Cata
         catalogue = LAYOUTS[layout](root, options)
     except PermissionError as error:
         raise StorageError(f"{error.filename or root}: may not be read by this user") from error
+    catalogue.kept(options.keep)  # refuses columns that results cannot be counted by
     images = [item for item in catalogue.rejected if item.reason != "suffix"]
     if not catalogue.rows and not images:
         raise DataError(

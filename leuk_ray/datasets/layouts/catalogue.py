@@ -33,6 +33,8 @@ CATALOGUE_SCHEMA = pa.schema(
 SYNTHETIC_MARKER = "SYNTHETIC.json"
 SYNTHETIC_FILES = (SYNTHETIC_MARKER, "latents.csv")  # beside rendered images
 
+KEPT = "kept."  # before the name of a column that is kept for results by its values
+MAX_VALUES = 20  # of a kept column; more are measurements, dates or names
 Row = dict[str, object]
 
 
@@ -121,6 +123,22 @@ class Catalogue:
         """The rows in CATALOGUE_SCHEMA, ordered by uid."""
         return pa.Table.from_pylist(self.rows, schema=CATALOGUE_SCHEMA).sort_by("uid")
 
+    def kept(self, names: Sequence[str]) -> pa.Table:
+        """uid and the kept columns, `KEPT` before their names, ordered by uid.
+
+        Raises:
+            UserError: a column has more than MAX_VALUES values.
+        """
+        keys = [KEPT + name for name in names]
+        for name, key in zip(names, keys, strict=True):
+            if (found := len({row[key] for row in self.rows})) > MAX_VALUES:
+                raise ConfigError(
+                    f"--keep-columns {name}: has {found} different values, and results are counted "
+                    f"for {MAX_VALUES} at most; group them, as ages in bands"
+                )
+        schema = pa.schema([(key, pa.string()) for key in ("uid", *keys)])
+        return pa.Table.from_pylist(self.rows, schema=schema).sort_by("uid")
+
 
 def _refuse_contradiction(first: Row, second: Row) -> None:
     """Refuse two rows for one file whose class or subject differ."""
@@ -144,10 +162,12 @@ class LayoutOptions:
 
     classes: which classes there are, and what they mean.
     columns: of a manifest, our name -> its column, such as label -> diagnosis.
+    keep: columns of a manifest that the dataset keeps, so that reports count results by them.
     """
 
     classes: ClassChoice = field(default_factory=ClassChoice)
     columns: Mapping[str, str] = field(default_factory=dict)
+    keep: tuple[str, ...] = ()
 
     @classmethod
     def parse(
@@ -155,11 +175,12 @@ class LayoutOptions:
         classes: str | None = None,
         positive: str | None = None,
         columns: str | None = None,
+        keep: str | None = None,
         *,
         ordered: bool = False,
         binary: bool = False,
     ) -> LayoutOptions:
-        """From `NAME[,NAME]`, the same again, and `OURS=ITS[,OURS=ITS]`.
+        """From `NAME[,NAME]`, the same again, `OURS=ITS[,OURS=ITS]`, and `NAME[,NAME]`.
 
         Raises:
             UserError: a column without `=`, or `ordered` without `classes`.
@@ -175,7 +196,7 @@ class LayoutOptions:
                 raise ConfigError(f"--columns {item}: write OURS=ITS, as label=diagnosis")
             mapping[ours.strip()] = its.strip()
         choice = ClassChoice(_names(classes), _names(positive), ordered, binary)
-        return cls(choice, mapping)
+        return cls(choice, mapping, _names(keep))
 
 
 def _names(text: str | None) -> tuple[str, ...]:

@@ -12,7 +12,7 @@ import csv
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from leuk_ray.datasets.layouts.catalogue import Catalogue, LayoutOptions, Row
+from leuk_ray.datasets.layouts.catalogue import KEPT, Catalogue, LayoutOptions, Row
 from leuk_ray.datasets.layouts.listing import Rejection
 from leuk_ray.utils.errors import ConfigError, DataError, unreadable
 
@@ -29,6 +29,7 @@ def manifest(table: Path, options: LayoutOptions) -> Catalogue:
     """
     header, *lines = _read(table) or [(1, [])]
     places = _places(table, header[1], options.columns)
+    places |= {KEPT + name: _place_of(table, header[1], name) for name in options.keep}
     items = []
     for line, row in lines:
         # Spreadsheets leave out empty values at the end; a row that ends before its label is cut.
@@ -88,6 +89,17 @@ def _places(table: Path, header: Sequence[str], wanted: Mapping[str, str]) -> di
     return places
 
 
+def _place_of(table: Path, header: Sequence[str], wanted: str) -> int:
+    """Where the one column is that is to be kept."""
+    found = [at for at, name in enumerate(header) if name.strip().lower() == wanted.lower()]
+    if len(found) != 1:
+        raise ConfigError(
+            f"--keep-columns {wanted}: {table} has {len(found) or 'no'} such "
+            f"column{'s' * (len(found) > 1)}; it has {', '.join(header)}"
+        )
+    return found[0]
+
+
 def _row(table: Path, line: int, row: Mapping[str, str]) -> Row | Rejection:
     values = {name: text.strip() or None for name, text in row.items()}
     if values["path"] is None:
@@ -103,4 +115,5 @@ def _row(table: Path, line: int, row: Mapping[str, str]) -> Row | Rejection:
         "stain": values.get("stain"),
         "source_image": values.get("source_image"),
         "listed": f"{table}, line {line}",
+        **{name: value for name, value in values.items() if name.startswith(KEPT)},
     }

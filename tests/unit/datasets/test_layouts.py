@@ -248,6 +248,26 @@ def test_a_manifest_maps_its_columns(tmp_path: Path):
     assert {row["source"] for row in rows} == {"cells"}
 
 
+def test_columns_of_a_manifest_are_kept_for_results_by_their_values(tmp_path: Path):
+    lines = [f"{n}.png,ALL,P{n},{'fm'[n % 2]},{n}" for n in range(21)]
+    table = manifest(tmp_path, "\n".join(["path,label,subject,Sex,age", *lines, "x.png,hem,,,"]))
+    options = LayoutOptions.parse(keep="sex")
+    catalogue = read_layout("csv", table, options)
+    kept = catalogue.kept(options.keep)
+    assert kept["uid"].equals(catalogue.table()["uid"])
+    assert kept["kept.sex"].to_pylist() == [
+        "fm"[int(uid) % 2] for uid in kept["uid"].to_pylist()[:-1]
+    ] + [None]
+    for keep, message in (
+        ("age", r"age: has 22 different values, .* 20 at most; group them"),
+        ("race", "race: .*cells.csv has no such column; it has path, label, subject, Sex, age"),
+    ):
+        with pytest.raises(UserError, match=f"--keep-columns {message}"):
+            read_layout("csv", table, LayoutOptions.parse(keep=keep))
+    with pytest.raises(UserError, match="--keep-columns: is for csv"):
+        read_layout("folders", tmp_path, options)
+
+
 def test_a_manifests_bad_rows_are_rejected(tmp_path: Path):
     text = "path,label,subject\n1.png,1,7\n1.png,ALL,007\n\n./1.png,1,7\n1.bmp,0,8\n,1\n"
     catalogue = read_layout("csv", manifest(tmp_path, text))

@@ -257,6 +257,8 @@ def test_unanswered_cells_are_in_no_called_share(tmp_path: Path) -> None:
     calibrated = table.filter(pc.field("role") == "test")
     site = [None if n < 20 else f"hospital {n % 3}" for n in range(400)]
     calibrated = calibrated.append_column("site", pa.array(site, pa.string()))
+    sex = pa.array(["f" if n < 150 else "m" for n in range(400)])
+    calibrated = calibrated.append_column("kept.sex", sex)
     content, page = report(tmp_path / "report", calibrated, rules=rules, run=context(PBC))
     subjects = content["differentials"]
     assert sum(one["cells"] for one in subjects) == 400
@@ -270,14 +272,18 @@ def test_unanswered_cells_are_in_no_called_share(tmp_path: Path) -> None:
     answered = f"As deployed the bundle answers for 266 of them (66.50%), {right} correctly"
     assert answered in content["sentence"]
     assert "Of the 266 answered ones alone" in page
-    assert [row["value"] for row in content["slices"]] == [
-        None, "hospital 0", "hospital 1", "hospital 2"
+    assert [(row["column"], row["value"]) for row in content["slices"]] == [
+        ("site", None), ("site", "hospital 0"), ("site", "hospital 1"), ("site", "hospital 2"),
+        ("sex", "f"), ("sex", "m"),
     ]  # fmt: skip
-    assert sum(row["cells"] for row in content["slices"]) == 400
+    assert [row["cells"] for row in content["slices"][4:]] == [150, 250]
     correct = content["classes"]["test"]["accuracy"]["numerator"]
-    assert sum(row["accuracy"]["numerator"] for row in content["slices"]) == correct
+    for column, count in (("site", 400), ("sex", 400)):
+        rows = [row for row in content["slices"] if row["column"] == column]
+        assert sum(row["cells"] for row in rows) == count
+        assert sum(row["accuracy"]["numerator"] for row in rows) == correct
     assert all(row["interval"]["low"] is not None for row in content["slices"][1:])
-    assert "Test cells by site and stain" in page
+    assert "Test cells by columns of the dataset" in page
 
 
 def test_two_classes_by_other_names_are_called_by_them(tmp_path: Path) -> None:
