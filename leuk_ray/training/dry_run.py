@@ -11,7 +11,6 @@ import psutil
 import ray
 import torch
 
-from leuk_ray.augment.policies import augment_tensors
 from leuk_ray.cluster import ray_cluster
 from leuk_ray.cluster.ray_cluster import Workers, span
 from leuk_ray.datasets.prepared import PreparedDataset
@@ -22,6 +21,7 @@ from leuk_ray.recipes.recipe import Recipe
 from leuk_ray.training.cells import check_run
 from leuk_ray.training.learner import Learner, Microbatch
 from leuk_ray.training.state import TrainingState
+from leuk_ray.training.stochastic import random_parts
 from leuk_ray.utils import scratch
 
 _STEPS = 3
@@ -136,18 +136,24 @@ def _measure(recipe: Recipe, num_classes: int, share: int, side: int, on_node: i
     for step in range(_STEPS + 1):  # the first one warms up
         started = time.perf_counter()
         for part in parts:
-            images = torch.from_numpy(pixels[part]).to(device).permute(0, 3, 1, 2)
-            params = augment_tensors(
-                recipe.augment,
-                seed=recipe.seed,
-                keys=part.astype(np.uint64),
-                copy_index=np.full(len(part), step, np.uint64),
-                side=side,
+            read = np.concatenate([part, part]) if recipe.augment.mixes else part
+            images = torch.from_numpy(pixels[read]).to(device).permute(0, 3, 1, 2)
+            microbatch = Microbatch(
+                images,
+                **random_parts(
+                    learner,
+                    recipe.augment,
+                    seed=recipe.seed,
+                    keys=read.astype(np.uint64),
+                    copy_index=np.full(len(read), step, np.uint64),
+                    samples=len(part),
+                    side=side,
+                ),
+                labels=torch.from_numpy(read % num_classes).to(device),
+                weights=torch.ones(len(read), device=device),
+                scale=1 / share,
             )
-            labels = torch.from_numpy(part % num_classes).to(device)
-            weights = torch.ones(len(part), device=device)
-            params = params and params.to(device)
-            learner.learn(Microbatch(images, params, labels, weights, 1 / share))
+            learner.learn(microbatch)
         learner.step()
         _finish(device)
         step_seconds.append(time.perf_counter() - started)

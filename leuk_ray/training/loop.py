@@ -17,9 +17,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from leuk_ray.augment.keys import DROP, uniform
-from leuk_ray.augment.mixing import mix_parameters
-from leuk_ray.augment.policies import augment_tensors
 from leuk_ray.augment.settings import AugmentSettings
 from leuk_ray.datasets.loaders import Loader
 from leuk_ray.datasets.plan import EpochPlan
@@ -30,6 +27,7 @@ from leuk_ray.training.losses import class_weights
 from leuk_ray.training.probe import fit_head
 from leuk_ray.training.schedule import lr_factor
 from leuk_ray.training.state import TrainingState
+from leuk_ray.training.stochastic import random_parts
 from leuk_ray.training.validation import selection, validate
 from leuk_ray.utils.device import to_device
 from leuk_ray.utils.errors import TrainingDiverged
@@ -161,7 +159,15 @@ def train_epoch(
             places = _places(plan, batch, part, augmentation)
             microbatch = Microbatch(
                 images,
-                **_random(planner, plan, places, part, augmentation, learner, images.shape[-1]),
+                **random_parts(
+                    learner,
+                    augmentation,
+                    seed=seed,
+                    keys=cells.keys[plan.rows[places]],
+                    copy_index=plan.copy_index[places],
+                    samples=part.stop - part.start,
+                    side=images.shape[-1],
+                ),
                 labels=to_device(torch.from_numpy(targets[places]), learner.device),
                 weights=to_device(torch.from_numpy(weights[targets[places]]), learner.device),
                 # DDP averages over workers; with uneven shares this is the whole batch's mean loss.
@@ -224,38 +230,6 @@ def _places(plan: EpochPlan, batch: int, part: slice, augmentation: AugmentSetti
     """Where a microbatch's samples are in the plan; where they are mixed, their partners follow."""
     own = np.arange(part.start, part.stop)
     return np.concatenate([own, plan.partners(batch, part)]) if augmentation.mixes else own
-
-
-def _random(
-    planner: EpochPlanner,
-    plan: EpochPlan,
-    places: np.ndarray,
-    part: slice,
-    augmentation: AugmentSettings,
-    learner: Learner,
-    side: int,
-) -> dict[str, Any]:
-    """What is random about a microbatch, as functions of (seed, uid, copy index), on the device."""
-    own = places[: part.stop - part.start]
-    keyed, mixed = (
-        {
-            "seed": planner.seed,
-            "keys": planner.cells.keys[plan.rows[one]],
-            "copy_index": plan.copy_index[one],
-        }
-        for one in (places, own)
-    )
-    params = augment_tensors(augmentation, **keyed, side=side)
-    mix = mix_parameters(augmentation, **mixed, side=side)
-    chances = None
-    if layers := len(learner.drop_paths):
-        numbers = uniform(**mixed, count=layers, stream=DROP).astype(np.float32)
-        chances = to_device(torch.from_numpy(numbers), learner.device)
-    return {
-        "params": params and params.to(learner.device),
-        "mix": mix and mix.to(learner.device),
-        "chances": chances,
-    }
 
 
 def _dropout_seed(seed: int, epoch: int, rank: int) -> int:

@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from leuk_ray.models.drop_path import drop_paths
 from leuk_ray.models.zoo import build, class_logits
 from leuk_ray.recipes.recipe import load_recipe, recipe_names
 from leuk_ray.training.learner import make_optimizer
@@ -53,6 +54,8 @@ def test_the_network_takes_a_training_step(name: str):
     side = recipe.model.input_size
     images = torch.randint(0, 256, (2, 3, side, side), dtype=torch.uint8)
     optimizer = make_optimizer(model, recipe.training)
+    for layer in drop_paths(model):
+        layer.chance = torch.ones(2)
     logits, embedding = model(images)
     assert logits.shape == (2, 1 if recipe.model.architecture == "se_cnn" else 2)
     assert embedding.ndim == 2
