@@ -89,13 +89,13 @@ def test_a_lost_node_changes_no_number(nodes: Cluster, undisturbed, tmp_path: Pa
 def slow_worker(config: trainer.WorkerConfig) -> Any:
     """`train_worker`, slow enough to be met by a notice, until it goes on from a checkpoint."""
     if get_checkpoint() is None:
-        augment_tensors = loop.augment_tensors
+        random_parts = loop.random_parts
 
         def slowly(*args, **others):
             time.sleep(1)
-            return augment_tensors(*args, **others)
+            return random_parts(*args, **others)
 
-        loop.augment_tensors = slowly
+        loop.random_parts = slowly
     return trainer.train_worker(config)
 
 
@@ -133,7 +133,7 @@ def recording_worker(config: trainer.WorkerConfig) -> Any:
     """
     folder = Path(config.run) / "uses"
     folder.mkdir(exist_ok=True)
-    augment_tensors, files = loop.augment_tensors, []
+    random_parts, files = loop.random_parts, []
 
     def recorded(*args, keys: np.ndarray, copy_index: np.ndarray, **others):
         if not files:
@@ -147,9 +147,9 @@ def recording_worker(config: trainer.WorkerConfig) -> Any:
         if WAITS.get(workers) == epoch and begun == 3:
             (folder / f"waiting-{workers}").touch()
             time.sleep(250)
-        return augment_tensors(*args, keys=keys, copy_index=copy_index, **others)
+        return random_parts(*args, keys=keys, copy_index=copy_index, **others)
 
-    loop.augment_tensors = recorded
+    loop.random_parts = recorded
     return trainer.train_worker(config)
 
 
