@@ -26,6 +26,7 @@ from leuk_ray.experiments.settings import ExperimentSettings, ScaleName
 from leuk_ray.experiments.table_cells import WORDS
 from leuk_ray.experiments.tables import fill_table, leaks
 from leuk_ray.io.storage import directory_by_rename, write_json
+from leuk_ray.models.scaling import CompoundScaling
 from leuk_ray.models.summary import summarise
 from leuk_ray.recipes.recipe import Recipe, value_at
 from leuk_ray.runs.spec import split_key
@@ -199,7 +200,9 @@ def _layers(context: ExperimentContext) -> list[dict[str, Any]]:
         if own:
             title = context.experiment.models[name].title
             stand_in = context.plan.stand_ins.get(name, "")
-            found.append({"of": name, "title": title, "stand_in": stand_in})
+            phi = context.experiment.figures.scaling.get(name)
+            scaling = None if phi is None else CompoundScaling(phi).text
+            found.append({"of": name, "title": title, "stand_in": stand_in, "scaling": scaling})
             found[-1] |= summarise(own[0].resolved.model)
     return found
 

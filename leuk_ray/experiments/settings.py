@@ -197,6 +197,9 @@ class Figures(Settings):
     layers: tuple[str, ...]
     """Models shown as tables of layers."""
 
+    scaling: dict[str, float] = Field(default_factory=dict)
+    """Those of `layers` that are EfficientNet-B0 by compound scaling, and their phi."""
+
     activations: tuple[str, ...] = ()
     """Activation functions to plot."""
 
