@@ -196,7 +196,7 @@ def test_subjects_are_counted_in_natural_order() -> None:
 
 
 def test_a_subject_without_an_answered_cell_has_no_share_and_is_not_called() -> None:
-    cells = [("1", 1, 0.55), *12 * [("2", 1, 0.9)]]
+    cells: list[tuple[str | None, int, float]] = [("1", 1, 0.55), *12 * [("2", 1, 0.9)]]
     rows = per_subject(predictions(cells), 0.5, band=(0.4, 0.6))
     assert [(row["cells"], row["answered"]) for row in rows] == [(1, 0), (12, 12)]
     assert (rows[0]["blast_fraction"], rows[0]["blast_low"]) == (None, None)
