@@ -187,7 +187,7 @@ def imaging_server(service: str, port: int) -> tuple[dict, str]:
         ) from error
     from leuk_ray.utils.progress import note
 
-    app = imaging_app(service, os.environ.get("LEUK_RAY_API_KEY"))
+    app = imaging_app(service, os.environ.get("LEUK_RAY_API_KEY"), port)
     url = f"http://127.0.0.1:{port}"
     note(f"imaging-server: {url} for napari and QuPath, answered by {service}")
     run(app, port)

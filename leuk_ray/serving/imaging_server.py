@@ -26,22 +26,27 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from leuk_ray.serving.client import Client
 from leuk_ray.serving.errors import Problem
 from leuk_ray.serving.field_schemas import FieldCellOut, FieldOut
-from leuk_ray.serving.loopback import check_local
+from leuk_ray.serving.loopback import check_local, check_port
 from leuk_ray.serving.schemas import FailureOut
 from leuk_ray.utils.errors import DataError, UserError
 
+_HOST = "127.0.0.1"
 _NOTE = "For research, not a diagnosis."
 
 
-def imaging_app(url: str, key: str | None) -> ASGIApp:
+def imaging_app(url: str, key: str | None, port: int) -> ASGIApp:
     """The application: algorithms `field` and `cell`, which ask the service at `url`.
 
     Raises:
-        UserError: the service does not answer, or refuses the key.
+        UserError: the service does not answer, refuses the key or has no model, or this machine
+            cannot listen on `port`.
     """
+    check_port(_HOST, port)
     with Client(url, key, retries=1) as client:
         listed = client.models()
         models = [model.name for model in listed.models]
+    if not models:
+        raise DataError(f"{url}: has no model that can be asked; add one to its registry")
     pixels = sk.Image(name="image", description="RGB, 8 bits", rgb=True, dimensionality=[3])
     model = sk.Choice(name="Model", items=models, default=listed.default or models[0])
     scale = sk.Float(
@@ -82,7 +87,7 @@ def imaging_app(url: str, key: str | None) -> ASGIApp:
 
 def serve(app: ASGIApp, port: int) -> None:
     """Answer this machine until stopped."""
-    uvicorn.run(app, host="127.0.0.1", port=port, log_level="warning")
+    uvicorn.run(app, host=_HOST, port=port, log_level="warning")
 
 
 class _ThisMachine:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import os
 import signal
-import socket
 import threading
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
@@ -17,7 +16,7 @@ import ray
 from leuk_ray.cluster import ray_cluster
 from leuk_ray.io.chain import check_writable
 from leuk_ray.io.locations import Location
-from leuk_ray.serving.loopback import is_loopback
+from leuk_ray.serving.loopback import check_port, is_loopback
 from leuk_ray.serving.ray_env import switched_on
 from leuk_ray.utils.errors import ConfigError
 from leuk_ray.utils.progress import note
@@ -59,7 +58,7 @@ def serve_until_stopped(
     if _reaches_out(address):
         listening = nullcontext(host)
     else:
-        _check_port(host, port)
+        check_port(host, port)
         listening = switched_on(host, anonymous=api_keys is None)
     cpus = 1.0 if gpus else max(1, (os.cpu_count() or 1) // replicas)
     args = {
@@ -108,19 +107,6 @@ def serve_until_stopped(
 def _reaches_out(address: str | None) -> bool:
     """Whether the proxies listen on the nodes of a cluster."""
     return bool(address or os.environ.get("RAY_ADDRESS"))
-
-
-def _check_port(host: str, port: int) -> None:
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    with socket.socket(family) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((host, port))
-        except OSError as error:
-            raise ConfigError(
-                f"--host {host} --port {port}: cannot be listened on ({error.strerror}); choose "
-                "another"
-            ) from error
 
 
 def _check_resources(replicas: int, cpus: float, gpus: bool) -> None:

@@ -1,13 +1,15 @@
-"""What a service that answers without keys asks of a request: that it is meant for this machine."""
+"""Addresses: where a service can listen, and which requests are meant for this machine."""
 
 from __future__ import annotations
 
 import ipaddress
+import socket
 from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers
 
 from leuk_ray.serving.errors import Problem
+from leuk_ray.utils.errors import ConfigError
 
 
 def is_loopback(host: str | None) -> bool:
@@ -18,6 +20,20 @@ def is_loopback(host: str | None) -> bool:
         return ipaddress.ip_address(host or "").is_loopback
     except ValueError:
         return False
+
+
+def check_port(host: str, port: int) -> None:
+    """Refuse an address that cannot be listened on; raises ConfigError."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            raise ConfigError(
+                f"--host {host} --port {port}: cannot be listened on ({error.strerror}); choose "
+                "another"
+            ) from error
 
 
 def check_local(headers: Headers) -> None:

@@ -109,10 +109,15 @@ def test_pages_of_other_sites_are_refused(kit: str):
         assert answer.status_code == 403
 
 
-def test_a_service_that_is_not_there_or_wants_another_key_is_named(service: str):
-    for url, key, said in ((service, "wrong", "401"), ("http://127.0.0.1:9", KEY, "not answer")):
+def test_a_service_that_is_not_there_or_wants_another_key_is_named(kit: str, service: str):
+    taken = kit.rpartition(":")[2]
+    for url, key, port, said in (
+        (service, "wrong", "8010", "401"),
+        ("http://127.0.0.1:9", KEY, "8010", "not answer"),
+        (service, KEY, taken, "cannot be listened on"),
+    ):
         done = subprocess.run(
-            [*LEUK_RAY, "imaging-server", url],
+            [*LEUK_RAY, "imaging-server", url, "--port", port],
             env=os.environ | {"LEUK_RAY_API_KEY": key},
             capture_output=True, text=True, timeout=100,
         )  # fmt: skip
