@@ -75,7 +75,7 @@ test-images: setup
 test-wheel: setup
 	$(BIN)/pytest tests/wheel
 
-# The figures of benchmarks/NOTES.md, half an hour at most on 2 quiet cores: a table and bench.json.
+# The figures of benchmarks/results, half an hour at most on 2 quiet cores: a table and bench.json.
 bench: setup
 	$(BIN)/python benchmarks/run.py
 

@@ -1,4 +1,4 @@
-"""Pages of the documentation made from the code: commands, Python, HTTP, files, results."""
+"""Pages of the documentation made from the code: commands, Python, HTTP, files."""
 
 import inspect
 import json
@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import click
+from results_page import results_page
 
 import leuk_ray
 from leuk_ray.api.results import (
@@ -223,12 +224,6 @@ def files_page() -> str:
         full = json.dumps(schema, indent=1)
         text += f"\n<details><summary>JSON schema</summary>\n\n```json\n{full}\n```\n\n</details>\n"
     return text
-
-
-def results_page() -> str:
-    """The measurements as they are noted beside the benchmarks."""
-    notes = (ROOT / "benchmarks/NOTES.md").read_text()
-    return notes.replace("# Notes on measurements", "# Results", 1)
 
 
 def tutorial_page(notebook: Path) -> str:

@@ -76,7 +76,7 @@ class OnnxEngine:
     """The bundle's graph on the CPU under ONNX Runtime, with as many threads as PyTorch has.
 
     A batch is cut into a part a thread, since that takes less than all threads on one image after
-    another (benchmarks/NOTES.md); an image alone gets all threads.
+    another (benchmarks/results/serve.json); an image alone gets all threads.
     """
 
     name = "onnx"

@@ -15,7 +15,7 @@ class Batches(Generic[T, R]):
     """Scores what waits, up to `size` at once, as soon as one of `at_once` batches is free.
 
     In place of `serve.batch`, whose wrappers and metrics take more time of the event loop
-    (benchmarks/NOTES.md).
+    (benchmarks/results/serve.json).
     """
 
     def __init__(

@@ -11,9 +11,9 @@ with an error, so that another version of Ray does not open the service unnotice
 - A request is passed on when all of it is there, up to the size of a buffer. HAProxy asks another
   replica only for requests that it holds whole. One that came in two pieces is passed on with its
   first, and where the replica dies its connection is closed without an answer, as HTTP/1.1 lets it
-  on a connection that has been used (benchmarks/NOTES.md counts them). Where keys are required,
-  a request without one is passed on at once, to be refused. The time for a body grows with what
-  has come of it.
+  on a connection that has been used (benchmarks/results/load.json counts them). Where keys are
+  required, a request without one is passed on at once, to be refused. The time for a body grows
+  with what has come of it.
 - It ends with the process that started it: HAProxy alone would keep its port after Ray Serve's
   manager, or the `leuk-ray serve` behind it, has been killed.
 - While the service starts it answers 503 with Retry-After. The application takes every path, so

@@ -17,8 +17,8 @@ from leuk_ray.serving.haproxy import PREFIX, PROGRAM
 from leuk_ray.utils import scratch
 
 # HAProxy passes a request to a replica's own server, where plain Serve takes it through a Python
-# proxy and Ray's object transfer (benchmarks/NOTES.md). Serve reads them from the environment of
-# every process of a cluster; cluster/ sets them for its nodes.
+# proxy and Ray's object transfer (benchmarks/results/serve.json). Serve reads them from the
+# environment of every process of a cluster; cluster/ sets them for its nodes.
 SWITCHES = {
     "RAY_SERVE_ENABLE_HA_PROXY": "1",
     "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",

@@ -109,7 +109,7 @@ class Client:
         """The answer; a 503 is asked again when it says, and what was cut off at once.
 
         HAProxy asks another replica for what a killed one left unanswered, but now and then it
-        closes the client's connection instead (benchmarks/NOTES.md).
+        closes the client's connection instead (benchmarks/results/load.json).
         """
         for _ in range(TRIES):
             try:

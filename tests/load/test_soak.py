@@ -1,6 +1,6 @@
 """A day's requests of a laboratory in minutes: what the service holds stays what it is. On demand.
 
-LEUK_RAY_SOAK_MINUTES sets how long it takes (2); benchmarks/NOTES.md has 20.
+LEUK_RAY_SOAK_MINUTES sets how long it takes (2); benchmarks/results/load.json has 20.
 """
 
 from __future__ import annotations

@@ -59,8 +59,8 @@ def test_three_identical_pairs_all_across_subjects(dataset: PreparedDataset):
 def test_lite_beats_chance_on_unseen_subjects(dataset: PreparedDataset):
     """Pooled over grouped folds; frozen features with logistic regression reach 0.715.
 
-    Seeds and rounding alone move the pooled AUC of 127 cells between 0.66 and 0.74 (NOTES.md);
-    0.60 lies two standard errors (0.045) above chance.
+    Seeds and rounding alone move the pooled AUC of 127 cells between 0.66 and 0.74
+    (benchmarks/results/lite.json); 0.60 lies two standard errors (0.045) above chance.
     """
     torch.set_num_threads(2)
     loader = ReaderLoader(dataset.reader(), torch.device("cpu"))
