@@ -62,7 +62,8 @@ def write_made_pages(docs: Path) -> None:
 
 def cli_page() -> str:
     """Every command with its help, as the terminal shows it."""
-    lines = ["# Command line", "", f"```text\n{_help(cli, 'leuk-ray')}\n```", ""]
+    intro = (ROOT / "docs/reference/cli.md.in").read_text()
+    lines = [intro, f"```text\n{_help(cli, 'leuk-ray')}\n```", ""]
     for name, command in _commands(cli, "leuk-ray"):
         lines += [f"## {name}", "", f"```text\n{_help(command, name)}\n```", ""]
     return "\n".join(lines)

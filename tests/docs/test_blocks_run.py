@@ -1,38 +1,36 @@
-"""Blocks of the documentation marked `bash` or `python`, page by page in order, and tutorials.
+"""Blocks marked `bash` or `python` of README and documentation, page by page, and tutorials.
 
 On demand, about 20 minutes: `make test-docs`.
 """
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from tests.support.readme_blocks import FENCE, blocks
+from leuk_ray.datasets.synthetic import SyntheticSpec, write_c_nmc
+from tests.support.readme_blocks import FENCE, ROOT, RUN, WRITTEN, blocks
 
-DOCS = Path(__file__).parents[2] / "docs"
 BIN = Path(sys.executable).parent
-RUN = {"bash": ["bash", "-euo", "pipefail", "-c"], "python": [sys.executable, "-c"]}
-WRITTEN = [
-    page
-    for page in sorted(DOCS.rglob("*.md"))
-    if page.parent.name not in ("reference", "tutorials")
-]
-TUTORIALS = sorted((DOCS / "tutorials").glob("*.ipynb"))
-PAGES = [page for page in WRITTEN if blocks(page, "bash") or blocks(page, "python")]
+RUNS = {"bash": ["bash", "-euo", "pipefail", "-c"], "python": [sys.executable, "-c"]}
+TUTORIALS = sorted((ROOT / "docs" / "tutorials").glob("*.ipynb"))
+PAGES = [page for page in WRITTEN if any(blocks(page, language) for language in RUN)]
 
 
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
 def test_blocks_run(page: Path, tmp_path: Path):
+    if page.name == "README.md":
+        write_what_the_readme_downloads(tmp_path)
     found = FENCE.findall(page.read_text())
     wanted = [(language, text) for _, language, text in found if language in RUN]
     assert wanted
     for language, text in wanted:
-        run([*RUN[language], text], tmp_path)
+        run([*RUNS[language], text], tmp_path)
 
 
 @pytest.mark.timeout(900)
@@ -42,7 +40,16 @@ def test_tutorials_run(tutorial: Path, tmp_path: Path):
     cells = json.loads(tutorial.read_text())["cells"]
     code = ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"]
     assert any(cell.get("outputs") for cell in cells), "run it and save it with its results"
-    run([*RUN["python"], "\n".join(code)], tmp_path)
+    run([*RUNS["python"], "\n".join(code)], tmp_path)
+
+
+def write_what_the_readme_downloads(folder: Path) -> None:
+    """SYNTHETIC cells under the names of C-NMC, and some of them as new ones."""
+    write_c_nmc(folder / "C-NMC_Leukemia", SyntheticSpec(cells=240, subjects=24, seed=3))
+    (folder / "cells").mkdir()
+    for cell in sorted((folder / "C-NMC_Leukemia").rglob("*.bmp"))[:5]:
+        shutil.copy(cell, folder / "cells")
+        shutil.copy(cell, folder / "some_cell.bmp")
 
 
 def run(command: list[str], folder: Path) -> None:

@@ -12,7 +12,18 @@ import click
 
 from leuk_ray.cli.main import cli
 
-FENCE = re.compile(r"^( *)```(\w*)\n(.*?)^\1```$", re.MULTILINE | re.DOTALL)
+FENCE = re.compile(r"^( *)```([\w{} ]*)\n(.*?)^\1```$", re.MULTILINE | re.DOTALL)
+ROOT = Path(__file__).parents[2]
+# Pages that people write, whose blocks marked RUN are run by tests/docs in order. The others are
+# made from the code, or, as cluster/README.md, have a test of their own.
+WRITTEN = [ROOT / "README.md", ROOT / "CONTRIBUTING.md"] + [
+    page
+    for page in sorted((ROOT / "docs").rglob("*.md"))
+    if page.parent.name not in ("reference", "tutorials") and page.name != "results.md"
+]
+RUN = {"bash", "python"}
+MARKED = {"console", "python service"}  # a cluster, GPUs, a download, an installation or a service
+NO_CODE = {"text", "{toctree}"}
 
 
 def blocks(readme: Path, language: str) -> list[str]:
