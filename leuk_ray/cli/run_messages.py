@@ -25,7 +25,7 @@ def runs_text(runs: Sequence[RunSummary]) -> str:
                 run.name,
                 run.recipe,
                 run.protocol,
-                ", ".join(filter(None, [run.status, run.label, "SYNTHETIC" * bool(run.synthetic)])),
+                _state(run),
                 str(len(run.history)),
                 size_text(run.size),
                 shown_figure(run.metrics.get("accuracy")),
@@ -33,7 +33,7 @@ def runs_text(runs: Sequence[RunSummary]) -> str:
             )
         )
     total = size_text(sum(run.size for run in runs))
-    return "\n".join([*_table(rows), f"{counted(len(runs), 'run')}, {total}"])
+    return "\n".join([*_table(rows), *_problems(runs), f"{counted(len(runs), 'run')}, {total}"])
 
 
 def run_text(run: RunSummary, changed: dict[str, list[Any]]) -> str:
@@ -48,6 +48,7 @@ def run_text(run: RunSummary, changed: dict[str, list[Any]]) -> str:
         + f"; {size_text(run.size)} on disk",
         f"  made with {', '.join(made) or 'unknown versions'}, commit {commit or 'unknown'}",
     ]
+    lines += _problems([run])
     for name in metric_names([run]):
         lines.append(f"  {name:18} {shown_figure(run.metrics[name])}")
     if changed:
@@ -69,7 +70,7 @@ def diff_text(runs: Sequence[RunSummary], out: Path | None) -> str:
     for name in metric_names(runs):
         rows.append((f"test {name}", *(shown_figure(run.metrics.get(name)) for run in runs)))
     rows += [
-        ("state", *(", ".join(filter(None, [run.status, run.label])) for run in runs)),
+        ("state", *map(_state, runs)),
         ("epochs", *(str(len(run.history)) for run in runs)),
         ("disk", *(size_text(run.size) for run in runs)),
     ]
@@ -78,6 +79,7 @@ def diff_text(runs: Sequence[RunSummary], out: Path | None) -> str:
         [
             *(["SYNTHETIC cells."] if synthetic else []),
             *_table(rows),
+            *_problems(runs),
             *([f"Page: {out}"] if out else []),
         ]
     )
@@ -93,6 +95,14 @@ def doctor_text(checks: Sequence[Check]) -> str:
     problems = sum(check.status == "problem" for check in checks)
     warnings = sum(check.status == "warning" for check in checks)
     return "\n".join([*lines, f"{counted(problems, 'problem')}, {counted(warnings, 'warning')}"])
+
+
+def _state(run: RunSummary) -> str:
+    return ", ".join(filter(None, [run.status, run.label, "SYNTHETIC" * bool(run.synthetic)]))
+
+
+def _problems(runs: Sequence[RunSummary]) -> list[str]:
+    return [run.problem for run in runs if run.problem]
 
 
 def _table(rows: Sequence[Sequence[str]]) -> list[str]:

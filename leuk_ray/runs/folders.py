@@ -14,7 +14,7 @@ from leuk_ray.evaluation.report_model import FILE, Report
 from leuk_ray.io.storage import read_bytes, read_json
 from leuk_ray.recipes.recipe import load_recipe, recipe_names
 from leuk_ray.runs.table import read_history
-from leuk_ray.utils.errors import DataError
+from leuk_ray.utils.errors import ConfigError, DataError, UserError
 from leuk_ray.utils.parsing import parse_yaml
 from leuk_ray.utils.wording import natural
 
@@ -39,10 +39,12 @@ class RunSummary:
     """A run's folder in short.
 
     name: its path below the folder that was searched.
-    status: `finished`, `evaluation missing` or `unfinished`.
+    status: `finished`, `evaluation missing`, `unfinished` or `damaged`.
+    problem: in one line what is damaged, or why this version cannot read the settings, which then
+        are as config.yaml has them; else empty.
     label: `LEAKY` or the like of its report, else empty. synthetic: its cells were rendered; None
         where no report says.
-    settings: of its recipe, by full path (`training.lr`).
+    settings: of its recipe, by full path (`training.lr`), defaults included.
     metrics: of the test cells, by name. history: one row an epoch.
     environment: what it was made with. seconds: of all epochs. size: bytes on disk.
     """
@@ -52,6 +54,7 @@ class RunSummary:
     recipe: str
     protocol: str
     status: str
+    problem: str
     label: str
     synthetic: bool | None
     best_epoch: int | None
@@ -85,14 +88,15 @@ def _read_or_say(path: Path, folder: Path) -> RunSummary:
     """A run in short; of a damaged one its name and what is wrong with it."""
     try:
         return read_run(path, folder)
-    except DataError as error:
+    except UserError as error:
         nothing: dict[str, Any] = {"settings": {}, "metrics": {}, "history": [], "environment": {}}
         return RunSummary(
             name=_name(path, folder),
             path=path,
             recipe="",
             protocol="",
-            status=f"damaged: {error}",
+            status="damaged",
+            problem=str(error),
             label="",
             synthetic=None,
             best_epoch=None,
@@ -106,22 +110,21 @@ def read_run(path: Path, folder: Path | None = None) -> RunSummary:
     """A run's folder in short, named by its path below `folder`.
 
     Raises:
-        DataError: it is no run, or one of its files is damaged.
+        UserError: it is no run, or one of its files is damaged.
     """
     if not _is_run(path):
         raise DataError(f"{path}: is no run (no config.yaml beside an environment.json)")
-    config = parse_yaml(read_bytes(path / "config.yaml"), str(path / "config.yaml"))
-    if not isinstance(config, dict):
-        raise DataError(f"{path / 'config.yaml'}: is damaged; it holds no settings")
-    settings, history = flat(config), _history(path)
+    settings, problem = _settings(path / "config.yaml")
+    history = _history(path)
     report = Report.read(path / "report") if (path / "report" / FILE).exists() else None
     ended = any(row.get("ended") for row in history)
     return RunSummary(
         name=_name(path, folder),
         path=path,
-        recipe=str(config.get("name", "")),
-        protocol=str(settings.get("split.protocol", "")),
+        recipe=_printable(str(settings.get("name", ""))),
+        protocol=_printable(str(settings.get("split.protocol", ""))),
         status="finished" if report else "evaluation missing" if ended else "unfinished",
+        problem=problem,
         label=report.run.label if report else "",
         synthetic=report.run.synthetic if report else None,
         best_epoch=report.run.stopping.get("best_epoch") if report else None,
@@ -150,9 +153,9 @@ def side_by_side(places: Sequence[Path]) -> list[RunSummary]:
 def beside_recipe(run: RunSummary) -> dict[str, list[Any]]:
     """Settings other than the shipped recipe's: path -> [the run's, the recipe's].
 
-    Empty where no recipe of that name is shipped.
+    Empty where no recipe of that name is shipped, or this version cannot read the settings.
     """
-    if run.recipe not in recipe_names():
+    if run.problem or run.recipe not in recipe_names():
         return {}
     shipped = flat(load_recipe(run.recipe).model_dump(mode="json"))
     names = dict.fromkeys([*run.settings, *shipped])
@@ -178,6 +181,18 @@ def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
             known = isinstance(value, (str, bool, int, list, NoneType)) or _is_finite(value)
             found[path] = value if known else str(value)  # a date, or NaN, which JSON has not
     return found
+
+
+def _settings(place: Path) -> tuple[dict[str, Any], str]:
+    """The settings of a run, and why they are not those of a recipe of this version, else empty."""
+    config = parse_yaml(read_bytes(place), str(place))
+    if not isinstance(config, dict):
+        raise DataError(f"{place}: is damaged; it holds no settings")
+    try:
+        return flat(load_recipe(str(place)).model_dump(mode="json")), ""
+    except ConfigError as error:
+        reason = str(error).removeprefix(f"recipe {place}: ")
+        return flat(config), f"{place}: is no recipe of this version ({reason}); shown as it is"
 
 
 def _history(path: Path) -> list[dict[str, Any]]:
@@ -217,7 +232,11 @@ def _is_finite(value: object) -> bool:
 
 def _name(path: Path, folder: Path | None) -> str:
     name = path.name if folder is None or path == folder else str(path.relative_to(folder))
-    return "".join(letter if letter.isprintable() else "?" for letter in name)
+    return _printable(name)
+
+
+def _printable(text: str) -> str:
+    return "".join(letter if letter.isprintable() else "?" for letter in text)
 
 
 def _size(path: Path) -> int:

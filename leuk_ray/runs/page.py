@@ -63,7 +63,9 @@ def shown_figure(metric: Figure | None) -> str:
 
 def shown_setting(value: Any) -> str:
     """A setting's value for people."""
-    return "not set" if value is None else value if isinstance(value, str) else json.dumps(value)
+    if value is None:
+        return "not set"
+    return value if isinstance(value, str) and value.isprintable() else json.dumps(value)
 
 
 def _curves(runs: Sequence[RunSummary]) -> figure.Figure:

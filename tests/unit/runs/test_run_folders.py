@@ -109,19 +109,44 @@ def test_a_damaged_run_hides_no_other_and_says_what_is_wrong(runs: Path):
     ):
         place.write_text(line + "\n")
         b10, b9 = find_runs(runs)
-        assert b10.status.startswith(f"damaged: {place}"), line
+        assert b10.status == "damaged"
+        assert b10.problem.startswith(str(place)), line
         assert b9.status == "evaluation missing"
         with pytest.raises(UserError, match="metrics"):
             read_run(runs / "b10")
     place.write_text('{"epoch": 1, "validation_loss": NaN, "seconds": 1.0}\n')
-    config = runs / "b10" / "config.yaml"
-    config.write_text(config.read_text() + "day: 2020-01-01\nodd: .nan\n")
-    done = CliRunner().invoke(cli, ["runs", "show", str(runs / "b10"), "--json"])
-    assert json.loads(done.output)["settings"]["day"] == "2020-01-01", done.output
     for text in ("[]", '{"packages": null}'):
         (runs / "b10" / "environment.json").write_text(text)
         with pytest.raises(UserError, match="does not say what the run was made with"):
             read_run(runs / "b10")
+
+
+def test_settings_of_another_version_are_shown_and_named_in_one_line(runs: Path):
+    config = runs / "b10" / "config.yaml"
+    foreign = 'schema_version: 9\nday: 2020-01-01\nodd: .nan\ntwo: "li\\nnes"\n'
+    config.write_text(config.read_text() + foreign)
+    line = f"{config}: is no recipe of this version (schema_version: extra inputs are not permitted"
+    for words in (["list", runs], ["show", runs / "b10"], ["diff", runs]):
+        done = CliRunner().invoke(cli, ["runs", *map(str, words)])
+        assert done.exit_code == 0, done.output
+        assert [text.startswith(line) for text in done.output.splitlines()].count(True) == 1
+    assert '"li\\nnes"' in done.output
+    shown = CliRunner().invoke(cli, ["runs", "show", str(runs / "b10"), "--json"])
+    values = json.loads(shown.output)
+    assert (values["settings"]["day"], values["changed"]) == ("2020-01-01", {})
+
+
+@pytest.mark.parametrize("text", ["name: [lite\n :::", "", "- a", "? [x]\n: 1", "\x00\x01"])
+def test_a_config_that_is_none_hides_no_other_run(runs: Path, text: str):
+    (runs / "b10" / "config.yaml").write_text(text)
+    listed = CliRunner().invoke(cli, ["runs", "list", str(runs)])
+    assert listed.exit_code == 0, listed.output
+    assert "deep/b9" in listed.output
+    place = str(runs / "b10" / "config.yaml")
+    assert sum(line.startswith(place) for line in listed.output.splitlines()) == 1
+    with pytest.raises(UserError, match="config.yaml") as refused:
+        read_run(runs / "b10")
+    assert "\n" not in str(refused.value)
 
 
 def test_what_is_no_run_is_refused_by_name(runs: Path, tmp_path: Path):
