@@ -144,7 +144,7 @@ def test_a_config_that_is_none_hides_no_other_run(runs: Path, text: str):
     assert "deep/b9" in listed.output
     place = str(runs / "b10" / "config.yaml")
     assert sum(line.startswith(place) for line in listed.output.splitlines()) == 1
-    with pytest.raises(UserError, match="config.yaml") as refused:
+    with pytest.raises(UserError, match=r"config\.yaml") as refused:
         read_run(runs / "b10")
     assert "\n" not in str(refused.value)
 
