@@ -29,6 +29,7 @@ from leuk_ray.inference.scope import OUT_OF_SCOPE, Neighbourhood, measure, pixel
 from leuk_ray.io.locations import Location, parse
 from leuk_ray.utils.device import device_named
 
+FIELD_BATCH = 8  # cells of a field in one batch, from its first
 _IMAGES_AT_ONCE = 32
 _READERS = 8  # more than cores: an object store answers late, not slowly
 
@@ -177,7 +178,17 @@ class Classifier(PrePostProcessor):
 
     def score(self, pixels: np.ndarray) -> Scores:
         """Score storage pixels, (N, size, size, 3) uint8."""
-        scores, embedding = self.engine(pixels)
+        return self._scores(*self.engine(pixels))
+
+    def score_field(self, pixels: np.ndarray) -> Scores:
+        """Score FIELD_BATCH cells of a field or its last ones, (N, size, size, 3) uint8.
+
+        `predict --fields` and the service score the same batches on one thread a part, so on one
+        kind of CPU they give the same probabilities to the last digit (benchmarks/NOTES.md).
+        """
+        return self._scores(*self.engine.reproducible(pixels))
+
+    def _scores(self, scores: np.ndarray, embedding: np.ndarray) -> Scores:
         classes, temperature = self.manifest.class_set, self.manifest.temperature
         probabilities = class_probabilities(scores, temperature)
         probability = np.full(len(scores), np.nan)
@@ -216,9 +227,22 @@ class Classifier(PrePostProcessor):
         Raises:
             UserError: a path where nothing is, or an image of another kind.
         """
-        files = named_images(images)
+        answers = self._answers(named_images(images), _IMAGES_AT_ONCE, self.score, progress)
+        return Predictions(answers, self.manifest.class_set)
+
+    def predict_field(self, crops: Sequence[NamedImage]) -> list[Prediction | Failure]:
+        """Answer for the crops of one field as the service does, one answer each, in order."""
+        return self._answers(crops, FIELD_BATCH, self.score_field)
+
+    def _answers(
+        self,
+        files: Sequence[NamedImage],
+        at_once: int,
+        score: Callable[[np.ndarray], Scores],
+        progress: Callable[[int, int], None] = lambda done, total: None,
+    ) -> list[Prediction | Failure]:
         answers: list[Prediction | Failure] = []
-        chunks = [files[i : i + _IMAGES_AT_ONCE] for i in range(0, len(files), _IMAGES_AT_ONCE)]
+        chunks = [files[i : i + at_once] for i in range(0, len(files), at_once)]
         with ThreadPoolExecutor(_READERS) as pool:
 
             def start(chunk: Sequence[NamedImage]) -> list[Future[Cell | Failure]]:
@@ -227,9 +251,9 @@ class Classifier(PrePostProcessor):
             reading = start(chunks[0]) if chunks else []
             for following in [*chunks[1:], []]:
                 read, reading = reading, start(following)
-                answers += self.answer_all([future.result() for future in read])
+                answers += self._answer_all([future.result() for future in read], score)
                 progress(len(answers), len(files))
-        return Predictions(answers, self.manifest.class_set)
+        return answers
 
     def _try_read(self, name: str, content: Content) -> Cell | Failure:
         try:
@@ -237,11 +261,13 @@ class Classifier(PrePostProcessor):
         except BadImageError as error:
             return Failure(name, str(error))
 
-    def answer_all(self, read: Sequence[Cell | Failure]) -> list[Prediction | Failure]:
+    def _answer_all(
+        self, read: Sequence[Cell | Failure], score: Callable[[np.ndarray], Scores]
+    ) -> list[Prediction | Failure]:
         """Score what was decoded, in one batch; failures stay where they are."""
         cells = [item for item in read if isinstance(item, Cell)]
         if not cells:
             return [item for item in read if isinstance(item, Failure)]
-        scores = self.score(np.stack([cell.pixels for cell in cells]))
+        scores = score(np.stack([cell.pixels for cell in cells]))
         answers = iter([self.answer(cell, scores, i) for i, cell in enumerate(cells)])
         return [item if isinstance(item, Failure) else next(answers) for item in read]

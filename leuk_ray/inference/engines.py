@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -20,6 +21,7 @@ from leuk_ray.utils.errors import ConfigError, near
 from leuk_ray.utils.extras import installed, require
 
 EngineName = Literal["auto", "pytorch", "onnx"]
+_PART = 4  # images of a batch that one thread of ONNX Runtime scores at once
 
 
 class Engine(Protocol):
@@ -34,6 +36,10 @@ class Engine(Protocol):
 
     def __call__(self, pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """(N, size, size, 3) uint8 -> class logits (N, K-1) float64, embedding (N, D) float32."""
+        ...
+
+    def reproducible(self, pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The same from pixels alone: on a CPU, whatever the number of threads, to the last bit."""
         ...
 
 
@@ -71,6 +77,15 @@ class PyTorchEngine:
         scores, embedding = score_images(self.model, batch)
         return scores.cpu().numpy(), embedding.cpu().numpy()
 
+    def reproducible(self, pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """See `Engine`: on one thread, since two round differently."""
+        threads = torch.get_num_threads()
+        torch.set_num_threads(1)
+        try:
+            return self(pixels)
+        finally:
+            torch.set_num_threads(threads)
+
 
 class OnnxEngine:
     """The bundle's graph on the CPU under ONNX Runtime, with as many threads as PyTorch has.
@@ -93,12 +108,21 @@ class OnnxEngine:
     def __call__(self, pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """See `Engine`."""
         if len(pixels) == 1 or self._threads == 1:
-            outputs, embedding = run_session(self._alone, pixels)
-        else:
-            parts = np.array_split(pixels, min(self._threads, len(pixels)))
-            done = list(self._pool.map(partial(run_session, self._part), parts))
-            outputs, embedding = (np.concatenate(parts) for parts in zip(*done, strict=True))
-        return class_logits(torch.from_numpy(outputs).double()).numpy(), embedding
+            return _logits(*run_session(self._alone, pixels))
+        return self._in_parts(np.array_split(pixels, min(self._threads, len(pixels))))
+
+    def reproducible(self, pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """See `Engine`: in parts of one size, each on one thread."""
+        return self._in_parts([pixels[at : at + _PART] for at in range(0, len(pixels), _PART)])
+
+    def _in_parts(self, parts: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+        done = list(self._pool.map(partial(run_session, self._part), parts))
+        outputs, embedding = (np.concatenate(each) for each in zip(*done, strict=True))
+        return _logits(outputs, embedding)
+
+
+def _logits(outputs: np.ndarray, embedding: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    return class_logits(torch.from_numpy(outputs).double()).numpy(), embedding
 
 
 def make_engine(bundle: Bundle, device: torch.device, name: EngineName = "auto") -> Engine:

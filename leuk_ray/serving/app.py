@@ -22,6 +22,7 @@ from ray import serve
 from ray.serve import Application
 from ray.serve.handle import DeploymentHandle
 
+from leuk_ray.inference.classifier import Scores
 from leuk_ray.inference.explain import Explanation
 from leuk_ray.io.locations import parse
 from leuk_ray.serving.api import create_api
@@ -117,6 +118,10 @@ class Predict:
         """Score one cell, (S, S, 3) uint8, in one batch with others that come meanwhile."""
         scores, index = await (await self._network(reference)).score(pixels)
         return scores.at(index), 0
+
+    async def score_field(self, reference: str, pixels: np.ndarray) -> Scores:
+        """Score cells of a field, (N, S, S, 3) uint8, in one batch without others."""
+        return await (await self._network(reference)).score_field(pixels)
 
     async def explain(self, reference: str, pixels: np.ndarray) -> list[Explanation]:
         """Explain answers for cells, (N, S, S, 3) uint8."""

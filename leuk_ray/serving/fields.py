@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import json
 from collections.abc import Sequence
 from importlib import resources
+from itertools import chain
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request
@@ -70,10 +72,11 @@ def router(models: Models, limits: Limits, trace: Trace) -> APIRouter:
         if all(isinstance(item, BadImageError) for item in read):
             raise no_image(files, read)
         found = [item for item in read if isinstance(item, CroppedField)]
-        cells = [cell for item in found for cell in item.cells if cell is not None]
-        if len(cells) > _CELLS:
+        cells = [[cell for cell in item.cells if cell is not None] for item in found]
+        if sum(map(len, cells)) > _CELLS:
             raise Problem(413, "cells", f"a request may have {_CELLS} cells; send fewer fields")
-        answers = await served.answer(cells) if cells else []
+        answered = await asyncio.gather(*map(served.answer_field, cells))
+        answers = list(chain.from_iterable(answered))
         given = [answer for answer in answers if isinstance(answer, Prediction)]
         if answers and not given:
             raise Problem(500, "no_number", f"internal error: {answers[0].as_dict()['error']}")

@@ -16,7 +16,7 @@ from ray.serve.exceptions import (
 from ray.serve.handle import DeploymentHandle
 
 from leuk_ray.bundles.manifest import read_manifest
-from leuk_ray.inference.classifier import PrePostProcessor
+from leuk_ray.inference.classifier import PrePostProcessor, Scores
 from leuk_ray.inference.explain import Explanation
 from leuk_ray.serving.decoding import Decoding
 from leuk_ray.serving.errors import Problem
@@ -73,6 +73,10 @@ class RemoteBackend:
     async def score(self, pixels: np.ndarray) -> Scored:
         """Score one cell, (S, S, 3) uint8."""
         return await _result(self._predictor.score.remote(self._reference, pixels))
+
+    async def score_field(self, pixels: np.ndarray) -> Scores:
+        """Score cells of a field, (N, S, S, 3) uint8."""
+        return await _result(self._predictor.score_field.remote(self._reference, pixels))
 
     async def explain(self, pixels: np.ndarray) -> list[Explanation]:
         """Explain answers for cells, (N, S, S, 3) uint8."""

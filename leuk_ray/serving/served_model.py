@@ -16,7 +16,13 @@ from PIL import Image
 from leuk_ray.bundles.manifest import BundleManifest
 from leuk_ray.datasets.images import BadImageError
 from leuk_ray.fields.field import FieldSettings
-from leuk_ray.inference.classifier import Cell, Classifier, PrePostProcessor, Scores
+from leuk_ray.inference.classifier import (
+    FIELD_BATCH,
+    Cell,
+    Classifier,
+    PrePostProcessor,
+    Scores,
+)
 from leuk_ray.inference.explain import Explanation, explain_pixels, overlay
 from leuk_ray.inference.predictions import Failure, Prediction
 from leuk_ray.serving.batching import Batches
@@ -43,6 +49,10 @@ class ModelBackend(Protocol):
 
     def score(self, pixels: np.ndarray, /) -> Awaitable[Scored]:
         """Score one cell, (S, S, 3) uint8; the scores may hold other cells too."""
+        ...
+
+    async def score_field(self, pixels: np.ndarray) -> Scores:
+        """See `Classifier.score_field`."""
         ...
 
     async def explain(self, pixels: np.ndarray) -> list[Explanation]:
@@ -80,6 +90,11 @@ class LocalBackend:
             scores = self.classifier.score(self._black(num))
             if not np.isfinite(scores.probabilities).all():
                 raise DataError("the model output is not finite")
+
+    async def score_field(self, pixels: np.ndarray) -> Scores:
+        """See `Classifier.score_field`; no other cells are in the batch."""
+        self.metrics.batch(len(pixels))
+        return await self._forward.run(self.classifier.score_field, pixels)
 
     async def explain(self, pixels: np.ndarray) -> list[Explanation]:
         """Explain answers for cells, a batch at a time."""
@@ -169,15 +184,39 @@ class ServedModel:
     ) -> tuple[list[Prediction | Failure], list[Scored]]:
         """Answers for decoded cells, scored in one batch with those of other requests."""
         scored = await asyncio.gather(*(self.network.score(cell.pixels) for cell in cells))
-        answers = [
-            self.processor.answer(cell, scores, index)
-            for cell, (scores, index) in zip(cells, scored, strict=True)
-        ]
-        return answers, scored
+        return self._decided(cells, scored), scored
 
     async def answer(self, cells: Sequence[Cell]) -> list[Prediction | Failure]:
         """`classify`, counted and watched for drift."""
         answers, scored = await self.classify(cells)
+        self._count(cells, answers, scored)
+        return answers
+
+    async def answer_field(self, cells: Sequence[Cell]) -> list[Prediction | Failure]:
+        """Answers of `Classifier.predict_field` for the cells of one field, counted and watched."""
+        scored: list[Scored] = []
+        for start in range(0, len(cells), FIELD_BATCH):
+            batch = np.stack([cell.pixels for cell in cells[start : start + FIELD_BATCH]])
+            scores = await self.network.score_field(batch)
+            scored += [(scores, index) for index in range(len(batch))]
+        answers = self._decided(cells, scored)
+        self._count(cells, answers, scored)
+        return answers
+
+    def _decided(
+        self, cells: Sequence[Cell], scored: Sequence[Scored]
+    ) -> list[Prediction | Failure]:
+        return [
+            self.processor.answer(cell, scores, index)
+            for cell, (scores, index) in zip(cells, scored, strict=True)
+        ]
+
+    def _count(
+        self,
+        cells: Sequence[Cell],
+        answers: Sequence[Prediction | Failure],
+        scored: Sequence[Scored],
+    ) -> None:
         for cell, answer, (scores, index) in zip(cells, answers, scored, strict=True):
             if isinstance(answer, Failure):
                 self.metrics.rejected("no_number")
@@ -189,7 +228,6 @@ class ServedModel:
             if scores.distance is not None:
                 watched["distance"] = float(scores.distance[index])
             self._watch(watched)
-        return answers
 
     async def explain(self, cells: Sequence[Cell]) -> list[dict[str, Any]]:
         """Each cell's explanation; its picture is the cell with its heat, a PNG as a data URL.

@@ -134,7 +134,7 @@ def _answered(
     classifier: Classifier, path: str, crops: Sequence[bytes | None]
 ) -> list[dict[str, Any]]:
     """Answers for the crops of a field, as rows; a clump has none, and says so."""
-    answers = iter(classifier.predict(crop_files(path, crops)))
+    answers = iter(classifier.predict_field(crop_files(path, crops)))
     return [{"reasons": CLUMP} if crop is None else answer_row(next(answers)) for crop in crops]
 
 

@@ -34,7 +34,7 @@ def answer_field(
     """Answer for the cells of one field file; see `fields.answers.field_answer`."""
     field, pixels = read_field(name, data, settings)
     crops = [] if pixels is None else crops_of(field, pixels, settings.crop_um)
-    answers = iter(classifier.predict(crop_files(name, crops)))
+    answers = iter(classifier.predict_field(crop_files(name, crops)))
     given = [None if crop is None else next(answers).as_dict() for crop in crops]
     return field_answer(field, given, classifier.manifest.classes)
 

@@ -64,6 +64,21 @@ def test_both_engines_score_alike_at_any_batch_size(exported: Path):
         assert a.probabilities.dtype == np.float64
 
 
+def test_the_cells_of_a_field_are_scored_alike_on_any_number_of_threads(exported: Path):
+    pixels = np.random.default_rng(0).integers(0, 256, (7, 96, 96, 3), np.uint8)
+    before = torch.get_num_threads()
+    for engine in ("onnx", "pytorch"):
+        logits = []
+        for threads in (1, 3):
+            torch.set_num_threads(threads)
+            classifier = Classifier.load(exported, engine=engine)
+            logits.append(classifier.score_field(pixels).class_logits)
+            assert torch.get_num_threads() == threads
+        torch.set_num_threads(before)
+        np.testing.assert_array_equal(logits[0], logits[1])
+        np.testing.assert_allclose(logits[0], classifier.score(pixels).class_logits, atol=1e-5)
+
+
 def test_an_ensemble_of_networks_with_one_logit_is_exported_too(small: Path, tmp_path: Path):
     shutil.copytree(small, tmp_path / "twin")
     write_ensemble(tmp_path / "voted", [small, tmp_path / "twin"], "soft")
