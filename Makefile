@@ -1,6 +1,5 @@
-# make demo   set up and run the whole path on synthetic cells
-# make test   set up and run the tests; make test-demo checks the demo on fresh cells
-# Everything is installed into .venv; nothing else on the machine changes.
+# Everything is installed into .venv; nothing else on the machine changes. What stands as a comment before
+# a target is what `make help` says of it.
 
 PYTHON ?= python3
 VENV := .venv
@@ -11,8 +10,10 @@ READY := $(VENV)/.ready
 .PHONY: help audit-packages setup demo test test-lowest test-demo test-tune test-experiments test-load test-faults test-attacks test-cluster test-images test-wheel test-docs test-imaging bench bench-scale release gpu test-gpu-pack lock lint format docs clean
 
 help:
-	@sed -n 's/^# //p' Makefile
+	@awk '/^# /{said = said substr($$0, 2)} /^$$/{said = ""} /^[a-z-]+:/ && said \
+		{split($$0, name, ":"); printf "make %-15s%s\n", name[1], said; said = ""}' Makefile
 
+# Install leuk_ray and what its tests need into .venv.
 setup: $(READY)
 
 $(READY): pyproject.toml constraints.txt
@@ -21,11 +22,13 @@ $(READY): pyproject.toml constraints.txt
 	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
 	touch $(READY)
 
+# Set up, and run the whole path on synthetic cells.
 demo: setup
 	$(BIN)/leuk-ray demo --out demo
 	@echo 'To type leuk-ray yourself, first: source $(BIN)/activate'
 
-# One Ray for the integration tests; tests that start their own follow in their own process.
+# Set up, and run the tests, about 25 minutes on 2 cores: one Ray for the integration tests; those that
+# start their own follow in their own process.
 test: setup
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 tests/unit
 	$(BIN)/pytest tests/integration tests/real
@@ -125,18 +128,20 @@ audit-packages:
 	.audit/bin/pip-audit --no-deps --disable-pip --requirement constraints.txt
 	rm -rf .audit
 
-# Check the tree, run lint and tests, build wheel and source archive into dist/, and tag: VERSION=0.2.0.
+# Check the tree, run lint and tests, build wheel and source archive into dist/, run the wheel, and tag:
+# VERSION=0.2.0.
 # Nothing is pushed or uploaded.
 release:
 	.ci/release $(VERSION)
 
-# TYPED=leuk_ray checks the types of the package alone, in half the time.
+# Format, style, types and imports; TYPED=leuk_ray checks the types of the package alone, in half the time.
 lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/basedpyright $(TYPED)
 	$(BIN)/lint-imports --no-logo --no-cache
 
+# Mend what ruff can mend.
 format: setup
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
@@ -150,5 +155,6 @@ docs: setup
 test-docs: setup
 	$(BIN)/pytest tests/docs
 
+# Remove .venv and what commands have written here.
 clean:
 	rm -rf $(VENV) demo runs sweeps site build *.egg-info

@@ -20,6 +20,8 @@ myst_heading_anchors = 3
 html_theme = "furo"
 html_title = f"leuk_ray {release}"
 html_copy_source = False
+html_static_path = ["_static"]
+html_css_files = ["pages.css"]
 nitpicky = True
 
 

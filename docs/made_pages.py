@@ -78,7 +78,7 @@ def _commands(group: click.Group, prefix: str) -> Iterator[tuple[str, click.Comm
 
 
 def _help(command: click.Command, name: str) -> str:
-    context = click.Context(command, info_name=name, max_content_width=96, terminal_width=96)
+    context = click.Context(command, info_name=name, max_content_width=88, terminal_width=88)
     return command.get_help(context)
 
 

@@ -38,7 +38,8 @@ def _measurement(one: Measurement) -> list[str]:
     lines += [f"*Expected:* {one.expected}", ""] if one.expected else []
     if one.table:
         names = [column.name for column in one.table.columns]
-        lines += [_row(names), "|---" * len(names) + "|"]
+        aligned = ["---" if column.decimals is None else "---:" for column in one.table.columns]
+        lines += [_row(names), _row(aligned)]
         for row in one.table.rows:
             cells = zip(one.table.columns, row, strict=True)
             lines.append(_row([column.text(cell) for column, cell in cells]))

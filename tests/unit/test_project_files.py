@@ -31,6 +31,16 @@ def test_workflows_run_targets_that_the_makefile_has():
     assert {path.name for path in YAML_FILES} >= {"ci.yml", "nightly.yml", "bug.yml"}
 
 
+def test_help_names_every_target_with_what_it_does():
+    done = subprocess.run(["make", "help"], cwd=ROOT, capture_output=True, text=True, check=True)
+    said = dict(re.findall(r"^make ([a-z-]+) +(\S.*)$", done.stdout, re.MULTILINE))
+    makefile = (ROOT / "Makefile").read_text()
+    targets = set(re.findall(r"^([a-z-]+):(?!=)", makefile, re.MULTILINE))
+    assert set(said) == targets - {"help"}
+    (phony,) = re.findall(r"^\.PHONY: (.*)$", makefile, re.MULTILINE)
+    assert set(phony.split()) == targets
+
+
 def test_a_release_is_refused_until_everything_names_its_version(tmp_path: Path):
     """Up to the tests, which here are a Makefile that fails."""
     files = {
