@@ -13,7 +13,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from leuk_ray.datasets.splits import eligible
+from leuk_ray.datasets.protocols import PROTOCOLS
+from leuk_ray.datasets.splits import SplitSettings, eligible
 from leuk_ray.experiments.settings import ExperimentSettings, Scale, StandIn
 from leuk_ray.recipes.recipe import Recipe, load_recipe, with_values
 from leuk_ray.runs.spec import RunSpec
@@ -98,9 +99,10 @@ def make_plan(
             for data in model.data:
                 base = _with_uses(_recipe(experiment, scale, name), uses[data])
                 overrides = {**_overrides(experiment, scale, name), **values}
+                folds = _num_folds(with_values(base, overrides).split)
                 for protocol in model.protocols:
                     place = RunKey(name, data, protocol, repeat)
-                    split = _split(protocol, experiment.data[data], repeat)
+                    split = _split(protocol, experiment.data[data], repeat, folds)
                     spec = RunSpec(place.name, base, {**overrides, **split, "seed": repeat - 1})
                     specs[place] = _with_weights(spec, weights)
     stand_ins = {
@@ -155,12 +157,27 @@ def _uses(cells: pa.Table, source: str | None, scale: Scale) -> int | None:
     return math.ceil(scale.times * max(np.bincount(labels, minlength=2)))
 
 
-def _split(protocol: str, source: str | None, repeat: int) -> dict[str, Any]:
-    """A repeat is a seed and a re-split; of C-NMC's own folds, the next fold."""
-    fold = (repeat - 1) % NUM_OFFICIAL_FOLDS if protocol == "official-folds" else 0
+def _num_folds(split: SplitSettings) -> int:
+    """As many as give each fold the share that a hold-out would test."""
+    return split.folds or round(1 / split.fractions[2])
+
+
+def _split(protocol: str, source: str | None, repeat: int, folds: int) -> dict[str, Any]:
+    """A repeat is the next fold where patients stay whole, and elsewhere a re-split.
+
+    So the repeats of an honest protocol test different patients, and are pooled as those of a
+    cross-validation.
+    """
+    turn, seed, num_folds = 0, repeat - 1, 0
+    if protocol == "official-folds":
+        turn = (repeat - 1) % NUM_OFFICIAL_FOLDS
+    elif PROTOCOLS[protocol].unit == "group":
+        seed, turn = divmod(repeat - 1, folds)
+        num_folds = folds
     return {
         "split.protocol": protocol,
         "split.source": source,
-        "split.seed": repeat - 1,
-        "split.fold": fold,
+        "split.seed": seed,
+        "split.folds": num_folds,
+        "split.fold": turn,
     }

@@ -13,8 +13,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import torch
 
-from leuk_ray.evaluation.intervals import GroupResamples, Interval
-from leuk_ray.evaluation.metric_intervals import group_intervals, metric_samples
+from leuk_ray.evaluation.intervals import FloatArray, GroupResamples, Interval
+from leuk_ray.evaluation.metric_intervals import metric_samples
 from leuk_ray.evaluation.metrics import Evaluation, evaluate, losses
 from leuk_ray.evaluation.report import BOOTSTRAP
 from leuk_ray.evaluation.report_model import Report
@@ -24,8 +24,10 @@ from leuk_ray.io.storage import read_table
 from leuk_ray.models.ensemble import vote
 from leuk_ray.models.summary import summarise
 from leuk_ray.runs.table import RunRecord
+from leuk_ray.utils.wording import worst
 
 THRESHOLD = 0.5
+_SCORED = ["uid", "group", "label", "probability"]
 
 
 @dataclass(frozen=True)
@@ -116,17 +118,30 @@ def evaluate_predictions(
         leaky: of their split; see `leakage.Leakage`.
         withheld: a reason to give no interval.
     """
-    label, probability = predictions["label"].to_numpy(), predictions["probability"].to_numpy()
-    intervals = group_intervals(
-        label,
-        probability,
-        predictions["group"].to_pylist(),
-        THRESHOLD,
-        **BOOTSTRAP,
-        withheld=withheld,
-    )
-    metrics = evaluate(label, probability, THRESHOLD)
+    resampled = _resampled(predictions, withheld)
+    intervals = _intervals(resampled, _samples(resampled, predictions))
+    metrics = evaluate(predictions["label"], predictions["probability"], THRESHOLD)
     return Outcome(metrics, intervals, leaky=leaky, tested=predictions, no_intervals=withheld)
+
+
+def pool_folds(outcomes: Sequence[Outcome]) -> Outcome | None:
+    """One outcome of all test cells of repeats that test different groups; None where they do not.
+
+    So the folds of a cross-validation are read: the interval is over all groups tested.
+
+    Args:
+        outcomes: of the repeats.
+    """
+    known = [outcome.tested for outcome in outcomes if outcome.tested is not None]
+    if len(known) < 2 or len(known) < len(outcomes):
+        return None
+    groups = [set(table["group"].to_pylist()) for table in known]
+    if len(set.union(*groups)) < sum(map(len, groups)):
+        return None
+    cells = pa.concat_tables([table.select(_SCORED) for table in known]).sort_by("uid")
+    leaky = worst([outcome.leaky for outcome in outcomes])
+    withheld = next((one.no_intervals for one in outcomes if one.no_intervals), "")
+    return evaluate_predictions(cells, leaky, withheld)
 
 
 def intervals_over_patients(outcomes: Sequence[Outcome]) -> dict[str, Interval] | None:
@@ -146,17 +161,31 @@ def intervals_over_patients(outcomes: Sequence[Outcome]) -> dict[str, Interval] 
     keys = [name for name in ("uid", "copy") if name in known[0].column_names]
     if any(not table.select(keys).equals(known[0].select(keys)) for table in known):
         return None
-    label = known[0]["label"].to_numpy().astype(np.int64)
-    groups = known[0]["group"].to_pylist()
-    resampled = GroupResamples.sample(label, groups, **BOOTSTRAP, withheld=outcomes[0].no_intervals)
-    each = []
-    for table in known:
-        stated = table["probability"].to_numpy()
-        mean_loss = resampled.sums(losses(label, stated)) / resampled.sums(np.ones(len(label)))
-        each.append(metric_samples(resampled, label, stated, THRESHOLD) | {"nll": mean_loss})
+    resampled = _resampled(known[0], outcomes[0].no_intervals)
+    each = [_samples(resampled, table) for table in known]
     means = {name: np.mean([samples[name] for samples in each], axis=0) for name in each[0]}
-    loss = resampled.percentile_interval(means.pop("nll"))
-    return {name: resampled.interval(samples) for name, samples in means.items()} | {"nll": loss}
+    return _intervals(resampled, means)
+
+
+def _resampled(cells: pa.Table, withheld: str) -> GroupResamples:
+    label = cells["label"].to_numpy().astype(np.int64)
+    return GroupResamples.sample(label, cells["group"].to_pylist(), **BOOTSTRAP, withheld=withheld)
+
+
+def _samples(resampled: GroupResamples, cells: pa.Table) -> dict[str, FloatArray]:
+    """Each metric in each resample: (R,) values by name."""
+    label = cells["label"].to_numpy().astype(np.int64)
+    stated = cells["probability"].to_numpy()
+    loss = resampled.sums(losses(label, stated)) / resampled.sums(np.ones(len(label)))
+    return metric_samples(resampled, label, stated, THRESHOLD) | {"nll": loss}
+
+
+def _intervals(resampled: GroupResamples, samples: Mapping[str, FloatArray]) -> dict[str, Interval]:
+    """Of every metric; the loss has no upper end, so its interval is of percentiles."""
+    return {
+        name: resampled.percentile_interval(values) if name == "nll" else resampled.interval(values)
+        for name, values in samples.items()
+    }
 
 
 def tested_cells(root: Path, place: RunKey) -> pa.Table:

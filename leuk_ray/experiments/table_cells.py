@@ -19,6 +19,7 @@ SHARES = (
 SCORES = ("auc", "loss")
 COSTS = ("parameters", "flops", "images_per_second", "epochs")
 _ROLES = {"ALL": ("ALL",), "healthy": ("healthy",), "both": ("ALL", "healthy")}
+_NO_INTERVAL = "no interval over groups for this figure"
 _OF_CLASS = ("precision", "recall", "f1")
 WORDS = {
     "accuracy": "Accuracy", "precision": "Precision", "sensitivity": "Sensitivity",
@@ -34,6 +35,8 @@ def cell(
     column: str,
     role: str | None,
     outcomes: Mapping[int, Outcome],
+    *,
+    pooled: Outcome | None = None,
     patients: Mapping[str, Interval] | None = None,
 ) -> dict[str, Any]:
     """A figure over repeats.
@@ -42,23 +45,30 @@ def cell(
         column: of the table.
         role: the class taken as positive, `both` for the mean of the two, None for ALL.
         outcomes: repeat -> outcome; at least one.
+        pooled: where the repeats test different groups, see `results.pool_folds`.
         patients: where all repeats test the same cells, see `results.intervals_over_patients`.
 
     Returns:
-        text, detail: for people. value: the mean of the repeats, None where it is undefined in
-        one of them; sd over repeats; low, high: 95% t interval over the repeats, of one repeat
-        or of repeats that test the same cells that over the groups; numerator, denominator,
-        cells: summed over repeats that re-split, the mean of those that test the same cells;
-        repeats: each with its own value, counts and interval of groups; note: why there is no
-        value or interval.
+        text, detail: for people. value: of the pooled cells, else the mean of the repeats, None
+        where it is undefined in one of them; sd over repeats; low, high: 95% interval over the
+        groups, of repeats that re-split a t interval over these; numerator, denominator, cells:
+        of the pooled cells, summed over repeats that re-split, the mean of those that test the
+        same cells; repeats: each with its own value, counts and interval of groups; note: why
+        there is no value or interval.
     """
     if column.startswith(("train_", "test_")):
         return _image_count(column, outcomes)
     if column in COSTS:
         return _cost(column, outcomes)
     each = {repeat: _one(column, role, outcome) for repeat, outcome in outcomes.items()}
-    values = [one["value"] for one in each.values()]
     form = decimal if column in SCORES else percent
+    if pooled is not None:
+        found = _pooled(_one(column, role, pooled), list(each.values())) | {"repeats": each}
+        if found["value"] is None:
+            return found | {"text": "n/a", "detail": found["note"]}
+        detail = _detail(found, form, f"groups of {len(each)} folds", column != "loss")
+        return found | {"text": form(found["value"]), "detail": detail}
+    values = [one["value"] for one in each.values()]
     if None in values:
         undefined = ", ".join(str(repeat) for repeat, one in each.items() if one["value"] is None)
         note = f"0 of 0 in repeat {undefined}"
@@ -112,6 +122,15 @@ def _counts(each: list[dict[str, Any]], times: int) -> dict[str, Any]:
     return found
 
 
+def _pooled(one: dict[str, Any], each: list[dict[str, Any]]) -> dict[str, Any]:
+    """Of the cells of all folds, and the spread of the folds."""
+    known = [fold["value"] for fold in each if fold["value"] is not None]
+    note = one["note"] or ("" if one["low"] is not None else _NO_INTERVAL)
+    if one["value"] is None:
+        note = f"0 of 0 in {len(each)} folds"
+    return one | {"sd": statistics.stdev(known) if len(known) > 1 else None, "note": note}
+
+
 def _over_patients(
     column: str, role: str | None, each: list[dict[str, Any]], patients: Mapping[str, Interval]
 ) -> dict[str, Any]:
@@ -121,7 +140,7 @@ def _over_patients(
         own = "specificity" if (column, role) == ("recall", "healthy") else ""
     interval = patients.get(own)
     bounds = {"low": interval and interval.low, "high": interval and interval.high}
-    note = interval.note if interval else "no interval over groups for this figure"
+    note = interval.note if interval else _NO_INTERVAL
     return bounds | {"sd": statistics.stdev(one["value"] for one in each), "note": note}
 
 

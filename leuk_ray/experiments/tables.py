@@ -4,14 +4,23 @@ from __future__ import annotations
 
 from typing import Any
 
+from leuk_ray.evaluation.paired import paired_bootstrap
 from leuk_ray.evaluation.repeats import mean_interval
+from leuk_ray.evaluation.report import BOOTSTRAP
 from leuk_ray.experiments.plan import Plan
-from leuk_ray.experiments.results import Outcome, Outcomes, intervals_over_patients
+from leuk_ray.experiments.results import (
+    THRESHOLD,
+    Outcome,
+    Outcomes,
+    intervals_over_patients,
+    pool_folds,
+)
 from leuk_ray.experiments.settings import ExperimentSettings, Row, Table
 from leuk_ray.experiments.table_cells import WORDS, cell, reported
 from leuk_ray.utils.wording import worst
 
 PAIRED_METRICS = ("accuracy", "auc")
+Side = tuple[str, str, str]  # model, part of the data, protocol
 
 
 def fill_table(
@@ -66,18 +75,53 @@ def _row(
 
 
 def _differences(row: Row, experiment: ExperimentSettings, found: Outcomes) -> list[dict[str, Any]]:
-    """A row minus the model that it is compared with, paired by repeat, by protocol and metric."""
+    """A row minus the model that it is compared with, by protocol and metric.
+
+    Where the repeats are folds, their test cells are pooled and paired by a bootstrap over groups;
+    elsewhere the metric is paired by repeat.
+    """
     assert row.of is not None
     assert row.against is not None
     title = experiment.models[row.against].title
     items = []
     for protocol in _protocols(row, experiment, found):
         sides = [(of, row.data, protocol) for of in (row.of, row.against)]
+        over_groups = _paired_folds(found, sides[0], sides[1])
         for metric in PAIRED_METRICS:
             if gaps := _gaps(found, sides[0], sides[1], metric):
                 what = {"against": title, "protocol": protocol, "metric": metric}
-                items.append(what | summary(gaps))
+                items.append(what | summary(gaps) | over_groups.get(metric, {}))
     return items
+
+
+def _paired_folds(found: Outcomes, first: Side, other: Side) -> dict[str, dict[str, Any]]:
+    """By metric, the first minus the other on the pooled cells of folds; empty where not folds."""
+    repeats: dict[Side, dict[int, Outcome]] = {first: {}, other: {}}
+    for place, outcome in found.items():
+        side = (place.of, place.data, place.protocol)
+        if side in repeats and isinstance(outcome, Outcome):
+            repeats[side][place.repeat] = outcome
+    common = sorted(repeats[first].keys() & repeats[other].keys())
+    pooled = [pool_folds([repeats[side][repeat] for repeat in common]) for side in (other, first)]
+    tables = [one.tested for one in pooled if one is not None and one.tested is not None]
+    if len(tables) < 2 or not tables[0].drop("probability").equals(tables[1].drop("probability")):
+        return {}
+    before, after = (table["probability"].to_numpy() for table in tables)
+    paired = paired_bootstrap(
+        tables[0]["label"].to_numpy(),
+        before,
+        after,
+        tables[0]["group"].to_pylist(),
+        (THRESHOLD, THRESHOLD),
+        **BOOTSTRAP,
+    )["metrics"]
+    return {
+        metric: {
+            "mean": paired[metric]["difference"],
+            **{key: paired[metric][key] for key in ("low", "high", "note")},
+        }
+        for metric in PAIRED_METRICS
+    }
 
 
 def _protocols(row: Row, experiment: ExperimentSettings, found: Outcomes) -> list[str]:
@@ -105,8 +149,12 @@ def _line(row: Row, table: Table, protocol: str, found: Outcomes) -> dict[str, A
     if not places:
         line["reason"] = f"repeat {row.repeat} is not part of this scale"
     if done:
+        pooled = pool_folds(list(done.values()))
         patients = intervals_over_patients(list(done.values()))
-        line["cells"] = {key: cell(key, row.role, done, patients) for key in table.columns}
+        line["cells"] = {
+            key: cell(key, row.role, done, pooled=pooled, patients=patients)
+            for key in table.columns
+        }
     return line
 
 
@@ -153,9 +201,6 @@ def summary(gaps: dict[int, float]) -> dict[str, Any]:
     low, high = (None, None) if interval is None or same else interval
     mean = sum(values) / len(values)
     return {"differences": gaps, "mean": mean, "low": low, "high": high, "note": note}
-
-
-Side = tuple[str, str, str]  # model, part of the data, protocol
 
 
 def _gaps(found: Outcomes, first: Side, other: Side, metric: str) -> dict[int, float]:

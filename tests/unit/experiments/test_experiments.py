@@ -7,11 +7,17 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from leuk_ray.datasets.splits import SplitSettings
 from leuk_ray.evaluation.metrics import evaluate
 from leuk_ray.experiments import check
 from leuk_ray.experiments.check import check_networks
 from leuk_ray.experiments.plan import RunKey, make_plan
-from leuk_ray.experiments.results import Outcome, evaluate_predictions, intervals_over_patients
+from leuk_ray.experiments.results import (
+    Outcome,
+    evaluate_predictions,
+    intervals_over_patients,
+    pool_folds,
+)
 from leuk_ray.experiments.settings import ScaleName, experiment_names, load_experiment
 from leuk_ray.experiments.table_cells import cell, reported
 from leuk_ray.experiments.tables import fill_table, leaks, summary
@@ -68,7 +74,7 @@ def test_repeats_on_the_same_patients_have_an_interval_over_patients() -> None:
     same = repeats_on([list(range(28))] * 3)
     patients = intervals_over_patients(list(same.values()))
     assert patients is not None
-    found = cell("accuracy", None, same, patients)
+    found = cell("accuracy", None, same, patients=patients)
     assert found["cells"] == found["denominator"] == 560, "each cell counts once"
     assert found["numerator"] == pytest.approx(560 * found["value"])
     alone = same[1].intervals["accuracy"]
@@ -80,12 +86,58 @@ def test_repeats_on_the_same_patients_have_an_interval_over_patients() -> None:
     assert found["high"] - found["low"] > 3 * (over_repeats["high"] - over_repeats["low"])
     assert "over groups, mean of 3 repeats on the same cells" in found["detail"]
     assert "of 560;" in found["detail"]
-    loss = cell("loss", None, same, patients)
+    loss = cell("loss", None, same, patients=patients)
     assert loss["low"] < loss["value"] < loss["high"]
-    assert cell("precision", "healthy", same, patients)["low"] is None
+    assert cell("precision", "healthy", same, patients=patients)["low"] is None
     resplit = repeats_on([list(range(28)), list(range(14, 42))])
     assert intervals_over_patients(list(resplit.values())) is None
     assert intervals_over_patients([same[1]]) is None
+
+
+def test_repeats_on_other_patients_are_pooled_as_folds() -> None:
+    folds = repeats_on([list(range(0, 14)), list(range(14, 28)), list(range(28, 42))])
+    (whole,) = repeats_on([list(range(42))]).values()
+    pooled = pool_folds(list(folds.values()))
+    assert pooled is not None
+    assert pooled.metrics["cells"] == 840
+    found = cell("auc", None, folds, pooled=pooled)
+    assert found["value"] == pooled.metrics["auc"]["value"] != cell("auc", None, folds)["value"]
+    assert "over 840 cells; 95% " in found["detail"]
+    assert "over groups of 3 folds; SD " in found["detail"]
+    alone = whole.intervals["auc"]
+    assert alone.low is not None
+    assert alone.high is not None
+    assert found["high"] - found["low"] == pytest.approx(alone.high - alone.low, rel=0.3)
+    assert cell("loss", None, folds, pooled=pooled)["low"] is not None
+    f1 = cell("f1", "healthy", folds, pooled=pooled)
+    assert (f1["low"], f1["note"]) == (None, "no interval over groups for this figure")
+    shared = repeats_on([list(range(14)), list(range(13, 28))])
+    assert pool_folds(list(shared.values())) is None, "a patient is tested twice"
+    assert pool_folds([folds[1]]) is None
+
+
+def test_differences_over_folds_are_paired_over_patients() -> None:
+    experiment = load_experiment("bukhari2022")
+    table5 = next(table for table in experiment.tables if table.id == "table5")
+    ends = [list(range(0, 14)), list(range(14, 28)), list(range(28, 42))]
+    better, honest = repeats_on(ends), "slide-group-disjoint"
+    found = {}
+    for repeat, tested in better.items():
+        assert tested.tested is not None
+        place = tested.tested.column_names.index("probability")
+        half = pa.array(tested.tested["probability"].to_numpy() * 0.6)
+        found[RunKey("cnn", "both", honest, repeat)] = evaluate_predictions(
+            tested.tested.set_column(place, "probability", half)
+        )
+        found[RunKey("se", "both", honest, repeat)] = tested
+    rows = fill_table(table5, experiment, plan("bukhari2022", "tiny"), found)["rows"]
+    (mean,) = [row for row in rows if row["differences"]]
+    accuracy, auc = mean["differences"]
+    gaps = list(accuracy["differences"].values())
+    assert accuracy["mean"] == pytest.approx(sum(gaps) / 3), "folds of equal size"
+    assert 0 < accuracy["low"] < accuracy["mean"] < accuracy["high"] < 1
+    assert auc["mean"] == 0, "cells stand in the same order"
+    assert (auc["low"] is None) == bool(auc["note"])
 
 
 @pytest.mark.parametrize(
@@ -131,17 +183,28 @@ def test_settings_that_stand_for_the_papers_are_those_of_a_recipe(name: str):
             assert value is not None, path
 
 
-def test_a_repeat_is_a_seed_and_a_resplit_shared_by_all_networks():
-    planned = plan("saeed2022", "paper")
-    recipes = {place: spec.resolved for place, spec in planned.specs.items()}
+def test_a_repeat_is_a_seed_and_a_fold_or_a_resplit_shared_by_all_networks():
+    def splits(values: dict | None = None) -> dict[tuple[str, int], SplitSettings]:
+        planned = plan("saeed2022", "paper", values=values or {})
+        own: dict[tuple[str, int], set[str]] = {}
+        for place, spec in planned.specs.items():
+            assert spec.resolved.seed == place.repeat - 1
+            split = spec.resolved.split.model_dump_json()
+            own.setdefault((place.protocol, place.repeat), set()).add(split)
+        assert len(own) == 12
+        assert all(len(of_networks) == 1 for of_networks in own.values()), "the ablation is paired"
+        return {key: SplitSettings.model_validate_json(*found) for key, found in own.items()}
+
+    found, three = splits(), splits({"split.folds": 2})
     for repeat in (1, 2, 3):
-        own = {r.split.model_dump_json() for p, r in recipes.items()
-               if (p.protocol, p.repeat) == ("subject-disjoint", repeat)}  # fmt: skip
-        assert len(own) == 1, "the ablation is paired"
-        fold = RunKey("v2s", "all", "official-folds", repeat)
-        assert recipes[fold].split.fold == repeat - 1
-        assert recipes[fold].seed == repeat - 1
-    assert len({r.split.model_dump_json() for r in recipes.values()}) == 12
+        disjoint = found["subject-disjoint", repeat]
+        assert (disjoint.folds, disjoint.fold, disjoint.seed) == (10, repeat - 1, 0), "8:1:1"
+        assert found["official-folds", repeat].fold == repeat - 1
+        again = found["image-random", repeat]
+        assert (again.folds, again.fold, again.seed) == (0, 0, repeat - 1)
+    turns = [three["subject-disjoint", repeat] for repeat in (1, 2, 3)]
+    assert [(one.fold, one.seed) for one in turns] == [(0, 0), (1, 0), (0, 1)]
+    assert {three[key].folds for key in three if key[0] != "subject-disjoint"} == {0}
 
 
 def test_scales_change_size_and_nothing_else():
