@@ -24,6 +24,7 @@ from leuk_ray.training.state import TrainingState
 SIZE = 32
 TRAIN, VALIDATION = 53, 11  # neither divides by 2, 3 or 16
 POLICY = AugmentSettings()
+MIXED = AugmentSettings(mixup=0.4, cutmix=1.0)
 CPU = torch.device("cpu")
 SETTINGS = TrainingSettings(
     epochs=3, batch_size=16, frozen_norm="all", balance="equal", lr=3e-4, optimizer="adamax"
@@ -103,3 +104,8 @@ def run(
     )
     unlike = ("seconds", "data_wait_seconds", "images_per_second", "workers")
     return [{k: v for k, v in line.items() if k not in unlike} for line in state.history]
+
+
+def run_mixed(settings: TrainingSettings = SETTINGS, **options) -> list[dict]:
+    """With cells mixed with others of their batch, and residual branches dropped."""
+    return run(settings, augmentation=MIXED, model=make_model(drop_path=0.3), **options)

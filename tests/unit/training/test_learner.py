@@ -15,6 +15,7 @@ from sklearn.metrics import log_loss
 from sklearn.utils.class_weight import compute_class_weight
 from torch.overrides import TorchFunctionMode
 
+from leuk_ray.augment.mixing import mix_parameters
 from leuk_ray.augment.policies import augment_tensors
 from leuk_ray.augment.settings import AugmentSettings, Policy
 from leuk_ray.datasets.plan import uid_keys
@@ -27,7 +28,15 @@ from leuk_ray.training.recorded import Recorded
 from leuk_ray.training.schedule import lr_factor
 from leuk_ray.training.state import TrainingState
 from leuk_ray.utils.errors import UserError
-from tests.support.toy_training import SETTINGS, ArrayLoader, changed, make_cells, make_model, run
+from tests.support.toy_training import (
+    SETTINGS,
+    ArrayLoader,
+    changed,
+    make_cells,
+    make_model,
+    run,
+    run_mixed,
+)
 
 
 @pytest.fixture(scope="module")
@@ -280,6 +289,43 @@ def test_augmentation_and_network_compile_to_one_graph(policy: Policy):
         torch.testing.assert_close(compiled(images, how), augmented(images, how))
 
 
+def test_mixing_dropped_paths_and_views_compile_to_the_same_graph():
+    """All that a recipe may add, forward and backward, with other random numbers at each step."""
+    torch._dynamo.reset()
+    model = make_model(drop_path=0.5, views="flips")
+    augmented = Augmented(model.train(), "black")
+    for layer in model.modules():
+        if isinstance(layer, torch.nn.BatchNorm2d):
+            layer.eval()  # a second pass would see other running statistics
+    assert len(augmented.drop_paths) > 0
+    compiled = torch.compile(augmented, backend="aot_eager", fullgraph=True)
+    keys, copy_index = uid_keys(list("abcdefgh")), np.arange(8, dtype=np.uint64)
+    settings = AugmentSettings(policy="modern", mixup=0.2, cutmix=1.0)
+    outputs = []
+    for seed in range(2):
+        how = augment_tensors(settings, seed=seed, keys=keys, copy_index=copy_index, side=32)
+        own = {"seed": seed, "keys": keys[:4], "copy_index": copy_index[:4]}
+        mix = mix_parameters(settings, **own, side=32)
+        chances = torch.rand(
+            4, len(augmented.drop_paths), generator=torch.Generator().manual_seed(seed)
+        )
+        images = torch.rand(8, 3, 32, 32, generator=torch.Generator().manual_seed(7))
+        found = []
+        for network in (augmented, compiled):
+            model.zero_grad()
+            scores = network(images, how, mix, chances)
+            scores.sum().backward()
+            found.append(
+                [
+                    scores.detach(),
+                    *(p.grad.clone() for p in model.parameters() if p.grad is not None),
+                ]
+            )
+        torch.testing.assert_close(found[1], found[0])
+        outputs.append(found[0][0])
+    assert not torch.equal(*outputs), "the numbers of each step are its own"
+
+
 class _NoLooking(TorchFunctionMode):
     """Counts what would make the host wait for a GPU."""
 
@@ -383,15 +429,18 @@ def test_a_gpu_trains_and_resumes(changes: dict, tmp_path: Path):
 
 
 @pytest.mark.gpu
+@pytest.mark.parametrize("train", [run, run_mixed])
 @pytest.mark.parametrize("changes", [{}, {"precision": "bf16", "frozen_norm": "none"}])
-def test_a_recorded_pass_trains_bit_for_bit(changes: dict, monkeypatch):
+def test_a_recorded_pass_trains_bit_for_bit(changes: dict, train, monkeypatch):
     """Other last batches, a head that trains alone first, and dropout included."""
     recorded = []
     record = Recorded._record
     monkeypatch.setattr(Recorded, "_record", lambda *a: recorded.append(a) or record(*a))
     monkeypatch.setattr(torch.backends.cudnn, "deterministic", True)
     device, changes = torch.device("cuda"), {"epochs": 5, "frozen_epochs": 2, **changes}
-    ours, launched = (run(changed(cuda_graph=on, **changes), device=device) for on in (True, False))
+    ours, launched = (
+        train(changed(cuda_graph=on, **changes), device=device) for on in (True, False)
+    )
     assert len(recorded) == 2  # the head alone, all layers
     assert ours == launched
 

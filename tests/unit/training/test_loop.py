@@ -29,6 +29,7 @@ from leuk_ray.training.state import TrainingState
 from leuk_ray.training.validation import CopyAugmentation, metrics_of, score_rows
 from leuk_ray.utils.errors import TrainingDiverged
 from tests.support.toy_training import (
+    MIXED,
     SETTINGS,
     SIZE,
     ArrayLoader,
@@ -36,14 +37,8 @@ from tests.support.toy_training import (
     make_cells,
     make_model,
     run,
+    run_mixed,
 )
-
-MIXED = AugmentSettings(mixup=0.4, cutmix=1.0)
-
-
-def run_mixed(**options) -> list[dict]:
-    """With cells mixed with others of their batch, and residual branches dropped."""
-    return run(augmentation=MIXED, model=make_model(drop_path=0.3), **options)
 
 
 def of_rank(world_size: int) -> dict:
