@@ -89,7 +89,11 @@ def make_plan(
     trained = [name for name in experiment.models if name not in left_out]
     if not trained:
         raise ConfigError(f"--models: nothing is left to train: {left_out[only[0]]}")
-    uses = {data: _uses(cells, source, scale) for data, source in experiment.data.items()}
+    parts = {
+        data: eligible(cells if source is None else cells.filter(pc.field("source") == source))
+        for data, source in experiment.data.items()
+    }
+    uses = {data: _uses(part, scale) for data, part in parts.items()}
     specs = {}
     for repeat in range(1, scale.repeats + 1):
         for name in trained:
@@ -99,7 +103,7 @@ def make_plan(
             for data in model.data:
                 base = _with_uses(_recipe(experiment, scale, name), uses[data])
                 overrides = {**_overrides(experiment, scale, name), **values}
-                folds = _num_folds(with_values(base, overrides).split)
+                folds = _num_folds(with_values(base, overrides).split, parts[data])
                 for protocol in model.protocols:
                     place = RunKey(name, data, protocol, repeat)
                     split = _split(protocol, experiment.data[data], repeat, folds)
@@ -149,17 +153,18 @@ def _with_uses(recipe: Recipe, uses: int | None) -> Recipe:
     return with_values(recipe, {"training.balance": uses, "split.copies": uses})
 
 
-def _uses(cells: pa.Table, source: str | None, scale: Scale) -> int | None:
+def _uses(cells: pa.Table, scale: Scale) -> int | None:
     if scale.times is None:
         return None
-    own = cells if source is None else cells.filter(pc.field("source") == source)
-    labels = np.asarray(eligible(own)["label"].to_pylist(), np.int64)
+    labels = np.asarray(cells["label"].to_pylist(), np.int64)
     return math.ceil(scale.times * max(np.bincount(labels, minlength=2)))
 
 
-def _num_folds(split: SplitSettings) -> int:
-    """As many as give each fold the share that a hold-out would test."""
-    return split.folds or round(1 / split.fractions[2])
+def _num_folds(split: SplitSettings, cells: pa.Table) -> int:
+    """As many as give each fold the share that a hold-out would test, and a group of each class."""
+    groups = cells.group_by("label").aggregate([("group", "count_distinct")])
+    fewest = min(groups["group_count_distinct"].to_pylist(), default=0)
+    return split.folds or max(2, min(round(1 / split.fractions[2]), fewest))
 
 
 def _split(protocol: str, source: str | None, repeat: int, folds: int) -> dict[str, Any]:

@@ -30,6 +30,7 @@ CELLS = pa.table(
         "status": ["keep"] * 40,
         "official_split": pa.array([None] * 40, pa.string()),
         "source": ["all-idb1"] * 10 + ["all-idb2"] * 30,
+        "group": [f"g{n}" for n in range(40)],
     }
 )
 SCALES: tuple[ScaleName, ...] = ("paper", "small", "tiny")
@@ -202,6 +203,10 @@ def test_a_repeat_is_a_seed_and_a_fold_or_a_resplit_shared_by_all_networks():
         assert found["official-folds", repeat].fold == repeat - 1
         again = found["image-random", repeat]
         assert (again.folds, again.fold, again.seed) == (0, 0, repeat - 1)
+    few = CELLS.set_column(5, "group", pa.array([f"g{n // 6}" for n in range(40)]))
+    experiment = load_experiment("saeed2022")
+    planned = make_plan(experiment, experiment.scales["paper"], few, {}).specs.values()
+    assert max(spec.resolved.split.folds for spec in planned) == 7, "a group of each class a fold"
     turns = [three["subject-disjoint", repeat] for repeat in (1, 2, 3)]
     assert [(one.fold, one.seed) for one in turns] == [(0, 0), (1, 0), (0, 1)]
     assert {three[key].folds for key in three if key[0] != "subject-disjoint"} == {0}
