@@ -128,7 +128,10 @@ def _pooled(one: dict[str, Any], each: list[dict[str, Any]]) -> dict[str, Any]:
     note = one["note"] or ("" if one["low"] is not None else _NO_INTERVAL)
     if one["value"] is None:
         note = f"0 of 0 in {len(each)} folds"
-    return one | {"sd": statistics.stdev(known) if len(known) > 1 else None, "note": note}
+    known_only = {key: value for key, value in one.items() if value is not None}
+    bounds = {key: one[key] for key in ("value", "low", "high")}
+    sd = statistics.stdev(known) if len(known) > 1 else None
+    return known_only | bounds | {"sd": sd, "note": note}
 
 
 def _over_patients(

@@ -110,6 +110,8 @@ def test_repeats_on_other_patients_are_pooled_as_folds() -> None:
     assert alone.high is not None
     assert found["high"] - found["low"] == pytest.approx(alone.high - alone.low, rel=0.3)
     assert cell("loss", None, folds, pooled=pooled)["low"] is not None
+    assert cell("weighted_f1", None, folds, pooled=pooled)["detail"].startswith("over 840 cells")
+    assert "of 420; 95%" in cell("sensitivity", None, folds, pooled=pooled)["detail"]
     f1 = cell("f1", "healthy", folds, pooled=pooled)
     assert (f1["low"], f1["note"]) == (None, "no interval over groups for this figure")
     shared = repeats_on([list(range(14)), list(range(13, 28))])
