@@ -261,7 +261,7 @@ def read_manifest(path: Location) -> ModelManifest | EnsembleManifest:
     if not isinstance(values, dict):
         raise DataError(f"{place}: not understood (no object); get the bundle anew")
     version = values.get("schema_version", 1)
-    if version not in (1, SCHEMA_VERSION) or isinstance(version, bool):
+    if isinstance(version, bool) or version not in (1, SCHEMA_VERSION):
         raise DataError(
             f"{place}: schema_version {str(version)[:20]!r} is not known here, only 1 and "
             f"{SCHEMA_VERSION}; update leuk_ray, or get the bundle as an older one writes it"

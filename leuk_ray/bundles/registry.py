@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import fcntl
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -259,7 +259,7 @@ class Registry:
         write_json(self.path / model.name / "registry.json", complete.model_dump(mode="json"))
 
     @contextmanager
-    def _writing(self, name: str) -> Iterator[None]:
+    def _writing(self, name: str) -> Generator[None]:
         """Wait until no other process writes to a name; the lock dies with its process."""
         folder = self.path / name
         try:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
 from pydantic import BaseModel, Field, model_validator
 
@@ -128,6 +128,6 @@ class Model(Settings):
         old = self.versions[: max(0, len(self.versions) - keep)]
         return [v.number for v in old if v.removed is None and v.number not in used]
 
-    def as_dict(self) -> dict:
+    def as_dict(self) -> dict[str, Any]:
         """Plain values, for JSON."""
         return self.model_dump(mode="json") | {"aliases": self.aliases}

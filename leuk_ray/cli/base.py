@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager, redirect_stdout
 from functools import wraps
 from pathlib import Path
@@ -29,7 +29,7 @@ NO_IMAGES = click.option("--no-images", is_flag=True, help="Omit images of cells
 PATH = click.Path(path_type=Path)
 
 
-class _LocationType(click.ParamType):
+class _LocationType(click.ParamType[Any]):
     name = "path or address"
 
     def convert(self, value: Any, param: Any, ctx: Any) -> Any:  # noqa: ARG002
@@ -52,7 +52,7 @@ SIGN = click.option(
 )
 
 
-class Choice(click.Choice):
+class Choice(click.Choice[str]):
     """One of a few words; of another the near one is suggested."""
 
     def convert(self, value: Any, param: Any, ctx: Any) -> Any:
@@ -62,7 +62,7 @@ class Choice(click.Choice):
         return super().convert(value, param, ctx)
 
 
-class _WorkersType(click.ParamType):
+class _WorkersType(click.ParamType[Any]):
     name = "N or MIN:MAX"
 
     def convert(self, value: Any, param: Any, ctx: Any) -> Any:
@@ -93,7 +93,7 @@ def _given_once(ctx: Any, param: Any, overrides: tuple[str, ...]) -> tuple[str, 
 OVERRIDES = click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...", callback=_given_once)
 
 
-def command(function: Callable[..., tuple[dict, str]]) -> Callable[..., Any]:
+def command(function: Callable[..., tuple[dict[str, Any], str]]) -> Callable[..., Any]:
     """Give a command --json; it returns (plain values, text for people).
 
     With --json an error that the user can fix is an object too: `error`, its message, and `kind`.
@@ -131,7 +131,7 @@ def read_files(places: tuple[Location, ...]) -> list[tuple[str, bytes]]:
 
 
 @contextmanager
-def _stdout_to_stderr() -> Iterator[None]:
+def _stdout_to_stderr() -> Generator[None]:
     sys.stdout.flush()
     kept = os.dup(1)
     os.dup2(2, 1)

@@ -7,7 +7,7 @@ import sys
 from collections import Counter
 from dataclasses import asdict
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import click
 
@@ -85,7 +85,7 @@ def submit(
     sys.exit(outcome.exit_code or 0)
 
 
-def _parsed(context: click.Context, words: tuple[str, ...]) -> dict:
+def _parsed(context: click.Context, words: tuple[str, ...]) -> dict[str, Any]:
     """The settings of a command, parsed here, so that a typo never reaches the cluster."""
     command: click.Command = context.find_root().command
     rest = list(words)

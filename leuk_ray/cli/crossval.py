@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -72,7 +72,7 @@ def crossval(
     bundle: Location | None,
     coverage: float | None,
     address: str | None,
-) -> tuple[dict, str]:
+) -> tuple[dict[str, Any], str]:
     """Train RECIPE once for each fold and report on the pooled out-of-fold scores.
 
     Folds keep groups whole, except under --protocol image-random. Two cross-validations over the

@@ -67,7 +67,7 @@ def synth(
     signal: Any,
     subject_share: float,
     layout: str,
-) -> tuple[dict, str]:
+) -> tuple[dict[str, Any], str]:
     """Render SYNTHETIC cells whose best achievable AUC or balanced accuracy is known."""
     from leuk_ray.cli.data_messages import synth_text
     from leuk_ray.datasets.synthetic import SyntheticSpec, write_c_nmc
@@ -146,7 +146,7 @@ def prepare(
     columns: str | None,
     keep_columns: str | None,
     address: str | None,
-) -> tuple[dict, str]:
+) -> tuple[dict[str, Any], str]:
     """Decode image files into a prepared dataset: files = rows + rejected + skipped.
 
     Every folder or label is a class. Where all are known words there are two classes: ALL, blast,
@@ -189,7 +189,7 @@ def prepare(
 )
 @click.option("--out", type=PATH, required=True, help="Folder for the crops.")
 @command
-def crop(field: Path, centroids: Path, side: int, out: Path) -> tuple[dict, str]:
+def crop(field: Path, centroids: Path, side: int, out: Path) -> tuple[dict[str, Any], str]:
     """Crop cells from a field of view."""
     from leuk_ray.datasets.cropping import crop_field
 
@@ -214,7 +214,7 @@ def crop(field: Path, centroids: Path, side: int, out: Path) -> tuple[dict, str]
 @command
 def audit(
     dataset: Location, out: Location | None, scores: Path | None, no_images: bool
-) -> tuple[dict, str]:
+) -> tuple[dict[str, Any], str]:
     """Find duplicates, imbalance, shortcuts, doubtful labels, and the leak of each protocol."""
     from leuk_ray.datasets.prepared import PreparedDataset
     from leuk_ray.io.locations import join
@@ -268,7 +268,7 @@ def audit(
 @command
 def split(
     dataset: Location, protocol: Any, folds: int, fold: int, seed: int, out: Location
-) -> tuple[dict, str]:
+) -> tuple[dict[str, Any], str]:
     """Assign every cell a role; the help lists the protocols."""
     from leuk_ray.cli.data_messages import split_text
     from leuk_ray.datasets.leakage import crossings, find_leakage

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 from leuk_ray.datasets.classes import BINARY, ClassSet
 from leuk_ray.evaluation.intervals import MIN_GROUPS
@@ -11,7 +12,7 @@ from leuk_ray.io.locations import Location, join
 from leuk_ray.utils.wording import counted, counted_subjects, listed
 
 
-def synth_text(directory: Path, values: dict) -> str:
+def synth_text(directory: Path, values: dict[str, Any]) -> str:
     """Format the result of `synth`."""
     if "best_balanced_accuracy" in values:
         best, oracle = values["best_balanced_accuracy"], values["oracle_balanced_accuracy"]
@@ -47,7 +48,7 @@ _SQUARED = {
 }
 
 
-def prepare_text(dataset: Location, manifest: dict, default_split: dict) -> str:
+def prepare_text(dataset: Location, manifest: dict[str, Any], default_split: dict[str, Any]) -> str:
     """Format the result of `prepare`, and `split_summary.default_split` of its cells."""
     counts = manifest["counts"]
     subjects = counted_subjects(counts["subjects"], counts["rows_without_subject"])
@@ -96,7 +97,7 @@ def prepare_text(dataset: Location, manifest: dict, default_split: dict) -> str:
     return "\n".join(lines)
 
 
-def detect_text(values: dict) -> str:
+def detect_text(values: dict[str, Any]) -> str:
     """Format the result of `detect`."""
     counts = values["counts"]
     lines = [
@@ -120,7 +121,7 @@ def detect_text(values: dict) -> str:
     return "\n".join(lines)
 
 
-def _measured_text(measured: dict) -> list[str]:
+def _measured_text(measured: dict[str, Any]) -> list[str]:
     lines = [
         f"  recall {measured['found']} of {measured['cells']} annotated cells, precision "
         f"{measured['found']} of {measured['detections']} detections, over "
@@ -148,7 +149,7 @@ def _measured_text(measured: dict) -> list[str]:
     return lines
 
 
-def fields_text(values: dict) -> str:
+def fields_text(values: dict[str, Any]) -> str:
     """Format the result of `predict --fields` for a few fields."""
     lines = []
     for field in values["fields"]:
@@ -162,14 +163,14 @@ def fields_text(values: dict) -> str:
     return "\n".join([*lines, _summary(values["summary"])])
 
 
-def _likeliest(cell: dict) -> str:
+def _likeliest(cell: dict[str, Any]) -> str:
     if not cell.get("probabilities"):
         return ""
     name, value = max(cell["probabilities"].items(), key=lambda each: each[1])
     return f", most likely {name} {value:.3f}"
 
 
-def fields_table_text(values: dict) -> str:
+def fields_table_text(values: dict[str, Any]) -> str:
     """Format the result of `predict --fields --out`."""
     counts = values["fields"]
     by_status = [f"{counts.get(status, 0)} {status}" for status in ("ok", "empty", "refused")]
@@ -187,7 +188,7 @@ def fields_table_text(values: dict) -> str:
     return "\n".join(lines)
 
 
-def _summary(summary: dict) -> str:
+def _summary(summary: dict[str, Any]) -> str:
     """Cells of fields: how many were answered for, how, and why others were not."""
     shares = [
         f"{share['cells']} {share['name']} ({share['share']:.0%})"  # of one patient or of several
@@ -223,7 +224,7 @@ def warnings_text(warnings: dict[str, int]) -> list[str]:
     ]
 
 
-def audit_text(audit: dict) -> str:
+def audit_text(audit: dict[str, Any]) -> str:
     """Format the result of `audit`."""
     lines = [
         f"{counted(audit['cells'], 'cell')} in {counted(audit['groups'], 'group')}; "
@@ -244,7 +245,7 @@ def audit_text(audit: dict) -> str:
     return "\n".join(lines)
 
 
-def _split_warnings(values: dict) -> list[str]:
+def _split_warnings(values: dict[str, Any]) -> list[str]:
     """How far a split is from the asked shares, and whether its test set is too small."""
     lines = []
     if gap := values["largest_gap"]:
@@ -263,7 +264,7 @@ def _split_warnings(values: dict) -> list[str]:
     return lines
 
 
-def split_text(values: dict) -> str:
+def split_text(values: dict[str, Any]) -> str:
     """Format the result of `split`."""
     lines = [f"{values['out']}: {values['protocol']}", f"  {values['leakage']}"]
     copies = values["protocol"] == "paper-literal"
@@ -293,7 +294,7 @@ def split_text(values: dict) -> str:
     return "\n".join(lines)
 
 
-def subjects_text(values: dict) -> str:
+def subjects_text(values: dict[str, Any]) -> str:
     """The table of subjects of `predict`, and how many pictures were given more than once."""
     text = f"{values['subjects_out']}: {counted(values['subjects'], 'subject')}"
     cells, copies = (sum(one[name] for one in values["patients"]) for name in ("cells", "copies"))

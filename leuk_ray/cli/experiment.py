@@ -59,7 +59,7 @@ def experiment(
     resume: bool,
     no_images: bool,
     address: str | None,
-) -> tuple[dict, str]:
+) -> tuple[dict[str, Any], str]:
     """Run a paper's tables: saeed2022, bukhari2022, or a YAML file like theirs."""
     from leuk_ray.experiments.settings import load_experiment
     from leuk_ray.recipes.recipe import parse_overrides

@@ -69,7 +69,7 @@ def detect(
     pixels_per_um: float | None,
     crop_um: float | None,
     **options: Any,
-) -> tuple[dict, str]:
+) -> tuple[dict[str, Any], str]:
     """Find nucleated cells in fields of view by their stain, and crop them.
 
     With --boxes, detect.json holds how many cells were found, by label and patient: `leuk-ray

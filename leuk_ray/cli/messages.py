@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import textwrap
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from leuk_ray.cli.data_messages import audit_text, spellings_text, subjects_text
 from leuk_ray.evaluation.beside_baselines import beside_sentence
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from leuk_ray.experiments.report import ExperimentReport
 
 
-def settings_text(settings: list[dict]) -> str:
+def settings_text(settings: list[dict[str, Any]]) -> str:
     """Format the result of `recipes --settings`."""
     lines = []
     for setting in settings:
@@ -29,7 +29,7 @@ def settings_text(settings: list[dict]) -> str:
     return "\n".join(lines)
 
 
-def summary_text(values: dict) -> str:
+def summary_text(values: dict[str, Any]) -> str:
     """Format the result of `recipes NAME --summary`."""
     header = ("layer", "kind", "output", "parameters", "MFLOPs")
     rows: list[tuple[str, ...]] = [header]
@@ -56,13 +56,13 @@ def summary_text(values: dict) -> str:
     )
 
 
-def fetch_text(values: dict) -> str:
+def fetch_text(values: dict[str, Any]) -> str:
     """Format the result of `weights fetch`."""
     files = values["files"]
     return "\n".join([*files, f"Use one: leuk-ray train RECIPE weights={files[-1]} ..."])
 
 
-def dry_run_text(values: dict) -> str:
+def dry_run_text(values: dict[str, Any]) -> str:
     """Format the result of `train --dry-run`."""
     cells, size, seconds = values["cells"], values["bytes"], values.get("seconds")
     workers = counted(values["workers"], "worker")
@@ -111,7 +111,7 @@ def report_text(result: EvaluationResult) -> str:
     return "\n".join([*lines, f"Report: {join(result.folder, 'report.html')}"])
 
 
-def compare_text(values: dict) -> str:
+def compare_text(values: dict[str, Any]) -> str:
     """Format the result of `compare`: first on how many cells, and why so few."""
     first, second = values["first"], values["second"]
     lines = [
@@ -137,7 +137,7 @@ def compare_text(values: dict) -> str:
     return "\n".join([*lines, *(f"  {note}" for note in notes)])
 
 
-def _paired_lines(values: dict, notes: dict[str, None]) -> list[str]:
+def _paired_lines(values: dict[str, Any], notes: dict[str, None]) -> list[str]:
     """Counts of correct cells and a line a metric; what intervals need said goes to `notes`."""
     lines = [
         f"  correct by both: {values['both_correct']:,}; only by the first: "
@@ -185,7 +185,7 @@ def experiment_text(report: ExperimentReport, out: Path) -> str:
     return "\n".join([*lines, f"Report: {out / 'report' / 'report.html'}"])
 
 
-def predict_text(values: dict) -> str:
+def predict_text(values: dict[str, Any]) -> str:
     """Format the result of `predict`."""
     lines = []
     for item in values["predictions"]:
@@ -210,7 +210,7 @@ def predict_text(values: dict) -> str:
     return "\n".join([*lines, *_left_out(values.get("left_out")), *_failed(failed, len(lines))])
 
 
-def predict_table_text(values: dict) -> str:
+def predict_table_text(values: dict[str, Any]) -> str:
     """Format the result of `predict --out`: how many images in, and what became of them."""
     labels = ", ".join(f"{count} {label}" for label, count in sorted(values["labels"].items()))
     lines = [f"{values['out']}: {counted(values['images'], 'image')}: {labels}"]
@@ -241,7 +241,7 @@ def _left_out(reasons: dict[str, int] | None) -> list[str]:
     return [f"{counted(sum(reasons.values()), 'other file')} left out: {why}"]
 
 
-def explain_text(items: list[dict], out: Location) -> str:
+def explain_text(items: list[dict[str, Any]], out: Location) -> str:
     """Format the result of `explain`."""
     lines = predict_text({"predictions": items}).split("\n")
     for number, item in enumerate(items):
@@ -257,12 +257,12 @@ def explain_text(items: list[dict], out: Location) -> str:
     return "\n".join(lines)
 
 
-def ensemble_text(values: dict) -> str:
+def ensemble_text(values: dict[str, Any]) -> str:
     """Format the result of `ensemble`."""
     return f"{values['bundle']}: {values['rule']} vote of {', '.join(values['members'])}"
 
 
-def models_text(values: dict) -> str:
+def models_text(values: dict[str, Any]) -> str:
     """Format the result of `models list`."""
     lines = []
     for model in values["models"]:
@@ -275,7 +275,7 @@ def models_text(values: dict) -> str:
     return "\n".join(lines) or "no model yet"
 
 
-def model_text(values: dict) -> str:
+def model_text(values: dict[str, Any]) -> str:
     """Format the result of `models show`."""
     lines = [models_text({"models": [values]})]
     for version in values["versions"]:
@@ -293,7 +293,7 @@ def model_text(values: dict) -> str:
     return "\n".join(lines)
 
 
-def calibrate_text(values: dict) -> str:
+def calibrate_text(values: dict[str, Any]) -> str:
     """Format the result of `calibrate`."""
     band = values["abstain_band"]
     abstains = f"abstains between {band[0]:.3f} and {band[1]:.3f}" if band else "no abstain band"
@@ -316,7 +316,7 @@ def calibrate_text(values: dict) -> str:
     return "\n".join(lines)
 
 
-def export_text(values: dict) -> str:
+def export_text(values: dict[str, Any]) -> str:
     """Format the result of `export`."""
     if not values["onnx"]:
         return f"{values['bundle']}"
@@ -326,7 +326,7 @@ def export_text(values: dict) -> str:
     )
 
 
-def demo_text(values: dict) -> str:
+def demo_text(values: dict[str, Any]) -> str:
     """Format the result of `demo`."""
     paths, audit = values["paths"], values["audit"]
     return f"""

@@ -24,7 +24,7 @@ def weights() -> None:
 @click.argument("names", nargs=-1, required=True, metavar="RECIPE_OR_BACKBONE...")
 @click.option("--to", "folder", type=PATH, required=True, help="Folder to save to.")
 @command
-def fetch(names: tuple[str, ...], folder: Path) -> tuple[dict, str]:
+def fetch(names: tuple[str, ...], folder: Path) -> tuple[dict[str, Any], str]:
     """Save ImageNet weights as files, for machines without internet."""
     from leuk_ray.cli.messages import fetch_text
     from leuk_ray.models.weights import fetch as run
@@ -75,7 +75,7 @@ def predict(
     pixels_per_um: float | None,
     crop_um: float | None,
     **options: Any,
-) -> tuple[dict, str]:
+) -> tuple[dict[str, Any], str]:
     """Classify images: files, folders, patterns, s3://.
 
     An image that cannot be scored is a row with the reason, and counted in the last line: exit
@@ -112,7 +112,7 @@ def _predict_fields(
     pixels_per_um: float | None,
     crop_um: float | None,
     options: dict[str, Any],
-) -> tuple[dict, str]:
+) -> tuple[dict[str, Any], str]:
     from leuk_ray.cli.data_messages import fields_table_text, fields_text
     from leuk_ray.fields.field import FieldSettings
     from leuk_ray.workflows.predict_fields import predict_fields, predict_fields_to_table
@@ -134,7 +134,9 @@ def _predict_fields(
 @click.argument("members", nargs=-1, required=True, metavar="RUN_OR_BUNDLE...", type=LOCATION)
 @click.option("--rule", type=Choice(["soft", "majority"]), default="soft", show_default=True)
 @command
-def ensemble(bundle: Location, members: tuple[Location, ...], rule: Any) -> tuple[dict, str]:
+def ensemble(
+    bundle: Location, members: tuple[Location, ...], rule: Any
+) -> tuple[dict[str, Any], str]:
     """Combine bundles into one that averages or votes."""
     from leuk_ray.bundles.bundle import find_bundle, write_ensemble
     from leuk_ray.cli.messages import ensemble_text
@@ -167,7 +169,7 @@ def explain(
     out: Location,
     method: Any,
     toward: str | None,
-) -> tuple[dict, str]:
+) -> tuple[dict[str, Any], str]:
     """Write heat maps of what predictions are based on, and their share inside the cell."""
     from leuk_ray.bundles.bundle import find_bundle
     from leuk_ray.cli.messages import explain_text
@@ -197,7 +199,7 @@ def registry() -> None:
 @registry.command("list", epilog="Example: leuk-ray models list --registry models")
 @_REGISTRY
 @command
-def list_models(registry: Path) -> tuple[dict, str]:
+def list_models(registry: Path) -> tuple[dict[str, Any], str]:
     """List names, versions and aliases."""
     from leuk_ray.bundles.registry import Registry
     from leuk_ray.cli.messages import models_text
@@ -211,7 +213,7 @@ def list_models(registry: Path) -> tuple[dict, str]:
 @click.argument("name")
 @_REGISTRY
 @command
-def show(name: str, registry: Path) -> tuple[dict, str]:
+def show(name: str, registry: Path) -> tuple[dict[str, Any], str]:
     """Show the versions of NAME, their origin and history."""
     from leuk_ray.bundles.registry import Registry
     from leuk_ray.cli.messages import model_text
@@ -238,7 +240,7 @@ def add(
     registry: Path,
     trusted: Path | None,
     key: Path | None,
-) -> tuple[dict, str]:
+) -> tuple[dict[str, Any], str]:
     """Copy a bundle as the next version of NAME; promote makes it the champion.
 
     Of a run's bundle, or one of a sweep's top/, the registry notes run, data and sweep.
@@ -263,7 +265,7 @@ def add(
 @_ALIAS
 @_REGISTRY
 @command
-def promote(name: str, version: int, alias: str, registry: Path) -> tuple[dict, str]:
+def promote(name: str, version: int, alias: str, registry: Path) -> tuple[dict[str, Any], str]:
     """Make VERSION the champion of NAME."""
     from leuk_ray.bundles.registry import Registry
     from leuk_ray.inference.check import check_answers
@@ -278,7 +280,7 @@ def promote(name: str, version: int, alias: str, registry: Path) -> tuple[dict, 
 @_ALIAS
 @_REGISTRY
 @command
-def rollback(name: str, alias: str, registry: Path) -> tuple[dict, str]:
+def rollback(name: str, alias: str, registry: Path) -> tuple[dict[str, Any], str]:
     """Restore the champion from before the last promotion."""
     from leuk_ray.bundles.registry import Registry
     from leuk_ray.inference.check import check_answers
@@ -296,7 +298,7 @@ def rollback(name: str, alias: str, registry: Path) -> tuple[dict, str]:
 @click.option("--dry-run", is_flag=True, help="Say what would be deleted.")
 @_REGISTRY
 @command
-def gc(name: str, keep: int, dry_run: bool, registry: Path) -> tuple[dict, str]:
+def gc(name: str, keep: int, dry_run: bool, registry: Path) -> tuple[dict[str, Any], str]:
     """Delete bundles of old versions of NAME; their entries and the history stay.
 
     What an alias means, and what it would mean after a rollback, is never deleted.

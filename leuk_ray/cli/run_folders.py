@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -17,7 +18,7 @@ def run_folders() -> None:
 @run_folders.command("list", epilog="Example: leuk-ray runs list runs")
 @click.argument("folder", type=PATH)
 @command
-def list_runs(folder: Path) -> tuple[dict, str]:
+def list_runs(folder: Path) -> tuple[dict[str, Any], str]:
     """List the runs in FOLDER and below: state, metrics of the test cells, disk used."""
     from leuk_ray.cli.run_messages import runs_text
     from leuk_ray.runs.folders import find_runs
@@ -29,7 +30,7 @@ def list_runs(folder: Path) -> tuple[dict, str]:
 @run_folders.command(epilog="Example: leuk-ray runs show runs/lite")
 @click.argument("run", type=PATH)
 @command
-def show(run: Path) -> tuple[dict, str]:
+def show(run: Path) -> tuple[dict[str, Any], str]:
     """Show a run: settings other than the shipped recipe's, metrics, what it was made with."""
     from leuk_ray.cli.run_messages import run_text
     from leuk_ray.runs.folders import beside_recipe, read_run
@@ -43,7 +44,7 @@ def show(run: Path) -> tuple[dict, str]:
 @click.argument("runs", nargs=-1, required=True, type=PATH, metavar="RUN_OR_FOLDER...")
 @click.option("--out", type=PATH, metavar="PAGE.html", help="Also write a page with curves.")
 @command
-def diff(runs: tuple[Path, ...], out: Path | None) -> tuple[dict, str]:
+def diff(runs: tuple[Path, ...], out: Path | None) -> tuple[dict[str, Any], str]:
     """Print the settings that differ between runs, and their metrics side by side.
 
     Whether one is better than the other is a question for `leuk-ray compare`.

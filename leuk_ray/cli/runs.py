@@ -36,7 +36,7 @@ WORKERS_OF_POOL = click.option(
 @click.command(epilog="Example: leuk-ray demo --out demo")
 @click.option("--out", type=PATH, default=Path("demo"), show_default=True)
 @command
-def demo(out: Path) -> tuple[dict, str]:
+def demo(out: Path) -> tuple[dict[str, Any], str]:
     """Run the whole pipeline on 600 SYNTHETIC cells, in a few minutes without a GPU."""
     from leuk_ray.cli.messages import demo_text
     from leuk_ray.workflows.demo import run_demo
@@ -65,7 +65,7 @@ def recipes(
     gallery: Path | None,
     data: Location | None,
     settings: str | None,
-) -> tuple[dict, str]:
+) -> tuple[dict[str, Any], str]:
     """List recipes; print, summarise or visualise one; explain settings."""
     from leuk_ray.recipes.recipe import load_recipe, recipe_names, recipe_text
 
@@ -142,7 +142,7 @@ def train(
     mlflow: str | None,
     no_images: bool,
     address: str | None,
-) -> tuple[dict, str]:
+) -> tuple[dict[str, Any], str]:
     """Train RECIPE, evaluate its best checkpoint on the test cells, and write a bundle."""
     from leuk_ray.datasets.prepared import PreparedDataset
     from leuk_ray.recipes.recipe import load_recipe
@@ -205,7 +205,7 @@ def evaluate(
     gpus: bool,
     no_images: bool,
     address: str | None,
-) -> tuple[dict, str]:
+) -> tuple[dict[str, Any], str]:
     """Score a run's test cells, or a bundle on another dataset, and write a report.
 
     A bundle alone is evaluated on cells of patients that did not train, validate or calibrate it or
@@ -243,7 +243,7 @@ def compare(
     workers: int | None,
     gpus: bool,
     address: str | None,
-) -> tuple[dict, str]:
+) -> tuple[dict[str, Any], str]:
     """Score two bundles on the same cells and test the difference.
 
     The cells are those that both runs keep for testing, or all of a dataset that trained neither.

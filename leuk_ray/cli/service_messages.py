@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from leuk_ray.utils.wording import counted
 
 
-def trace_text(values: dict) -> str:
+def trace_text(values: dict[str, Any]) -> str:
     """Format the result of `trace verify`."""
     chains = values["chains"]
     lines = [f"{counted(len(chains), 'chain')} intact: {counted(values['lines'], 'line')}"]
@@ -22,7 +24,7 @@ def trace_text(values: dict) -> str:
     return "\n".join(lines)
 
 
-def replay_text(values: dict) -> str:
+def replay_text(values: dict[str, Any]) -> str:
     """Format the result of `trace replay`."""
     lines = [
         f"{counted(values['answers'], 'traced answer')} repeated; probabilities differ by "
@@ -35,7 +37,7 @@ def replay_text(values: dict) -> str:
     return "\n".join(lines)
 
 
-def gc_text(values: dict) -> str:
+def gc_text(values: dict[str, Any]) -> str:
     """Format the result of `models gc`."""
     if not values["deleted"]:
         return f"{values['name']}: no version to delete"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -21,7 +21,9 @@ if TYPE_CHECKING:
 @click.option("--onnx", is_flag=True, help="Add a graph for ONNX Runtime, faster on CPUs.")
 @SIGN
 @command
-def export(source: Location, bundle: Location, onnx: bool, key: Path | None) -> tuple[dict, str]:
+def export(
+    source: Location, bundle: Location, onnx: bool, key: Path | None
+) -> tuple[dict[str, Any], str]:
     """Copy a verified bundle out of its run: to a folder, s3://, gs://, or hf://OWNER/NAME."""
     from leuk_ray.bundles.bundle import find_bundle
     from leuk_ray.bundles.hub import is_on_hub
@@ -75,7 +77,7 @@ def calibrate(
     abstain: float | None,
     coverage: float | None,
     misses: Path | None,
-) -> tuple[dict, str]:
+) -> tuple[dict[str, Any], str]:
     """Write a copy of a bundle with calibrated probabilities, a rule when to abstain, and scope."""
     from leuk_ray.api.runs import calibrate as run
     from leuk_ray.cli.messages import calibrate_text
@@ -135,7 +137,7 @@ def serve(
     trace_subjects: bool,
     trusted: Path | None,
     address: str | None,
-) -> tuple[dict, str]:
+) -> tuple[dict[str, Any], str]:
     """Serve predictions over HTTP until stopped: a page, /v1/predict, and /docs."""
     require("serve", "serve")
 
@@ -166,7 +168,7 @@ def serve(
 @click.argument("service", metavar="URL")
 @click.option("--port", default=8010, show_default=True, type=click.IntRange(1, 65535))
 @command
-def imaging_server(service: str, port: int) -> tuple[dict, str]:
+def imaging_server(service: str, port: int) -> tuple[dict[str, Any], str]:
     """Let napari and QuPath on this machine ask a service, by the Imaging Server Kit's protocol.
 
     The service's key, if it has one, is read from LEUK_RAY_API_KEY.

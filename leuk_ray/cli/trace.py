@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -27,7 +27,7 @@ def trace() -> None:
     help="Output of an earlier `verify --json`, kept elsewhere: all it names must still be there.",
 )
 @command
-def verify(folder: Path, against: Path | None) -> tuple[dict, str]:
+def verify(folder: Path, against: Path | None) -> tuple[dict[str, Any], str]:
     """Verify the hash chains: changed, replaced and missing lines and files are named (exit 2).
 
     The files alone prove nothing against someone who can rewrite all of them: keep the output of
@@ -45,7 +45,9 @@ def verify(folder: Path, against: Path | None) -> tuple[dict, str]:
 @click.argument("images", nargs=-1, required=True, type=LOCATION)
 @click.option("--bundle", required=True, type=LOCATION, help="The bundle, or run, that answered.")
 @command
-def replay(folder: Path, images: tuple[Location, ...], bundle: Location) -> tuple[dict, str]:
+def replay(
+    folder: Path, images: tuple[Location, ...], bundle: Location
+) -> tuple[dict[str, Any], str]:
     """Answer for traced images again and compare; a different answer is named (exit 2)."""
     from leuk_ray.cli.service_messages import replay_text
     from leuk_ray.workflows.trace import replay as run

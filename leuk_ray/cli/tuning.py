@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -27,7 +27,7 @@ def tune(
     out: Location,
     resume: bool,
     address: str | None,
-) -> tuple[dict, str]:
+) -> tuple[dict[str, Any], str]:
     """Search settings of a recipe; leave the best bundles, and evaluate the winner once.
 
     SWEEP is a YAML file or one of attention, bukhari2022, lr_batch, pbt, quick, saeed2022.

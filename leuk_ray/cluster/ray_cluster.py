@@ -10,7 +10,7 @@ import secrets
 import tempfile
 import threading
 import warnings
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -152,7 +152,7 @@ def _make_token_possible() -> None:
 
 
 @contextmanager
-def _importing(module: str | None) -> Iterator[None]:
+def _importing(module: str | None) -> Generator[None]:
     """Import a module in a thread; whoever imports it afterwards meets its errors."""
     if module is None:
         yield

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections import Counter
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -29,7 +30,7 @@ _MIN_OF_SIZE = 10
 
 def known_audit(
     dataset: PreparedDataset, progress: Callable[[int, int], None] = lambda done, total: None
-) -> dict:
+) -> dict[str, Any]:
     """Read the audit that lies in a dataset, or audit it and leave the audit there.
 
     A dataset that may not be written to is audited each time.
@@ -47,7 +48,7 @@ def known_audit(
 
 def audit_dataset(
     dataset: PreparedDataset, progress: Callable[[int, int], None] = lambda done, total: None
-) -> dict:
+) -> dict[str, Any]:
     """Audit a dataset, pixels too.
 
     Returns:
@@ -73,7 +74,9 @@ def audit_dataset(
     }
 
 
-def _shortcut_warnings(shortcuts: dict, of_source: dict[str, dict], classes: ClassSet) -> list[str]:
+def _shortcut_warnings(
+    shortcuts: dict[str, Any], of_source: dict[str, dict[str, Any]], classes: ClassSet
+) -> list[str]:
     two = len(classes) == 2
     positive = " or ".join(classes.positive)
     others = classes.names[0] if two else "the other classes"
@@ -101,7 +104,7 @@ def _shortcut_warnings(shortcuts: dict, of_source: dict[str, dict], classes: Cla
     return warnings
 
 
-def _slides(pairs: pa.Table) -> dict:
+def _slides(pairs: pa.Table) -> dict[str, Any]:
     kinds = pairs.to_pylist()
     return {
         "crops_found": sum(pair["kind"] == "crop" for pair in kinds),
@@ -113,7 +116,7 @@ def _slides(pairs: pa.Table) -> dict:
     }
 
 
-def _leaks(cells: pa.Table, protocol: str, classes: ClassSet) -> dict:
+def _leaks(cells: pa.Table, protocol: str, classes: ClassSet) -> dict[str, Any]:
     settings = SplitSettings.model_validate({"protocol": protocol})
     try:
         split = split_cells(cells, settings, classes)
@@ -129,7 +132,7 @@ def _leaks(cells: pa.Table, protocol: str, classes: ClassSet) -> dict:
     }
 
 
-def audit_cells(cells: pa.Table, known: ClassSet) -> dict:
+def audit_cells(cells: pa.Table, known: ClassSet) -> dict[str, Any]:
     """Audit `PreparedDataset.cells`, whose labels mean the `known` classes.
 
     Returns:
@@ -220,10 +223,10 @@ def _balance(cells: pa.Table, column: str, names: _Names) -> dict[str, dict[str,
     return {value: dict(counts) for value, counts in out.items()}
 
 
-def _image_sizes(cells: pa.Table, names: _Names) -> list[dict]:
+def _image_sizes(cells: pa.Table, names: _Names) -> list[dict[str, Any]]:
     """Cells of each class by source, width, height and format of their files, most first."""
     columns = ["source", "width", "height", "format"]
-    found: dict[tuple, Counter] = {}
+    found: dict[tuple[Any, ...], Counter[str]] = {}
     for row in cells.select([*columns, "label"]).to_pylist():
         key = tuple(row[name] for name in columns)
         found.setdefault(key, Counter())[names[row["label"]]] += 1
@@ -234,7 +237,7 @@ def _image_sizes(cells: pa.Table, names: _Names) -> list[dict]:
     ]
 
 
-def _one_class_sizes(sizes: list[dict], known: ClassSet) -> list[str]:
+def _one_class_sizes(sizes: list[dict[str, Any]], known: ClassSet) -> list[str]:
     """Sizes that one class alone has in a source that has several."""
     warnings = []
     for source in dict.fromkeys(item["source"] for item in sizes):
@@ -253,7 +256,7 @@ def _one_class_sizes(sizes: list[dict], known: ClassSet) -> list[str]:
     return warnings
 
 
-def _identical(cells: pa.Table) -> list[dict]:
+def _identical(cells: pa.Table) -> list[dict[str, Any]]:
     return [
         {**_described(rows), "labels_differ": len({row["label"] for row in rows} - {None}) > 1}
         for rows in _members(cells, "pixels_sha256")
@@ -261,7 +264,7 @@ def _identical(cells: pa.Table) -> list[dict]:
     ]
 
 
-def _near(cells: pa.Table) -> list[dict]:
+def _near(cells: pa.Table) -> list[dict[str, Any]]:
     """Pictures that several different images show, each image by its first uid."""
     out = []
     for rows in _members(cells, "duplicate_id"):
@@ -271,15 +274,15 @@ def _near(cells: pa.Table) -> list[dict]:
     return out
 
 
-def _members(cells: pa.Table, column: str) -> list[list[dict]]:
-    members: dict[str, list[dict]] = {}
+def _members(cells: pa.Table, column: str) -> list[list[dict[str, Any]]]:
+    members: dict[str, list[dict[str, Any]]] = {}
     columns = ["uid", "subject", "label", "pixels_sha256", "duplicate_id"]
     for row in cells.select(columns).to_pylist():
         members.setdefault(row[column], []).append(row)
     return list(members.values())
 
 
-def _described(rows: list[dict]) -> dict:
+def _described(rows: list[dict[str, Any]]) -> dict[str, Any]:
     return {
         "uids": [row["uid"] for row in rows],
         "subjects": sorted({str(row["subject"]) for row in rows}),

@@ -6,6 +6,7 @@ import base64
 import io
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -24,7 +25,9 @@ MAX_PICTURES = 4  # of one entry
 _SIDE = 128
 
 
-def write_audit(out: Location, dataset: PreparedDataset, audit: Mapping, show_images: bool) -> None:
+def write_audit(
+    out: Location, dataset: PreparedDataset, audit: Mapping[str, Any], show_images: bool
+) -> None:
     """Write audit.json, audit.html and DATASHEET.md into the new folder `out`.
 
     Args:

@@ -26,7 +26,7 @@ class TemplateBank:
             rows = np.asarray([row for row, other in enumerate(shapes) if other == shape])
             stack = np.stack([templates[row] for row in rows]).astype(np.float32)
             self._groups[shape] = rows, stack - stack.mean(axis=(1, 2), keepdims=True)
-        self._spectra: dict[tuple, np.ndarray] = {}
+        self._spectra: dict[tuple[tuple[int, ...], tuple[int, ...]], np.ndarray] = {}
 
     def search(self, image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Find where each template lies best within an image, (H, W) of grey levels.

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from pathlib import Path
+from typing import Any
 
 import imagehash
 import numpy as np
@@ -60,7 +61,7 @@ def prepare_part(
     files, path = filesystem(join(target, part_name(number)))
     results = []
     with pq.ParquetWriter(path, schema, compression="lz4", filesystem=files) as writer:
-        pending: list[dict] = []
+        pending: list[dict[str, Any]] = []
         for row in rows.to_pylist():
             try:
                 cell = prepare_cell(row, settings)
@@ -77,7 +78,7 @@ def prepare_part(
     return pa.Table.from_pylist(results, schema=RESULT_SCHEMA)
 
 
-def prepare_cell(row: dict, settings: StorageSettings) -> dict:
+def prepare_cell(row: dict[str, Any], settings: StorageSettings) -> dict[str, Any]:
     """One row of the catalogue to one row of the dataset, `thumb`, `converted` and `reduced`.
 
     Raises:

@@ -68,7 +68,7 @@ def prepare(
     options: LayoutOptions = _NO_OPTIONS,
     comparing: Callable[[int, int], None] = lambda done, total: None,
     searching: Callable[[int, int], None] = lambda done, total: None,
-) -> dict:
+) -> dict[str, Any]:
     """Decode every image of `source` into the dataset `target`; Ray must be initialised.
 
     Args:

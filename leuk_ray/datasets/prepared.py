@@ -18,13 +18,13 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Generator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
@@ -77,7 +77,7 @@ def image_schema(size: int) -> pa.Schema:
 
 
 @contextmanager
-def _undamaged(place: Location) -> Iterator[None]:
+def _undamaged(place: Location) -> Generator[None]:
     """Name the file of a dataset that is missing, cut off or altered.
 
     Raises:
@@ -95,7 +95,7 @@ def _undamaged(place: Location) -> Iterator[None]:
         raise _damaged(place, "is cut off or was altered") from error
 
 
-def _from_two_classes(manifest: dict) -> dict:
+def _from_two_classes(manifest: dict[str, Any]) -> dict[str, Any]:
     """dataset.json of schema version 2, which knew ALL and healthy alone, as it is now."""
     counts = dict(manifest.get("counts", {}))
     counts["classes"] = {name: counts.pop(name, 0) for name in BINARY.names}
@@ -116,7 +116,7 @@ class PreparedDataset:
     """
 
     location: Location
-    manifest: dict
+    manifest: dict[str, Any]
 
     @classmethod
     def open(cls, location: Location) -> PreparedDataset:
@@ -288,7 +288,7 @@ class PixelReader:
         self.offset = offset
         self._files: OrderedDict[int, pq.ParquetFile] = OrderedDict()
 
-    def __getstate__(self) -> dict:
+    def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_files": OrderedDict()}
 
     def __len__(self) -> int:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -40,7 +41,7 @@ def shortcut_baselines(
     classes: ClassSet,
     reader: PixelReader,
     progress: Callable[[int, int], None] = lambda done, total: None,
-) -> tuple[dict[str, dict], dict[str, dict[str, dict]]]:
+) -> tuple[dict[str, dict[str, Any]], dict[str, dict[str, dict[str, Any]]]]:
     """Area under ROC without looking at a cell.
 
     Args:
@@ -73,7 +74,7 @@ def shortcut_baselines(
     groups = np.asarray(used["group"].to_pylist(), object)
     sources = np.asarray(used["source"].fill_null("unnamed source").to_pylist(), object)
 
-    def measured(own: np.ndarray) -> dict[str, dict]:
+    def measured(own: np.ndarray) -> dict[str, dict[str, Any]]:
         return {
             name: measure_shortcut(values[own], labels[own], groups[own])
             for name, values in features.items()
@@ -113,7 +114,7 @@ def _file_features(cells: pa.Table) -> tuple[np.ndarray, np.ndarray]:
 
 def measure_shortcut(
     features: FloatArray, labels: IntArray, groups: npt.NDArray[np.object_]
-) -> dict[str, float | int | str | bool | None]:
+) -> dict[str, Any]:
     """Measure how well features alone tell ALL from healthy, and how well chance does.
 
     The classifier is ridge regression on bins of each feature. Its fit is linear in the labels,

@@ -56,7 +56,7 @@ class _File:
     grey: np.ndarray
 
     @classmethod
-    def of(cls, row: dict) -> _File:
+    def of(cls, row: dict[str, Any]) -> _File:
         size = row["height"], row["width"]
         shape = [-(-side // REDUCED) for side in size]
         return cls(row["uid"], size, np.frombuffer(row["reduced"], np.uint8).reshape(shape))
@@ -111,7 +111,7 @@ def find_slides(
     done, total = count(1), 2 * (len(fields) + len(crops))
     with ThreadPoolExecutor(os.cpu_count()) as pool:
 
-        def each(function: Callable[[Any], Any], over: Iterable[Any]) -> list:
+        def each(function: Callable[[Any], Any], over: Iterable[Any]) -> list[Any]:
             """In threads: transforms, arithmetic on arrays and decoders let others run."""
             results = []
             for result in pool.map(function, over):

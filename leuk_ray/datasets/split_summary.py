@@ -56,7 +56,7 @@ def largest_gap(
     if settings.protocol == "official-folds":
         return None
     label, role = split["label"].to_numpy(), np.asarray(split["role"].to_pylist())
-    found = [
+    found: list[dict[str, Any]] = [
         {
             "role": name,
             "class": class_name,

@@ -110,7 +110,7 @@ def write_stages(
     """
     cells = draw_stages(spec, stages)
     counts = Counter(cell.label for cell in cells)
-    summary = {
+    summary: dict[str, object] = {
         "synthetic": True,
         "spec": asdict(spec),
         "classes": [stage_name(stage) for stage in range(stages)],

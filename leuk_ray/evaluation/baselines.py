@@ -196,18 +196,23 @@ def _haralick(matrix: np.ndarray) -> list[float]:
     ]
 
 
-def _logistic(_: list) -> Any:
+Folds = list[tuple[np.ndarray, np.ndarray]]  # rows to fit on and rows held out, a pair a fold
+
+
+def _logistic(_: Folds) -> Any:
     return make_pipeline(StandardScaler(), LogisticRegression(class_weight="balanced"))
 
 
-def _svm(folds: list) -> Any:
+def _svm(folds: Folds) -> Any:
     """Probabilities by a sigmoid on decisions about held-out groups (Platt 1999)."""
     svm = make_pipeline(StandardScaler(), SVC(C=1.0, gamma="scale", class_weight="balanced"))
     options: Any = {"ensemble": False}  # a bool, which its annotation forgets
     return CalibratedClassifierCV(svm, method="sigmoid", cv=folds, **options)
 
 
-_BASELINES: dict[BaselineName, tuple[Callable[[np.ndarray], np.ndarray], Callable[[list], Any]]] = {
+_BASELINES: dict[
+    BaselineName, tuple[Callable[[np.ndarray], np.ndarray], Callable[[Folds], Any]]
+] = {
     "area": (area_features, _logistic),
     "texture-svm": (texture_features, _svm),
 }

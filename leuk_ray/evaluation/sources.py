@@ -17,7 +17,7 @@ from leuk_ray.evaluation.metrics import Confusion, evaluate
 
 def by_source(
     test: pa.Table, threshold: float, withheld: str, names: tuple[str, str], **drawing: int
-) -> list[dict]:
+) -> list[dict[str, Any]]:
     """Evaluate the test cells of each source by themselves.
 
     Args:

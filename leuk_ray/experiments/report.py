@@ -269,7 +269,7 @@ def _copy_curves(context: ExperimentContext, directory: Path) -> list[dict[str, 
             place.of, ()
         ):
             continue
-        item = {
+        item: dict[str, Any] = {
             "title": context.experiment.models[place.of].title,
             "data": place.data,
             "protocol": place.protocol,

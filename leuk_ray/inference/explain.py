@@ -119,7 +119,7 @@ def explain_files(
     out: Path,
     method: Method = DEFAULT_METHOD,
     toward: str | None = None,
-) -> list[dict]:
+) -> list[dict[str, Any]]:
     """Answer and explain named image files; a bad one is an item, not an error.
 
     Writes OUT/N-NAME.png (the cell beside its heat) and OUT/explanations.json.
@@ -128,7 +128,7 @@ def explain_files(
         What explanations.json holds: the answer and its `explanation`, which is what HTTP gives
         too; or name and error.
     """
-    items: list[dict] = []
+    items: list[dict[str, Any]] = []
     for number, ((name, data), answer) in enumerate(
         zip(files, classifier.predict(files), strict=True)
     ):

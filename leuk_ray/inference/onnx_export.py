@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import warnings
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -32,7 +33,7 @@ class _Graph(nn.Module):
 
 def export_bundle(
     source: Location, target: Location, *, onnx: bool, key: Path | None = None
-) -> dict:
+) -> dict[str, Any]:
     """Copy a bundle to `target`, with its graph as model.onnx, and signed with `key`, if wanted.
 
     The graph's input is `pixels`, (N, size, size, 3) uint8 storage pixels; its outputs are

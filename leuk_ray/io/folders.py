@@ -14,7 +14,7 @@ import os
 import re
 import secrets
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -28,7 +28,7 @@ _RENAME_EXCHANGE = 2
 
 
 @contextmanager
-def appearing(target: Path, check: Callable[[], None] = lambda: None) -> Iterator[Path]:
+def appearing(target: Path, check: Callable[[], None] = lambda: None) -> Generator[Path]:
     """A folder to fill, which lies at `target` when the block succeeds; else nothing is left.
 
     Args:

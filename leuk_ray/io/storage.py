@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import secrets
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -132,7 +132,7 @@ def refuse_existing(location: Location, what: str) -> None:
 
 
 @contextmanager
-def directory_by_rename(target: Location, new: str | None = None) -> Iterator[Path]:
+def directory_by_rename(target: Location, new: str | None = None) -> Generator[Path]:
     """A local folder to fill, which lies complete at `target` when the block succeeds.
 
     Beside a local target, so that it only has to be renamed (see `folders`). For an object store,
@@ -169,7 +169,7 @@ def directory_by_rename(target: Location, new: str | None = None) -> Iterator[Pa
 
 
 @contextmanager
-def _uploaded(target: str) -> Iterator[Path]:
+def _uploaded(target: str) -> Generator[Path]:
     """The marker beside the target names its writer: of two, the one that came last finishes."""
     unfinished, owner = _beside(target), secrets.token_hex(16).encode()
     write_bytes(unfinished, owner)
@@ -267,7 +267,7 @@ def make_folder(location: Location) -> None:
 
 
 @contextmanager
-def fetched(location: Location) -> Iterator[Path]:
+def fetched(location: Location) -> Generator[Path]:
     """A file or folder itself where it is local, else a copy for as long as the block runs.
 
     Raises:

@@ -188,7 +188,7 @@ def parse_overrides(overrides: Iterable[str]) -> dict[str, Any]:
     return values
 
 
-def _override(values: dict, path: list[str], value: Any) -> None:
+def _override(values: dict[str, Any], path: list[str], value: Any) -> None:
     target = values
     for part in path[:-1]:
         target = target.setdefault(part, {})

@@ -240,7 +240,7 @@ class _Names(Searcher):
 
     @override
     def on_trial_complete(
-        self, trial_id: str, result: dict | None = None, error: bool = False
+        self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
     ) -> None:
         """Pass the record on to the searcher."""
 

@@ -41,12 +41,12 @@ class Recorder(tune.Callback):
         return {}
 
     @override
-    def on_trial_start(self, iteration: int, trials: list, trial: Any, **info: Any) -> None:
+    def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """Start the clock; a trial that was paused goes on with its own."""
         self.started.setdefault(trial.trial_id, time.monotonic())
 
     @override
-    def on_trial_complete(self, iteration: int, trials: list, trial: Any, **info: Any) -> None:
+    def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """Record a trial that ended by itself or was stopped."""
         result = trial.last_result or {}
         if "failure" in result:
@@ -58,7 +58,7 @@ class Recorder(tune.Callback):
             self._record(trial, "stopped", reason)
 
     @override
-    def on_trial_error(self, iteration: int, trials: list, trial: Any, **info: Any) -> None:
+    def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """Record a trial whose process died."""
         lines = str(trial.get_error() or "no word of why").strip().splitlines()
         self._record(trial, "failed", f"the process died: {lines[-1]}")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pyarrow as pa
 
@@ -190,7 +192,7 @@ def keep_results(target: EvaluationTarget, report: Report) -> None:
     derive_bundle(bundle, target.bundle, changes={"test": results_of(report)})
 
 
-def audit_summary(dataset: PreparedDataset) -> dict:
+def audit_summary(dataset: PreparedDataset) -> dict[str, Any]:
     """What a report repeats of the dataset's audit, in words."""
     with bar("report: auditing the dataset", "cell") as progress:
         audit = known_audit(dataset, progress)

@@ -217,7 +217,7 @@ def trained_on_images_of(dataset: PreparedDataset, manifest: BundleManifest) -> 
     return any(one.images == dataset.identity.images for one in manifest.datasets)
 
 
-def batch_norm_notes(training: dict, history: list[dict]) -> list[str]:
+def batch_norm_notes(training: dict[str, Any], history: list[dict[str, Any]]) -> list[str]:
     """Which cells BatchNorm normalised by, where that depends on how the run was placed."""
     notes = []
     for (workers, layers), alike in itertools.groupby(
@@ -239,7 +239,7 @@ def batch_norm_notes(training: dict, history: list[dict]) -> list[str]:
     return notes
 
 
-def probe_notes(history: list[dict]) -> list[str]:
+def probe_notes(history: list[dict[str, Any]]) -> list[str]:
     """How the head of a probe was fitted; none where there was no probe."""
     if not history or "penalty" not in history[-1]:
         return []
@@ -257,7 +257,7 @@ def probe_notes(history: list[dict]) -> list[str]:
     ]
 
 
-def interruption_notes(items: list[dict]) -> list[str]:
+def interruption_notes(items: list[dict[str, Any]]) -> list[str]:
     """What stopped the run on its way, where it went on, and with how many workers."""
     return [_interruption(**item) for item in items]
 
@@ -283,7 +283,7 @@ def _interruption(
     return f"Interrupted at {time}: {what}. Went on after epoch {epochs_done} with {size}."
 
 
-def _environment(target: EvaluationTarget) -> dict:
+def _environment(target: EvaluationTarget) -> dict[str, Any]:
     if target.run is None:
         return environment()
     return read_json(join(target.run, "environment.json"))

@@ -51,7 +51,7 @@ _COMMON: dict[str, Any] = {
 
 
 @serve.deployment
-@serve.ingress()
+@serve.ingress()  # pyright: ignore[reportUntypedClassDecorator]
 class Classify:
     """A replica that answers requests.
 

@@ -20,7 +20,6 @@ Image = str | Path | tuple[str, bytes]
 Out = TypeVar("Out", bound=BaseModel)
 
 _BUSY = (429, 503)
-_BACKOFF = {"backoff_factor": 0.25, "backoff_max": 10, "backoff_jitter": 0.25}  # seconds
 
 
 class ServiceError(UserError):
@@ -72,7 +71,13 @@ class Client:
         if key is not None:
             self._session.headers["X-API-Key"] = key
         retry = Retry(
-            retries, allowed_methods=None, status_forcelist=_BUSY, raise_on_status=False, **_BACKOFF
+            retries,
+            allowed_methods=None,
+            status_forcelist=_BUSY,
+            raise_on_status=False,
+            backoff_factor=0.25,  # seconds, as the two below
+            backoff_max=10,
+            backoff_jitter=0.25,
         )
         for scheme in ("http://", "https://"):
             self._session.mount(scheme, HTTPAdapter(max_retries=retry))

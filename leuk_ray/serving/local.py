@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 import ray
 
@@ -38,7 +39,7 @@ def serve_until_stopped(
     trace: Path | None = None,
     trace_subjects: bool = False,
     address: str | None = None,
-) -> dict:
+) -> dict[str, Any]:
     """Serve until SIGINT or SIGTERM, then let the requests in flight end.
 
     Args are those of `ServeSettings`, and where to listen.

@@ -36,7 +36,7 @@ _LENGTH_HEADER = "Inference-Header-Content-Length"
 # process runs beside, so what can be large in it is the text of the files alone.
 _MARKS = 1000
 _INPUTS = [{"name": "image", "datatype": "BYTES", "shape": [-1]}]
-_OUTPUTS = [
+_OUTPUTS: list[dict[str, Any]] = [
     {"name": "probability", "datatype": "FP32", "shape": [-1]},
     {"name": "label", "datatype": "BYTES", "shape": [-1]},
     {"name": "probabilities", "datatype": "FP32", "shape": [-1, -1]},

@@ -7,7 +7,7 @@ import os
 import shutil
 import socket
 import sys
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -50,7 +50,7 @@ _PORTS = (
 
 
 @contextmanager
-def switched_on(host: str, *, anonymous: bool) -> Iterator[str]:
+def switched_on(host: str, *, anonymous: bool) -> Generator[str]:
     """Set the switches for the Ray that is started in the block, unless they are set already.
 
     HAProxy has no wheel but for Linux, and Serve does not write IPv6 addresses as it reads them.

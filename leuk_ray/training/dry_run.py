@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import resource
 import time
+from typing import Any
 
 import numpy as np
 import psutil
@@ -35,7 +36,7 @@ def dry_run(
     gpus: bool = False,
     measure: bool = False,
     address: str | None = None,
-) -> dict:
+) -> dict[str, Any]:
     """Check a run as training would, and say what it would take.
 
     Args:
@@ -63,7 +64,9 @@ def dry_run(
     return _with_measured(recipe, dataset, values, gpus) if measure else values
 
 
-def _count(recipe: Recipe, dataset: PreparedDataset, workers: int, most: int, gpus: bool) -> dict:
+def _count(
+    recipe: Recipe, dataset: PreparedDataset, workers: int, most: int, gpus: bool
+) -> dict[str, Any]:
     split = split_cells(dataset.cells, recipe.split, dataset.classes)
     planner = check_run(recipe, dataset, split, most, gpus)
     cells, plan = planner.cells, planner.plan(epoch=0)
@@ -92,7 +95,9 @@ def _count(recipe: Recipe, dataset: PreparedDataset, workers: int, most: int, gp
     }
 
 
-def _with_measured(recipe: Recipe, dataset: PreparedDataset, values: dict, gpus: bool) -> dict:
+def _with_measured(
+    recipe: Recipe, dataset: PreparedDataset, values: dict[str, Any], gpus: bool
+) -> dict[str, Any]:
     workers, cells = values["workers"], values["cells"]
     share = -(-recipe.training.batch_size // workers)
     on_node = -(-workers // len(ray.nodes()))
@@ -121,7 +126,9 @@ def _checkpoint_bytes(learner: Learner) -> dict[str, int]:
         return {file.name: file.stat().st_size for file in folder.iterdir()}
 
 
-def _measure(recipe: Recipe, num_classes: int, share: int, side: int, on_node: int) -> dict:
+def _measure(
+    recipe: Recipe, num_classes: int, share: int, side: int, on_node: int
+) -> dict[str, Any]:
     """A worker's steps on its share of a batch, with every layer training."""
     torch.set_num_threads(max(1, (os.cpu_count() or 1) // on_node))
     device = torch.device("cuda" if ray.get_gpu_ids() else "cpu")

@@ -31,6 +31,7 @@ from leuk_ray.training.recorded import Recorded
 from leuk_ray.utils.errors import ConfigError
 
 _PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+_BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 
 
 class Microbatch(NamedTuple):
@@ -149,9 +150,7 @@ class Learner:
     def num_batch_norms(self) -> int:
         """Number of BatchNorm layers that normalise by the cells of a microbatch."""
         return sum(
-            layer.training
-            for layer in self.model.modules()
-            if isinstance(layer, nn.modules.batchnorm._BatchNorm)
+            layer.training for layer in self.model.modules() if isinstance(layer, _BATCH_NORMS)
         )
 
     def set_lr(self, factor: float) -> None:
@@ -264,5 +263,5 @@ def make_optimizer(model: nn.Module, settings: TrainingSettings) -> torch.optim.
 def freeze_norm(module: nn.Module) -> None:
     """Keep BatchNorm's running statistics as they are; its weights still train."""
     for layer in module.modules():
-        if isinstance(layer, nn.modules.batchnorm._BatchNorm):
+        if isinstance(layer, _BATCH_NORMS):
             layer.eval()

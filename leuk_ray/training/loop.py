@@ -37,7 +37,7 @@ from leuk_ray.utils.wording import counted
 class Report(Protocol):
     """Receives an epoch's metrics and a way to save a checkpoint into a folder."""
 
-    def __call__(self, metrics: dict, save: Callable[[Path], None]) -> None:
+    def __call__(self, metrics: dict[str, Any], save: Callable[[Path], None]) -> None:
         """Called once an epoch on every worker; `save` is for rank 0."""
         ...
 
@@ -50,7 +50,7 @@ def train(
     validation_loader: Loader,
     augmentation: AugmentSettings,
     report: Report,
-    progress: Callable[[dict], None] = lambda update: None,
+    progress: Callable[[dict[str, Any]], None] = lambda update: None,
 ) -> TrainingState:
     """Train until the plateau rule or the last epoch ends it. All workers must call.
 
@@ -120,7 +120,7 @@ def train_epoch(
     planner: EpochPlanner,
     loader: Loader,
     augmentation: AugmentSettings,
-    progress: Callable[[dict], None],
+    progress: Callable[[dict[str, Any]], None],
 ) -> dict[str, float]:
     """Train one epoch; return loss and accuracy over the samples of all workers, as trained on."""
     settings, epoch = learner.settings, state.epoch
@@ -246,7 +246,8 @@ def _check_finite(
 ) -> None:
     """Raise the error that names this worker's cells if the last loss is not finite, on a CPU."""
     try:
-        torch._assert_async(torch.isfinite(losses[-1]))  # pyright: ignore[reportPrivateImportUsage]
+        finite = torch.isfinite(losses[-1])
+        torch._assert_async(finite)  # pyright: ignore[reportPrivateUsage, reportPrivateImportUsage]
     except RuntimeError:
         number = len(losses) - 1
         part = [part for batch in microbatches for part in batch][number]

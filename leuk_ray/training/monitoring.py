@@ -96,7 +96,7 @@ class Monitor:
         A lone worker waits for no one, and a hook would become part of its compiled graph.
         """
         if collective.world_size() > 1:
-            model.register_forward_hook(lambda *_: self._add(own=time.perf_counter() - self.asked))
+            model.register_forward_hook(lambda *_: self.add(own=time.perf_counter() - self.asked))
         return model
 
     def epoch_done(self, num_epochs: int, loss: float) -> Slowest:
@@ -109,16 +109,18 @@ class Monitor:
         self.gauges["loss"].set(loss)
         self.gauges["epoch"].set(num_epochs)
         self.gauges["slowest"].set(float(rank == collective.rank()))
-        self._publish()
+        self.publish()
         self.epoch = Times()
         return slowest
 
-    def _add(self, **sums: float) -> None:
+    def add(self, **sums: float) -> None:
+        """Add to the sums of the epoch, and of the steps since the gauges were set."""
         for times in (self.epoch, self.recent):
             for name, value in sums.items():
                 setattr(times, name, getattr(times, name) + value)
 
-    def _publish(self) -> None:
+    def publish(self) -> None:
+        """Set the gauges from the steps since they were last set, if there were any."""
         recent, self.recent = self.recent, Times()
         if not recent.steps:
             return
@@ -148,9 +150,9 @@ class _WatchedLoader:
             yield images
             wall = time.perf_counter() - asked
             alone = wall if collective.world_size() == 1 else 0.0
-            monitor._add(steps=1, images=len(images), wait=wait, wall=wall, own=alone)
+            monitor.add(steps=1, images=len(images), wait=wait, wall=wall, own=alone)
             if monitor.recent.wall > _PUBLISH_SECONDS:
-                monitor._publish()
+                monitor.publish()
 
 
 def memory_in_use(device: torch.device) -> int:

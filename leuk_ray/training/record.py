@@ -168,7 +168,7 @@ class Reporter:
                 self.folder = scratch.make("events")
             self.events = _writer(self.folder, state.epoch + 1)
 
-    def __call__(self, metrics: dict, save: Callable[[Path], None]) -> None:
+    def __call__(self, metrics: dict[str, Any], save: Callable[[Path], None]) -> None:
         """An epoch is done. All workers must call."""
         slowest = self.monitor.epoch_done(metrics["epoch"], metrics["train_loss"])
         if self.board is None or self.events is None:
@@ -195,7 +195,7 @@ class Reporter:
             checkpoint_upload_mode=CheckpointUploadMode.ASYNC,
         )
 
-    def progress(self, update: dict) -> None:
+    def progress(self, update: dict[str, Any]) -> None:
         """A step is done."""
         step = update.pop("step", None)
         if step is not None and self.events is not None:

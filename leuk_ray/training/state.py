@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import load_model, save_model
@@ -32,7 +33,7 @@ class TrainingState:
 
     epoch: int = 0
     plateau: Plateau = field(default_factory=Plateau)
-    history: list[dict] = field(default_factory=list)
+    history: list[dict[str, Any]] = field(default_factory=list)
     stopped: str = ""
 
     def save(self, directory: Path, learner: Learner) -> None:

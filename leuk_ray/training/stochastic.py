@@ -35,7 +35,7 @@ def random_parts(
         samples: how many of them are no partners.
         side: of the images, pixels.
     """
-    own = {"seed": seed, "keys": keys[:samples], "copy_index": copy_index[:samples]}
+    own: dict[str, Any] = {"seed": seed, "keys": keys[:samples], "copy_index": copy_index[:samples]}
     params = augment_tensors(augmentation, seed=seed, keys=keys, copy_index=copy_index, side=side)
     mix = mix_parameters(augmentation, **own, side=side)
     chances = None

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from types import ModuleType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from leuk_ray.io.locations import Location, join, name_of
 from leuk_ray.io.storage import exists, read_json, write_json
@@ -62,7 +62,7 @@ class MlflowRun:
         write_json(remembered, {"run_id": run_id})
         return cls(uri, run_id)
 
-    def log(self, metrics: dict, step: int) -> None:
+    def log(self, metrics: dict[str, Any], step: int) -> None:
         """Log metrics. A server that is away loses them, and stops no training."""
         from mlflow.entities import Metric
 
@@ -91,7 +91,7 @@ def _mlflow() -> ModuleType:
     return mlflow
 
 
-def _flat(values: dict, prefix: str = "") -> dict[str, str]:
+def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, str]:
     flat: dict[str, str] = {}
     for name, value in values.items():
         key = f"{prefix}{name}"

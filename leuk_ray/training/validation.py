@@ -125,7 +125,7 @@ def score_rows(
     return gathered
 
 
-def selection(metrics: dict, select: Selection) -> float:
+def selection(metrics: dict[str, Any], select: Selection) -> float:
     """Selection score: higher is better; ties favour the earlier epoch."""
     value = metrics.get(select, metrics["validation_accuracy"])  # one class: no AUC
     if select == "validation_loss":

@@ -35,7 +35,7 @@ class _SparesTheEnd(TrialScheduler):
         self.epochs = epochs
 
     @override
-    def on_trial_result(self, tune_controller: Any, trial: Trial, result: dict) -> str:
+    def on_trial_result(self, tune_controller: Any, trial: Trial, result: dict[str, Any]) -> str:
         """See TrialScheduler."""
         if result.get("ended") or result.get("epoch", 0) >= self.epochs:
             return TrialScheduler.CONTINUE
@@ -56,7 +56,7 @@ class _Population(_SparesTheEnd, PopulationBasedTraining):
         self.num_results: Counter[Trial] = Counter()
 
     @override
-    def on_trial_result(self, tune_controller: Any, trial: Trial, result: dict) -> str:
+    def on_trial_result(self, tune_controller: Any, trial: Trial, result: dict[str, Any]) -> str:
         """See TrialScheduler."""
         self.num_results[trial] += 1
         return super().on_trial_result(tune_controller, trial, result)
@@ -79,7 +79,9 @@ class _Population(_SparesTheEnd, PopulationBasedTraining):
         return self._trial_state[trial].last_train_time, self.num_results[trial]
 
     @override
-    def _get_new_config(self, trial: Trial, trial_to_clone: Trial) -> tuple[dict, dict]:
+    def _get_new_config(
+        self, trial: Trial, trial_to_clone: Trial
+    ) -> tuple[dict[str, Any], dict[str, Any]]:
         """The winner's settings, changed, under the loser's own name: it keeps its folder."""
         config, operations = super()._get_new_config(trial, trial_to_clone)
         own = config["spec"] | {"run": trial.config["spec"]["run"]}

@@ -12,7 +12,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from typing import NoReturn, TypeVar
 
@@ -25,7 +25,7 @@ _T = TypeVar("_T")
 
 
 @contextmanager
-def interruptible(say: Callable[[str], None]) -> Iterator[None]:
+def interruptible(say: Callable[[str], None]) -> Generator[None]:
     """Run a command that Ctrl-C can end at any moment; the process then exits with 130.
 
     Args:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from typing import Any
 
@@ -23,9 +23,9 @@ def note(text: str) -> None:
 
 
 @contextmanager
-def bar(title: str, unit: str) -> Iterator[Callable[[int, int], None]]:
+def bar(title: str, unit: str) -> Generator[Callable[[int, int], None]]:
     """A bar as a callback (done, total); it appears with the first call."""
-    lines: list[tqdm] = []
+    lines: list[tqdm[Any]] = []
 
     def update(done: int, total: int) -> None:
         if not lines:
@@ -61,7 +61,7 @@ class _Board:
 
 
 @contextmanager
-def training_bar(epochs: int) -> Iterator[Any]:
+def training_bar(epochs: int) -> Generator[Any]:
     """Show a training run's progress; yields the board's handle for the workers."""
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
@@ -93,7 +93,7 @@ def training_bar(epochs: int) -> Iterator[Any]:
             _show(line, ray.get(board.get.remote()))
 
 
-def _show(line: tqdm, update: dict[str, Any]) -> None:
+def _show(line: tqdm[Any], update: dict[str, Any]) -> None:
     before = line.desc, line.postfix or ""
     if "epoch" in update:
         line.set_description_str(f"train: epoch {update['epoch']}/{line.total} ", refresh=False)

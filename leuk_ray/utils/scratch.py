@@ -14,7 +14,7 @@ import os
 import shutil
 import stat
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
@@ -61,7 +61,7 @@ def make(purpose: str) -> Path:
 
 
 @contextmanager
-def temporary(purpose: str) -> Iterator[Path]:
+def temporary(purpose: str) -> Generator[Path]:
     """An empty folder for as long as the block runs."""
     folder = make(purpose)
     try:

@@ -150,7 +150,7 @@ def _measure_all(wanted: Sequence[BaselineFit], dataset: PreparedDataset) -> dic
     }
 
 
-def _gather(tasks: Sequence[ray.ObjectRef], title: str, unit: str) -> list[Any]:
+def _gather(tasks: Sequence[ray.ObjectRef[Any]], title: str, unit: str) -> list[Any]:
     with bar(title, unit) as progress:
         pending = list(tasks)
         while pending:

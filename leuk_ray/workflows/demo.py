@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from leuk_ray.cluster import ray_cluster
 from leuk_ray.datasets.audit import audit_cells
@@ -20,7 +21,7 @@ from leuk_ray.workflows.train import train_and_evaluate
 WORKERS = 2
 
 
-def run_demo(out: Path) -> dict:
+def run_demo(out: Path) -> dict[str, Any]:
     """Synth, prepare, audit, train, evaluate, answer; every result lies under `out`.
 
     Returns:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import pyarrow as pa
 
@@ -39,7 +40,7 @@ def predict_to_table(
     resume: bool = False,
     challenge: Location | None = None,
     address: str | None = None,
-) -> dict:
+) -> dict[str, Any]:
     """Write a table of answers, one row an image, and one of subjects if asked for.
 
     Args:
@@ -106,7 +107,9 @@ def predict_to_table(
     return values
 
 
-def predict_files(bundle: Location, images: Sequence[Location], **options: object) -> dict:
+def predict_files(
+    bundle: Location, images: Sequence[Location], **options: object
+) -> dict[str, Any]:
     """Answers in memory, one an image, for a few images: predictions, and left_out as above.
 
     Raises:

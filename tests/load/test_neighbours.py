@@ -11,7 +11,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -130,7 +130,7 @@ def test_one_bomb_in_a_hundred_requests(service: Service):
 
 
 @contextmanager
-def attack(service: Service, count: int, data: bytes) -> Iterator[None]:
+def attack(service: Service, count: int, data: bytes) -> Generator[None]:
     """Connections from one address that send this and no more; see `tests/support/stalled.py`."""
     command = [sys.executable, str(STALLED), str(service.port), SOURCE, str(count)]
     process = subprocess.Popen(command, stdin=subprocess.PIPE)

@@ -13,9 +13,8 @@ import shutil
 import subprocess
 import threading
 import time
-import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -82,7 +81,7 @@ def place(tmp_path_factory) -> RunKey:
 
 
 @contextmanager
-def job_cluster(num_nodes: int, cpus: int) -> Iterator[JobCluster]:
+def job_cluster(num_nodes: int, cpus: int) -> Generator[JobCluster]:
     nodes = JobCluster(num_nodes, cpus)
     try:
         yield nodes
@@ -118,7 +117,7 @@ def exported_by_training(place: RunKey) -> set[str]:
 
 
 @contextmanager
-def exported_names(discovery: Path) -> Iterator[set[str]]:
+def exported_names(discovery: Path) -> Generator[set[str]]:
     """Names of all metrics that any node exports while the block runs."""
     names: set[str] = set()
     over = threading.Event()

@@ -55,7 +55,7 @@ def mutated(count: int, seed: int = 0) -> Iterator[Bad]:
             case 3:  # heads hold the sizes
                 for place in generator.integers(0, 64, 4).tolist():
                     data[place] = int(generator.choice([0, 1, 127, 128, 255]))
-            case 4:
+            case _:
                 other = whole[int(generator.integers(len(whole)))]
                 data = data[: int(places[0])] + other[int(generator.integers(len(other))) :]
         yield Bad(f"mutated {number}", bytes(data), {"Content-Type": "image/png"})

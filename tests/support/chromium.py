@@ -8,7 +8,7 @@ import os
 import shutil
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -94,7 +94,7 @@ class Page:
 
 
 @contextmanager
-def open_page(command: str, url: str, profile: Path) -> Iterator[Page]:
+def open_page(command: str, url: str, profile: Path) -> Generator[Page]:
     """Start the browser on a page; it ends with the block."""
     flags = ["--headless=new", "--disable-gpu", "--remote-debugging-port=0", "--no-first-run"]
     if os.geteuid() == 0:

@@ -7,7 +7,7 @@ import hashlib
 import json
 import re
 import threading
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
@@ -36,7 +36,7 @@ class Hub(ThreadingHTTPServer):
 
 
 @contextmanager
-def hub_double() -> Iterator[Hub]:
+def hub_double() -> Generator[Hub]:
     hub = Hub()
     threading.Thread(target=hub.serve_forever, daemon=True).start()
     try:

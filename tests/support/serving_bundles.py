@@ -6,7 +6,7 @@ import colorsys
 import io
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -126,7 +126,7 @@ def client_of(
 
 
 @contextmanager
-def listening(path: Path, keys: Path | None = None, **settings) -> Iterator[str]:
+def listening(path: Path, keys: Path | None = None, **settings) -> Generator[str]:
     """The application on a port of this machine; its address."""
     known = ApiKeys(keys) if keys else None
     api = create_api(models_from(path, **settings), Limits(), known, Metrics())

@@ -6,7 +6,7 @@ import os
 import resource
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -326,7 +326,7 @@ def test_a_registry_that_contradicts_itself_is_one_line(change: dict, plain, tmp
 
 
 @contextmanager
-def full_disk(bytes_left: int) -> Iterator[None]:
+def full_disk(bytes_left: int) -> Generator[None]:
     """As if no file could grow beyond so many bytes."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (bytes_left, before[1]))

@@ -7,7 +7,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -87,7 +87,7 @@ class Failing(BaseHTTPRequestHandler):
 
 
 @contextmanager
-def failing(*told: int | None) -> Iterator[str]:
+def failing(*told: int | None) -> Generator[str]:
     Failing.told, Failing.seen = list(told), []
     with ThreadingHTTPServer(("127.0.0.1", 0), Failing) as server:
         threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -82,7 +82,7 @@ def written_by_ray(folder: Path, *, replica: int | None) -> tuple[Path, int]:
 
 
 @contextmanager
-def running(folder: Path, *, app: bool = True, **front: object) -> Iterator[tuple[str, int]]:
+def running(folder: Path, *, app: bool = True, **front: object) -> Generator[tuple[str, int]]:
     """HAProxy before a replica, or before none; its address and process."""
     environment = os.environ | {f"{PREFIX}{name.upper()}": str(v) for name, v in front.items()}
     with ExitStack() as stack:
@@ -234,7 +234,7 @@ def test_idle_connections_of_one_source_leave_room_for_others(haproxy):
 
 
 @contextmanager
-def closing_all(made: Iterable[socket.socket | None]) -> Iterator[list[socket.socket | None]]:
+def closing_all(made: Iterable[socket.socket | None]) -> Generator[list[socket.socket | None]]:
     connections = list(made)
     yield connections
     for connection in connections:

@@ -6,7 +6,7 @@ import hashlib
 import json
 import resource
 import signal
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -36,7 +36,7 @@ KEY = {"X-API-Key": "secret"}
 
 
 @contextmanager
-def tracing(bundle: Path, trace: Path, *, subjects: bool = False) -> Iterator[TestClient]:
+def tracing(bundle: Path, trace: Path, *, subjects: bool = False) -> Generator[TestClient]:
     """The application with a key and a trace."""
     keys = trace.parent / "keys"
     keys.write_text(f"lab {hashlib.sha256(b'secret').hexdigest()}\n")

@@ -20,7 +20,7 @@ from leuk_ray.workflows.detect import detect
 from leuk_ray.workflows.predict_fields import predict_fields, predict_fields_to_table
 from tests.support.serving_bundles import write_small_bundle
 from tests.support.small_fields import PIXELS_PER_UM, rendered
-from tests.unit.workflows.test_detect import folder  # noqa: F401 (a fixture)
+from tests.unit.workflows.test_detect import folder  # noqa: F401 # pyright: ignore[reportUnusedImport] a fixture
 
 SETTINGS = FieldSettings()
 
