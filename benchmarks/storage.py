@@ -26,8 +26,8 @@ import pyarrow.parquet as pq
 from PIL import Image
 
 from leuk_ray.datasets import images
+from leuk_ray.datasets.columns import as_column, as_pixels
 from leuk_ray.datasets.images import StorageSettings
-from leuk_ray.datasets.prepared import as_column, as_pixels
 from leuk_ray.datasets.synthetic import SyntheticSpec, write_c_nmc
 
 ROWS_PER_FILE = 256  # as in a part of a large dataset

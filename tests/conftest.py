@@ -13,6 +13,7 @@ import pytest
 from hypothesis import settings
 
 from leuk_ray.datasets.classes import BINARY
+from leuk_ray.datasets.columns import as_column
 from leuk_ray.datasets.images import StorageSettings
 from leuk_ray.datasets.near_duplicates import NEAR_SCHEMA
 from leuk_ray.datasets.prepared import (
@@ -20,7 +21,6 @@ from leuk_ray.datasets.prepared import (
     ROWS_PER_GROUP,
     SCHEMA_VERSION,
     PreparedDataset,
-    as_column,
     image_schema,
 )
 from leuk_ray.datasets.slides import SLIDES_SCHEMA

@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-from leuk_ray.datasets.prepared import codes
+from leuk_ray.datasets.columns import codes
 from leuk_ray.utils.wording import natural
 
 GROUPS_SCHEMA = pa.schema(

@@ -25,7 +25,8 @@ from typing import TYPE_CHECKING, BinaryIO
 import numpy as np
 import pyarrow as pa
 
-from leuk_ray.datasets.prepared import PixelReader, PreparedDataset, as_pixels, gather
+from leuk_ray.datasets.columns import as_pixels, gather
+from leuk_ray.datasets.prepared import PixelReader, PreparedDataset
 from leuk_ray.utils.errors import StorageError
 from leuk_ray.utils.scratch import make_private
 

@@ -16,9 +16,10 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
+from leuk_ray.datasets.columns import as_pixels, gather
 from leuk_ray.datasets.host_cache import open_host_cache
 from leuk_ray.datasets.plan import Cache, Window
-from leuk_ray.datasets.prepared import PixelReader, PreparedDataset, as_pixels, gather, read_block
+from leuk_ray.datasets.prepared import PixelReader, PreparedDataset, read_block
 from leuk_ray.datasets.staging import staging_for
 from leuk_ray.utils.errors import ConfigError, StorageError
 

@@ -25,8 +25,9 @@ import pyarrow as pa
 from scipy import ndimage
 from scipy.cluster.hierarchy import DisjointSet
 
+from leuk_ray.datasets.columns import codes
 from leuk_ray.datasets.images import BLACK
-from leuk_ray.datasets.prepared import PixelReader, codes
+from leuk_ray.datasets.prepared import PixelReader
 
 NEAR_SCHEMA = pa.schema(
     [("uid_a", pa.string()), ("uid_b", pa.string()), ("correlation", pa.float64())]

@@ -21,6 +21,7 @@ import ray.data
 
 from leuk_ray.datasets import images, layouts
 from leuk_ray.datasets.classes import ClassSet
+from leuk_ray.datasets.columns import as_bytes
 from leuk_ray.datasets.decoding import RESULT_SCHEMA, THUMB, part_name, prepare_part
 from leuk_ray.datasets.groups import assign_groups
 from leuk_ray.datasets.identity import DatasetIdentity
@@ -33,7 +34,6 @@ from leuk_ray.datasets.prepared import (
     METADATA_SCHEMA,
     SCHEMA_VERSION,
     PreparedDataset,
-    as_bytes,
     count_statuses,
 )
 from leuk_ray.datasets.slides import find_slides

@@ -31,6 +31,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from leuk_ray.datasets.classes import BINARY, ClassSet
+from leuk_ray.datasets.columns import as_column, as_pixels
 from leuk_ray.datasets.identity import DatasetIdentity
 from leuk_ray.datasets.images import StorageSettings
 from leuk_ray.io.locations import Location, filesystem, join, parse, reason
@@ -333,38 +334,6 @@ def read_block(block: pa.Table, reader: PixelReader) -> pa.Table:
     What a task of Ray Data runs stands here, since its process imports the module: without torch.
     """
     return block.append_column("image", as_column(reader.read(block["row"].to_numpy())))
-
-
-def as_pixels(column: pa.Array | pa.ChunkedArray, size: int) -> np.ndarray:
-    """A fixed-size binary column as (N, size, size, 3) uint8; no copy where it is one chunk."""
-    return as_bytes(column, size * size * 3).reshape(-1, size, size, 3)
-
-
-def as_bytes(column: pa.Array | pa.ChunkedArray, width: int) -> np.ndarray:
-    """A column of binary of `width` bytes as (N, width) uint8; no copy where it is one chunk."""
-    array = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
-    if not len(array):
-        return np.empty((0, width), np.uint8)
-    buffer = np.frombuffer(array.buffers()[1], np.uint8)
-    return buffer[array.offset * width :][: len(array) * width].reshape(len(array), width)
-
-
-def gather(pixels: np.ndarray, places: np.ndarray, out: np.ndarray) -> np.ndarray:
-    """`pixels[places]` into `out`, an image at a time; returns `out`."""
-    assert not len(places) or (places.min() >= 0 and places.max() < len(pixels)), "no such row"
-    return np.take(pixels, places, axis=0, out=out, mode="clip")  # "raise" would copy twice
-
-
-def as_column(pixels: np.ndarray) -> pa.Array:
-    """(N, size, size, 3) uint8, C-contiguous, as a fixed-size binary column, without a copy."""
-    width = int(np.prod(pixels.shape[1:]))
-    buffers = [None, pa.py_buffer(pixels)]
-    return pa.Array.from_buffers(pa.binary(width), len(pixels), buffers)
-
-
-def codes(values: pa.Array) -> np.ndarray:
-    """Equal values as equal numbers from 0, in the order in which they first appear: (n,) int32."""
-    return values.dictionary_encode().indices.to_numpy()
 
 
 def count_statuses(cells: pa.Table) -> dict[str, int]:

@@ -23,6 +23,7 @@ from leuk_ray.datasets.holdout import (
     fold_roles,
     holdout_roles,
 )
+from leuk_ray.datasets.official_folds import official_fold_roles
 from leuk_ray.datasets.protocols import PROTOCOLS, ProtocolName
 from leuk_ray.datasets.sites import site_units
 from leuk_ray.io.locations import Location
@@ -276,39 +277,9 @@ def _random_roles(labels: np.ndarray, settings: SplitSettings, classes: ClassSet
 def _by_official_fold(
     cells: pa.Table, settings: SplitSettings, _: ClassSet
 ) -> tuple[pa.Table, np.ndarray]:
-    """C-NMC's own folds; of copies, the one in test or else in validation stays.
-
-    So training rows with a copy in validation or test are dropped, and no row of those two is
-    for the sake of training.
-    """
     if settings.folds > 1:
         raise ConfigError("folds: official-folds has three of its own; choose with fold=0, 1 or 2")
-    cells = cells.filter(pc.field("label").is_valid() & (pc.field("status") != "conflict"))
-    fold = _fold(settings, 3)
-    place = {f"fold_{n}": "train" for n in range(3)}
-    if "preliminary" in cells["official_split"].to_pylist():
-        place |= {f"fold_{fold}": "validation", "preliminary": "test"}
-    else:
-        place |= {f"fold_{fold}": "test", f"fold_{(fold + 1) % 3}": "validation"}
-    roles = [place.get(split) for split in cells["official_split"].to_pylist()]
-    if missing := [role for role in ROLES if role not in roles]:
-        raise UnsuitableError(
-            f"protocol official-folds: no cell for {', '.join(missing)}; it needs C-NMC's three "
-            "folds (layout c-nmc)"
-        )
-    best: dict[str, int] = {}
-    duplicates = cells["duplicate_id"].to_pylist()
-    for duplicate_id, role in zip(duplicates, roles, strict=True):
-        if role and ROLES.index(role) > best.get(duplicate_id, -1):
-            best[duplicate_id] = ROLES.index(role)
-    images: set[str] = set()
-    chosen = []
-    hashes = cells["pixels_sha256"].to_pylist()
-    for row, (duplicate_id, role, image) in enumerate(zip(duplicates, roles, hashes, strict=True)):
-        if role and ROLES.index(role) == best[duplicate_id] and image not in images:
-            images.add(image)
-            chosen.append(row)
-    return cells.take(chosen), np.asarray([roles[row] for row in chosen], object)
+    return official_fold_roles(cells, _fold(settings, 3))
 
 
 def _fold(settings: SplitSettings, folds: int) -> int:

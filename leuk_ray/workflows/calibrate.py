@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from itertools import chain
@@ -17,30 +17,22 @@ import torch
 
 from leuk_ray.bundles.bundle import derive_bundle, lineage_of, open_bundle
 from leuk_ray.bundles.lineage import CellLineage, cell_hashes
-from leuk_ray.bundles.manifest import SCOPE_FILE, BundleManifest
-from leuk_ray.datasets.classes import ABSTAIN, ClassSet
+from leuk_ray.bundles.manifest import SCOPE_FILE
+from leuk_ray.datasets.classes import ClassSet
 from leuk_ray.datasets.leakage import origin_of
 from leuk_ray.datasets.prepared import PreparedDataset
 from leuk_ray.datasets.splits import rows_with_role
 from leuk_ray.evaluation.calibration import (
-    abstain_band,
     binary_probability,
     class_logits_of,
-    class_probabilities,
     fit_temperature,
-    min_confidence,
     temperature_caution,
 )
-from leuk_ray.evaluation.class_report import binary_view
-from leuk_ray.evaluation.conformal import Conformal, fit_conformal, require_patients
-from leuk_ray.evaluation.decisions import ABSTAIN_SHARES, Decisions, fix_decisions
-from leuk_ray.evaluation.deployed import call_by_sets
-from leuk_ray.evaluation.error_rates import ErrorRates, count_errors
+from leuk_ray.evaluation.conformal import fit_conformal, require_patients
+from leuk_ray.evaluation.decisions import Decisions
+from leuk_ray.evaluation.error_rates import ErrorRates
 from leuk_ray.evaluation.guarantee import count_sizes
-from leuk_ray.evaluation.rules import DecisionRules
-from leuk_ray.evaluation.subjects import per_subject
 from leuk_ray.inference.classifier import Classifier
-from leuk_ray.inference.decide import decide
 from leuk_ray.inference.scope import OUT_OF_SCOPE, fit_scope, measure, pixel_reasons
 from leuk_ray.io.locations import Location
 from leuk_ray.runs.report import predictions_table, split_of
@@ -48,6 +40,7 @@ from leuk_ray.runs.target import EvaluationTarget
 from leuk_ray.utils.errors import ConfigError, DataError
 from leuk_ray.utils.wording import counted
 from leuk_ray.workflows.detect import read_recall
+from leuk_ray.workflows.fixed_rules import count_error_rates, fix_rules
 
 MIN_CELLS = 20
 _BATCH = 32  # as evaluate
@@ -159,7 +152,7 @@ def calibrate(
     predictions = predictions_table(
         dataset, split.filter(pc.field("role") == held), rows["decision"], scores, temperature
     )
-    rules = _fix_rules(
+    rules = fix_rules(
         predictions, dataset.classes, bundle.manifest, temperature, abstain_share, conformal
     )
     of_scope = dataset.cells["group"].take(pa.array(rows["scope"])).to_pylist()
@@ -176,7 +169,9 @@ def calibrate(
             pixel_reasons(every_feature[i], scope) or [OUT_OF_SCOPE] * bool(is_far)
             for i, is_far in zip(at.tolist(), far, strict=True)
         ]
-        rates = _error_rates(decided_on, scores, temperature, out_of_scope, rules, dataset.classes)
+        rates = count_error_rates(
+            decided_on, scores, temperature, out_of_scope, rules, dataset.classes
+        )
         rules = replace(rules, error_rates=rates.model_copy(update={"detector": detector}))
     elif detector is not None:
         raise DataError(
@@ -215,76 +210,6 @@ def calibrate(
         "scope_cells": len(embedding),
         "blast_percentage": _blasts(rules.error_rates) if dataset.classes.positive else None,
     }
-
-
-def _error_rates(
-    cells: pa.Table,
-    class_logits: np.ndarray,
-    temperature: float,
-    out_of_scope: Sequence[Sequence[str]],
-    rules: DecisionRules,
-    classes: ClassSet,
-) -> ErrorRates:
-    """Count by group how often cells are answered, and called a positive class, as deployed.
-
-    Args:
-        cells: (N,) rows of the dataset; those without a subject are left out.
-        class_logits: (N, K-1). temperature: divides them for the probabilities.
-        out_of_scope: (N,) why the bundle cannot classify the pixels of a cell, if so.
-        rules: by which the bundle answers.
-        classes: the K classes.
-    """
-    probabilities = class_probabilities(class_logits, temperature)
-    sets = rules.conformal and rules.conformal.sets(class_logits)
-    truth, called, groups = [], [], []
-    for i, cell in enumerate(cells.select(["label", "subject", "group"]).to_pylist()):
-        if cell["subject"] is None:
-            continue
-        in_set = None if sets is None else sets[i]
-        label = decide(probabilities[i], out_of_scope[i], rules, classes.names, in_set).label
-        truth.append(classes.names[cell["label"]] in classes.positive)
-        called.append(None if label == ABSTAIN else label in classes.positive)
-        groups.append(cell["group"])
-    return count_errors(truth, called, groups)
-
-
-def _fix_rules(
-    predictions: pa.Table,
-    classes: ClassSet,
-    manifest: BundleManifest,
-    temperature: float,
-    abstain_share: float,
-    conformal: Conformal | None,
-) -> DecisionRules:
-    """When a bundle abstains, and decisions of the binary view, fixed on held-out predictions.
-
-    Prediction sets take the place of the abstain band, or of the smallest confidence. Of more than
-    two classes the decisions are operating points alone: no threshold calls a cell or a subject.
-    """
-    rules = DecisionRules(manifest.threshold, conformal=conformal)
-    share = abstain_share if conformal is None else 0.0
-    if len(classes) > 2:
-        scores = class_logits_of(predictions)
-        rules = replace(rules, min_confidence=min_confidence(scores, temperature, share))
-        if not classes.positive:
-            return rules
-        band, subjects, shares = None, [], ()
-    else:
-        band = abstain_band(predictions["logit"].to_numpy(), temperature, rules.threshold, share)
-        called = call_by_sets(predictions, conformal)
-        subjects = per_subject(called, rules.threshold, band)
-        shares = (share, *ABSTAIN_SHARES)
-    view = binary_view(predictions, classes)
-    decisions = fix_decisions(
-        view["label"].to_numpy().astype(np.int64),
-        view["logit"].to_numpy(),
-        subjects,
-        temperature=temperature,
-        threshold=rules.threshold,
-        source="cells that the bundle was calibrated on",
-        shares=shares,
-    )
-    return replace(rules, abstain_band=band, decisions=decisions)
 
 
 def _blasts(rates: ErrorRates | None) -> str:

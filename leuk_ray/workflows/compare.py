@@ -2,45 +2,40 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from leuk_ray.bundles.hub import fetch, is_on_hub
 from leuk_ray.bundles.manifest import MANIFEST, WEIGHTS, BundleManifest
 from leuk_ray.datasets.classes import ClassSet
 from leuk_ray.datasets.leakage import NO_INTERVALS, origin_of
-from leuk_ray.datasets.pairing import check_same_dataset
 from leuk_ray.datasets.prepared import PreparedDataset
-from leuk_ray.datasets.splits import eligible
 from leuk_ray.evaluation.class_report import ClassCells, binary_view
 from leuk_ray.evaluation.decided import FOLD
 from leuk_ray.evaluation.paired import paired_bootstrap, paired_classes
-from leuk_ray.io.locations import Location, join, name_of, parent
-from leuk_ray.io.storage import exists, read_table
+from leuk_ray.io.locations import Location, join, name_of
+from leuk_ray.io.storage import exists
 from leuk_ray.runs.report import check_pixels, score_columns
-from leuk_ray.runs.seen import SeenCells
-from leuk_ray.runs.target import EvaluationTarget, trained_on_images_of
+from leuk_ray.runs.target import EvaluationTarget
 from leuk_ray.utils.errors import DataError
 from leuk_ray.utils.wording import counted, natural
+from leuk_ray.workflows.comparable import (
+    Trained,
+    comparable_rows,
+    count_tested,
+    split_here,
+    tested_uids,
+    why_other,
+)
 from leuk_ray.workflows.out_of_fold import is_crossval, out_of_fold, require_same_folds
 from leuk_ray.workflows.pool import DEFAULT, Pool, score_rows
 
 BOOTSTRAP: dict[str, Any] = {"seed": 0, "resamples": 2000}
-_TRAINED = ("train", "validation")  # validation chose the epoch
-
-
-@dataclass(frozen=True)
-class Trained:
-    """On what a bundle was trained: the run's split, and the protocol's name."""
-
-    split: pa.Table
-    protocol: str
 
 
 @dataclass(frozen=True)
@@ -95,11 +90,11 @@ def compare(
         splits = {
             name: Trained(split, one.manifest.protocol)
             for name, one in zip(names, pair, strict=True)
-            if (split := _split_here(one, dataset)) is not None
+            if (split := split_here(one, dataset)) is not None
         }
         parts.append(Part(pair, comparable_rows(dataset, splits)))
         known.append([splits.get(name) for name in names])
-    tested = [_count_tested([pair[side] for pair in known]) for side in (0, 1)]
+    tested = [count_tested([pair[side] for pair in known]) for side in (0, 1)]
     rows = np.concatenate([part.rows for part in parts])
     warnings = [
         f"{place}: was trained on another dataset; whether patients of this one were in it cannot "
@@ -118,7 +113,7 @@ def compare(
         "second": str(places[1]),
         "folds": len(parts),
         "tested": tested,
-        "why_few": _why_other(*parts[0].targets) if few else "",
+        "why_few": why_other(*parts[0].targets) if few else "",
         "synthetic": dataset.synthetic,
         "warnings": warnings,
         **found,
@@ -186,7 +181,7 @@ def _same_folds(
             for place, side in zip(places, sides, strict=True)
         )
         raise DataError(f"{counts}: {advice}")
-    tests = [{_tested(one, dataset): one for one in side} for side in sides]
+    tests = [{tested_uids(one, dataset): one for one in side} for side in sides]
     if len(tests[0]) < len(first) or sum(map(len, tests[0])) > len(frozenset().union(*tests[0])):
         raise DataError(f"{places[0]}: its runs test some cells more than once; {advice}")
     for test, one in tests[0].items():
@@ -275,96 +270,3 @@ def _score(
             table = table.append_column(name, column)
         tables.append(table)
     return pa.concat_tables(tables)
-
-
-def _count_tested(known: list[Trained | None]) -> int | None:
-    """Cells that the runs of one side keep for testing; None where that is not known."""
-    splits = [one.split for one in known if one is not None]
-    if len(splits) < len(known):
-        return None
-    return sum(len(_uids(split, ("test",))) for split in splits)
-
-
-def _tested(target: EvaluationTarget, dataset: PreparedDataset) -> frozenset[str]:
-    """uids that a run keeps for testing."""
-    split = _split(target, dataset)
-    return frozenset(_uids(split, ("test",)))
-
-
-def _why_other(first: EvaluationTarget, second: EvaluationTarget) -> str:
-    """In which settings the splits of two runs differ; empty where one is a bundle alone."""
-    if not all(exists(join(_run_of(one), "config.yaml")) for one in (first, second)):
-        return ""
-    ours, theirs = (
-        EvaluationTarget(one.bundle, _run_of(one)).config["split"] for one in (first, second)
-    )
-    differing = [key for key in ours if ours[key] != theirs.get(key)]
-    return ", ".join(f"split.{key} {ours[key]} and {theirs.get(key)}" for key in differing)
-
-
-def comparable_rows(dataset: PreparedDataset, known: Mapping[str, Trained]) -> np.ndarray:
-    """Rows that every known split tests on, ascending, (N,); without one all that may be evaluated.
-
-    Args:
-        dataset: of the rows.
-        known: by name, what is known to have been trained on this dataset, and how.
-
-    Raises:
-        UserError: there is none, or a group of them trained or chose one of the bundles (under
-            `official-folds` a picture, as its folds join no subjects that share one).
-    """
-    row_of = {uid: row for row, uid in enumerate(dataset.cells["uid"].to_pylist())}
-    uids = set(eligible(dataset.cells)["uid"].to_pylist())
-    if known:
-        uids = set.intersection(*(_uids(one.split, ("test",)) for one in known.values()))
-    if not uids:
-        raise DataError(
-            f"{' and '.join(known) or 'compare'}: {dataset.location} has no cell to compare on; "
-            "train both with the same split settings, or give a dataset that trained neither"
-        )
-    rows = np.asarray(sorted(row_of[uid] for uid in uids), np.int64)
-    for name, one in known.items():
-        unit = "duplicate_id" if one.protocol == "official-folds" else "group"
-        units = dataset.cells[unit].to_pylist()
-        trained = {units[row_of[uid]] for uid in _uids(one.split, _TRAINED)}
-        asked = {units[row] for row in rows.tolist()}
-        if crossing := trained & asked:
-            raise DataError(
-                f"{name}: {len(crossing)} of the {len(asked)} {unit}s to compare on trained it or "
-                "chose its epoch; compare on other patients"
-            )
-    return rows
-
-
-def _uids(split: pa.Table, roles: tuple[str, ...]) -> set[str]:
-    return set(split.filter(pc.field("role").isin(roles))["uid"].to_pylist())
-
-
-def _split_here(target: EvaluationTarget, dataset: PreparedDataset) -> pa.Table | None:
-    """The split of a bundle that was made with cells of the dataset; None where it was not."""
-    if trained_on_images_of(dataset, target.manifest) or not target.manifest.datasets:
-        return _split(target, dataset)
-    if target.lineage is None:
-        return None
-    seen = SeenCells(dataset.cells, target.lineage)
-    return seen.split() if (seen.role >= 0).any() else None
-
-
-def _split(target: EvaluationTarget, dataset: PreparedDataset) -> pa.Table:
-    """The split of a bundle that the dataset trained: of its run's folder, else of its lineage."""
-    run = _run_of(target)
-    split = join(run, "split.parquet")
-    if target.lineage is not None and not exists(split):
-        return SeenCells(dataset.cells, target.lineage).split()
-    if target.manifest.datasets and not exists(split):
-        raise DataError(
-            f"{target.bundle}: was trained on cells of {dataset.location}, and without its run it "
-            "is not known on which; give the run's folder"
-        )
-    advice = "compare on the dataset that trained it, or on other images"
-    check_same_dataset(target.manifest.datasets, dataset, target.bundle, advice, split)
-    return read_table(split)
-
-
-def _run_of(target: EvaluationTarget) -> Location:
-    return parent(target.bundle) if target.run is None else target.run

@@ -24,7 +24,7 @@ from leuk_ray.evaluation.report import _report
 from leuk_ray.evaluation.report_model import Report, ReportContext
 from leuk_ray.evaluation.rules import DecisionRules
 from leuk_ray.utils.wording import natural
-from leuk_ray.workflows.calibrate import _fix_rules
+from leuk_ray.workflows.fixed_rules import fix_rules
 from tests.support.serving_bundles import plain_manifest
 from tests.unit.bundles.test_model_card import card
 from tests.unit.evaluation.test_report import CONTEXT, pictures, report
@@ -181,7 +181,7 @@ def test_calibration_fixes_operating_points_of_positive_classes(tmp_path: Path) 
     classes = ClassSet(("a", "b", "c", "d"), ("c", "d"))
     table, bundle = predictions(classes), plain_manifest(classes=classes.names, positive=("c", "d"))
     held_out = table.filter(pc.field("role") == "validation")
-    rules = _fix_rules(held_out, classes, bundle, 1.5, 0.05, None)
+    rules = fix_rules(held_out, classes, bundle, 1.5, 0.05, None)
     assert rules.decisions is not None
     assert (rules.decisions.blast_fraction, rules.decisions.bands) == (None, ())
     tested = table.filter(pc.field("role") == "test")

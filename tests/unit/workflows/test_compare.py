@@ -16,7 +16,8 @@ from leuk_ray.datasets.splits import split_cells
 from leuk_ray.recipes.recipe import load_recipe
 from leuk_ray.training.record import bundle_manifest, start_record
 from leuk_ray.utils.errors import UserError
-from leuk_ray.workflows.compare import Trained, comparable_rows, compare
+from leuk_ray.workflows.comparable import Trained, comparable_rows
+from leuk_ray.workflows.compare import compare
 from tests.support.serving_bundles import write_small_bundle
 from tests.support.small_dataset import STORED, small_dataset
 
