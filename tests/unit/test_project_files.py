@@ -31,6 +31,36 @@ def test_workflows_run_targets_that_the_makefile_has():
     assert {path.name for path in YAML_FILES} >= {"ci.yml", "nightly.yml", "bug.yml"}
 
 
+def test_architecture_names_every_module_and_no_other():
+    """In the table of packages; `cli` has a module for each group of commands instead."""
+    text = (ROOT / "ARCHITECTURE.md").read_text()
+    rows = dict(re.findall(r"^\| `(\w+)/` \| (.+) \|$", text, re.MULTILINE))
+    package = ROOT / "leuk_ray"
+    assert set(rows) == {path.parent.name for path in package.glob("*/__init__.py")}
+    for name, row in rows.items():
+        named = {
+            word for word in re.findall(r"`([\w*/.]+)`", row) if word.endswith((".py", ".yaml"))
+        }
+        there = {path.name for path in (package / name).glob("*.py")} - {"__init__.py"}
+        assert (
+            not [word for word in named if not list((package / name).glob(word))] or name == "cli"
+        )
+        assert name == "cli" or there <= named, f"{name}: {sorted(there - named)}"
+
+
+def test_walks_of_architecture_name_files_that_are_there():
+    text = (ROOT / "ARCHITECTURE.md").read_text()
+    walks = re.findall(
+        r"^- \*\*(?:An|A) .+?\*\*: (.+?)\.\n(?=- |\n)", text, re.MULTILINE | re.DOTALL
+    )
+    assert len(walks) == 3
+    for walk in walks:
+        folder = ""
+        for place in re.findall(r"`([\w/.]+)`", walk):
+            folder = place.rpartition("/")[0] if "/" in place else folder
+            assert (ROOT / "leuk_ray" / folder / place.rpartition("/")[2]).exists(), place
+
+
 def test_help_names_every_target_with_what_it_does():
     done = subprocess.run(["make", "help"], cwd=ROOT, capture_output=True, text=True, check=True)
     said = dict(re.findall(r"^make ([a-z-]+) +(\S.*)$", done.stdout, re.MULTILINE))
