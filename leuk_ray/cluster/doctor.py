@@ -20,6 +20,7 @@ import psutil
 import torch
 from packaging.requirements import Requirement
 
+from leuk_ray import __version__
 from leuk_ray.cluster.ray_cluster import answers
 from leuk_ray.models.weights import is_here
 from leuk_ray.utils.extras import MODULES, installed
@@ -98,7 +99,7 @@ def _packages() -> Check:
             old.append(f"{wanted.name} {version} (needs {wanted.specifier})")
         if wanted.name in ("ray", "torch", "timm", "kornia", "pyarrow"):
             shown.append(f"{wanted.name} {version}")
-    found = ", ".join([f"leuk_ray {metadata.version('leuk_ray')}", *shown])
+    found = ", ".join([f"leuk_ray {__version__}", *shown])
     if missing or old:
         what = ", ".join([*(f"{name} is missing" for name in missing), *old])
         return Check("packages", "problem", f"{found}; {what}", "pip install -U leuk_ray")

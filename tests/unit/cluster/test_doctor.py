@@ -8,6 +8,7 @@ import psutil
 import pytest
 from click.testing import CliRunner
 
+from leuk_ray import __version__
 from leuk_ray.cli.main import cli
 from leuk_ray.cluster import doctor
 from leuk_ray.cluster.doctor import Check, examine
@@ -27,6 +28,8 @@ def test_every_check_says_what_it_found_and_what_to_do(tmp_path: Path):
     values = json.loads(done.output)
     assert done.exit_code == int(values["problems"] > 0)
     assert values["problems"] == sum(check["status"] == "problem" for check in values["checks"])
+    said = {check["name"]: check["found"] for check in values["checks"]}
+    assert f"leuk_ray {__version__}," in said["packages"]
 
 
 def test_what_is_amiss_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
