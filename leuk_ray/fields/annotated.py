@@ -117,7 +117,8 @@ def join_fields(
         Cells by path of those fields that the table names, and those of files that are none.
 
     Raises:
-        UserError: a name may be of several fields, or no field is named.
+        UserError: a name may be of several fields, no field is named, or one is named in two ways
+            and has a cell under both.
     """
     paths = list(fields.values())
     names = Counter(PurePosixPath(path).name for path in paths)
@@ -126,7 +127,7 @@ def join_fields(
     others: dict[str, Sequence[AnnotatedCell]] = {}
     for file, cells in annotated.items():
         if file in paths or file in fields:
-            joined.setdefault(fields.get(file, file), []).extend(cells)
+            path = fields.get(file, file)
         elif names[file] > 1:
             same = [path for path in paths if PurePosixPath(path).name == file]
             raise DataError(
@@ -134,9 +135,17 @@ def join_fields(
                 "write their paths in the column file"
             )
         elif file in by_name:
-            joined.setdefault(by_name[file], []).extend(cells)
+            path = by_name[file]
         else:
             others[file] = cells
+            continue
+        own = joined.setdefault(path, [])
+        if any(cell in own for cell in cells):
+            raise DataError(
+                f"{table}: has cells of {path} twice, the second time as {file}; each cell stands "
+                "in one row"
+            )
+        own.extend(cells)
     if not joined:
         raise DataError(
             f"{table}: names none of the fields, such as {paths[0]}, in its column file"

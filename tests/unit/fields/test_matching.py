@@ -92,3 +92,6 @@ def test_names_join_fields_by_path_or_by_a_name_that_only_one_field_has():
         join_fields({"field.png": one}, fields, Path("t.csv"))
     with pytest.raises(UserError, match="names none of the fields"):
         join_fields({"unknown.png": one}, fields, Path("t.csv"))
+    twice = {file: one for pair in fields.items() for file in pair}
+    with pytest.raises(UserError, match=r"t.csv: has cells of .* twice, the second time as"):
+        join_fields(twice, fields, Path("t.csv"))
