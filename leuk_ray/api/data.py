@@ -95,7 +95,7 @@ def detect(
     """Find nucleated cells in fields of view by their stain, and crop them.
 
     Args:
-        fields: files, folders and patterns.
+        fields: files, folders and patterns, of fields of view and slides.
         out: folder to make.
         pixels_per_um: scale of the fields; None estimates it from red cells, field by field.
         crop_um: side of the square cut out around a cell, micrometres; by default 20.

@@ -9,7 +9,7 @@ from typing import Any
 from leuk_ray.datasets.classes import BINARY, ClassSet
 from leuk_ray.evaluation.intervals import MIN_GROUPS
 from leuk_ray.io.locations import Location, join
-from leuk_ray.utils.wording import counted, counted_subjects, listed
+from leuk_ray.utils.wording import LISTED, counted, counted_subjects, listed
 
 
 def synth_text(directory: Path, values: dict[str, Any]) -> str:
@@ -106,6 +106,7 @@ def detect_text(values: dict[str, Any]) -> str:
         f"{counts['ok']} with cells + {counts['empty']} without + {counts['refused']} refused"
     ]
     lines += reasons_text(values["reasons"]) + warnings_text(values["warnings"])
+    lines += details_text(values["details"])
     if left_out := values["left_out"]:
         why = ", ".join(f"{number} {reason}" for reason, number in left_out.items())
         lines.append(f"  {counted(sum(left_out.values()), 'other file')} left out: {why}")
@@ -178,6 +179,7 @@ def fields_table_text(values: dict[str, Any]) -> str:
         f"{values['out']}: {counted(counts['all'], 'field')} = {' + '.join(by_status)}",
         *reasons_text(values["reasons"]),
         *warnings_text(values["warnings"]),
+        *details_text(values["details"]),
         _summary(values["summary"]),
     ]
     if "subjects" in values:
@@ -222,6 +224,13 @@ def warnings_text(warnings: dict[str, int]) -> list[str]:
         f"  warning: {counted(number, 'field')}, {name}: {WARNINGS[name]}"
         for name, number in warnings.items()
     ]
+
+
+def details_text(details: dict[str, str]) -> list[str]:
+    """What is said of single files: why they cannot be read, and the tiles of slides."""
+    lines = [f"  {name}: {detail}" for name, detail in list(details.items())[:LISTED]]
+    more = len(details) - LISTED
+    return lines + [f"  and of {more:,} more in the table of fields"] * (more > 0)
 
 
 def audit_text(audit: dict[str, Any]) -> str:

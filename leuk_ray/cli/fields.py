@@ -70,7 +70,7 @@ def detect(
     crop_um: float | None,
     **options: Any,
 ) -> tuple[dict[str, Any], str]:
-    """Find nucleated cells in fields of view by their stain, and crop them.
+    """Find nucleated cells in fields of view or slides by their stain, and crop them.
 
     With --boxes, detect.json holds how many cells were found, by label and patient: `leuk-ray
     calibrate --misses` takes it, so that blast percentages carry the detector's misses.
@@ -78,8 +78,9 @@ def detect(
     OUT holds detections.csv (boxes in pixels), fields.csv (status and reasons of each field),
     crops.csv (fill in labels, then prepare it with --layout csv), crops/, overlays/ and
     detect.json. A field that is no sharp, well exposed smear of known scale is refused with the
-    reason. Without --workers, up to 200 fields are done in this process and more on as many workers
-    as there are CPUs.
+    reason. A slide (SVS, OME-TIFF or another TIFF in tiles; needs the extra `slides`) is examined
+    tile by tile, at the scale that its file says or --pixels-per-um. Without --workers, up to 200
+    fields are done in this process and more on as many workers as there are CPUs.
     """
     from leuk_ray.cli.data_messages import detect_text
     from leuk_ray.fields.field import FieldSettings

@@ -59,7 +59,9 @@ def fetch(names: tuple[str, ...], folder: Path) -> tuple[dict[str, Any], str]:
     help="Also write a C-NMC 2019 challenge submission; images must be 1.bmp to N.bmp.",
 )
 @click.option(
-    "--fields", is_flag=True, help="IMAGES are fields of view: find their cells and classify these."
+    "--fields",
+    is_flag=True,
+    help="IMAGES are fields of view or slides: find their cells, classify these.",
 )
 @PIXELS_PER_UM
 @CROP_UM

@@ -13,13 +13,13 @@ class Scale:
     """Pixels per micrometre of a field.
 
     uncertainty: relative half-width of its 95% interval; 0 where the scale was given.
-    source: `given`, or `red_cells` where it was estimated from `red_cells` of them. estimated: what
-    red cells say where it was given; None where too few agree.
+    source: `given`; `file` of a slide that says it; or `red_cells` where it was estimated from
+    `red_cells` of them. estimated: what red cells say where it was given; None where too few agree.
     """
 
     pixels_per_um: float
     uncertainty: float = 0.0
-    source: Literal["given", "red_cells"] = "given"
+    source: Literal["given", "file", "red_cells"] = "given"
     red_cells: int = 0
     estimated: float | None = None
 

@@ -57,8 +57,9 @@ class Field:
 
     status: `ok`; `empty`, without a cell; or `refused`, and `reasons` say why (`quality.REASONS`).
     scale: None where it is not known. width, height: pixels; 0 where the file cannot be read.
-    cells: from top to bottom; none of a refused field. detail: of a file that cannot be read.
-    warnings: what is doubtful in a field that is not refused (`quality.WARNINGS`).
+    cells: from top to bottom, of a slide tile by tile; none of a refused field. detail: of a file
+    that cannot be read, and of the tiles of a slide. warnings: what is doubtful in a field that is
+    not refused (`quality.WARNINGS`).
     """
 
     name: str

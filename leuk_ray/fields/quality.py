@@ -16,6 +16,8 @@ REASONS = {
     "underexposed": "it is too dark, or its background is black; give a bright field",
     "out_of_focus": "it is out of focus",
     "scale_unknown": "too few red cells agree on its scale; give the pixels per micrometre",
+    "scale_missing": "the slide does not say how large its pixels are; give the pixels per "
+    "micrometre",
     "scale_differs": "its red cells contradict the given pixels per micrometre",
     "too_coarse": "it has fewer than 2 pixels per micrometre; use a stronger objective",
     "too_small": "it shows less than 800 square micrometres at its scale; give a whole field of "
@@ -28,6 +30,7 @@ REASONS = {
 WARNINGS = {
     "scale_doubtful": "its red cells suggest other pixels per micrometre than the given ones, by "
     "more than the estimate is uncertain",
+    "tiles_refused": "parts of the slide were refused, and their cells are not counted",
 }
 
 _VIEW = 800  # longer side in pixels of what colours are measured on

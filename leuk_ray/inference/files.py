@@ -16,7 +16,13 @@ from typing import Any
 from pyarrow import fs
 
 from leuk_ray.datasets.images import MAX_BYTES, BadImageError, file_bytes
-from leuk_ray.datasets.layouts.listing import Found, Rejection, beginning, find_files
+from leuk_ray.datasets.layouts.listing import (
+    IMAGE_SUFFIXES,
+    Found,
+    Rejection,
+    beginning,
+    find_files,
+)
 from leuk_ray.io.locations import Location, filesystem, join, name_of, parent, reason
 from leuk_ray.io.storage import file_infos, is_file, read_bytes
 from leuk_ray.utils.errors import ConfigError, DataError
@@ -55,19 +61,21 @@ class FoundImages:
     left_out: dict[str, int]
 
 
-def find_images(places: Sequence[Location]) -> FoundImages:
+def find_images(
+    places: Sequence[Location], suffixes: tuple[str, ...] = IMAGE_SUFFIXES
+) -> FoundImages:
     """List every image: files as they are given, folders with all below them, each file once.
 
     A pattern such as `cells/*_all.bmp` or `s3://bucket/cells/*.png` takes the images whose names
     below its last folder without a star fit it; there a star also stands for slashes. In
-    folders, `layouts.listing` says which files count.
+    folders, `layouts.listing` says which files count, of those with one of the `suffixes`.
 
     Raises:
         UserError: no place, one that is neither, or one without an image.
     """
     if not places:
         raise ConfigError("no image was given; give files, folders or patterns")
-    listed = [_list(place) for place in places]
+    listed = [_list(place, suffixes) for place in places]
     common = _common_folder([folder for folder, _, _ in listed])
     found: dict[str, ImageFile] = {}
     left_out: Counter[str] = Counter()
@@ -86,7 +94,9 @@ def find_images(places: Sequence[Location]) -> FoundImages:
     return FoundImages(list(found.values()), dict(left_out.most_common()))
 
 
-def _list(place: Location) -> tuple[Location, dict[str, fs.FileInfo], list[Rejection]]:
+def _list(
+    place: Location, suffixes: tuple[str, ...]
+) -> tuple[Location, dict[str, fs.FileInfo], list[Rejection]]:
     """The folder of a place, the images that it means by their names in it, and other files."""
     if is_file(place):
         files, path = filesystem(place)
@@ -94,10 +104,10 @@ def _list(place: Location) -> tuple[Location, dict[str, fs.FileInfo], list[Rejec
     folder, pattern = _split(place)
     if isinstance(folder, Path):  # whose links `find_files` knows
         above = beginning(folder)
-        found = find_files(folder)
+        found = find_files(folder, suffixes=suffixes)
         infos = fs.LocalFileSystem().get_file_info(found.images)
     else:
-        above, found, objects = "", Found(), file_infos(folder)
+        above, found, objects = "", Found(suffixes), file_infos(folder)
         for name in objects:
             found.add(name, name)
         infos = [objects[name] for name in found.images]

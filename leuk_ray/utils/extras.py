@@ -11,6 +11,7 @@ MODULES = {
     "tune": ("optuna",),
     "onnx": ("onnx", "onnxscript", "onnxruntime"),
     "mlflow": ("mlflow",),
+    "slides": ("tiffslide", "imagecodecs", "zarr"),
     "imaging": ("imaging_server_kit",),
 }
 

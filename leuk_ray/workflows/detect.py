@@ -21,6 +21,7 @@ from leuk_ray.fields.field import FieldSettings
 from leuk_ray.fields.matching import match
 from leuk_ray.fields.stain_detector import StainDetector
 from leuk_ray.fields.table import cells_table, detections, fields_table, part_schema, words
+from leuk_ray.fields.whole_slide import SUFFIXES
 from leuk_ray.inference.files import FoundImages, files_digest, find_images, full
 from leuk_ray.inference.naming import name_subjects
 from leuk_ray.io.locations import Location
@@ -31,7 +32,7 @@ from leuk_ray.utils.errors import ConfigError, DataError
 from leuk_ray.utils.progress import bar
 from leuk_ray.utils.provenance import now
 from leuk_ray.utils.settings import first_problem
-from leuk_ray.workflows.fields import CROP, check_any_examined, work
+from leuk_ray.workflows.fields import CROP, check_any_examined, details_of, work
 
 Format = Literal["csv", "parquet"]
 _MANY = 10_000  # fields, from which the tables are Parquet
@@ -51,7 +52,7 @@ def detect(
     resume: bool = False,
     address: str | None = None,
 ) -> dict[str, Any]:
-    """Find the nucleated cells of fields of view.
+    """Find the nucleated cells of fields of view and slides.
 
     Writes detections, fields and crops as tables, crops/, overlays/ and detect.json into `out`.
 
@@ -69,8 +70,8 @@ def detect(
         address: Ray cluster to join.
 
     Returns:
-        What detect.json holds: counts (fields = ok + empty + refused), reasons, warnings, scale,
-        measured.
+        What detect.json holds: counts (fields = ok + empty + refused), reasons, warnings, details
+        (see `details_of`), scale, measured.
 
     Raises:
         UserError: no image, `out` is there, parts of another job are, `annotated` is no table of
@@ -80,7 +81,7 @@ def detect(
         raise ConfigError("--annotated-label, --subject: are for annotated cells; add --boxes CSV")
     out = out.absolute()
     refuse_existing(out, "folder of detections")
-    found = find_images(places)
+    found = find_images(places, SUFFIXES)
     paths = [file.path for file in found.files]
     boxes: Annotated | None = None
     others: Annotated = {}
@@ -105,7 +106,7 @@ def detect(
             progress(done, len(found.files))
     rows = parts.table(len(found.files))
     try:
-        check_any_examined(rows["status"].to_pylist(), words(rows, "reasons"))
+        check_any_examined(rows["status"].to_pylist(), words(rows, "reasons"), details_of(rows))
     except DataError:
         parts.remove()
         raise
@@ -139,6 +140,7 @@ def _summary(rows: pa.Table, found: FoundImages, settings: FieldSettings) -> dic
         },
         "reasons": dict(Counter(words(fields, "reasons")).most_common()),
         "warnings": dict(Counter(words(fields, "warnings")).most_common()),
+        "details": details_of(fields),
         "left_out": found.left_out,
         "pixels_per_um": {
             "given": settings.pixels_per_um,

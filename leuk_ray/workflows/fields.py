@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +20,15 @@ from leuk_ray.fields.field import Field, FieldSettings, read_field
 from leuk_ray.fields.overlay import draw
 from leuk_ray.fields.quality import REASONS
 from leuk_ray.fields.table import field_row, part_schema
+from leuk_ray.fields.whole_slide import Slide, SlideExam, open_slide
 from leuk_ray.inference.classifier import Classifier
 from leuk_ray.inference.files import ImageFile, image_bytes
 from leuk_ray.inference.predictions import answer_row, answers_schema
 from leuk_ray.io.locations import Location, parse
 from leuk_ray.io.storage import write_bytes
 from leuk_ray.utils.errors import DataError
-from leuk_ray.utils.wording import counted
+from leuk_ray.utils.progress import bar
+from leuk_ray.utils.wording import counted, listed
 
 HERE = 200  # fields that are done sooner than Ray starts
 _FIELDS_PER_BLOCK = 8  # of a third of a second each: actors end at about the same time
@@ -41,6 +45,7 @@ class FieldWorker:
         bundle: Location | None = None,
         device: str = "cpu",
         threads: int = 0,
+        show: bool = False,
     ) -> None:
         """Load what is needed.
 
@@ -50,9 +55,11 @@ class FieldWorker:
             bundle: that answers for the cells, if one does.
             device: of the bundle's network.
             threads: of the network; 0 leaves them as they are.
+            show: how far a slide is, on stderr.
         """
         self.settings = FieldSettings(**settings)
         self.folder = folder
+        self.show = show
         self.classifier = None
         if bundle is not None:
             if threads:
@@ -69,6 +76,9 @@ class FieldWorker:
 
     def _row(self, number: int, path: str, place: str) -> dict[str, Any]:
         try:
+            slide = open_slide(parse(place))
+            if slide is not None:
+                return self._slide_row(number, path, slide)
             data = image_bytes(parse(place))
         except BadImageError as error:
             return field_row(number, Field(path, "refused", ("unreadable",), detail=str(error)))
@@ -81,19 +91,56 @@ class FieldWorker:
         if self.folder is None:
             return field_row(number, field)
         self._write(f"overlays/{path}.jpg", draw(field, pixels))
+        return field_row(number, field, self._crop_rows(path, crops))
+
+    def _slide_row(self, number: int, path: str, slide: Slide) -> dict[str, Any]:
+        more: list[dict[str, Any]] = []
+        try:
+            exam = SlideExam(slide, self.settings)
+            with bar(path, "tile") if self.show else nullcontext(_no_bar) as progress:
+                for crops in exam.tiles(progress):
+                    if self.classifier is not None:
+                        more += _answered(self.classifier, path, crops)
+                    elif self.folder is not None:
+                        more += self._crop_rows(path, crops, first=len(more) + 1)
+            field = exam.field(path)
+        except BadImageError:
+            self._remove_crops(path)
+            raise
+        finally:
+            slide.close()
+        if self.folder is not None:
+            self._write(f"overlays/{path}.jpg", draw(field, exam.overview))
+        if field.status == "refused":
+            self._remove_crops(path)
+            more = []
+        return field_row(number, field, more)
+
+    def _remove_crops(self, path: str) -> None:
+        if self.folder is not None:
+            shutil.rmtree(self.folder / "crops" / path, ignore_errors=True)
+
+    def _crop_rows(
+        self, path: str, crops: Sequence[bytes | None], first: int = 1
+    ) -> list[dict[str, Any]]:
+        """Write crops of a field, of which the first has this number; a row each."""
         more = []
-        for at, crop in enumerate(crops, start=1):
+        for at, crop in enumerate(crops, start=first):
             name = None if crop is None else crop_name(path, at)
             if crop is not None and name is not None:
                 self._write(name, crop)
             more.append({"crop": name})
-        return field_row(number, field, more)
+        return more
 
     def _write(self, name: str, data: bytes) -> None:
         assert self.folder is not None
         place = self.folder / name
         place.parent.mkdir(parents=True, exist_ok=True)
         write_bytes(place, data)
+
+
+def _no_bar(done: int, total: int) -> None:
+    """In place of a bar, on Ray."""
 
 
 def extra_columns(folder: Path | None, classifier: Classifier | None) -> pa.Schema | None:
@@ -109,20 +156,30 @@ def answer_columns(classes: ClassSet) -> pa.Schema:
     return pa.schema(kept)
 
 
-def check_any_examined(statuses: Sequence[str], reasons: Sequence[str]) -> None:
+def check_any_examined(
+    statuses: Sequence[str], reasons: Sequence[str], details: Mapping[str, str]
+) -> None:
     """Raise a UserError where every field was refused.
 
     Args:
         statuses: of all fields.
         reasons: of the refused ones; a field may have several.
+        details: see `details_of`.
     """
     if any(status != "refused" for status in statuses):
         return
     why = [f"{number} {name}: {REASONS[name]}" for name, number in Counter(reasons).most_common()]
+    why += [listed([f"{name}: {detail}" for name, detail in details.items()])] if details else []
     raise DataError(
         f"none of {counted(len(statuses), 'field')} could be used ({'; '.join(why)}); nothing was "
         "written"
     )
+
+
+def details_of(fields: pa.Table) -> dict[str, str]:
+    """By name, why a file cannot be read, and how many tiles of a slide were examined."""
+    pairs = zip(fields["file"].to_pylist(), fields["detail"].to_pylist(), strict=True)
+    return {name: detail for name, detail in pairs if detail}
 
 
 def crop_files(path: str, crops: Sequence[bytes | None]) -> list[tuple[str, bytes]]:
@@ -169,7 +226,7 @@ def work(
     if workers is None:
         workers = 0 if len(numbers) <= HERE and not address else (os.cpu_count() or 1)
     if not workers:
-        worker = FieldWorker(**arguments)
+        worker = FieldWorker(**arguments, show=True)
         for start in range(len(wanted)):
             yield worker(wanted.slice(start, 1))
         return

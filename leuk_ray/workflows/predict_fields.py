@@ -15,6 +15,7 @@ from leuk_ray.fields.answers import field_answer, summarise_cells
 from leuk_ray.fields.crops import crops_of
 from leuk_ray.fields.field import Field, FieldSettings, read_field
 from leuk_ray.fields.table import cells_table, fields_table, part_schema, words
+from leuk_ray.fields.whole_slide import SUFFIXES, open_slide
 from leuk_ray.inference.answers import subjects_table, write_subjects
 from leuk_ray.inference.classifier import Classifier
 from leuk_ray.inference.files import files_digest, find_images, image_bytes
@@ -25,7 +26,14 @@ from leuk_ray.io.storage import read_bytes, refuse_existing
 from leuk_ray.io.tables import write_rows
 from leuk_ray.utils.errors import ConfigError, DataError, UserError
 from leuk_ray.utils.progress import bar
-from leuk_ray.workflows.fields import HERE, answer_columns, check_any_examined, crop_files, work
+from leuk_ray.workflows.fields import (
+    HERE,
+    answer_columns,
+    check_any_examined,
+    crop_files,
+    details_of,
+    work,
+)
 
 
 def answer_field(
@@ -50,7 +58,7 @@ def predict_fields(
     Raises:
         UserError: no image, more than a few, or all refused.
     """
-    found = find_images(places)
+    found = find_images(places, SUFFIXES)
     if len(found.files) > HERE:
         raise UserError(f"{len(found.files)} fields: more than {HERE} need --out answers.csv")
     classifier = Classifier.load(bundle)
@@ -59,6 +67,8 @@ def predict_fields(
     with bar("predict: fields", "field") as progress:
         for file in found.files:
             try:
+                if open_slide(file.place) is not None:
+                    raise ConfigError(f"{file.name}: is a slide; add --out cells.csv")
                 data = image_bytes(file.place)
                 fields.append(answer_field(classifier, file.path, data, settings))
             except BadImageError as error:
@@ -66,7 +76,8 @@ def predict_fields(
                 fields.append(field_answer(lost, (), classes))
             progress(len(fields), len(found.files))
     refused = [reason for field in fields for reason in field["reasons"]]
-    check_any_examined([field["status"] for field in fields], refused)
+    details = {field["name"]: field["detail"] for field in fields if field["detail"]}
+    check_any_examined([field["status"] for field in fields], refused, details)
     cells = [cell for field in fields for cell in field["cells"]]
     return {
         "fields": fields,
@@ -101,9 +112,9 @@ def predict_fields_to_table(
         address: Ray cluster to join.
 
     Returns:
-        out, fields_out, fields (count by status), reasons, warnings, the `summary` of all cells and
-        left_out; with `subject` also subjects_out, subjects (how many), patients (see
-        `write_subjects`), subject_spellings and without_subject (fields).
+        out, fields_out, fields (count by status), reasons, warnings, details (see `details_of`),
+        the `summary` of all cells and left_out; with `subject` also subjects_out, subjects (how
+        many), patients (see `write_subjects`), subject_spellings and without_subject (fields).
 
     Raises:
         UserError: no image, no subject, a table or parts of another job are there, or all fields
@@ -117,7 +128,7 @@ def predict_fields_to_table(
         refuse_existing(fields_out, "table of fields")
     manifest = read_manifest(bundle)
     classes = manifest.class_set
-    found = find_images(places)
+    found = find_images(places, SUFFIXES)
     subjects: dict[str, str | None] = {}
     spellings: dict[str, list[str]] = {}
     if subject is not None:
@@ -150,7 +161,7 @@ def predict_fields_to_table(
     statuses = fields["status"].to_pylist()
     reasons, warnings = words(fields, "reasons"), words(fields, "warnings")
     try:
-        check_any_examined(statuses, reasons)
+        check_any_examined(statuses, reasons, details_of(rows))
     except DataError:
         parts.remove()
         raise
@@ -163,6 +174,7 @@ def predict_fields_to_table(
         "fields": {"all": len(fields)} | dict(Counter(statuses)),
         "reasons": dict(Counter(reasons).most_common()),
         "warnings": dict(Counter(warnings).most_common()),
+        "details": details_of(rows),
         "summary": summarise_cells(listed, classes.names),
         "left_out": found.left_out,
     }

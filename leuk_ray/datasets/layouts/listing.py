@@ -32,8 +32,12 @@ class Rejection:
 
 @dataclass
 class Found:
-    """Every file under a folder once: paths of images, sorted, and all others with the reason."""
+    """Every file under a folder once: paths of images, sorted, and all others with the reason.
 
+    suffixes: of the names of images.
+    """
+
+    suffixes: tuple[str, ...] = IMAGE_SUFFIXES
     images: list[str] = field(default_factory=list)
     rejected: list[Rejection] = field(default_factory=list)
     skipped: list[Rejection] = field(default_factory=list)
@@ -56,8 +60,8 @@ class Found:
         elif printable(path) != path:
             detail = "the name is not UTF-8; rename the file or its folder"
             self.rejected.append(Rejection(printable(path), "name", detail))
-        elif not name.lower().endswith(IMAGE_SUFFIXES):
-            detail = f"ends in none of {', '.join(IMAGE_SUFFIXES)}"
+        elif not name.lower().endswith(self.suffixes):
+            detail = f"ends in none of {', '.join(self.suffixes)}"
             self.rejected.append(Rejection(path, "suffix", detail))
         else:
             self.images.append(path)
@@ -65,14 +69,16 @@ class Found:
         return False
 
 
-def find_files(root: Path, used: Iterable[str] = ()) -> Found:
+def find_files(
+    root: Path, used: Iterable[str] = (), suffixes: tuple[str, ...] = IMAGE_SUFFIXES
+) -> Found:
     """List every file under a folder, and folders that cannot be listed as rejected.
 
     Linked folders are followed after all others, each real folder once: a loop of links ends,
     and a link to what is listed already is skipped. A linked file is skipped where the image
     that it leads to is listed itself.
     """
-    found, used = Found(), tuple(used)
+    found, used = Found(suffixes), tuple(used)
     above = beginning(root)
     links: list[str] = []
     own: set[str] = set()
