@@ -45,7 +45,7 @@ def test_tutorials_run(tutorial: Path, tmp_path: Path):
 
 def write_what_the_readme_downloads(folder: Path) -> None:
     """SYNTHETIC cells under the names of C-NMC, and some of them as new ones."""
-    write_c_nmc(folder / "C-NMC_Leukemia", SyntheticSpec(cells=240, subjects=24, seed=3))
+    write_c_nmc(folder / "C-NMC_Leukemia", SyntheticSpec(cells=120, subjects=24, seed=3))
     (folder / "cells").mkdir()
     for cell in sorted((folder / "C-NMC_Leukemia").rglob("*.bmp"))[:5]:
         shutil.copy(cell, folder / "cells")
