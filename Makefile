@@ -151,7 +151,7 @@ docs: setup
 	$(BIN)/python -c 'from leuk_ray.cli.reference import settings_page; print(settings_page(), end="")' > docs/reference/settings.md
 	$(BIN)/python -m sphinx -W --keep-going -q -b html docs site
 
-# On demand, about 20 minutes: the blocks of the documentation that need no cluster, and the tutorials.
+# On demand, about 30 minutes: the blocks of README and documentation that need no cluster, and the tutorials.
 test-docs: setup
 	$(BIN)/pytest tests/docs
 

@@ -1,6 +1,6 @@
 """Blocks marked `bash` or `python` of README and documentation, page by page, and tutorials.
 
-On demand, about 20 minutes: `make test-docs`.
+On demand, about 30 minutes: `make test-docs`.
 """
 
 import json
