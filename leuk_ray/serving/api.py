@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from importlib import resources
 from typing import Annotated, Any
 
 from fastapi import FastAPI, Query, Request, Security
@@ -19,7 +18,7 @@ from leuk_ray.inference.classifier import Cell
 from leuk_ray.inference.predictions import Failure, Prediction
 from leuk_ray.serving import fields, openinference
 from leuk_ray.serving.decoding import Named
-from leuk_ray.serving.docs import DESCRIPTION, PREDICT_BODY, add_docs, page_headers
+from leuk_ray.serving.docs import DESCRIPTION, PREDICT_BODY, add_docs, page_headers, read_page
 from leuk_ray.serving.errors import Problem
 from leuk_ray.serving.forms import check_query, no_image, read_body
 from leuk_ray.serving.keys import ApiKeys
@@ -66,7 +65,7 @@ def create_api(
         responses=PROBLEMS,
         dependencies=[Security(key)] if keys else [],
     )
-    page = (resources.files("leuk_ray.serving") / "page" / "index.html").read_text()
+    page = read_page("index.html")
 
     @api.get("/", include_in_schema=False)
     async def show_page() -> HTMLResponse:

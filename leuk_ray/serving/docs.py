@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import re
+from importlib import resources
 from typing import Any
 
 from fastapi import FastAPI
@@ -49,6 +50,16 @@ PREDICT_BODY = _body(
 FIELDS_BODY = _body(
     "one or many fields of view", "who all the fields are of; adds counts over their cells"
 )
+
+
+def read_page(name: str) -> str:
+    """Read a page of this package, with the style and script that pages share."""
+    folder = resources.files("leuk_ray.serving") / "page"
+    page = (folder / name).read_text()
+    for place, file in (("/* common.css */", "common.css"), ("// common.js", "common.js")):
+        assert place in page
+        page = page.replace(place, f"\n{(folder / file).read_text()}")
+    return page
 
 
 def page_headers(html: str) -> dict[str, str]:

@@ -6,7 +6,6 @@ import asyncio
 import base64
 import json
 from collections.abc import Sequence
-from importlib import resources
 from itertools import chain
 from typing import Annotated, Any
 
@@ -19,7 +18,7 @@ from leuk_ray.fields.field import Field, FieldSettings
 from leuk_ray.fields.quality import REASONS, WARNINGS
 from leuk_ray.inference.predictions import Failure, Prediction
 from leuk_ray.serving.decoding import CroppedField, Named
-from leuk_ray.serving.docs import FIELDS_BODY, page_headers
+from leuk_ray.serving.docs import FIELDS_BODY, page_headers, read_page
 from leuk_ray.serving.errors import Problem
 from leuk_ray.serving.field_schemas import FieldsOut
 from leuk_ray.serving.forms import check_query, no_image, read_body
@@ -106,7 +105,7 @@ def router(models: Models, limits: Limits, trace: Trace) -> APIRouter:
 
 def _page() -> str:
     """The page, with the sentences for why a field is refused."""
-    page = (resources.files("leuk_ray.serving") / "page" / "fields.html").read_text()
+    page = read_page("fields.html")
     line = "const FIELD_REASONS = {};"
     assert line in page
     return page.replace(line, f"const FIELD_REASONS = {json.dumps(REASONS | WARNINGS)};")
