@@ -120,12 +120,12 @@ def score_baseline(
 
 
 def area_features(image: np.ndarray) -> np.ndarray:
-    """The share of the picture that is cell, (1,), of (H, W, 3) uint8."""
+    """Measure the share of the picture that is cell, (1,), of (H, W, 3) uint8."""
     return np.asarray([cell_mask(image).mean()])
 
 
 def texture_features(image: np.ndarray) -> np.ndarray:
-    """Colour and texture of the cell in a picture, (77,), of (H, W, 3) uint8.
+    """Measure colour and texture of the cell in a picture, (77,), of (H, W, 3) uint8.
 
     Mean, spread and skewness of each channel, a histogram of hue weighted by saturation, and
     Haralick's contrast, homogeneity, energy, correlation and entropy (Haralick et al. 1973) of

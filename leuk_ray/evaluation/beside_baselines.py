@@ -73,7 +73,7 @@ def beside_baseline(
 
 
 def beside_sentence(row: BesideBaseline) -> str:
-    """How a network does beside a classical baseline."""
+    """Say how a network does beside a classical baseline."""
     right, area = row["accuracy"], row["differences"]["auc"]
     opening = f"Beside it, {row['name']}: {right['numerator']} of {right['denominator']} correctly"
     if area["difference"] is None:

@@ -19,7 +19,7 @@ _LOG_RANGE = (np.log(MIN_TEMPERATURE), np.log(MAX_TEMPERATURE))
 
 
 def class_log_odds(class_logits: np.ndarray) -> np.ndarray:
-    """Log-odds of each class against all others, (N, K-1) -> (N, K) float64."""
+    """Compute the log-odds of each class against all others, (N, K-1) -> (N, K) float64."""
     scores = np.pad(np.asarray(class_logits, np.float64), ((0, 0), (1, 0)))
     edge = np.full((len(scores), 1), -np.inf)
     with np.errstate(invalid="ignore"):  # NaN stays NaN
@@ -29,12 +29,12 @@ def class_log_odds(class_logits: np.ndarray) -> np.ndarray:
 
 
 def class_probabilities(class_logits: np.ndarray, temperature: float) -> np.ndarray:
-    """Probability of each class, softmax of logits / temperature: (N, K-1) -> (N, K) float64."""
+    """Compute the softmax of class logits / temperature: (N, K-1) -> (N, K) float64."""
     return expit(class_log_odds(np.asarray(class_logits, np.float64) / temperature))
 
 
 def binary_log_odds(class_logits: np.ndarray, classes: ClassSet) -> np.ndarray:
-    """Log-odds of the positive classes together, (N, K-1) -> (N,) float64.
+    """Compute the log-odds of the positive classes together, (N, K-1) -> (N,) float64.
 
     Only for `classes` with positive ones.
     """
@@ -47,12 +47,12 @@ def binary_log_odds(class_logits: np.ndarray, classes: ClassSet) -> np.ndarray:
 def binary_probability(
     class_logits: np.ndarray, temperature: float, classes: ClassSet
 ) -> np.ndarray:
-    """Calibrated probability of the positive classes together, (N, K-1) -> (N,) float64."""
+    """Compute the calibrated probability of the positive classes, (N, K-1) -> (N,) float64."""
     return expit(binary_log_odds(np.asarray(class_logits, np.float64) / temperature, classes))
 
 
 def probability(logits: np.ndarray, temperature: float) -> np.ndarray:
-    """Probability of ALL: sigmoid(logit / temperature) (Guo et al. 2017), (N,) float64."""
+    """Compute P(ALL) as sigmoid(logit / temperature) (Guo et al. 2017), (N,) float64."""
     return expit(np.asarray(logits, np.float64) / temperature)
 
 
@@ -97,7 +97,7 @@ def temperature_caution(class_logits: np.ndarray, labels: np.ndarray) -> str:
 def abstain_band(
     logits: np.ndarray, temperature: float, threshold: float, share: float
 ) -> tuple[float, float] | None:
-    """The band around the threshold that leaves a share of cells without an answer.
+    """Find the band around the threshold that leaves a share of cells without an answer.
 
     It is symmetric in log-odds around the threshold's. Cells are ranked in log-odds too:
     probabilities of sure ones round to 0 or 1.
@@ -118,7 +118,7 @@ def abstain_band(
 
 
 def in_band(probability: npt.ArrayLike, band: tuple[float, float] | None) -> np.ndarray:
-    """Which probabilities lie between the ends of an abstain band and get no answer, (N,) bool."""
+    """Find which probabilities lie in an abstain band and get no answer, (N,) bool."""
     values = np.asarray(probability, np.float64)
     if band is None:
         return np.zeros(values.shape, bool)
@@ -126,7 +126,7 @@ def in_band(probability: npt.ArrayLike, band: tuple[float, float] | None) -> np.
 
 
 def min_confidence(class_logits: np.ndarray, temperature: float, share: float) -> float | None:
-    """The probability of the most likely class below which a share of cells has no answer.
+    """Find the probability of the likeliest class below which a share of cells has no answer.
 
     Cells are ranked in log-odds: probabilities of sure ones round to 1.
 
@@ -142,7 +142,7 @@ def min_confidence(class_logits: np.ndarray, temperature: float, share: float) -
 
 
 def class_logits_of(predictions: pa.Table) -> np.ndarray:
-    """Class logits (N, K-1) of a table of predictions, which keeps those of two as `logit`."""
+    """Read class logits (N, K-1) from predictions, which keep those of two classes as `logit`."""
     if "class_logits" not in predictions.column_names:
         return predictions["logit"].to_numpy()[:, None]
     flat = predictions["class_logits"].combine_chunks().flatten().to_numpy()

@@ -21,7 +21,7 @@ _PLACE = re.compile(r"\{([a-zA-Z0-9_.]+)(?::(\w+))?\}")
 
 
 def fill_checklist(content: Mapping[str, Any]) -> list[dict[str, str]]:
-    """The checklist with values of a report.
+    """Fill the checklist with values of a report.
 
     A value is a text with places, as `{scored.test.cells:count}`, filled from the report. Where
     one of them is missing, None or empty, the item is not available; so is an item of which a

@@ -72,7 +72,7 @@ class ClassCells:
 
 
 def binary_view(table: pa.Table, classes: ClassSet) -> pa.Table:
-    """Predictions with the labels 1 positive and 0 not; no rows where no class is positive."""
+    """Relabel predictions 1 positive and 0 not; no rows where no class is positive."""
     if len(classes) == 2:
         return table
     if not classes.positive:
@@ -89,7 +89,7 @@ def binary_view(table: pa.Table, classes: ClassSet) -> pa.Table:
 def worst_confusions(
     evaluation: ClassEvaluation | None, names: Sequence[str]
 ) -> list[dict[str, Any]]:
-    """The pairs of true and called class with the most cells: {label, called, cells, share}.
+    """Find the pairs of true and called class with the most cells: {label, called, cells, share}.
 
     share: of the true class's cells.
     """
@@ -114,7 +114,7 @@ def worst_confusions(
 def confused_cells(
     cells: ClassCells, confusions: Sequence[Mapping[str, Any]], names: Sequence[str]
 ) -> list[dict[str, Any]]:
-    """The surest wrong cells of each of the worst confusions, each uid once.
+    """Find the surest wrong cells of each of the worst confusions, each uid once.
 
     Returns:
         uid, subject, label, called, probability (of the called class), truth_probability.
@@ -197,7 +197,7 @@ def refit_classes(
     temperature: float,
     parts: Sequence[tuple[BoolArray, BoolArray]],
 ) -> dict[str, Any] | None:
-    """What a temperature fitted on validation cells does to the test cells' probabilities.
+    """Measure what a temperature fitted on validation cells does to test cells' probabilities.
 
     Returns:
         temperature, cells (that it was fitted on), and brier, nll and ece (of the called class)
@@ -223,7 +223,7 @@ def refit_classes(
 
 
 def class_sentence(evaluation: ClassEvaluation, intervals: Mapping[str, Interval]) -> str:
-    """How many cells are classified correctly, and the mean over classes with its interval."""
+    """Say how many cells are classified correctly, and the mean over classes with its interval."""
     right, balanced = evaluation["accuracy"], evaluation["balanced_accuracy"]
     total, occur = len(evaluation["per_class"]), balanced["classes"]
     over = f"{occur} classes" if occur == total else f"the {occur} of {total} classes that occur"

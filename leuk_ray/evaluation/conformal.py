@@ -93,12 +93,12 @@ class Conformal(Settings):
 
 
 def sole_class(sets: BoolArray) -> IntArray:
-    """The one class in each prediction set, (N, K) -> (N,); -1 where there are several or none."""
+    """Find the one class in each prediction set, (N, K) -> (N,); -1 where several or none."""
     return np.where(sets.sum(axis=1) == 1, sets.argmax(axis=1), -1)
 
 
 def patients_needed(coverage: float) -> int:
-    """The fewest calibration patients of a class that can guarantee a coverage, 1/alpha - 1."""
+    """Compute the fewest calibration patients of a class that guarantee a coverage, 1/alpha - 1."""
     exact = Fraction(str(coverage))
     return -int(-exact / (1 - exact) // 1)
 
@@ -167,7 +167,7 @@ def require_patients(
 
 
 def patient_limit(log_odds: FloatArray, patient: IntArray, coverage: float) -> float:
-    """The largest limit whose patients' weight of cells at or above it reaches the coverage.
+    """Find the largest limit whose patients' weight of cells at or above it reaches the coverage.
 
     Args:
         log_odds: (N,) of their own class, of cells of one class.
@@ -186,5 +186,5 @@ def patient_limit(log_odds: FloatArray, patient: IntArray, coverage: float) -> f
 
 
 def pooled_limit(log_odds: FloatArray, coverage: float) -> float:
-    """The limit of split conformal prediction with cells taken for independent, as above."""
+    """Find the limit of split conformal prediction with cells taken for independent, as above."""
     return patient_limit(log_odds, np.arange(len(log_odds)), coverage)

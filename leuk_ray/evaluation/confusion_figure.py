@@ -18,7 +18,7 @@ MAX_LABELLED = 30  # classes; of more, the squares carry no numbers
 
 
 def shortened(name: str, width: int) -> str:
-    """The beginning of a class's name, in at most so many letters."""
+    """Shorten a class's name to at most so many letters."""
     return name if len(name) <= width else name[: width - 1] + "…"
 
 
@@ -28,7 +28,7 @@ def confusion_figure(
     stamp: Stamp,
     colors: Sequence[str] = (),
 ) -> Figure:
-    """Truth by call: cells, and the share of each row.
+    """Plot truth by call: cells, and the share of each row.
 
     Args:
         confusion: (K, K) cells, by true class, then by called class.

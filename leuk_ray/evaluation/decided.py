@@ -29,7 +29,7 @@ class FixedFor:
 
 
 def parts_of(validation: pa.Table, test: pa.Table) -> list[tuple[BoolArray, BoolArray]]:
-    """Validation cells, and the test cells for which they fix decisions: all, or fold by fold.
+    """Pair validation cells with the test cells that they fix decisions for: all, or fold by fold.
 
     The network of a fold scored both and trained on neither, so no test cell of a fold takes part
     in a decision on it.
@@ -51,7 +51,7 @@ def _of_cells(fixed: Sequence[FixedFor], values: Sequence[float]) -> FloatArray:
 def of_subjects(
     fixed: Sequence[FixedFor], test: pa.Table, subjects: Sequence[SubjectRow]
 ) -> list[float] | None:
-    """The blast fraction from which on each test subject is called ALL.
+    """Return the blast fraction from which on each test subject is called ALL.
 
     None where one of the decisions has none, or a subject has cells in several folds.
     """
@@ -75,7 +75,7 @@ def apply_points(
     temperature: float,
     resampled: GroupResamples,
 ) -> list[dict[str, Any]]:
-    """Each operating point on other cells: sensitivity and specificity with counts, intervals.
+    """Apply each operating point to other cells: sensitivity and specificity with intervals.
 
     Its log-odds and probability are None where they differ by fold; there is no point where one of
     the folds has none.
@@ -108,7 +108,7 @@ def apply_points(
 def classify_subjects(
     subjects: Sequence[SubjectRow], blast_fraction: Sequence[float]
 ) -> dict[str, Any]:
-    """Subjects called by their blast fraction as `call_subject` does, counted, with intervals.
+    """Call subjects by their blast fraction as `call_subject` does, and count, with intervals.
 
     Subjects whose cells carry both labels are left out and counted as `mixed`, those without an
     answered cell as `unanswered`, and those whose interval holds the threshold as `not_called`.
@@ -152,7 +152,7 @@ def apply_bands(
     threshold: float,
     resampled: GroupResamples,
 ) -> list[dict[str, Any]]:
-    """Each abstain band on other cells: how many are answered, and how many of these rightly.
+    """Apply each abstain band to other cells: how many are answered, how many of these rightly.
 
     Args:
         fixed: decisions with the bands; their ends are None where they differ by fold.

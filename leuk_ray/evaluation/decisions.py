@@ -142,7 +142,7 @@ def fix_decisions(
 
 
 def operating_threshold(label: IntArray, logit: FloatArray, held: Side, target: float) -> float:
-    """The threshold that reaches the target and gives away least of the other side.
+    """Find the threshold that reaches the target and gives away least of the other side.
 
     Of the log-odds that occur, and a value above them all: the lowest from which on the
     specificity is at least `target`, or the highest from which on the sensitivity is.
@@ -163,7 +163,7 @@ def operating_threshold(label: IntArray, logit: FloatArray, held: Side, target: 
 
 
 def subject_threshold(subjects: Sequence[SubjectRow]) -> float | None:
-    """The blast fraction that parts subjects with the best mean of sensitivity and specificity.
+    """Find the blast fraction with the best mean of sensitivity and specificity of subjects.
 
     Thresholds lie midway between neighbouring fractions; of equally good ones the one closest
     to one half is taken. None unless both classes occur.
@@ -182,7 +182,7 @@ def subject_threshold(subjects: Sequence[SubjectRow]) -> float | None:
 
 
 def worst_subjects(subjects: Sequence[SubjectRow], most: int) -> list[SubjectRow]:
-    """Subjects with the largest share of wrong cells first; those without any are left out."""
+    """Order subjects by their share of wrong cells, largest first; those with none are left out."""
     wrong = [row for row in subjects if row["correct"] < row["answered"]]
     return sorted(wrong, key=lambda row: (row["correct"] / row["answered"], -row["answered"]))[
         :most

@@ -22,7 +22,7 @@ CALLED = "called"  # of a bundle with prediction sets: the one class in a cell's
 
 
 def call_by_sets(table: pa.Table, conformal: Conformal | None) -> pa.Table:
-    """Predictions with the column `called`, where a bundle has prediction sets."""
+    """Add the column `called` to predictions, where a bundle has prediction sets."""
     if conformal is None or not len(table):
         return table
     sole = sole_class(conformal.sets(class_logits_of(table)))
@@ -30,7 +30,7 @@ def call_by_sets(table: pa.Table, conformal: Conformal | None) -> pa.Table:
 
 
 def deployed_calls(table: pa.Table, called: IntArray) -> IntArray:
-    """The class that answers for each cell: of the column `called` where it has one, (N,)."""
+    """Return the class that answers for each cell, (N,): of `called` where there is one."""
     if CALLED not in table.column_names:
         return called
     sole = table[CALLED]
@@ -38,7 +38,7 @@ def deployed_calls(table: pa.Table, called: IntArray) -> IntArray:
 
 
 def answered(table: pa.Table) -> BoolArray:
-    """(N,) whether a cell gets an answer, of predictions with the column `reasons`."""
+    """Find whether each cell gets an answer, (N,) bool, by the column `reasons`."""
     return np.asarray([not reasons for reasons in table[REASONS].to_pylist()], bool)
 
 

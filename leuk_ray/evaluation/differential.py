@@ -93,7 +93,7 @@ class ShareError(TypedDict):
 def differentials(
     table: pa.Table, label: IntArray, called: IntArray, classes: Sequence[str]
 ) -> list[SubjectDifferential]:
-    """The differential of each subject beside the true one, in natural order (2 before 10).
+    """Count the differential of each subject beside the true one, in natural order (2 before 10).
 
     Args:
         table: predictions; where it has `reasons`, these say which cells get no answer. Cells
@@ -134,7 +134,7 @@ def differentials(
 
 
 def share_errors(subjects: Sequence[SubjectDifferential]) -> list[ShareError]:
-    """How far called shares are from true ones, class by class; see `ShareError`."""
+    """Measure how far called shares are from true ones, class by class; see `ShareError`."""
     by_class = zip(*(one["classes"] for one in subjects if one["answered"]), strict=True)
     out = []
     for rows in by_class:

@@ -45,7 +45,7 @@ class Stamp:
 def roc_figure(
     label: IntArray, probability: FloatArray, threshold: float, area: str, stamp: Stamp
 ) -> Figure:
-    """ROC curve and the point of the threshold; `area` names the curve. Both classes occur."""
+    """Plot the ROC curve and the threshold; `area` names the curve. Both classes occur."""
     from sklearn.metrics import roc_curve
 
     false_positive, true_positive, _ = roc_curve(label, probability, drop_intermediate=False)
@@ -67,7 +67,7 @@ def roc_figure(
 def precision_recall_figure(
     label: IntArray, probability: FloatArray, threshold: float, area: str, stamp: Stamp
 ) -> Figure:
-    """Precision against recall, with the share of positives as base line. Both classes occur."""
+    """Plot precision against recall, with the share of positives. Both classes occur."""
     from sklearn.metrics import precision_recall_curve
 
     precision, recall, _ = precision_recall_curve(label, probability)
@@ -93,7 +93,7 @@ def precision_recall_figure(
 def calibration_figure(
     label: IntArray, probability: FloatArray, threshold: float | None, stamp: Stamp
 ) -> Figure:
-    """Observed share of positives against the stated probability, over how often each is stated.
+    """Plot the observed share of positives against the probability, and how often each is stated.
 
     Without a threshold the positives are the cells classified correctly, of several classes.
     """
@@ -137,7 +137,7 @@ def calibration_figure(
 def training_figure(
     history: Sequence[Mapping[str, Any]], best_epoch: int | None, stamp: Stamp
 ) -> Figure:
-    """Loss, accuracy, area under ROC and learning rate by epoch; the best epoch is marked.
+    """Plot loss, accuracy, area under ROC and learning rate by epoch; the best epoch is marked.
 
     Rows hold `epoch` and any of `train_loss`, `validation_loss`, `train_accuracy`,
     `validation_accuracy`, `train_auc`, `validation_auc`, `lr`; what is missing is not drawn.
@@ -240,7 +240,7 @@ def contact_sheet(
     captions: Sequence[tuple[str, str, str]],
     stamp: Stamp,
 ) -> Figure:
-    """Cell pictures in rows of four.
+    """Plot cell pictures in rows of four.
 
     Args:
         images: each (H, W, 3).
@@ -261,7 +261,7 @@ def contact_sheet(
 
 
 def stamped_figure(width: float, height: float, stamp: Stamp) -> Figure:
-    """An empty figure of width x height inches with its stamp in a strip at the bottom."""
+    """Make an empty figure of width x height inches with its stamp in a strip at the bottom."""
     from matplotlib.figure import Figure
     from matplotlib.layout_engine import ConstrainedLayoutEngine
 
@@ -276,7 +276,7 @@ def stamped_figure(width: float, height: float, stamp: Stamp) -> Figure:
 
 
 def plain_axes(axes: Axes) -> None:
-    """No frame above and to the right, small ticks."""
+    """Remove the frame above and to the right; write small ticks."""
     axes.spines[["top", "right"]].set_visible(False)
     axes.tick_params(labelsize=9)
 

@@ -14,17 +14,17 @@ MAX_LISTED = 20
 
 
 def count(value: float) -> str:
-    """With thousands separators, and a decimal where there is one."""
+    """Format a count with thousands separators, and a decimal where there is one."""
     return f"{value:,.0f}" if value == int(value) else f"{value:,.1f}"
 
 
 def percent(value: float | None) -> str:
-    """A share 0..1 in percent; n/a where it is undefined."""
+    """Format a share 0..1 in percent; n/a where it is undefined."""
     return "n/a" if value is None else f"{_rounded(100 * value, 100, 2)}%"
 
 
 def decimal(value: float | None) -> str:
-    """Three decimals; n/a where it is undefined."""
+    """Format with three decimals; n/a where it is undefined."""
     return "n/a" if value is None else _rounded(value, 1, 3)
 
 
@@ -46,7 +46,7 @@ def _flat(value: Any) -> list[tuple[tuple[str, ...], Any]]:
 
 
 def verbatim(value: Any) -> list[tuple[str, str]]:
-    """Settings as rows (dotted name, value as in YAML)."""
+    """List settings as rows (dotted name, value as in YAML)."""
     return [
         (".".join(path), leaf if isinstance(leaf, str) else json.dumps(leaf))
         for path, leaf in _flat(value)
@@ -54,7 +54,7 @@ def verbatim(value: Any) -> list[tuple[str, str]]:
 
 
 def readable(value: Any) -> list[tuple[str, str]]:
-    """Findings as rows (name in words, text)."""
+    """List findings as rows (name in words, text)."""
     return [(": ".join(path).replace("_", " "), _text(leaf, "; ")) for path, leaf in _flat(value)]
 
 
@@ -76,7 +76,7 @@ def _text(value: Any, separator: str) -> str:
 
 
 def json_ready(value: Any) -> Any:
-    """The value as JSON has it: dataclasses as mappings, arrays as lists, NaN as null."""
+    """Convert to what JSON has: dataclasses as mappings, arrays as lists, NaN as null."""
     if is_dataclass(value):
         return {item.name: json_ready(getattr(value, item.name)) for item in fields(value)}
     if isinstance(value, Mapping):

@@ -54,7 +54,7 @@ def measure_sets(
 
 
 def count_sizes(sets: BoolArray) -> dict[str, Any]:
-    """Of prediction sets (N, K): answered ({value, numerator, denominator}), several, none."""
+    """Count prediction sets (N, K): answered ({value, numerator, denominator}), several, none."""
     size = sets.sum(axis=1)
     return {
         "answered": ratio(int((size == 1).sum()), len(size)),

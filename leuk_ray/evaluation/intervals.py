@@ -49,7 +49,7 @@ class Interval:
 
 
 def checked_cells(label: npt.ArrayLike, probability: npt.ArrayLike) -> tuple[IntArray, FloatArray]:
-    """The cells' labels and probabilities as arrays of shape (N,).
+    """Check the cells' labels and probabilities; return them as arrays of shape (N,).
 
     Args:
         label: (N,) 1 ALL, 0 healthy.
@@ -72,7 +72,7 @@ def checked_cells(label: npt.ArrayLike, probability: npt.ArrayLike) -> tuple[Int
 
 
 def weighted_auc(label: IntArray, score: FloatArray, weight: FloatArray) -> FloatArray:
-    """Area under the ROC curve for many weightings of the same cells at once.
+    """Compute the area under the ROC curve for many weightings of the same cells at once.
 
     The weighted Mann-Whitney statistic: the share of the weight of (ALL, healthy) pairs in which
     the ALL cell scores higher, ties counting half.

@@ -37,7 +37,7 @@ class DoubtfulLabels(TypedDict):
 
 
 def doubt(class_logits: np.ndarray, label: np.ndarray) -> np.ndarray:
-    """Log-odds of each cell's label against all other classes, (N,): the lower, the more doubtful.
+    """Compute the log-odds of each cell's label against all other classes, (N,): low is doubtful.
 
     Args:
         class_logits: (N, K-1) of networks that did not train on the cell.

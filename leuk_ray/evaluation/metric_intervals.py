@@ -33,7 +33,7 @@ def group_intervals(
     resamples: int = 2000,
     withheld: str = "",
 ) -> dict[str, Interval]:
-    """95% intervals over groups, left out whole and stratified by class.
+    """Compute 95% intervals over groups, left out whole and stratified by class.
 
     Args:
         label: (N,) 1 ALL, 0 healthy.
@@ -61,7 +61,7 @@ def group_intervals(
 def metric_samples(
     resampled: GroupResamples, label: IntArray, probability: FloatArray, threshold: float
 ) -> dict[str, FloatArray]:
-    """Area under ROC and the metrics of calls in each resample: (R,) values by name."""
+    """Compute the area under ROC and the metrics of calls in each resample: (R,) values by name."""
     return {
         "auc": resampled.auc(label, probability),
         **count_samples(resampled, label, probability >= threshold),
@@ -71,7 +71,7 @@ def metric_samples(
 def count_samples(
     resampled: GroupResamples, label: IntArray, called: BoolArray
 ) -> dict[str, FloatArray]:
-    """Metrics that need only counts of calls, in each resample: (R,) values by name."""
+    """Compute metrics that need only counts of calls, in each resample: (R,) values by name."""
     truth = label == 1
     outcomes = (truth & called, ~truth & called, ~truth & ~called, truth & ~called)
     tp, fp, tn, fn = (resampled.sums(outcome) for outcome in outcomes)
@@ -90,7 +90,7 @@ def count_samples(
 def class_resamples(
     label: IntArray, group: npt.ArrayLike, classes: ClassSet, *, withheld: str, **drawing: int
 ) -> GroupResamples:
-    """Groups of two classes apart; of more, in which a group may hold several, together.
+    """Resample groups of two classes apart; of more, in which a group may hold several, together.
 
     Args:
         label: (N,) 0..K-1.
@@ -108,7 +108,7 @@ def class_resamples(
 def class_samples(
     resampled: GroupResamples, label: IntArray, called: IntArray, classes: ClassSet
 ) -> dict[str, FloatArray]:
-    """Metrics that need only the confusion matrix, in each resample: (R,) values by name."""
+    """Compute the metrics of the confusion matrix in each resample: (R,) values by name."""
     num_classes = len(classes)
     pairs = num_classes**2
     if not len(resampled.weight):
@@ -123,7 +123,7 @@ def class_samples(
 def class_intervals(
     resampled: GroupResamples, label: IntArray, called: IntArray, classes: ClassSet
 ) -> dict[str, Interval]:
-    """95% intervals of `CLASS_METRICS`; see `GroupResamples.interval`.
+    """Compute 95% intervals of `CLASS_METRICS`; see `GroupResamples.interval`.
 
     Balanced accuracy and macro F1 rest on every class: their degrees of freedom are those of the
     class with cells in the fewest groups, and below 5 of these there is none.
@@ -147,7 +147,7 @@ def class_intervals(
 
 
 def too_rare(resampled: GroupResamples, name: str, carriers: int) -> Interval | None:
-    """No interval for what rests on every class where the rarest one's groups are too few."""
+    """Withhold the interval of what rests on every class where the rarest has too few groups."""
     if not len(resampled.weight) or carriers >= MIN_GROUPS:
         return None
     few = f"no interval: the cells of {name} are in {carriers} of {resampled.counted}"
@@ -155,7 +155,7 @@ def too_rare(resampled: GroupResamples, name: str, carriers: int) -> Interval | 
 
 
 def rarest(resampled: GroupResamples, label: IntArray, classes: ClassSet) -> tuple[str, int]:
-    """The class, of those with cells, whose cells are in the fewest groups, and in how many."""
+    """Find the class, of those with cells, in the fewest groups, and in how many."""
     found = [
         (len(np.unique(resampled.member[label == number])), name)
         for number, name in enumerate(classes.names)

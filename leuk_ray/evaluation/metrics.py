@@ -118,32 +118,32 @@ def confusion(label: npt.ArrayLike, probability: npt.ArrayLike, threshold: float
 
 
 def accuracy(counts: Confusion) -> Ratio:
-    """Cells classified correctly, of all cells (eq 13)."""
+    """Compute the share of cells classified correctly, of all cells (eq 13)."""
     return ratio(counts.tp + counts.tn, counts.cells)
 
 
 def precision(counts: Confusion) -> Ratio:
-    """ALL cells among those called ALL (eq 14)."""
+    """Compute the share of ALL cells among those called ALL (eq 14)."""
     return ratio(counts.tp, counts.tp + counts.fp)
 
 
 def sensitivity(counts: Confusion) -> Ratio:
-    """ALL cells found, of all ALL cells (eq 15); also called recall."""
+    """Compute the share of ALL cells found, of all ALL cells (eq 15); also called recall."""
     return ratio(counts.tp, counts.positives)
 
 
 def specificity(counts: Confusion) -> Ratio:
-    """Healthy cells called healthy, of all healthy cells (eq 16)."""
+    """Compute the share of healthy cells called healthy, of all healthy cells (eq 16)."""
     return ratio(counts.tn, counts.negatives)
 
 
 def f1(counts: Confusion) -> Ratio:
-    """Harmonic mean of precision and sensitivity (eq 17), as 2 TP / (2 TP + FP + FN)."""
+    """Compute the harmonic mean of precision and sensitivity (eq 17), 2 TP / (2 TP + FP + FN)."""
     return ratio(2 * counts.tp, 2 * counts.tp + counts.fp + counts.fn)
 
 
 def per_class(counts: Confusion) -> dict[str, ClassMetrics]:
-    """Precision, recall and F1 of `ALL` and of `healthy`, each in the positive role."""
+    """Compute precision, recall and F1 of `ALL` and of `healthy`, each in the positive role."""
     return {
         name: ClassMetrics(
             precision=precision(own), recall=sensitivity(own), f1=f1(own), support=own.positives
@@ -153,7 +153,7 @@ def per_class(counts: Confusion) -> dict[str, ClassMetrics]:
 
 
 def weighted_f1(counts: Confusion) -> float | None:
-    """F1 of both classes, weighted by their cells: C-NMC's official metric. None without cells."""
+    """Compute F1 of both classes, weighted by their cells: C-NMC's metric. None without cells."""
     if not counts.cells:
         return None
     scored = ((f1(own)["value"], own.positives) for own in (counts, counts.flipped()))
@@ -161,17 +161,17 @@ def weighted_f1(counts: Confusion) -> float | None:
 
 
 def macro_f1(counts: Confusion) -> float | None:
-    """Plain mean of both classes' F1. None when a class neither occurs nor is called."""
+    """Compute the mean of both classes' F1. None when a class neither occurs nor is called."""
     return _mean(f1(counts)["value"], f1(counts.flipped())["value"])
 
 
 def balanced_accuracy(counts: Confusion) -> float | None:
-    """Mean of sensitivity and specificity. None unless both classes occur."""
+    """Compute the mean of sensitivity and specificity. None unless both classes occur."""
     return _mean(sensitivity(counts)["value"], specificity(counts)["value"])
 
 
 def mcc(counts: Confusion) -> float | None:
-    """Matthews correlation of truth and call, -1..1. None when either never varies."""
+    """Compute the Matthews correlation of truth and call, -1..1. None when either never varies."""
     called_all, called_healthy = counts.tp + counts.fp, counts.tn + counts.fn
     product = counts.positives * counts.negatives * called_all * called_healthy
     if not product:
@@ -180,12 +180,12 @@ def mcc(counts: Confusion) -> float | None:
 
 
 def brier(label: IntArray, probability: FloatArray) -> float | None:
-    """Mean squared difference of probability and label, 0..1 (Brier 1950). None without cells."""
+    """Compute the mean squared error of the probability, 0..1 (Brier 1950). None without cells."""
     return float(np.mean((probability - label) ** 2)) if label.size else None
 
 
 def losses(label: IntArray, probability: FloatArray) -> FloatArray:
-    """Negative log-likelihood of each cell in nats, (N,).
+    """Compute the negative log-likelihood of each cell in nats, (N,).
 
     Probabilities are clipped one float64 step from 0 and 1.
     """
@@ -195,12 +195,12 @@ def losses(label: IntArray, probability: FloatArray) -> FloatArray:
 
 
 def nll(label: IntArray, probability: FloatArray) -> float | None:
-    """Mean negative log-likelihood in nats; see `losses`. None without cells."""
+    """Compute the mean negative log-likelihood in nats; see `losses`. None without cells."""
     return float(losses(label, probability).mean()) if label.size else None
 
 
 def calibration_index(probability: FloatArray) -> IntArray:
-    """Which of 15 bins each cell belongs to, (N,): bins of equal counts, cut at quantiles.
+    """Find which of 15 bins each cell belongs to, (N,): of equal counts, cut at quantiles.
 
     Equal probabilities share a bin, so bins may differ in size, and some be empty.
     """
@@ -215,7 +215,7 @@ def calibration_index(probability: FloatArray) -> IntArray:
 def calibration_bins(
     label: IntArray, probability: FloatArray
 ) -> tuple[IntArray, FloatArray, FloatArray]:
-    """Cells in each of 15 bins of equal counts of the probability of ALL.
+    """Count cells in each of 15 bins of equal counts of the probability of ALL.
 
     Returns:
         Cells, mean probability and observed share of ALL in each bin, (15,) each; the two means
@@ -230,7 +230,7 @@ def calibration_bins(
 
 
 def ece(label: IntArray, probability: FloatArray) -> float | None:
-    """Expected calibration error of the probability of ALL, 0..1. None without cells.
+    """Compute the expected calibration error of the probability of ALL, 0..1. None without cells.
 
     The mean over cells of |observed share of ALL - mean probability| in their bin (Naeini et al.
     2015), on the positive class's probability rather than on the confidence in the called class.
@@ -244,7 +244,7 @@ def ece(label: IntArray, probability: FloatArray) -> float | None:
 
 
 def evaluate(label: npt.ArrayLike, probability: npt.ArrayLike, threshold: float) -> Evaluation:
-    """Every metric of one set of cells, each with its counts.
+    """Compute every metric of one set of cells, each with its counts.
 
     `auc` counts pairs: those of an ALL and a healthy cell ranked right, ties half, of all pairs.
     It and `average_precision` are None unless both classes occur.
@@ -288,7 +288,7 @@ def evaluate(label: npt.ArrayLike, probability: npt.ArrayLike, threshold: float)
 
 
 def ratio(numerator: int, denominator: int) -> Ratio:
-    """A share with its counts; of nothing it is None."""
+    """Divide a share, with its counts; of nothing it is None."""
     value = numerator / denominator if denominator else None
     return Ratio(value=value, numerator=numerator, denominator=denominator)
 

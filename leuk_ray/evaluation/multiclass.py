@@ -89,7 +89,7 @@ def confusion_matrix(label: npt.ArrayLike, called: npt.ArrayLike, num_classes: i
 def metrics_of_counts(
     confusion: npt.NDArray[np.generic], *, ordered: bool = False
 ) -> dict[str, FloatArray]:
-    """Metrics of many confusion matrices at once, NaN where undefined.
+    """Compute metrics of many confusion matrices at once, NaN where undefined.
 
     Args:
         confusion: (..., K, K) cells or weights, by true class, then by called class.
@@ -123,7 +123,7 @@ def evaluate_classes(
     called: npt.ArrayLike,
     classes: ClassSet,
 ) -> ClassEvaluation:
-    """Every metric of one set of cells, each with its counts.
+    """Compute every metric of one set of cells, each with its counts.
 
     Args:
         label: (N,) 0..K-1; N may be 0.
@@ -184,14 +184,14 @@ def evaluate_classes(
 
 
 def class_losses(label: IntArray, probabilities: FloatArray) -> FloatArray:
-    """Negative log-likelihood of each cell in nats, (N,); clipped as `metrics.losses`."""
+    """Compute each negative log-likelihood in nats, (N,); clipped as in `metrics.losses`."""
     step = np.finfo(np.float64).eps
     own = np.take_along_axis(probabilities, label[:, None], axis=1)[:, 0]
     return -np.log(np.clip(own, step, 1 - step))
 
 
 def brier_terms(label: IntArray, probabilities: FloatArray) -> FloatArray:
-    """Squared distance of each cell's probabilities and its class, (N,) in 0..2 (Brier 1950)."""
+    """Compute each cell's squared distance to its class, (N,) in 0..2 (Brier 1950)."""
     truth = np.eye(probabilities.shape[1])[label]
     return ((probabilities - truth) ** 2).sum(axis=1)
 
@@ -232,7 +232,7 @@ def _classwise_ece(label: IntArray, probabilities: FloatArray) -> float:
 
 
 def mean_of_known(values: FloatArray) -> FloatArray:
-    """Mean over the last axis of what is not NaN; NaN unless two values are."""
+    """Compute the mean over the last axis of what is not NaN; NaN unless two values are."""
     known = ~np.isnan(values)
     number = known.sum(axis=-1)
     return np.where(number >= 2, np.where(known, values, 0).sum(axis=-1) / number, np.nan)

@@ -40,7 +40,7 @@ def paired_bootstrap(
     withheld: str = "",
     names: tuple[str, str] = ("healthy", "ALL"),
 ) -> dict[str, Any]:
-    """Second minus first in every metric, with a 95% interval over groups.
+    """Compare two classifiers: second minus first in every metric, with a 95% interval over groups.
 
     Both see the same resamples of whole groups, so what is hard for both cancels out. `p` is
     two-sided, see `GroupResamples.p_value`: one test a metric, not corrected for there being

@@ -28,7 +28,7 @@ class PredictiveValues(TypedDict):
 def predictive_values(
     label: IntArray, called: BoolArray, resampled: GroupResamples
 ) -> list[PredictiveValues]:
-    """Predictive values at each of PREVALENCES, by Bayes' rule from sensitivity and specificity.
+    """Compute predictive values at each of PREVALENCES, by Bayes' rule.
 
     They hold where cells of either class look as in the test set and are only more or less
     frequent.

@@ -21,7 +21,7 @@ from leuk_ray.evaluation.metrics import ECE_BINS, brier, calibration_index, ece,
 def probability_intervals(
     resampled: GroupResamples, label: IntArray, stated: FloatArray
 ) -> dict[str, Interval]:
-    """95% group-bootstrap intervals of `brier`, `nll` and `ece`.
+    """Compute 95% group-bootstrap intervals of `brier`, `nll` and `ece`.
 
     The bins of the calibration error stay those of the cells. It leans high, in a resample even
     more than in the cells, so its interval is the reflected one: twice the estimate less the
@@ -51,7 +51,7 @@ def fit_temperatures(
     num_test: int,
     parts: Sequence[tuple[BoolArray, BoolArray]],
 ) -> FloatArray | None:
-    """The temperature for each test cell, (num_test,), fitted on the validation cells of its part.
+    """Fit the temperature for each test cell, (num_test,), on the validation cells of its part.
 
     None without test cells, or where the validation cells of a part are of one class.
     """
@@ -69,7 +69,7 @@ def refit(
     temperature: float,
     parts: Sequence[tuple[BoolArray, BoolArray]],
 ) -> dict[str, Any] | None:
-    """What a temperature fitted on validation cells does to the test cells' probabilities.
+    """Measure what a temperature fitted on validation cells does to test cells' probabilities.
 
     Args:
         validation, test: labels (N,) and uncalibrated log-odds (N,) of each.

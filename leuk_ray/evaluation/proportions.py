@@ -10,7 +10,7 @@ from leuk_ray.evaluation.intervals import LEVEL
 def clopper_pearson(
     successes: int, trials: int, level: float = LEVEL
 ) -> tuple[float, float] | None:
-    """The exact interval of a proportion of independent trials (Clopper and Pearson 1934).
+    """Compute the exact interval of a proportion of independent trials (Clopper and Pearson 1934).
 
     Returns:
         (low, high) in 0..1, or None without trials.

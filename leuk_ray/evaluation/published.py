@@ -9,7 +9,7 @@ import yaml
 
 
 def beside_published(protocol: str, test_set: str) -> dict[str, Any] | None:
-    """Results on an official test set; None where no comparable one is listed.
+    """Find results on an official test set; None where no comparable one is listed.
 
     Args:
         protocol: of the split.

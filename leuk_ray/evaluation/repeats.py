@@ -11,7 +11,7 @@ CONFIDENCE = 0.95
 
 
 def mean_interval(values: Sequence[float]) -> tuple[float, float] | None:
-    """95% t interval of a mean; None for fewer than two values."""
+    """Compute the 95% t interval of a mean; None for fewer than two values."""
     if len(values) < 2:
         return None
     mean = statistics.mean(values)

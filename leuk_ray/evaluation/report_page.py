@@ -30,7 +30,7 @@ Plots = dict[str, "Figure"]
 
 
 def sentence(report: Report) -> str:
-    """The result in one breath, with its counts."""
+    """Say the result in one breath, with its counts."""
     tested = report.tested_classes
     if tested is None:
         return "No test cells were scored, so there is no result."
@@ -88,7 +88,7 @@ def _binary_sentence(report: Report) -> str:
 
 
 def uncertainty(report: Report) -> str:
-    """How intervals were made, or why there are none; empty without test cells."""
+    """Say how intervals were made, or why there are none; empty without test cells."""
     if not report.class_intervals:
         return ""
     accuracy = report.class_intervals["accuracy"]
@@ -188,7 +188,7 @@ def _notes(intervals: Mapping[str, Any]) -> dict[str, list[str]]:
 
 
 def page(content: Mapping[str, Any], label: str, directory: Path) -> str:
-    """The page that stands alone; its figures lie in the directory.
+    """Render the page that stands alone; its figures lie in the directory.
 
     Args:
         content: what report.json holds.

@@ -103,7 +103,7 @@ class SubjectRow(TypedDict):
 def per_subject(
     table: pa.Table, threshold: float, band: tuple[float, float] | None = None
 ) -> list[SubjectRow]:
-    """One row a subject, in natural order (2 before 10). Cells without a subject are left out.
+    """Count by subject, in natural order (2 before 10). Cells without a subject are left out.
 
     The bounds of the blast fraction take a subject's cells as independent draws from it.
 

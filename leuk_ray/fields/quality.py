@@ -55,7 +55,7 @@ _SQUARE, _MIDDLE, _CROP_SHARE = 1.15, 0.15, 0.2
 
 
 def colour_reasons(pixels: np.ndarray) -> list[str]:
-    """Reasons that exposure and colours of a field give, whatever its scale.
+    """Find the reasons that exposure and colours of a field give, whatever its scale.
 
     Args:
         pixels: (H, W, 3) uint8 sRGB.
@@ -79,7 +79,7 @@ def colour_reasons(pixels: np.ndarray) -> list[str]:
 
 
 def scale_reasons(pixels: np.ndarray, given: float | None, estimated: Scale | None) -> list[str]:
-    """Reasons that the scale of a field gives.
+    """Find the reasons that the scale of a field gives.
 
     Args:
         pixels: (H, W, 3) uint8 sRGB.
@@ -104,7 +104,7 @@ def scale_reasons(pixels: np.ndarray, given: float | None, estimated: Scale | No
 
 
 def scale_warnings(given: float | None, estimated: Scale | None) -> list[str]:
-    """What is doubtful in a given scale that is not refused: keys of WARNINGS.
+    """Find what is doubtful in a given scale that is not refused: keys of WARNINGS.
 
     Args:
         given: pixels per micrometre; None uses the estimate.
@@ -117,7 +117,7 @@ def scale_warnings(given: float | None, estimated: Scale | None) -> list[str]:
 
 
 def focus_reasons(pixels: np.ndarray, scale: Scale) -> list[str]:
-    """`out_of_focus` where edges are flat, and further smoothing hardly makes them flatter."""
+    """Return `out_of_focus` where edges are flat, and smoothing hardly makes them flatter."""
     from scipy.ndimage import gaussian_filter
 
     factor = min(1.0, _FOCUS_PIXELS_PER_UM / scale.pixels_per_um)
@@ -142,7 +142,7 @@ def focus_reasons(pixels: np.ndarray, scale: Scale) -> list[str]:
 
 
 def cell_reasons(found: Sequence[Detection], shape: tuple[int, ...]) -> list[str]:
-    """Reasons that what was found gives: a crop of one cell, or clumps.
+    """Find the reasons that what was found gives: a crop of one cell, or clumps.
 
     Args:
         found: in the field.

@@ -23,7 +23,7 @@ def shrink(pixels: np.ndarray, factor: float) -> np.ndarray:
 
 
 def optical_density(pixels: np.ndarray) -> np.ndarray:
-    """Optical density (natural logarithm) of each channel against the unstained background.
+    """Compute the optical density (natural logarithm) of each channel against the background.
 
     Args:
         pixels: (H, W, 3) uint8 sRGB.
@@ -36,7 +36,7 @@ def optical_density(pixels: np.ndarray) -> np.ndarray:
 
 
 def level_percentiles(pixels: np.ndarray, percent: float) -> np.ndarray:
-    """A percentile of the levels of each channel, (3,), of (H, W, 3) uint8, without sorting."""
+    """Compute a percentile of the levels of each channel, (H, W, 3) uint8 -> (3,), by counting."""
     at = percent / 100 * (pixels[..., 0].size - 1)
     lower = math.floor(at)
     counts = [np.bincount(pixels[..., channel].ravel(), minlength=256) for channel in range(3)]
@@ -47,12 +47,12 @@ def level_percentiles(pixels: np.ndarray, percent: float) -> np.ndarray:
 
 
 def nuclear_stain(density: np.ndarray) -> np.ndarray:
-    """How nuclear the stain is, (H, W) float32: 0.4 to 1.5 in nuclei, below 0 in red cells."""
+    """Measure the stain of nuclei, (H, W) float32: 0.4 to 1.5 in nuclei, below 0 in red cells."""
     return density @ _NUCLEI
 
 
 def depth(mask: np.ndarray) -> np.ndarray:
-    """Distance of each pixel of a mask to the outside, (H, W) float64 pixels.
+    """Compute the distance of each pixel of a mask to the outside, (H, W) float64 pixels.
 
     What the frame cuts goes on behind it.
     """

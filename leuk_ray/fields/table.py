@@ -41,13 +41,13 @@ _FIELD = pa.schema(
 
 
 def part_schema(more: pa.Schema | None = None) -> pa.Schema:
-    """Rows of a job: a field, its number, and its cells with `more` columns of each."""
+    """Make the schema of a job: a row a field, its number, its cells with `more` columns."""
     cell = pa.struct([*_CELL, *(more or ())])
     return pa.schema([("number", pa.int64()), *_FIELD, ("cells", pa.list_(cell))])
 
 
 def field_row(number: int, field: Field, more: Sequence[dict[str, Any]] = ()) -> dict[str, Any]:
-    """One row of `part_schema`; `more` holds further columns of each cell."""
+    """Make one row of `part_schema`; `more` holds further columns of each cell."""
     scale = field.scale
     extra = more or [{} for _ in field.cells]
     cells = [asdict(cell) | one for cell, one in zip(field.cells, extra, strict=True)]
@@ -69,7 +69,7 @@ def field_row(number: int, field: Field, more: Sequence[dict[str, Any]] = ()) ->
 
 
 def fields_table(rows: pa.Table) -> pa.Table:
-    """One row a field, with how many cells and clumps it holds."""
+    """Make a table of one row a field, with how many cells and clumps it holds."""
     cells = [sum(not cell["clump"] for cell in found) for found in rows["cells"].to_pylist()]
     clumps = [sum(cell["clump"] for cell in found) for found in rows["cells"].to_pylist()]
     table = rows.select(_FIELD.names)
@@ -79,19 +79,19 @@ def fields_table(rows: pa.Table) -> pa.Table:
 
 
 def words(fields: pa.Table, column: str) -> list[str]:
-    """All reasons, or warnings, of fields."""
+    """List all reasons, or warnings, of fields."""
     return " ".join(fields[column].to_pylist()).split()
 
 
 def cells_table(rows: pa.Table, more: pa.Schema | None = None) -> pa.Table:
-    """One row a cell, with its field as `file`."""
+    """Make a table of one row a cell, with its field as `file`."""
     schema = pa.schema([("file", pa.string()), *_CELL, *(more or ())])
     cells = [{"file": row["file"]} | cell for row in _rows(rows) for cell in row["cells"]]
     return pa.Table.from_pylist(cells, schema=schema)
 
 
 def detections(rows: pa.Table) -> dict[str, list[Detection]]:
-    """The cells of each field, for `matching.match`."""
+    """Return the cells of each field, for `matching.match`."""
     names = _CELL.names
     return {
         row["file"]: [Detection(**{name: cell[name] for name in names}) for cell in row["cells"]]
