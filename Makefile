@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help audit-packages setup demo test test-lowest test-demo test-tune test-experiments test-load test-faults test-attacks test-cluster test-images test-wheel test-docs test-imaging bench bench-scale release gpu test-gpu-pack lock lint format docs clean
+.PHONY: help audit-packages setup demo test coverage test-lowest test-demo test-tune test-experiments test-load test-faults test-attacks test-cluster test-images test-wheel test-docs test-imaging bench bench-scale release gpu test-gpu-pack lock lint format docs clean
 
 help:
 	@awk '/^# /{said = said substr($$0, 2)} /^$$/{said = ""} /^[a-z-]+:/ && said \
@@ -30,9 +30,13 @@ demo: setup
 # Set up, and run the tests, about 25 minutes on 2 cores: one Ray for the integration tests; those that
 # start their own follow in their own process.
 test: setup
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 tests/unit
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 $(COVERAGE) tests/unit
 	$(BIN)/pytest tests/integration tests/real
 	$(BIN)/pytest tests/cluster
+
+# On demand, about 10 minutes: the lines that the unit tests run, with a floor in pyproject.toml.
+coverage: setup
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --cov tests/unit
 
 # On demand, about 10 minutes: the unit tests with the lowest versions that pyproject.toml allows.
 test-lowest: setup
