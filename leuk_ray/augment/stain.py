@@ -13,7 +13,7 @@ _STAINS = np.asarray([_BLUE, _RED, np.cross(_BLUE, _RED)])
 
 
 def mixing_matrices(factors: np.ndarray) -> np.ndarray:
-    """(N, 3, 3): unmix optical density into stains, scale each stain, mix again.
+    """Compute matrices that unmix optical density into stains, scale each and mix again, (N, 3, 3).
 
     Args:
         factors: (N, 2) on the amount of the blue and the red stain.

@@ -103,7 +103,7 @@ class Shiftable:
 
 
 def best_overlaps(first: Shiftable, others: Sequence[Shiftable]) -> tuple[np.ndarray, np.ndarray]:
-    """The best correlation of an image with others of its shape over what they share when shifted.
+    """Find the best correlation of an image with others of its shape over what shifts leave shared.
 
     Returns:
         (n,) correlations over a quarter of the area or more, and (n, 2), how far below and right

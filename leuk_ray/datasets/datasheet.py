@@ -30,7 +30,7 @@ _KNOWN = {
 
 
 def datasheet(manifest: Mapping[str, Any], audit: Mapping[str, Any]) -> str:
-    """The datasheet as Markdown.
+    """Write the datasheet as Markdown.
 
     Args:
         manifest: the content of dataset.json.

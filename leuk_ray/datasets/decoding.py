@@ -38,7 +38,7 @@ RESULT_SCHEMA = pa.schema(
 
 
 def part_name(number: int) -> str:
-    """The name of a part's Parquet file."""
+    """Name a part's Parquet file."""
     return f"part-{number:05d}.parquet"
 
 
@@ -79,7 +79,7 @@ def prepare_part(
 
 
 def prepare_cell(row: dict[str, Any], settings: StorageSettings) -> dict[str, Any]:
-    """One row of the catalogue to one row of the dataset, `thumb`, `converted` and `reduced`.
+    """Make of a row of the catalogue one of the dataset, with `thumb`, `converted` and `reduced`.
 
     Raises:
         BadImageError: a file that is no usable image.
@@ -109,7 +109,7 @@ def prepare_cell(row: dict[str, Any], settings: StorageSettings) -> dict[str, An
 
 
 def thumbnail(image: np.ndarray) -> np.ndarray:
-    """Grey levels of a picture around the centre of its cell: (S, S, 3) to (THUMB, THUMB), uint8.
+    """Shrink a picture around its cell's centre to grey levels: (S, S, 3) to (THUMB, THUMB) uint8.
 
     The cell is what is not black; the whole picture where nothing is.
     """
@@ -122,7 +122,7 @@ def thumbnail(image: np.ndarray) -> np.ndarray:
 
 
 def reduced_grey(pixels: np.ndarray) -> np.ndarray:
-    """Grey levels of a file at 1/REDUCED of its size, rounded up: what `slides` compares."""
+    """Shrink a file to grey levels at 1/REDUCED of its size, rounded up: what `slides` compares."""
     return np.asarray(Image.fromarray(pixels).convert("L").reduce(REDUCED))
 
 

@@ -74,7 +74,7 @@ NO_INTERVALS = (
 
 
 def crossings(split: pa.Table, cells: pa.Table) -> dict[str, dict[str, int]]:
-    """What crosses: for each unit, how many of it stand in two roles or more.
+    """Count what crosses: for each unit, how many of it stand in two roles or more.
 
     Args:
         split: columns uid and role, one row a cell or a copy of one.
@@ -136,7 +136,7 @@ def find_leakage(split: pa.Table, cells: pa.Table) -> Leakage:
 
 
 def origin_of(cells: pa.Table, rows: IntArray) -> Origin:
-    """What all of some cells are known to come from; see `Leakage.origin`.
+    """Find what all of some cells are known to come from; see `Leakage.origin`.
 
     Args:
         cells: `PreparedDataset.cells`.

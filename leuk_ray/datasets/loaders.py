@@ -174,7 +174,7 @@ def make_loaders(
     workers_on_node: int,
     stream: bool = True,
 ) -> tuple[Loader, Loader]:
-    """The loaders of a worker, for training and for validation. They differ in speed alone.
+    """Make a worker's loaders, for training and for validation. They differ in speed alone.
 
     Args:
         dataset: where the pixels are.
@@ -216,7 +216,7 @@ def make_loaders(
 
 
 def device_shortage(num_rows: int, size: int, device: torch.device, sharing: int) -> str:
-    """Why half of the free memory cannot hold `num_rows` images a worker; "" if it can.
+    """Say why half of the free memory cannot hold `num_rows` images a worker; "" if it can.
 
     Args:
         num_rows: of each worker.

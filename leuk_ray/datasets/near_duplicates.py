@@ -102,7 +102,7 @@ def find_near_duplicates(
 
 
 def aligned_correlation(first: np.ndarray, second: np.ndarray) -> float:
-    """Pearson correlation of two pictures over the cell, after the best shift.
+    """Compute Pearson's correlation of two pictures over the cell, after the best shift.
 
     Args:
         first, second: (H, W, 3) uint8. The cell is what is not black in either, the whole
@@ -129,7 +129,7 @@ def aligned_correlation(first: np.ndarray, second: np.ndarray) -> float:
 
 
 def candidate_pairs(phash: np.ndarray) -> Iterator[np.ndarray]:
-    """Every pair of hashes at distance MAX_DISTANCE or less, each once.
+    """Find every pair of hashes at distance MAX_DISTANCE or less, each once.
 
     Args:
         phash: (n,) uint64.

@@ -73,7 +73,7 @@ CELL_COLUMNS = [name for name in METADATA_SCHEMA.names if name not in ("sha256",
 
 
 def image_schema(size: int) -> pa.Schema:
-    """METADATA_SCHEMA and the pixels of a (size, size, 3) uint8 image."""
+    """Add the pixels of a (size, size, 3) uint8 image to METADATA_SCHEMA."""
     return METADATA_SCHEMA.insert(1, pa.field("image", pa.binary(size * size * 3)))
 
 
@@ -329,7 +329,7 @@ class PixelReader:
 
 
 def read_block(block: pa.Table, reader: PixelReader) -> pa.Table:
-    """A block of `row` with their pixels as `image`.
+    """Add the pixels of a block of `row` as `image`.
 
     What a task of Ray Data runs stands here, since its process imports the module: without torch.
     """

@@ -42,7 +42,7 @@ def shortcut_baselines(
     reader: PixelReader,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> tuple[dict[str, dict[str, Any]], dict[str, dict[str, dict[str, Any]]]]:
-    """Area under ROC without looking at a cell.
+    """Measure the area under ROC without looking at a cell.
 
     Args:
         cells: `PreparedDataset.cells`; the labelled, kept ones are used, of more than 3,000 so

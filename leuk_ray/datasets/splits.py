@@ -163,7 +163,7 @@ def _of_source(cells: pa.Table, source: str) -> pa.Table:
 
 
 def eligible(cells: pa.Table) -> pa.Table:
-    """The labelled cells with status `keep` that belong to no official outer test set."""
+    """Select the labelled cells with status `keep` that belong to no official outer test set."""
     official = cells["official_split"].to_pylist()
     mask = [
         status == "keep" and label is not None and split not in ("preliminary", "final")
@@ -190,13 +190,13 @@ def _of_all_classes(cells: pa.Table, protocol: str, classes: ClassSet) -> pa.Tab
 
 
 def assert_disjoint(split: pa.Table) -> None:
-    """No group and no subject of a split has two roles."""
+    """Assert that no group and no subject of a split has two roles."""
     for column in ("group", "subject"):
         assert_whole(split[column], split["role"])
 
 
 def assert_whole(units: pa.ChunkedArray, roles: pa.ChunkedArray) -> None:
-    """No unit has two roles."""
+    """Assert that no unit has two roles."""
     seen: dict[str, str] = {}
     for unit, role in zip(units.to_pylist(), roles.to_pylist(), strict=True):
         assert seen.setdefault(unit, role) == role, f"{unit} is in two roles"
@@ -304,14 +304,14 @@ _ROLES_BY = {
 
 
 def rows_with_role(cells: pa.Table, split: pa.Table, roles: tuple[str, ...]) -> np.ndarray:
-    """Positions in `cells` of a split's roles, (N,) int64, ascending; of copies, one each."""
+    """Find the rows of `cells` that have some roles, (N,) int64, ascending; of copies one each."""
     wanted = split.filter(pc.field("role").isin(pa.array(roles, pa.string())))["uid"]
     row_of = {uid: row for row, uid in enumerate(cells["uid"].to_pylist())}
     return np.asarray([row_of[uid] for uid in wanted.to_pylist()], np.int64)
 
 
 def copies_with_role(split: pa.Table, roles: tuple[str, ...]) -> np.ndarray | None:
-    """(N,) uint64, the copy of each of `rows_with_role`; None where cells have no copies."""
+    """Read the copy of each of `rows_with_role`, (N,) uint64; None where cells have no copies."""
     if "copy" not in split.column_names:
         return None
     return (

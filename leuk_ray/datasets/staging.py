@@ -22,7 +22,7 @@ class Staging(Protocol):
 
 
 def staging_for(device: torch.device) -> Staging:
-    """The way to a device."""
+    """Choose how pixels go to a device."""
     return PinnedStaging(device) if device.type == "cuda" else HostStaging()
 
 

@@ -70,7 +70,7 @@ Signal = Literal["everywhere", "nucleoli"]
 
 
 def separation(best_auc: float) -> float:
-    """Distance between the class means of the latent, in standard deviations.
+    """Compute the distance between the class means of the latent, in standard deviations.
 
     Raises UserError unless 0.5 <= best_auc < 1.
     """

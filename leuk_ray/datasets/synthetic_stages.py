@@ -46,7 +46,7 @@ DERIVATION = (
 
 
 def best_balanced_accuracy(stages: int, neighbour_auc: float) -> float:
-    """The best expected balanced accuracy; `neighbour_auc` is the AUC between two neighbours."""
+    """Compute the best expected balanced accuracy; `neighbour_auc` is that of two neighbours."""
     outer = NormalDist().cdf(separation(neighbour_auc) / 2)
     return (2 * (stages - 1) * outer - (stages - 2)) / stages
 
@@ -87,7 +87,7 @@ def draw_stages(spec: SyntheticSpec, stages: int) -> list[SyntheticCell]:
 
 
 def oracle_balanced_accuracy(cells: list[SyntheticCell], stages: int, apart: float) -> float:
-    """Balanced accuracy on these very cells of the rule that sees their latents."""
+    """Compute the balanced accuracy on these very cells of the rule that sees their latents."""
     label = np.asarray([cell.label for cell in cells])
     latent = np.asarray([cell.latent for cell in cells])
     called = np.clip(np.rint(latent / apart + (stages - 1) / 2), 0, stages - 1)
@@ -142,5 +142,5 @@ def write_stages(
 
 
 def stage_name(stage: int) -> str:
-    """The folder of a stage, from 0."""
+    """Name the folder of a stage, from 0."""
     return f"stage {stage + 1}"

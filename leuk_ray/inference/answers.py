@@ -32,7 +32,7 @@ def part_of(
     answers: Sequence[Prediction | Failure],
     classes: ClassSet = BINARY,
 ) -> pa.Table:
-    """Some of a job's answers and the numbers of the images they are for.
+    """Make a part of a job's answers, with the numbers of the images they are for.
 
     Args:
         numbers: of the images.
@@ -109,7 +109,7 @@ class Answers:
 
 
 def subjects_table(out: Location) -> Location:
-    """Where the table of subjects lies: beside the table of answers `out`."""
+    """Name the table of subjects: it lies beside the table of answers `out`."""
     stem, _, suffix = name_of(out).rpartition(".")
     return join(parent(out), f"{stem}-subjects.{suffix}")
 
@@ -163,6 +163,6 @@ def _columns(patient: PatientSummary, manifest: BundleManifest) -> dict[str, Any
 
 
 def count_labels(answers: pa.Table) -> dict[str, int]:
-    """How many images got each label; `failed` those that could not be scored."""
+    """Count the images that got each label; `failed` those that could not be scored."""
     counts = pc.value_counts(answers["label"].fill_null("failed")).to_pylist()  # pyright: ignore
     return {item["values"]: item["counts"] for item in counts}

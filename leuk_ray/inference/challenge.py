@@ -22,7 +22,7 @@ _FIRST_DAY = (1980, 1, 1, 0, 0, 0)  # the same answers make the same bytes
 
 
 def image_numbers(names: Sequence[str]) -> list[int]:
-    """The numbers of `1.bmp` to `N.bmp`, in the order given.
+    """Read the numbers of `1.bmp` to `N.bmp`, in the order given.
 
     Raises:
         UserError: another name, or numbers that are not 1 to N, each once.

@@ -44,7 +44,7 @@ def check_answers(bundle: Bundle) -> None:
 
 
 def graph_difference(bundle: Bundle, graph: Path) -> float:
-    """Largest difference of probability between a bundle's network and a graph of it.
+    """Compute the largest difference of probability between a bundle's network and a graph of it.
 
     Raises:
         UserError: the graph cannot be run, or differs by more than TOLERANCE.

@@ -126,7 +126,7 @@ def _logits(outputs: np.ndarray, embedding: np.ndarray) -> tuple[np.ndarray, np.
 
 
 def make_engine(bundle: Bundle, device: torch.device, name: EngineName = "auto") -> Engine:
-    """The engine of a bundle.
+    """Make the engine of a bundle.
 
     Args:
         bundle: an opened bundle.

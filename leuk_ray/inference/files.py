@@ -132,14 +132,14 @@ def _split(place: Location) -> tuple[Location, str]:
 
 
 def full(place: Location) -> str:
-    """Where something lies, whatever folder is the current one; of an address without its query."""
+    """Name where something lies from any folder; of an address without its query."""
     if isinstance(place, Path):
         return os.path.normpath(place.absolute())
     return place.partition("?")[0]
 
 
 def files_digest(files: Sequence[ImageFile]) -> str:
-    """SHA-256 of where images lie, their sizes and their times."""
+    """Compute the SHA-256 of where images lie, their sizes and their times."""
     listed = [(full(file.place), file.size, file.modified) for file in files]
     return hashlib.sha256(json.dumps(listed).encode()).hexdigest()
 
@@ -152,7 +152,7 @@ def _common_folder(folders: Sequence[Location]) -> str:
 
 
 def image_bytes(place: Location) -> bytes:
-    """The content of an image file, or as much of it as shows that it is too large.
+    """Read an image file, or as much of it as shows that it is too large.
 
     Raises:
         BadImageError: it cannot be read.

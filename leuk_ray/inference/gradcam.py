@@ -24,7 +24,7 @@ DEFAULT_METHOD: Method = "hirescam"  # of `explain`, HTTP and the page
 
 
 def target_layer(model: ImageClassifier) -> nn.Module:
-    """The module whose output is weighed.
+    """Find the module whose output is weighed.
 
     The last feature map, for networks that have one; for a vision transformer the tokens
     that enter its last block, since after it only the class token counts.
@@ -37,7 +37,7 @@ def target_layer(model: ImageClassifier) -> nn.Module:
 def evidence(
     model: ImageClassifier, images: Tensor, method: Method, labels: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Evidence for a class at each position of the target layer, summed over the model's views.
+    """Compute evidence for a class at each position of the target layer, summed over views.
 
     Args:
         model: in eval mode.
@@ -74,7 +74,7 @@ def evidence(
 
 
 def heat(evidence: Tensor, size: int) -> Tensor:
-    """What speaks for a class as a picture.
+    """Render what speaks for a class as a picture.
 
     Args:
         evidence: (N, h, w) for it.
@@ -90,7 +90,7 @@ def heat(evidence: Tensor, size: int) -> Tensor:
 
 
 def share_inside(heat: Tensor, mask: Tensor) -> Tensor:
-    """Share of the heat inside a mask: (N, H, W) twice -> (N,), NaN where there is no heat."""
+    """Compute the share of heat inside a mask: (N, H, W) twice -> (N,), NaN where no heat."""
     return (heat * mask).sum(dim=(1, 2)) / heat.sum(dim=(1, 2))
 
 

@@ -87,7 +87,7 @@ def _unknown(image: object) -> DataError:
 
 
 def content_bytes(image: Content) -> bytes:
-    """What an image file would hold; of pixels a PNG, which keeps each of them.
+    """Read or make what an image file holds; of pixels a PNG, which keeps each of them.
 
     A PIL image is what Pillow made of its file: more than 8 bits a sample, further pages and
     damage are not seen in it. Its orientation is applied.

@@ -27,7 +27,7 @@ _ADVICE = "export it anew: leuk-ray export BUNDLE NEW --onnx"
 
 
 def check_graph(data: bytes, place: Path) -> bytes:
-    """The graph, if it holds all that it runs.
+    """Check that a graph holds all that it runs, and return it.
 
     Raises:
         UserError: it is no ONNX graph, names other files, or has control flow or operators that
@@ -70,7 +70,7 @@ def _tensors(graph: Any) -> Iterator[Any]:
 
 
 def open_session(data: bytes, place: Path, threads: int) -> Any:
-    """An ONNX Runtime session on the CPU, of a graph that lay at `place`.
+    """Open an ONNX Runtime session on the CPU, of a graph that lay at `place`.
 
     Raises:
         UserError: ONNX Runtime cannot load it, or not in time.
@@ -96,13 +96,13 @@ def open_session(data: bytes, place: Path, threads: int) -> Any:
 
 
 def run_session(session: Any, pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Storage pixels (N, S, S, 3) uint8 to logits (N, 1 or 2) and embedding (N, D)."""
+    """Score storage pixels (N, S, S, 3) uint8: logits (N, 1 or 2) and embedding (N, D)."""
     logits, embedding = session.run(["logits", "embedding"], {"pixels": pixels})
     return logits, embedding
 
 
 def trial(graph: Path, batches: list[np.ndarray]) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Logits and embedding of each batch, computed in another process within limits.
+    """Compute logits and embedding of each batch, in another process within limits.
 
     Raises:
         UserError: it does not load or run there, or takes too much time or memory.

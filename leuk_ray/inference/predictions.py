@@ -76,7 +76,7 @@ ANSWERS_SCHEMA = pa.schema(
 
 
 def answers_schema(classes: ClassSet) -> pa.Schema:
-    """Columns of a table of answers.
+    """List the columns of a table of answers.
 
     `probability` is of the positive classes together, and missing where there are none. Of more
     than two classes there is no threshold, and each class has its own `probability:NAME`.
@@ -91,7 +91,7 @@ def answers_schema(classes: ClassSet) -> pa.Schema:
 
 
 def answer_row(answer: Prediction | Failure) -> dict[str, Any]:
-    """One answer as a row of `answers_schema`."""
+    """Make one answer a row of `answers_schema`."""
     row = answer.as_dict()
     if isinstance(answer, Prediction):
         row["reasons"] = " ".join(answer.reasons)
@@ -102,7 +102,7 @@ def answer_row(answer: Prediction | Failure) -> dict[str, Any]:
 
 
 def probability_column(name: str) -> str:
-    """Column of a class in a table of answers."""
+    """Name the column of a class in a table of answers."""
     return f"probability:{name}"
 
 

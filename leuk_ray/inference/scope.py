@@ -129,7 +129,7 @@ class Neighbourhood:
 
 
 def measure(pixels: np.ndarray) -> dict[str, float]:
-    """FEATURES of storage pixels, (S, S, 3) uint8.
+    """Measure the FEATURES of storage pixels, (S, S, 3) uint8.
 
     covered: share of the picture that is not black. border: the same of its outermost pixels.
     second_part: area of the second largest connected part as a share of the largest's.
@@ -155,7 +155,7 @@ def measure(pixels: np.ndarray) -> dict[str, float]:
 
 
 def pixel_reasons(features: dict[str, float], settings: ScopeSettings | None) -> list[str]:
-    """Why an image with these features cannot be classified, clearest first; empty if it can."""
+    """Say why an image with these features cannot be classified, clearest first; [] if it can."""
     if features["covered"] < _EMPTY or features["contrast"] < _FLAT:
         return [BLANK]
     ranges = _ANYWHERE if settings is None else settings.ranges
@@ -172,7 +172,7 @@ def pixel_reasons(features: dict[str, float], settings: ScopeSettings | None) ->
 def fit_scope(
     features: Sequence[dict[str, float]], embedding: np.ndarray, groups: Sequence[str]
 ) -> tuple[ScopeSettings, Neighbourhood]:
-    """Scope of a network from its training cells.
+    """Fit the scope of a network to its training cells.
 
     What is accepted is set by cells of groups left out of the fit: the network knows its
     training cells better than any others, and few cells do not show how far others stray. The

@@ -49,7 +49,7 @@ class SpatialAttention(nn.Module):
 
 
 def global_weighted_average(features: Tensor, attention: Tensor) -> Tensor:
-    """GWAP, eq 9: sum(attention * F) / sum(attention) over the positions of each channel.
+    """Compute GWAP, eq 9: sum(attention * F) / sum(attention) over the positions of each channel.
 
     Args:
         features: (N, C, H, W).

@@ -72,7 +72,7 @@ def _probabilities(class_logits: Tensor) -> Tensor:
 
 
 def vote(probabilities: Tensor, thresholds: Sequence[float], rule: Rule) -> Tensor:
-    """What M members' calibrated probabilities say together.
+    """Combine M members' calibrated probabilities.
 
     Args:
         probabilities: (M, N, 1) of the positive one of two classes, or (M, N, K) of each of K.

@@ -95,7 +95,7 @@ def load_weights(model: ImageClassifier, settings: ModelSettings) -> None:
 
 
 def origin(weights: str) -> str:
-    """What a bundle says of the weights it started from: no path, but name and SHA-256.
+    """Describe the weights that a bundle started from: no path, but name and SHA-256.
 
     Of a bundle it is the hash of bundle.json, which holds all others.
     """
@@ -108,7 +108,7 @@ def origin(weights: str) -> str:
 
 
 def imagenet_state(name: str) -> dict[str, Tensor]:
-    """ImageNet weights of a backbone without its classifier.
+    """Read the ImageNet weights of a backbone without its classifier.
 
     Raises:
         UserError: neither a package nor the hub has them.
@@ -130,7 +130,7 @@ def imagenet_state(name: str) -> dict[str, Tensor]:
 
 
 def missing_imagenet(names: Sequence[str]) -> list[str]:
-    """Those backbones whose ImageNet weights are neither here nor to be had from the hub.
+    """List the backbones whose ImageNet weights are neither here nor to be had from the hub.
 
     Nothing is downloaded: a package, the hub's and PyTorch's folders of downloads are looked
     into, and the hub is asked once, without the retries of a download.
@@ -182,7 +182,7 @@ def fetch(names: Sequence[str], folder: Path) -> list[Path]:
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
-    """The tensors of a .safetensors or .pth file, or of a bundle whose hashes hold.
+    """Read the tensors of a .safetensors or .pth file, or of a bundle whose hashes hold.
 
     Raises:
         UserError: nothing there, or nothing that can be read without running code.

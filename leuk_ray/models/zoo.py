@@ -57,7 +57,7 @@ def build(settings: ModelSettings, *, load_weights: bool, num_classes: int = 2) 
 
 
 def class_logits(outputs: Tensor) -> Tensor:
-    """Log-odds of classes 1 to K-1 against class 0, (N, K-1).
+    """Compute the log-odds of classes 1 to K-1 against class 0, (N, K-1).
 
     Args:
         outputs: of a network: (N, K) logits of a softmax, or (N, 1) of a sigmoid.
@@ -66,7 +66,7 @@ def class_logits(outputs: Tensor) -> Tensor:
 
 
 def class_log_odds(class_logits: Tensor, labels: Tensor) -> Tensor:
-    """Log-odds of the class `labels` (N,) against all others: (N, K-1) -> (N,)."""
+    """Compute the log-odds of the class `labels` (N,) against all others: (N, K-1) -> (N,)."""
     logits = F.pad(class_logits, (1, 0))
     own = F.one_hot(labels, logits.shape[1]).bool()
     others = logits.masked_fill(own, -torch.inf).logsumexp(dim=1)

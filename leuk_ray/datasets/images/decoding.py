@@ -54,7 +54,7 @@ def decode_picture(data: bytes) -> Picture:
 
 
 def decode(data: bytes) -> np.ndarray:
-    """The pixels of `decode_picture`, (H, W, 3) uint8."""
+    """Decode a file by `decode_picture` to its pixels, (H, W, 3) uint8."""
     return decode_picture(data).pixels
 
 

@@ -63,7 +63,7 @@ class BadImageError(ValueError):
 
 
 def file_bytes(path: Path) -> bytes:
-    """The content of a file, or as much of it as shows that it is too large.
+    """Read a file, or as much of it as shows that it is too large.
 
     Raises:
         BadImageError: it is no regular file, or cannot be read.

@@ -64,12 +64,12 @@ def to_storage(pixels: np.ndarray, settings: StorageSettings) -> np.ndarray:
 
 
 def read(data: bytes, settings: StorageSettings) -> np.ndarray:
-    """File bytes to (size, size, 3) uint8 storage pixels; raises BadImageError."""
+    """Make (size, size, 3) uint8 storage pixels of a file's bytes; raises BadImageError."""
     return to_storage(decode(data), settings)
 
 
 def cell_mask(pixels: np.ndarray) -> np.ndarray:
-    """Which pixels show a cell: those with a channel of `BLACK` or more.
+    """Mask the pixels that show a cell: those with a channel of `BLACK` or more.
 
     Args:
         pixels: (..., 3) uint8 of a cell on a black background.
@@ -82,7 +82,7 @@ def cell_mask(pixels: np.ndarray) -> np.ndarray:
 
 
 def cut_cell(field: np.ndarray, center: tuple[int, int], side: int) -> np.ndarray:
-    """The square around a centre, moved inwards where it would leave the field.
+    """Cut the square around a centre, moved inwards where it would leave the field.
 
     Args:
         field: (H, W, 3) uint8.

@@ -41,7 +41,7 @@ def all_idb(root: Path, _: LayoutOptions) -> Catalogue:
 
 
 def read_centroids(path: Path) -> list[tuple[int, int]]:
-    """Centres (x, y) of the blasts of a field in pixels, one `x y` a line of a .xyc file.
+    """Read centres (x, y) of the blasts of a field in pixels, one `x y` a line of a .xyc file.
 
     Raises:
         UserError: the file cannot be read or a line is not two whole numbers.

@@ -69,7 +69,7 @@ def parse_c_nmc(
 
 
 def subject_of(path: str) -> str | None:
-    """The subject in the name of an image, whatever folder it lies in; None where it names none."""
+    """Read the subject in the name of an image, in whatever folder; None where it names none."""
     match = _NAME.fullmatch(PurePosixPath(path).stem)
     return match[1].upper() if match else None
 

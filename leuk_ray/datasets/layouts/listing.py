@@ -103,7 +103,7 @@ def find_files(
 
 
 def printable(path: str) -> str:
-    """A path as text that can be shown and stored: bytes that are not UTF-8 are escaped."""
+    """Make a path text that can be shown and stored: bytes that are not UTF-8 are escaped."""
     return os.fsencode(path).decode("utf-8", "backslashreplace")
 
 
