@@ -130,7 +130,10 @@ def detect(
 def _summary(rows: pa.Table, found: FoundImages, settings: FieldSettings) -> dict[str, Any]:
     fields = fields_table(rows)
     statuses = Counter(fields["status"].to_pylist())
-    scales = [scale for scale in fields["pixels_per_um"].to_pylist() if scale]
+    pairs = zip(
+        fields["pixels_per_um"].to_pylist(), fields["scale_source"].to_pylist(), strict=True
+    )
+    scales = [scale for scale, source in pairs if scale and source != "file"]
     return {
         "counts": {
             "fields": len(fields),

@@ -40,6 +40,7 @@ def test_every_cell_is_found_once_as_in_one_large_field(tmp_path: Path):
         "fields": 1, "ok": 1, "empty": 0, "refused": 0, "cells": 15, "clumps": 0,
     }  # fmt: skip
     assert "slide.svs: 2 tiles = 2 examined + 0 background + 0 refused" in detect_text(values)
+    assert "estimated from red cells" not in detect_text(values)
     rows = pacsv.read_csv(found / "detections.csv").to_pylist()
     middles = [((row["x0"] + row["x1"]) / 2, (row["y0"] + row["y1"]) / 2) for row in rows]
     apart = cdist(centers, middles)
