@@ -34,10 +34,10 @@ BOMB = "a: &a [x, x, x, x, x, x, x, x, x]\n" + "".join(
 def test_settings_that_grow_or_run_are_refused(load, text: str, message: str, tmp_path: Path):
     file = tmp_path / "settings.yaml"
     file.write_text(text)
-    started = time.monotonic()
+    started = time.process_time()
     with pytest.raises(UserError, match=message) as caught:
         load(str(file))
-    assert time.monotonic() - started < 5
+    assert time.process_time() - started < 5
     assert "\n" not in str(caught.value)
     assert len(str(caught.value)) < 600
 
