@@ -277,7 +277,7 @@ def test_a_run_judged_again_tells_the_same_and_decides_by_its_validation_cells(
     values = {item["about"]: item["value"] for item in checklist}
     assert "adamax" in values["training"]
     assert values["initial weights"] == "imagenet"
-    assert values["reference standard, its source and annotators"] == "not available"
+    assert values["how images were acquired"] == "not available"
     manifest, card = (
         load_bundle(run / "bundle").manifest,
         (run / "bundle/MODEL_CARD.md").read_text(),
