@@ -9,16 +9,16 @@ from leuk_ray.io.locations import Location, parse
 
 
 def place(given: Location) -> Location:
-    """A path or an address, from text as well."""
+    """Return a path or an address, from text as well."""
     return parse(given) if isinstance(given, str) else given
 
 
 def places(given: Location | Sequence[Location]) -> list[Location]:
-    """One path or address, or several."""
+    """Return one path or address, or several."""
     several = [given] if isinstance(given, Location) else given
     return [place(one) for one in several]
 
 
 def opened(data: Location | PreparedDataset) -> PreparedDataset:
-    """A dataset that may be open already."""
+    """Return a dataset that may be open already."""
     return data if isinstance(data, PreparedDataset) else PreparedDataset.open(place(data))

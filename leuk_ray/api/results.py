@@ -83,7 +83,7 @@ class TrainedRun(EvaluationResult):
         return join(self.run, "bundle")
 
     def classifier(self, device: str = "cpu") -> Classifier:
-        """The trained classifier, ready to predict."""
+        """Return the trained classifier, ready to predict."""
         from leuk_ray.inference.classifier import Classifier
 
         return Classifier.load(self.bundle, device)
@@ -101,7 +101,7 @@ class CalibratedBundle:
     summary: dict[str, Any]
 
     def classifier(self, device: str = "cpu") -> Classifier:
-        """The calibrated classifier, ready to predict."""
+        """Return the calibrated classifier, ready to predict."""
         from leuk_ray.inference.classifier import Classifier
 
         return Classifier.load(self.bundle, device)
@@ -127,7 +127,7 @@ class SweepResult:
         return self.folder / "top" / "1"
 
     def to_pandas(self) -> pd.DataFrame:
-        """A row a configuration, best first: its settings, mean over seeds and interval."""
+        """Return a row a configuration, best first: its settings, mean over seeds and interval."""
         import pandas as pd
 
         rows = [dict(row) | row["overrides"] for row in self.report.leaderboard]
@@ -152,7 +152,7 @@ class Detections:
     summary: dict[str, Any]
 
     def to_pandas(self) -> pd.DataFrame:
-        """A row a cell, with the columns of detections.csv: boxes in pixels of the field."""
+        """Return a row a cell, with the columns of detections.csv: boxes in pixels of the field."""
         import pandas as pd
 
         (table,) = self.folder.glob("detections.*")

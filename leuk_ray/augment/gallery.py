@@ -65,7 +65,7 @@ def draw_gallery(
 
 
 def _describe(params: AugmentParams, n: int) -> str:
-    """The parameters of sample n that change something, in two lines."""
+    """Return the parameters of sample n that change something, in two lines."""
     geometry, colour = [f"{params.angle[n]:.0f}°"] if params.angle[n] else [], []
     if params.scale[n] != 1:
         geometry.append(f"x{params.scale[n]:.2f}")

@@ -271,7 +271,7 @@ def _refuse_larger_than(size: int, manifest: ModelManifest) -> None:
 
 
 def find_bundle(path: Location) -> Location:
-    """The bundle at a path: itself, the one of a run's folder, or one of the hub, fetched."""
+    """Return the bundle at a path: itself, a run folder's, or one of the hub, fetched."""
     if is_on_hub(path):
         return fetch(str(path))
     for folder in (path, join(path, "bundle")):
@@ -281,7 +281,7 @@ def find_bundle(path: Location) -> Location:
 
 
 def lineage_of(bundle: Bundle) -> CellLineage | None:
-    """Which cells made an opened bundle; None where that was not recorded.
+    """Say which cells made an opened bundle; None where that was not recorded.
 
     Raises:
         DataError: its file is not what bundle.json records.
@@ -327,7 +327,7 @@ def _common(values: Iterable[str]) -> str:
 
 
 def _every_dataset(members: Iterable[BundleManifest]) -> tuple[DatasetIdentity, ...]:
-    """What the members were trained on, each once; nothing where one of them does not know."""
+    """Say what the members were trained on, each once; nothing where one of them does not know."""
     known = [manifest.datasets for manifest in members]
     return tuple(dict.fromkeys(chain.from_iterable(known))) if all(known) else ()
 

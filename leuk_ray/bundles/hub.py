@@ -32,12 +32,12 @@ _HEADER = "---\nlibrary_name: leuk_ray\ntags: [leukemia, blood-cells, microscopy
 
 
 def is_on_hub(location: Location) -> bool:
-    """Whether it is an address of the hub."""
+    """Say whether it is an address of the hub."""
     return isinstance(location, str) and location.startswith(f"{HUB}://")
 
 
 def fetch(address: str) -> Path:
-    """The folder of a bundle of the hub, which is fetched unless that commit is here and whole.
+    """Fetch a bundle of the hub, unless that commit is here and whole; returns its folder.
 
     Raises:
         ConfigError: it is no such address.

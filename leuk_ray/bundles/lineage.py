@@ -70,7 +70,7 @@ class CellLineage:
 
     @classmethod
     def union(cls, lineages: Iterable[CellLineage]) -> CellLineage:
-        """What made any of several bundles."""
+        """Say what made any of several bundles."""
 
         def joined(one: CellLineage, other: CellLineage) -> CellLineage:
             return cls({role: np.union1d(one[role], other[role]) for role in ROLES})

@@ -284,7 +284,7 @@ def file_names(manifest: BundleManifest) -> list[str]:
 
 
 def network_title(manifest: BundleManifest) -> str:
-    """A bundle's network or ensemble in a few words."""
+    """Return a bundle's network or ensemble in a few words."""
     if isinstance(manifest, ModelManifest):
         return manifest.model.title
     assert isinstance(manifest, EnsembleManifest)

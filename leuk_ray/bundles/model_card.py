@@ -34,7 +34,7 @@ _NO_INTERVAL = {"low": None, "high": None, "note": ""}
 
 
 def results_of(report: Report) -> dict[str, Any]:
-    """What a bundle keeps of its run's report: the test metrics with counts and intervals.
+    """Say what a bundle keeps of its run's report: the test metrics with counts and intervals.
 
     Returns:
         Empty without test cells; else `protocol`, `leaky`, `leakage`, `audit_warnings`,
@@ -106,7 +106,7 @@ _SHOWN = {
 
 
 def model_card(manifest: BundleManifest, network: str) -> str:
-    """The card as Markdown.
+    """Write the card as Markdown.
 
     Args:
         manifest: of the bundle.

@@ -166,7 +166,7 @@ class Registry:
         return tuple(chosen)
 
     def resolve(self, reference: str) -> Path:
-        """The bundle of NAME (its champion), NAME@VERSION or NAME@ALIAS.
+        """Return the bundle of NAME (its champion), NAME@VERSION or NAME@ALIAS.
 
         Raises:
             UnknownModelError: no such name, version or alias.
@@ -210,7 +210,7 @@ class Registry:
         return tuple(sorted(self._names()))
 
     def list(self) -> tuple[Model, ...]:
-        """All models, by name.
+        """Return all models, by name.
 
         Raises:
             UserError: there is no such folder.
@@ -226,7 +226,7 @@ class Registry:
         return self.path / name / "versions" / str(number)
 
     def _verified(self, model: Model, number: int) -> Path:
-        """The folder of a version, if its bundle.json is the one that was added."""
+        """Return the folder of a version, if its bundle.json is the one that was added."""
         if not 1 <= number <= len(model.versions):
             raise UnknownModelError(
                 f"{model.name}@{number}: there is no such version, only 1 to {len(model.versions)}"

@@ -37,7 +37,7 @@ class Lineage(Settings):
 
     @classmethod
     def of(cls, origin: Location) -> Lineage:
-        """What is known of a run, a run of a sweep, one of a sweep's `top`, or a bundle there.
+        """Say what is known of a run, a run of a sweep, one of a sweep's `top`, or a bundle there.
 
         Raises:
             UserError: a file of the run or the sweep that says so cannot be read.

@@ -56,7 +56,7 @@ class Choice(click.Choice[str]):
     """One of a few words; of another the near one is suggested."""
 
     def convert(self, value: Any, param: Any, ctx: Any) -> Any:
-        """The word itself."""
+        """Return the word itself."""
         if isinstance(value, str) and value not in self.choices:
             self.fail(f"{value!r} is not known; {near(value, self.choices)}", param, ctx)
         return super().convert(value, param, ctx)
@@ -66,7 +66,7 @@ class _WorkersType(click.ParamType[Any]):
     name = "N or MIN:MAX"
 
     def convert(self, value: Any, param: Any, ctx: Any) -> Any:
-        """A number, or (fewest, most) for MIN:MAX."""
+        """Return a number, or (fewest, most) for MIN:MAX."""
         if not isinstance(value, str):
             return value
         least, colon, most = value.partition(":")
@@ -144,7 +144,7 @@ def _stdout_to_stderr() -> Generator[None]:
 
 
 def _left(arguments: dict[str, Any]) -> str:
-    """What an interrupted command leaves, and how to continue it; empty where it is nothing."""
+    """Say what an interrupted command leaves, and how to continue it; empty where it is nothing."""
     out = arguments.get("out")
     if "resume" not in arguments or out is None:
         return ""

@@ -86,7 +86,7 @@ def submit(
 
 
 def _parsed(context: click.Context, words: tuple[str, ...]) -> dict[str, Any]:
-    """The settings of a command, parsed here, so that a typo never reaches the cluster."""
+    """Return the settings of a command, parsed here, so that a typo never reaches the cluster."""
     command: click.Command = context.find_root().command
     rest = list(words)
     while isinstance(command, click.Group):

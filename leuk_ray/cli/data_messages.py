@@ -208,7 +208,7 @@ def _summary(summary: dict[str, Any]) -> str:
 
 
 def reasons_text(reasons: dict[str, int]) -> list[str]:
-    """Why fields were refused, one line a reason."""
+    """Say why fields were refused, one line a reason."""
     from leuk_ray.fields.quality import REASONS
 
     return [
@@ -217,7 +217,7 @@ def reasons_text(reasons: dict[str, int]) -> list[str]:
 
 
 def warnings_text(warnings: dict[str, int]) -> list[str]:
-    """What is doubtful in fields that are not refused, one line a warning."""
+    """Say what is doubtful in fields that are not refused, one line a warning."""
     from leuk_ray.fields.quality import WARNINGS
 
     return [
@@ -227,7 +227,7 @@ def warnings_text(warnings: dict[str, int]) -> list[str]:
 
 
 def details_text(details: dict[str, str]) -> list[str]:
-    """What is said of single files: why they cannot be read, and the tiles of slides."""
+    """Say what is said of single files: why they cannot be read, and the tiles of slides."""
     lines = [f"  {name}: {detail}" for name, detail in list(details.items())[:LISTED]]
     more = len(details) - LISTED
     return lines + [f"  and of {more:,} more in the table of fields"] * (more > 0)
@@ -304,7 +304,7 @@ def split_text(values: dict[str, Any]) -> str:
 
 
 def subjects_text(values: dict[str, Any]) -> str:
-    """The table of subjects of `predict`, and how many pictures were given more than once."""
+    """Return `predict`'s table of subjects, and how many pictures were given more than once."""
     text = f"{values['subjects_out']}: {counted(values['subjects'], 'subject')}"
     cells, copies = (sum(one[name] for one in values["patients"]) for name in ("cells", "copies"))
     if copies:
@@ -316,7 +316,7 @@ def subjects_text(values: dict[str, Any]) -> str:
 
 
 def spellings_text(subjects: dict[str, list[str]]) -> list[str]:
-    """Which names were taken as one subject, in one line if there are any."""
+    """Say which names were taken as one subject, in one line if there are any."""
     ways = [" = ".join([name, *more]) for name, more in subjects.items()]
     shown = ", ".join(ways[:5]) + (f" and {len(ways) - 5} more" if len(ways) > 5 else "")
     return [f"  taken as one subject: {shown}"] if ways else []

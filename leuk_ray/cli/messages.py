@@ -138,7 +138,7 @@ def compare_text(values: dict[str, Any]) -> str:
 
 
 def _paired_lines(values: dict[str, Any], notes: dict[str, None]) -> list[str]:
-    """Counts of correct cells and a line a metric; what intervals need said goes to `notes`."""
+    """Return correct cells and a line a metric; what intervals need said goes to `notes`."""
     lines = [
         f"  correct by both: {values['both_correct']:,}; only by the first: "
         f"{values['only_first']:,}; only by the second: {values['only_second']:,}; by neither: "

@@ -58,7 +58,7 @@ def settings_under(prefix: str = "") -> list[Setting]:
 
 
 def settings_page() -> str:
-    """The reference as a page of Markdown."""
+    """Write the reference as a page of Markdown."""
     lines = []
     for kind, heading in _PAGE.items():
         lines += [heading, "", "| setting | type | default | meaning |", "|---|---|---|---|"]

@@ -22,7 +22,7 @@ from leuk_ray.utils.errors import StorageError, UserError
 
 
 def versions() -> dict[str, str]:
-    """What must be the same on both sides. Of Python, the minor version."""
+    """Say what must be the same on both sides. Of Python, the minor version."""
     python = ".".join(platform.python_version_tuple()[:2])
     return {"ray": ray.__version__, "python": python, "leuk_ray": __version__}
 
@@ -99,7 +99,7 @@ def _seen_by_node(paths: list[str]) -> list[tuple[str, list[bool]]]:
 
 
 def preflight(expected: dict[str, Any]) -> None:
-    """All checks; see the module."""
+    """Make all checks; see the module."""
     from leuk_ray.cluster import ray_cluster
 
     check_versions(expected)

@@ -104,7 +104,7 @@ def _join(address: str) -> None:
 
 
 def answers(address: str) -> bool:
-    """Whether a gRPC server answers at HOST:PORT."""
+    """Say whether a gRPC server answers at HOST:PORT."""
     import grpc
     from ray._private.grpc_utils import init_grpc_channel  # which knows Ray's TLS settings
 
@@ -166,7 +166,7 @@ def _importing(module: str | None) -> Generator[None]:
 
 
 def span(workers: Workers) -> tuple[int, int]:
-    """The fewest and the most workers that are asked for."""
+    """Return the fewest and the most workers that are asked for."""
     return (workers, workers) if isinstance(workers, int) else workers
 
 

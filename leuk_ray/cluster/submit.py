@@ -53,7 +53,7 @@ class Outcome:
 
 
 def asked_for(words: Sequence[str], settings: dict[str, Any]) -> Asked:
-    """What `words`, parsed into `settings`, will need on the cluster.
+    """Say what `words`, parsed into `settings`, will need on the cluster.
 
     Raises:
         UserError: for a path that is relative, since a job does not run in your folder.
@@ -76,7 +76,7 @@ def asked_for(words: Sequence[str], settings: dict[str, Any]) -> Asked:
 
 
 def connect(address: str | None) -> JobSubmissionClient:
-    """The job API at `address`, RAY_API_SERVER_ADDRESS, or this machine's port 8265.
+    """Return the job API at `address`, RAY_API_SERVER_ADDRESS, or this machine's port 8265.
 
     Raises:
         UserError: nothing answers there, or the token is not the cluster's.

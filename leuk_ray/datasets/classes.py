@@ -61,7 +61,7 @@ class ClassSet:
 
     @classmethod
     def of_manifest(cls, values: Mapping[str, Any]) -> ClassSet:
-        """As dataset.json has them."""
+        """Read them as dataset.json has them."""
         return cls(tuple(values["classes"]), tuple(values["positive"]), bool(values["ordered"]))
 
     def __len__(self) -> int:
@@ -85,7 +85,7 @@ class ClassSet:
         return np.where(labels < 0, -1, self.is_positive[known].astype(np.int64))
 
     def count(self, labels: Sequence[int | None]) -> dict[str, int]:
-        """How many of `labels` each class has, 0 included."""
+        """Count the `labels` of each class, 0 included."""
         return {name: labels.count(label) for label, name in enumerate(self.names)}
 
     @property

@@ -134,7 +134,7 @@ def _fast_length(side: int) -> int:
 
 
 def _shift(side: int, room: int) -> np.ndarray:
-    """The shift that each place of a transform of `room` values stands for."""
+    """Return the shift that each place of a transform of `room` values stands for."""
     places = np.arange(room)
     return np.where(places < side, places, places - room)
 
@@ -169,7 +169,7 @@ def _windows(total: np.ndarray, height: int, width: int) -> np.ndarray:
 def _rectangles(
     total: np.ndarray, rows: tuple[np.ndarray, np.ndarray], columns: tuple[np.ndarray, np.ndarray]
 ) -> np.ndarray:
-    """Sums over [top[i], bottom[i]) x [left[j], right[j]) for all i, j."""
+    """Return sums over [top[i], bottom[i]) x [left[j], right[j]) for all i, j."""
     (top, bottom), (left, right) = rows, columns
     return (
         total[np.ix_(bottom, right)] - total[np.ix_(top, right)]

@@ -127,7 +127,7 @@ def reduced_grey(pixels: np.ndarray) -> np.ndarray:
 
 
 def _centre(cell: np.ndarray) -> tuple[float, float]:
-    """The mean row and column of a mask."""
+    """Return the mean row and column of a mask."""
     number, steps = cell.sum(), np.arange(len(cell))
     return float(cell.sum(axis=1) @ steps / number), float(cell.sum(axis=0) @ steps / number)
 

@@ -91,7 +91,7 @@ def _rows_of_one_field(cells: pa.Table) -> np.ndarray:
 
 
 def _components(unit: np.ndarray, image: np.ndarray, joined: np.ndarray) -> np.ndarray:
-    """Connected components of the graph row - unit, row - image, row - row, one number a row."""
+    """Number the connected components of row - unit, row - image, row - row, by row."""
     if not len(unit):
         return unit
     rows = np.arange(len(unit))

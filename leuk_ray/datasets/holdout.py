@@ -255,13 +255,13 @@ class _Cost:
         return np.stack([self.values[part == p].sum(axis=0) for p in range(len(self.target))])
 
     def __call__(self, sums: FloatArray) -> FloatArray:
-        """The cost of (..., P, 2K) sums, (...)."""
+        """Return the cost of (..., P, 2K) sums, (...)."""
         gap = np.abs(sums[..., : self.classes] - self.target)
         short = np.maximum(0, self.minimum - sums[..., self.classes :]).sum(axis=(-1, -2))
         return 100 * short + gap.max(axis=(-1, -2)) + 0.01 * (gap**2).sum(axis=(-1, -2))
 
     def error(self, part: IntArray) -> float:
-        """The largest error of a part's share of a class."""
+        """Return the largest error of a part's share of a class."""
         return float(np.abs(self.sums(part)[:, : self.classes] - self.target).max())
 
     def lacking(self, part: IntArray) -> int:

@@ -104,7 +104,7 @@ def _try_lock(file: BinaryIO) -> bool:
 
 
 def _map(path: Path, reader: PixelReader) -> HostCache | None:
-    """The file, mapped and marked as used; None where there is none that can be read."""
+    """Return the file, mapped and marked as used; None where there is none that can be read."""
     try:
         file = path.open("rb")
     except FileNotFoundError:
@@ -175,7 +175,7 @@ def _write(reader: PixelReader, path: Path) -> None:
 
 
 def _write_around_pixels(file: BinaryIO, num_rows: int, size: int) -> int:
-    """An Arrow file of one batch with a hole for the pixels; returns where the hole starts.
+    """Return an Arrow file of one batch with a hole for the pixels; returns where the hole starts.
 
     One batch, so that a read is one gather; a hole, so that nobody holds the batch in memory.
     """

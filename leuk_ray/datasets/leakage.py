@@ -110,7 +110,7 @@ def find_leakage(split: pa.Table, cells: pa.Table) -> Leakage:
     tested = roles == ROLES.index("test")  # validation chose the epoch: it counts as training
 
     def crosses(unit: str) -> BoolArray:
-        """Which test cells share a unit with training or validation."""
+        """Say which test cells share a unit with training or validation."""
         code = _codes(cells[unit])[rows]
         return np.isin(code[tested], code[~tested & (code >= 0)])
 

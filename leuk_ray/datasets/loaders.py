@@ -94,7 +94,7 @@ class StreamLoader:
         assert next(stream, None) is None  # which also ends the pipeline
 
     def _stream(self, parts: list[np.ndarray]) -> Iterator[np.ndarray]:
-        """The pixels of each part, in order: one block, one task a part."""
+        """Return the pixels of each part, in order: one block, one task a part."""
         import ray.data
 
         if not parts:

@@ -48,7 +48,7 @@ class EpochPlan:
         return len(self.bounds) - 1
 
     def share(self, batch: int, rank: int, world_size: int) -> slice:
-        """Where in `rows` worker `rank`'s part of a global batch lies.
+        """Say where in `rows` worker `rank`'s part of a global batch lies.
 
         A batch that the workers do not divide is cut unevenly, never padded or trimmed.
         """

@@ -154,7 +154,7 @@ class PreparedDataset:
         return cls(place.absolute() if isinstance(place, Path) else place, manifest)
 
     def to_pandas(self) -> pd.DataFrame:
-        """The cells without their pixels, a row each: uid, label, subject, group and so on."""
+        """Return the cells without pixels, a row each: uid, label, subject, group and so on."""
         return self.cells.to_pandas()
 
     def __repr__(self) -> str:
@@ -224,13 +224,13 @@ class PreparedDataset:
             return read_table(place)
 
     def reader(self) -> PixelReader:
-        """A reader of this dataset's pixels, for one thread."""
+        """Make a reader of this dataset's pixels, for one thread."""
         parts = self._index["part"].to_numpy().astype(np.int32)
         offsets = self._index["offset"].to_numpy().astype(np.int32)
         return PixelReader(self.location, self.storage.size, self._parts, parts, offsets)
 
     def pixels_key(self) -> str:
-        """What tells these stored pixels, in this order, from all others: a hexadecimal hash.
+        """Say what tells these stored pixels, in this order, from all others: a hexadecimal hash.
 
         The files' sizes and times are in it: images that were prepared anew, perhaps by another
         version, have the old fingerprint.

@@ -140,7 +140,7 @@ def find_slides(
 def _find_crop(
     crop: _File, fields: Sequence[_File], values: np.ndarray, corners: np.ndarray, slack: int
 ) -> _Place:
-    """The best place of a crop at 1/4, near those that thumbnails found in the likeliest fields."""
+    """Find the best place of a crop at 1/4, near those of thumbnails in the likeliest fields."""
     bank = TemplateBank([crop.grey])
     found = []
     for number in np.argsort(-values, kind="stable")[:_CANDIDATES]:
@@ -155,7 +155,7 @@ def _find_crop(
 
 
 def _check_crop(crop: _File, place: _Place, decode: Decode) -> Pair:
-    """The correlation of a crop with its best place, of the files' pixels."""
+    """Return the correlation of a crop with its best place, of the files' pixels."""
     correlation = -1.0
     if place.value >= _MIN_PROPOSAL:
         height, width = crop.size
@@ -167,7 +167,7 @@ def _check_crop(crop: _File, place: _Place, decode: Decode) -> Pair:
 
 
 def _find_overlaps(first: _File, others: Sequence[_File], decode: Decode) -> list[Pair]:
-    """The correlations of a field with those that share a part of it."""
+    """Return the correlations of a field with those that share a part of it."""
     others = [other for other in others if other.size == first.size]
     values, shifts = best_overlaps(first.shiftable, [other.shiftable for other in others])
     pairs = []
@@ -182,7 +182,7 @@ def _find_overlaps(first: _File, others: Sequence[_File], decode: Decode) -> lis
 
 
 def _finer(first: _File, other: _File, down: int, right: int) -> float:
-    """The correlation of what two fields share, at about 1/8 and to a pixel of it."""
+    """Return the correlation of what two fields share, at about 1/8 and to a pixel of it."""
     factor = _times(first.grey, _FINER_SIDE)
     one, two = (_shrink(part, factor) for part in _shared(first.grey, other.grey, down, right))
     slack = -(-first.coarse // factor)
@@ -193,7 +193,7 @@ def _finer(first: _File, other: _File, down: int, right: int) -> float:
 def _shared(
     first: np.ndarray, second: np.ndarray, down: int, right: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """What two images both show when `second` lies `down` and `right` of `first`."""
+    """Say what two images both show when `second` lies `down` and `right` of `first`."""
     rows, columns = len(first) - abs(down), first.shape[1] - abs(right)
     one = first[max(down, 0) :, max(right, 0) :][:rows, :columns]
     return one, second[max(-down, 0) :, max(-right, 0) :][:rows, :columns]

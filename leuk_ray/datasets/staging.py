@@ -17,7 +17,7 @@ class Staging(Protocol):
         ...
 
     def send(self, images: np.ndarray) -> Tensor:
-        """What `empty` gave, as (N, 3, size, size) uint8 on the device, channels last in memory."""
+        """Send what `empty` gave: (N, 3, size, size) uint8 on the device, channels last."""
         ...
 
 

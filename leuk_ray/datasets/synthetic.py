@@ -307,7 +307,7 @@ def _nucleoli(rng: np.random.Generator, y: Floats, x: Floats, radius: float) -> 
 
 
 def _waves(rng: np.random.Generator, lowest: int, highest: int, scale: float) -> Floats:
-    """A random closed wave over NUM_ANGLES angles, of the given standard deviation."""
+    """Return a random closed wave over NUM_ANGLES angles, of the given standard deviation."""
     order = np.arange(lowest, highest + 1)[:, None]
     amplitude, phase = rng.uniform([0.4, 0], [1, 2 * PI], (len(order), 2)).T[:, :, None]
     wave = (amplitude / order * np.sin(order * ANGLES + phase)).sum(axis=0)
@@ -315,7 +315,7 @@ def _waves(rng: np.random.Generator, lowest: int, highest: int, scale: float) ->
 
 
 def _outline(shape: Floats) -> Floats:
-    """The shape scaled to the area of the unit circle: (NUM_ANGLES,) distances from the centre."""
+    """Scale the shape to the unit circle's area: (NUM_ANGLES,) distances from the centre."""
     return (shape / np.sqrt(np.mean(shape**2))).astype(np.float32)
 
 

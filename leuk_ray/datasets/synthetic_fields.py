@@ -124,7 +124,7 @@ def render_field(
 
 
 def _disc(smear: np.ndarray, y: int, x: int, radius: float) -> None:
-    """A red cell, pale in the middle."""
+    """Return a red cell, pale in the middle."""
     reach = math.ceil(radius)
     top, left = max(y - reach, 0), max(x - reach, 0)
     part = smear[top : y + reach + 1, left : x + reach + 1]

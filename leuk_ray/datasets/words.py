@@ -26,7 +26,7 @@ _KNOWN = {word.casefold(): 1 for word in ALL_WORDS} | dict.fromkeys(HEALTHY_WORD
 
 
 def is_unknown(text: str | None) -> bool:
-    """Whether a cell of a table or a name says nothing; case does not matter."""
+    """Say whether a cell of a table or a name says nothing; case does not matter."""
     return text is None or _plain(text) in UNKNOWN
 
 

@@ -137,11 +137,11 @@ class CalledCount:
         return up_to / max(self._least, tiny), (1 - up_to) / max(1 - self._most, tiny)
 
     def ends(self) -> tuple[float, float, float]:
-        """The lowest plausible share, that at which the count is the median, and the highest."""
+        """Return the lowest plausible share, that of a median count, and the highest."""
         at = self.up_to(_SHARES)
 
         def reach(tail: Callable[[FloatArray], FloatArray], level: float, step: int) -> float:
-            """The first share, up or down, at which a function of `up_to` reaches the level."""
+            """Find the first share, up or down, where a function of `up_to` is at the level."""
             reached, shares = (tail(at) >= level)[::step], _SHARES[::step]
             if reached[0] or not reached.any():
                 return float(shares[0] if reached[0] else shares[-1])
@@ -232,7 +232,7 @@ def _sample(
     number: int,
     generator: np.random.Generator | None = None,
 ) -> np.ndarray:
-    """`number` values in proportion to their weights, evenly, in a random order."""
+    """Return `number` values in proportion to their weights, evenly, in a random order."""
     order = (generator or np.random.default_rng(1)).permutation(number)
     steps = np.cumsum(weights) / weights.sum()
     return values[np.searchsorted(steps, (order + 0.5) / number).clip(max=len(values) - 1)]

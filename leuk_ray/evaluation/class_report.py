@@ -67,7 +67,7 @@ class ClassCells:
         return cls(table, label, stated.argmax(axis=1), stated)
 
     def evaluate(self, classes: ClassSet) -> ClassEvaluation:
-        """All metrics by class."""
+        """Compute all metrics by class."""
         return evaluate_classes(self.label, self.probabilities, self.called, classes)
 
 

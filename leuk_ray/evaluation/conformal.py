@@ -84,11 +84,11 @@ class Conformal(Settings):
         return _CAUTION[self.basis]
 
     def sets(self, class_logits: npt.ArrayLike) -> BoolArray:
-        """Which classes are in the set of each cell, (N, K-1) class logits -> (N, K)."""
+        """Say which classes are in the set of each cell, (N, K-1) class logits -> (N, K)."""
         return class_log_odds(np.asarray(class_logits)) >= [one.log_odds for one in self.limits]
 
     def pooled_sets(self, class_logits: npt.ArrayLike) -> BoolArray:
-        """The same with limits from cells taken for independent, for comparison."""
+        """Return the same with limits from cells taken for independent, for comparison."""
         return class_log_odds(np.asarray(class_logits)) >= [one.pooled for one in self.limits]
 
 

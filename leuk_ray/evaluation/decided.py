@@ -41,7 +41,7 @@ def parts_of(validation: pa.Table, test: pa.Table) -> list[tuple[BoolArray, Bool
 
 
 def _of_cells(fixed: Sequence[FixedFor], values: Sequence[float]) -> FloatArray:
-    """A value of each of the decisions for the test cells they are for, (N,)."""
+    """Return a value of each of the decisions for the test cells they are for, (N,)."""
     out = np.empty(len(fixed[0].cells))
     for one, value in zip(fixed, values, strict=True):
         out[one.cells] = value

@@ -68,7 +68,7 @@ class Decisions(Settings):
     bands: tuple[AbstainBand, ...] = ()
 
     def basis(self, names: tuple[str, str]) -> str:
-        """What it was fixed on: `26 cells (13 ALL, 13 healthy) of 7 subjects with ...`.
+        """Say what it was fixed on: `26 cells (13 ALL, 13 healthy) of 7 subjects with ...`.
 
         Args:
             names: of healthy and ALL cells, or of the two sides of the binary view.

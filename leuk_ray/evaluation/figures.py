@@ -291,7 +291,7 @@ def _unit_square(axes: Axes) -> None:
 
 
 def _fitted(name: str, width: int, lines: int) -> str:
-    """The name within some lines of some width, its end kept, as that tells cells apart."""
+    """Return the name within some lines of some width, its end kept, as that tells cells apart."""
     room = width * lines
     short = name if len(name) <= room else "…" + name[1 - room :]
     return "\n".join(textwrap.wrap(short, width)) or " "

@@ -59,7 +59,7 @@ def readable(value: Any) -> list[tuple[str, str]]:
 
 
 def _text(value: Any, separator: str) -> str:
-    """A value for people; a long list is cut, as report.json has it in full."""
+    """Return a value for people; a long list is cut, as report.json has it in full."""
     if isinstance(value, Mapping):
         return ", ".join(f"{key} {_text(item, ' ')}" for key, item in value.items()) or "none"
     if isinstance(value, list):

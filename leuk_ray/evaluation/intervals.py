@@ -197,11 +197,11 @@ class GroupResamples:
         return tuple(min(number, MAX_BLOCKS) for number in self.groups)
 
     def sums(self, values: npt.NDArray[np.generic]) -> FloatArray:
-        """The sum of (N,) values over the cells of each resample, (R,)."""
+        """Sum (N,) values over the cells of each resample, (R,)."""
         return self.weight @ np.bincount(self.member, values, minlength=self.weight.shape[1])
 
     def auc(self, label: IntArray, score: FloatArray) -> FloatArray:
-        """The area under the ROC curve in each resample, (R,)."""
+        """Compute the area under the ROC curve in each resample, (R,)."""
         rows = max(1, _BLOCK_VALUES // max(1, label.size))
         blocks = [
             weighted_auc(label, score, self.weight[start : start + rows][:, self.member])
@@ -210,7 +210,7 @@ class GroupResamples:
         return np.concatenate([np.empty(0), *blocks])
 
     def interval(self, samples: FloatArray, carriers: int | None = None) -> Interval:
-        """The 95% interval of a proportion or area, in 0..1, from its value for each row.
+        """Compute the 95% interval of a proportion or area, in 0..1, from its value for each row.
 
         Student's t on the log-odds, with the standard error of the stratified delete-a-group
         jackknife and as many degrees of freedom as the smaller stratum has groups, less one.
@@ -238,7 +238,7 @@ class GroupResamples:
         return self._interval((float(low), float(high)), len(left_out), self._few)
 
     def percentile_interval(self, samples: FloatArray, carriers: int | None = None) -> Interval:
-        """The 95% bootstrap interval of any metric or difference, from its value for each row.
+        """Compute the 95% bootstrap interval of any metric or difference from its values.
 
         An expanded percentile interval: a bootstrap over n groups is too narrow, as the groups
         are taken for the population; quantiles further out, by Student's t with n - 1 degrees of
@@ -259,7 +259,7 @@ class GroupResamples:
         return self._interval((low, high), len(values), self._few)
 
     def of_resamples(self, samples: FloatArray) -> FloatArray:
-        """The values of the resamples alone."""
+        """Return the values of the resamples alone."""
         return samples[1 + sum(self.blocks) :]
 
     def _without(self, samples: FloatArray) -> Interval | None:
@@ -310,7 +310,7 @@ class GroupResamples:
 
 
 def _tail(num_groups: int) -> float:
-    """The share of resamples to leave out at either end; (1 - LEVEL) / 2 for many groups."""
+    """Return the share of resamples to leave out at either end; (1 - LEVEL) / 2 for many groups."""
     degrees = num_groups - 1
     return float(ndtr(np.sqrt(num_groups / degrees) * stdtrit(degrees, (1 - LEVEL) / 2)))
 

@@ -90,7 +90,7 @@ class Confusion:
         return self.positives + self.negatives
 
     def flipped(self) -> Confusion:
-        """The same cells with healthy as the positive class."""
+        """Return the same cells with healthy as the positive class."""
         return Confusion(tp=self.tn, fp=self.fn, tn=self.tp, fn=self.fp)
 
 

@@ -272,7 +272,7 @@ def _decided(
     resampled: GroupResamples,
     subjects: Sequence[SubjectRow],
 ) -> dict[str, Any] | None:
-    """What was fixed elsewhere, applied to the test cells; None without the one or the other."""
+    """Apply what was fixed elsewhere to the test cells; None without the one or the other."""
     if not fixed or not test.num_rows:
         return None
     label, logit = _labels_and_logits(test)
@@ -304,7 +304,7 @@ def _scored(table: pa.Table) -> Scored:
 
 
 def _worst_errors(table: pa.Table, threshold: float) -> list[dict[str, Any]]:
-    """The cells called wrong with most confidence, worst first, each uid once."""
+    """Return the cells called wrong with most confidence, worst first, each uid once."""
 
     def rank(row: dict[str, Any]) -> tuple[float, str]:
         # By logit: the probabilities of confident errors may all round to 0 or 1.
@@ -319,7 +319,7 @@ def _worst_errors(table: pa.Table, threshold: float) -> list[dict[str, Any]]:
 
 
 def _source(report: Report) -> str:
-    """What the test cells are known to come from, counted."""
+    """Say what the test cells are known to come from, counted."""
     scored = report.scored["test"]
     groups = counted(scored["groups"], "group")
     if scored["subjects"]:

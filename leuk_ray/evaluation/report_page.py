@@ -61,7 +61,7 @@ def _deployed_sentence(report: Report) -> str:
 
 
 def _binary_sentence(report: Report) -> str:
-    """The binary view with its counts; empty where there is none."""
+    """Return the binary view with its counts; empty where there is none."""
     tested = report.tested
     if tested is None:
         return ""
@@ -173,13 +173,13 @@ def _caption(error: Mapping[str, Any], classes: ClassSet) -> tuple[str, str, str
 
 
 def _dataset_rows(counts: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """Counts of a dataset as rows; no subject is one that is not known."""
+    """Return counts of a dataset as rows; no subject is one that is not known."""
     unknown = {("subjects", "0"): "0 (unknown)"}
     return [(name, unknown.get((name, text), text)) for name, text in readable(counts)]
 
 
 def _notes(intervals: Mapping[str, Any]) -> dict[str, list[str]]:
-    """The notes of intervals, and which of them have each."""
+    """Return the notes of intervals, and which of them have each."""
     out: dict[str, list[str]] = {}
     for key, interval in intervals.items():
         if interval["note"]:

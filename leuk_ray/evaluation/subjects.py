@@ -61,7 +61,7 @@ def summarise(labels: Sequence[str | None], positive: Sequence[str] = BINARY.pos
 def call_subject(
     share: float | None, low: float | None, high: float | None, cut: float
 ) -> bool | None:
-    """Whether a subject is called by the share of its answered cells that are called positive.
+    """Say whether a subject is called by the share of its answered cells that are called positive.
 
     Args:
         share: of them; None where no cell was answered.

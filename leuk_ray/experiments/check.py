@@ -21,7 +21,7 @@ from leuk_ray.utils.progress import note
 def check_data(
     experiment: ExperimentSettings, dataset: PreparedDataset, recipes: Iterable[Recipe]
 ) -> dict[str, pa.Table]:
-    """The splits of all runs, each with enough cells of both classes for its batches.
+    """Return the splits of all runs, each with enough cells of both classes for its batches.
 
     Raises:
         UserError: more than two classes, a part of the data is missing, a protocol that the data

@@ -37,7 +37,7 @@ PLAIN = Stamp()
 
 
 def activations_figure(names: Sequence[str]) -> Figure:
-    """The activation functions of a network."""
+    """Draw the activation functions of a network."""
     figure = stamped_figure(1.9 * len(names), 1.9, PLAIN)
     values = torch.linspace(-5, 5, 201)
     for number, name in enumerate(names, 1):
@@ -73,7 +73,7 @@ def samples_figure(dataset: PreparedDataset, stamp: Stamp) -> Figure:
 
 
 def bars_figure(table: Mapping[str, Any], stamp: Stamp) -> Figure | None:
-    """A table's shares: reported, and ours by protocol with 95% intervals over the repeats."""
+    """Draw a table's shares: reported, and ours by protocol with 95% intervals."""
     columns = [column["key"] for column in table["columns"] if column["key"] in SHARES]
     rows = [row for row in table["rows"] if any("cells" in line for line in row["ours"])]
     if not rows or not columns:
@@ -148,7 +148,7 @@ def gradcam_figure(
 
 
 def _explained_rows(dataset: PreparedDataset, split: pa.Table) -> np.ndarray:
-    """The first test cells of each class, by uid; chosen before any network saw them."""
+    """Return the first test cells of each class, by uid; chosen before any network saw them."""
     rows = np.unique(rows_with_role(dataset.cells, split, ("test",)))
     labels = np.asarray([dataset.cells["label"][row].as_py() for row in rows.tolist()])
     chosen = [rows[labels == label][:EXPLAINED_PER_CLASS] for label in (1, 0)]

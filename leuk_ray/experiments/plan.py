@@ -134,7 +134,7 @@ def _recipe(experiment: ExperimentSettings, scale: Scale, name: str) -> Recipe:
 
 
 def _stand_in(experiment: ExperimentSettings, scale: Scale, name: str) -> StandIn | None:
-    """A model's own, or that of the model it is like."""
+    """Return a model's own, or that of the model it is like."""
     like = experiment.models[name].like
     inherited = _stand_in(experiment, scale, like) if like else None
     return scale.stand_ins.get(name, inherited)

@@ -125,7 +125,7 @@ def evaluate_predictions(
 
 
 def pool_folds(outcomes: Sequence[Outcome]) -> Outcome | None:
-    """One outcome of all test cells of repeats that test different groups; None where they do not.
+    """Pool the test cells of repeats that test different groups; None where they do not.
 
     So the folds of a cross-validation are read: the interval is over all groups tested.
 
@@ -189,7 +189,7 @@ def _intervals(resampled: GroupResamples, samples: Mapping[str, FloatArray]) -> 
 
 
 def tested_cells(root: Path, place: RunKey) -> pa.Table:
-    """What a run's report scored of its test cells, ordered by uid and copy."""
+    """Say what a run's report scored of its test cells, ordered by uid and copy."""
     table = read_table(root / "runs" / place.name / "report" / "predictions.parquet")
     table = table.filter(pc.field("role") == "test")
     keys = [name for name in ("uid", "copy") if name in table.column_names]

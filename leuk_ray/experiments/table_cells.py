@@ -39,7 +39,7 @@ def cell(
     pooled: Outcome | None = None,
     patients: Mapping[str, Interval] | None = None,
 ) -> dict[str, Any]:
-    """A figure over repeats.
+    """Compute a figure over repeats.
 
     Args:
         column: of the table.
@@ -87,14 +87,14 @@ def cell(
 
 
 def reported(column: str, value: float) -> str:
-    """A figure as the paper prints it."""
+    """Write a figure as the paper prints it."""
     if column in SHARES:
         return f"{value:g}%"
     return f"{value:g}" if column in SCORES else count(value)
 
 
 def _one(column: str, role: str | None, outcome: Outcome) -> dict[str, Any]:
-    """A metric of one repeat: value, numerator, denominator, low, high, note, cells."""
+    """Return a metric of one repeat: value, numerator, denominator, low, high, note, cells."""
     metrics = outcome.metrics
     name = "nll" if column == "loss" else column
     if column in _OF_CLASS and role is not None:
@@ -113,7 +113,7 @@ def _one(column: str, role: str | None, outcome: Outcome) -> dict[str, Any]:
 
 
 def _counts(each: list[dict[str, Any]], times: int) -> dict[str, Any]:
-    """Counts summed over the repeats; means where these are of the same cells, `times` times."""
+    """Sum counts over the repeats; means where these are of the same cells, `times` times."""
     found: dict[str, Any] = {"cells": sum(one["cells"] for one in each) // times}
     if all(one.get("denominator") is not None for one in each):
         for key in ("numerator", "denominator"):
@@ -137,7 +137,7 @@ def _pooled(one: dict[str, Any], each: list[dict[str, Any]]) -> dict[str, Any]:
 def _over_patients(
     column: str, role: str | None, each: list[dict[str, Any]], patients: Mapping[str, Interval]
 ) -> dict[str, Any]:
-    """The interval over the groups that every repeat tests, and the spread of the repeats."""
+    """Return the interval over the groups that every repeat tests, and the repeats' spread."""
     own = {"loss": "nll", "recall": "sensitivity"}.get(column, column)
     if column in _OF_CLASS and role not in (None, "ALL"):
         own = "specificity" if (column, role) == ("recall", "healthy") else ""
@@ -203,7 +203,7 @@ def _cost(column: str, outcomes: Mapping[int, Outcome]) -> dict[str, Any]:
 
 
 def _listed(each: Mapping[int, float], form: Any) -> dict[str, Any]:
-    """The mean, and every repeat's number where they differ."""
+    """Return the mean, and every repeat's number where they differ."""
     values = list(each.values())
     mean = statistics.fmean(values)
     detail = ""

@@ -26,7 +26,7 @@ Side = tuple[str, str, str]  # model, part of the data, protocol
 def fill_table(
     table: Table, experiment: ExperimentSettings, plan: Plan, found: Outcomes
 ) -> dict[str, Any]:
-    """A table as report.json has it; every cell has a text, every missing one a reason.
+    """Fill a table for report.json: every cell has a text, every missing one a reason.
 
     Returns:
         id, title, paper_rows, note, columns (key, title), and rows: name, why, stand_in,
@@ -75,7 +75,7 @@ def _row(
 
 
 def _differences(row: Row, experiment: ExperimentSettings, found: Outcomes) -> list[dict[str, Any]]:
-    """A row minus the model that it is compared with, by protocol and metric.
+    """Return a row minus the model that it is compared with, by protocol and metric.
 
     Where the repeats are folds, their test cells are pooled and paired by a bootstrap over groups;
     elsewhere the metric is paired by repeat.
@@ -171,7 +171,7 @@ def _why_not(of: str, experiment: ExperimentSettings, plan: Plan) -> str:
 
 
 def leaks(experiment: ExperimentSettings, found: Outcomes) -> list[dict[str, Any]]:
-    """How much better the same network looks under a leaky protocol, paired by repeat.
+    """Compute how much better a network looks under a leaky protocol, paired by repeat.
 
     Returns:
         One item a network, part of the data, pair of protocols and metric: of, data, leaky,

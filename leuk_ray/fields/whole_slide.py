@@ -54,7 +54,7 @@ class Tile:
     pixels: np.ndarray
 
     def inside(self, point: tuple[int, int]) -> int:
-        """How far a point of the slide lies inside the tile without its margin, pixels."""
+        """Say how far a point of the slide lies inside the tile without its margin, pixels."""
         x, y = point
         return min(x - self.x0, self.x1 - 1 - x, y - self.y0, self.y1 - 1 - y)
 
@@ -191,7 +191,7 @@ class SlideExam:
             progress(done, len(parts))
 
     def field(self, name: str) -> Field:
-        """What was found, after all tiles; refused where more tiles were than were examined."""
+        """Say what was found, after all tiles; refused where more tiles were than were examined."""
         size = self.slide.width, self.slide.height
         if self.scale is None:
             return Field(name, "refused", ("scale_missing",), None, *size)
@@ -228,7 +228,7 @@ class SlideExam:
         return crops_of(replace(field, cells=tuple(kept)), tile.pixels, self.settings.crop_um)
 
     def _moved(self, tile: Tile, cell: Detection) -> Detection:
-        """A cell of a tile in pixels of the slide."""
+        """Return a cell of a tile in pixels of the slide."""
         x0, x1 = cell.x0 + tile.left, cell.x1 + tile.left
         y0, y1 = cell.y0 + tile.top, cell.y1 + tile.top
         outer = x0 == 0 or y0 == 0 or x1 == self.slide.width or y1 == self.slide.height

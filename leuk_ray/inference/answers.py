@@ -142,7 +142,7 @@ def write_subjects(
 
 
 def _columns(patient: PatientSummary, manifest: BundleManifest) -> dict[str, Any]:
-    """A row of the table of subjects; the differential unless the classes are healthy and ALL."""
+    """Return a subject's row; with the differential unless the classes are healthy and ALL."""
     row = asdict(patient.counts)
     if not manifest.positive:
         row = {name: row[name] for name in ("cells", "answered", "abstained", "unreadable")}

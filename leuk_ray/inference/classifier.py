@@ -96,7 +96,7 @@ class PrePostProcessor:
         return Cell(name, of_file, of_pixels, pixels, features, reasons)
 
     def answer(self, cell: Cell, scores: Scores, index: int) -> Prediction | Failure:
-        """The answer for a cell that is number `index` of the scores.
+        """Return the answer for a cell that is number `index` of the scores.
 
         A failure where the network gave no number for it.
         """
@@ -122,7 +122,7 @@ class PrePostProcessor:
         )
 
     def in_set(self, scores: Scores, index: int) -> np.ndarray | None:
-        """Which classes are in the prediction set of cell `index`, (K,); None without such sets."""
+        """Say which classes are in the prediction set of cell `index`, (K,); None without sets."""
         if self.rules.conformal is None:
             return None
         return self.rules.conformal.sets(scores.class_logits[index : index + 1])[0]

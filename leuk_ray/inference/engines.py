@@ -39,7 +39,7 @@ class Engine(Protocol):
         ...
 
     def reproducible(self, pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """The same from pixels alone: on a CPU, whatever the number of threads, to the last bit."""
+        """Score likewise, on a CPU to the last bit alike on any number of threads."""
         ...
 
 

@@ -97,7 +97,7 @@ def find_images(
 def _list(
     place: Location, suffixes: tuple[str, ...]
 ) -> tuple[Location, dict[str, fs.FileInfo], list[Rejection]]:
-    """The folder of a place, the images that it means by their names in it, and other files."""
+    """Return a place's folder, the images that it means by their names in it, and other files."""
     if is_file(place):
         files, path = filesystem(place)
         return parent(place), {name_of(place): files.get_file_info(path)}, []
@@ -123,7 +123,7 @@ def _list(
 
 
 def _split(place: Location) -> tuple[Location, str]:
-    """The folder of a pattern, and what names in it must fit."""
+    """Return the folder of a pattern, and what names in it must fit."""
     folder, parts = place, []
     while "*" in str(folder) and parent(folder) != folder:
         parts.insert(0, name_of(folder))
@@ -145,7 +145,7 @@ def files_digest(files: Sequence[ImageFile]) -> str:
 
 
 def _common_folder(folders: Sequence[Location]) -> str:
-    """The folder, `/` at its end, that all lie in; nothing where they have none in common."""
+    """Return the folder, `/` at its end, that all lie in; empty where there is none."""
     parts = [full(folder).rstrip("/").split("/") for folder in folders]
     same = list(takewhile(lambda names: len(set(names)) == 1, zip(*parts, strict=False)))
     return "".join(f"{names[0]}/" for names in same)

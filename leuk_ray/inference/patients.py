@@ -92,7 +92,7 @@ def summarise_patient(cells: Sequence[PatientCell], manifest: BundleManifest) ->
 
 
 def _without_copies(cells: Sequence[PatientCell]) -> list[PatientCell]:
-    """The first of each picture, in order."""
+    """Return the first of each picture, in order."""
     kept: dict[Hashable, PatientCell] = {}
     for number, cell in enumerate(cells):
         kept.setdefault(number if cell.picture is None else cell.picture, cell)
@@ -102,7 +102,7 @@ def _without_copies(cells: Sequence[PatientCell]) -> list[PatientCell]:
 def _blasts(
     cells: Sequence[PatientCell], manifest: BundleManifest
 ) -> tuple[BlastPercentage | None, str]:
-    """The corrected blast percentage, and what it stands on or why there is none."""
+    """Return the corrected blast percentage, and what it stands on or why there is none."""
     rates = manifest.error_rates
     if rates is None:
         return None, "error rates by patient are unknown: `leuk-ray calibrate` measures them"
@@ -128,7 +128,7 @@ def _blasts(
 
 
 def _call(counts: Subject, manifest: BundleManifest) -> tuple[str | None, float | None, str]:
-    """The class that a patient is called, of two classes; the cut; on what both stand.
+    """Return the class that a patient is called, of two classes; the cut; on what both stand.
 
     A patient is called only where the 95% interval of the share of called cells lies on one side
     of the cut: with few cells it does not, whatever they are called.

@@ -131,7 +131,7 @@ class Predictions(Sequence[Prediction | Failure]):
         return dict(Counter(labels).most_common())
 
     def to_pandas(self) -> pd.DataFrame:
-        """A row an image, with the columns that `leuk-ray predict --out` writes but `path`."""
+        """Return a row an image, with the columns of `leuk-ray predict --out` but `path`."""
         schema = answers_schema(self.classes)
         kept = pa.schema([column for column in schema if column.name != "path"])
         return pa.Table.from_pylist([answer_row(item) for item in self], schema=kept).to_pandas()

@@ -145,7 +145,7 @@ _NEW = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
 
 
 def _line(number: int, previous: str, kind: str, members: dict[str, Any]) -> tuple[bytes, str]:
-    """A line, and its hash."""
+    """Return a line, and its hash."""
     now = datetime.now(UTC).isoformat(timespec="milliseconds")
     head = {"number": number, "previous": previous, "time": now, "kind": kind}
     body = json.dumps(head | members, allow_nan=False, separators=(",", ":")).encode()

@@ -143,7 +143,7 @@ def _numbered(path: Path) -> Iterator[tuple[int, bytes]]:
 
 
 def _read_head(path: Path, chain: Chain) -> tuple[tuple[int, str] | None, bool]:
-    """Number and hash of the last line, and whether it is being written."""
+    """Return number and hash of the last line, and whether it is being written."""
     try:
         with path.open("rb") as stream:
             match = _HEAD.fullmatch(stream.read())

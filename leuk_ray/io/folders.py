@@ -29,7 +29,7 @@ _RENAME_EXCHANGE = 2
 
 @contextmanager
 def appearing(target: Path, check: Callable[[], None] = lambda: None) -> Generator[Path]:
-    """A folder to fill, which lies at `target` when the block succeeds; else nothing is left.
+    """Make a folder to fill, at `target` when the block succeeds; else nothing is left.
 
     Args:
         target: the folder to make or to replace.
@@ -61,7 +61,7 @@ def appearing(target: Path, check: Callable[[], None] = lambda: None) -> Generat
 
 
 def not_written(target: Location, error: BaseException) -> UserError:
-    """The error for what could not be written at `target`."""
+    """Make the error for what could not be written at `target`."""
     if has_no_room(error):
         return StorageError(
             f"{target}: no room is left there ({reason(error)}); nothing was written"
@@ -72,7 +72,7 @@ def not_written(target: Location, error: BaseException) -> UserError:
 
 
 def has_no_room(error: BaseException) -> bool:
-    """Whether a disk was full, or a limit of the user's reached."""
+    """Say whether a disk was full, or a limit of the user's reached."""
     if isinstance(error, OSError):
         return error.errno in _NO_ROOM
     named = _OS_ERROR.search(str(error))  # safetensors' errors have the number in their text

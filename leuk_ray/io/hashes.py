@@ -15,13 +15,13 @@ _CHUNK = 2**22
 
 
 def sha256(path: Path) -> str:
-    """The SHA-256 of a file, in hexadecimal."""
+    """Compute the SHA-256 of a file, in hexadecimal."""
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def read_verified(file: Path, expected: str) -> bytes:
-    """The content of a file, if it has the SHA-256 `expected`; else a UserError."""
+    """Return the content of a file, if it has the SHA-256 `expected`; else a UserError."""
     data = file.read_bytes()
     if hashlib.sha256(data).hexdigest() != expected:
         raise DataError(f"{file}: changed since it was written; get the bundle anew")
@@ -55,7 +55,7 @@ def copy_verified(source: Path, target: Path, expected: str) -> None:
 
 
 def link_or_copy(source: Path, target: Path, expected: str) -> None:
-    """As `copy_verified`, but a second name for the same file where the file system has such.
+    """Do as `copy_verified`, with a second name for the file where the system has such.
 
     For a file that nobody writes again, and whose SHA-256 was verified a moment ago.
     """

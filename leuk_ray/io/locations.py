@@ -22,7 +22,7 @@ _SCHEMES = ("s3", "gs", HUB)
 
 
 def parse(text: str) -> Location:
-    """What a user typed: a local path, or an s3:// or gs:// address, which stays text.
+    """Parse what a user typed: a local path, or an s3:// or gs:// address, which stays text.
 
     Raises:
         UserError: for an address of another kind, or one that carries a secret.
@@ -42,7 +42,7 @@ def parse(text: str) -> Location:
 
 
 def join(folder: Location, *names: str) -> Location:
-    """The location of something in a folder."""
+    """Return the location of something in a folder."""
     if isinstance(folder, Path):
         return folder.joinpath(*names)
     address, mark, query = folder.partition("?")
@@ -50,7 +50,7 @@ def join(folder: Location, *names: str) -> Location:
 
 
 def parent(location: Location) -> Location:
-    """The folder that something lies in."""
+    """Return the folder that something lies in."""
     if isinstance(location, Path):
         return location.parent
     address, mark, query = location.partition("?")
@@ -58,14 +58,14 @@ def parent(location: Location) -> Location:
 
 
 def name_of(location: Location) -> str:
-    """The last part of a location."""
+    """Return the last part of a location."""
     if isinstance(location, Path):
         return location.name
     return location.partition("?")[0].rstrip("/").rpartition("/")[2]
 
 
 def filesystem(location: Location) -> tuple[fs.FileSystem, str]:
-    """The pyarrow filesystem of a location, and the path in it.
+    """Return the pyarrow filesystem of a location, and the path in it.
 
     Raises:
         UserError: the address cannot be opened.
@@ -90,7 +90,7 @@ def _object_store(bucket: str) -> fs.FileSystem:
 
 
 def reason(error: BaseException) -> str:
-    """What went wrong, in one line and without the number of a request."""
+    """Say what went wrong, in one line and without the number of a request."""
     number = getattr(error, "errno", None)
     text = os.strerror(number) if number else str(error)
     return " ".join(str(text).split()).partition(" (Request ID")[0]

@@ -72,7 +72,7 @@ class Parts:
         write_table(join(self.folder, f"{first:09d}.parquet"), part)
 
     def table(self, total: int) -> pa.Table:
-        """All rows, by number; raises AssertionError unless there is one for each of `total`."""
+        """Return all rows, by number; asserts that there is one for each of `total`."""
         rows = self._rows().sort_by("number")
         assert rows["number"].to_pylist() == list(range(total)), "items in and rows out differ"
         return rows

@@ -31,7 +31,7 @@ _MARKS = (".json", ".yaml")  # what makes a folder a dataset, a bundle, a run; w
 
 
 def exists(location: Location) -> bool:
-    """Whether something lies there: a file, a folder, an object or what objects begin with."""
+    """Say whether something lies there: a file, a folder, an object or what objects begin with."""
     files, path = filesystem(location)
     try:
         return files.get_file_info(path).type != fs.FileType.NotFound
@@ -40,7 +40,7 @@ def exists(location: Location) -> bool:
 
 
 def is_file(location: Location) -> bool:
-    """Whether a file or an object lies there."""
+    """Say whether a file or an object lies there."""
     files, path = filesystem(location)
     try:
         return files.get_file_info(path).type == fs.FileType.File
@@ -49,7 +49,7 @@ def is_file(location: Location) -> bool:
 
 
 def read_bytes(location: Location, limit: int | None = None) -> bytes:
-    """The content of a file, or its first `limit` bytes.
+    """Return the content of a file, or its first `limit` bytes.
 
     Raises:
         FileNotFoundError: there is none.
@@ -133,7 +133,7 @@ def refuse_existing(location: Location, what: str) -> None:
 
 @contextmanager
 def directory_by_rename(target: Location, new: str | None = None) -> Generator[Path]:
-    """A local folder to fill, which lies complete at `target` when the block succeeds.
+    """Return a local folder to fill, which lies complete at `target` when the block succeeds.
 
     Beside a local target, so that it only has to be renamed (see `folders`). For an object store,
     what lay at the target is removed first, and the folder uploaded at the end. Nothing is left of
@@ -170,7 +170,7 @@ def directory_by_rename(target: Location, new: str | None = None) -> Generator[P
 
 @contextmanager
 def _uploaded(target: str) -> Generator[Path]:
-    """The marker beside the target names its writer: of two, the one that came last finishes."""
+    """Name the writer in a marker beside the target: of two, the one that came last finishes."""
     unfinished, owner = _beside(target), secrets.token_hex(16).encode()
     write_bytes(unfinished, owner)
 
@@ -268,7 +268,7 @@ def make_folder(location: Location) -> None:
 
 @contextmanager
 def fetched(location: Location) -> Generator[Path]:
-    """A file or folder itself where it is local, else a copy for as long as the block runs.
+    """Return a file or folder itself where it is local, else a copy for as long as the block runs.
 
     Raises:
         UserError: it cannot be read, or an object's name leads out of the folder.
@@ -313,7 +313,7 @@ def list_files(folder: Location) -> list[str]:
 
 
 def file_infos(folder: Location) -> dict[str, fs.FileInfo]:
-    """As `list_files`, with what is known of each file.
+    """List files as `list_files` does, with what is known of each.
 
     Raises:
         UserError: it cannot be read.
@@ -329,13 +329,13 @@ def file_infos(folder: Location) -> dict[str, fs.FileInfo]:
 
 
 def _beside(target: str) -> str:
-    """The object that says that `target` is unfinished."""
+    """Return the object that says that `target` is unfinished."""
     address, mark, query = target.partition("?")
     return f"{address.rstrip('/')}.partial{mark}{query}"
 
 
 def _causes(error: BaseException) -> Iterator[BaseException]:
-    """An error and what it came from, also where it crossed from a worker of Ray."""
+    """Return an error and what it came from, also where it crossed from a worker of Ray."""
     seen: BaseException | None = error
     while seen is not None:
         yield seen

@@ -63,7 +63,7 @@ class GroupNorm(nn.GroupNorm):
 
 
 def _branches(channels: int, attention: Attention, reduction: int) -> list[nn.Module]:
-    """What pools the feature map; with no attention the backbone has pooled it already."""
+    """Say what pools the feature map; with no attention the backbone has pooled it already."""
     if attention == "none":
         return [nn.Identity()]
     if attention in ("se", "eca", "cbam"):

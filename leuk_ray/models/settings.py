@@ -33,7 +33,7 @@ _ORIGIN = re.compile(r"[^/\\]+@sha256:([0-9a-f]{64}|unknown)")
 
 
 def is_origin(weights: str) -> bool:
-    """Whether `weights` only says where weights came from, as a bundle does."""
+    """Say whether `weights` only says where weights came from, as a bundle does."""
     return _ORIGIN.fullmatch(weights) is not None
 
 

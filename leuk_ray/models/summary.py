@@ -78,7 +78,7 @@ def _rows(model: nn.Module, outputs: dict[str, Any]) -> list[str]:
 
 
 def _layers(name: str, module: nn.Module, outputs: dict[str, Any], depth: int) -> list[str]:
-    """What ran at `depth`, and above it what has parameters of its own or nothing inside."""
+    """Say what ran at `depth`, and above it what has parameters of its own or nothing inside."""
     inner = [
         row
         for child, part in module.named_children()
@@ -91,7 +91,7 @@ def _layers(name: str, module: nn.Module, outputs: dict[str, Any], depth: int) -
 
 
 def _kind(layer: nn.Module) -> str:
-    """The class of a layer, with those of activations inside: `BatchNormAct2d (SiLU)`."""
+    """Return the class of a layer, with those of activations inside: `BatchNormAct2d (SiLU)`."""
     inside = [type(part).__name__ for part in layer.modules() if part is not layer and _acts(part)]
     return type(layer).__name__ + (f" ({', '.join(sorted(set(inside)))})" if inside else "")
 

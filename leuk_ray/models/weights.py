@@ -140,7 +140,7 @@ def missing_imagenet(names: Sequence[str]) -> list[str]:
 
 
 def is_here(name: str) -> bool:
-    """Whether a backbone's ImageNet weights are on this machine."""
+    """Say whether a backbone's ImageNet weights are on this machine."""
     if name in _PACKAGES and util.find_spec(_PACKAGES[name]) is not None:
         return True
     url, repository = AlexNet_Weights.IMAGENET1K_V1.url, None
@@ -212,7 +212,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
 
 
 def _of_teacher(state: dict[str, Any]) -> dict[str, Tensor]:
-    """The backbone of a checkpoint of DINOv2's training, such as DinoBloom's; others as they are.
+    """Return the backbone of a checkpoint of DINOv2's training, as DinoBloom's; others as is.
 
     Its teacher's tensors are called `backbone.*`, beside those of the heads it was trained with.
     """

@@ -129,7 +129,7 @@ def _preprocess(settings: ModelSettings, backbone: nn.Module) -> Preprocess:
 
 
 def _backbone(settings: ModelSettings, *, pooled: bool) -> nn.Module:
-    """A timm network without classifier; without pooling either where attention pools."""
+    """Return a timm network without classifier; without pooling either where attention pools."""
     name = settings.backbone
     check_backbone(name)
     options: Any = {} if pooled else {"global_pool": ""}
@@ -186,7 +186,7 @@ def _no_drop_path(settings: ModelSettings) -> ConfigError:
 def _try_size(
     create: Callable[[], nn.Module], settings: ModelSettings
 ) -> tuple[tuple[int, ...], set[str]]:
-    """The shape of the features, and which children of the network make them.
+    """Return the shape of the features, and which children of the network make them.
 
     Tried on PyTorch's meta device, which knows shapes and computes nothing.
     """

@@ -80,7 +80,7 @@ class Recipe(Settings):
         return self
 
     def to_yaml(self) -> str:
-        """Every setting, resolved."""
+        """Return every setting, resolved."""
         return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False)
 
 
@@ -93,7 +93,7 @@ def recipe_names() -> list[str]:
 
 
 def recipe_text(name: str) -> str:
-    """The YAML of a shipped recipe, or of a file whose path is given.
+    """Return the YAML of a shipped recipe, or of a file whose path is given.
 
     Raises:
         UserError: neither exists.
@@ -109,7 +109,7 @@ def recipe_text(name: str) -> str:
 
 
 def backbone_name(name: str) -> str:
-    """The backbone of a shipped recipe; any other name is a backbone's already.
+    """Return the backbone of a shipped recipe; any other name is a backbone's already.
 
     Raises:
         UserError: the recipe's network has no pretrained weights.
@@ -146,7 +146,7 @@ def load_recipe(name: str, overrides: Iterable[str] = ()) -> Recipe:
 
 
 def with_values(recipe: Recipe, values: Mapping[str, Any]) -> Recipe:
-    """The recipe with other values of some settings, by full path (`training.lr`).
+    """Return the recipe with other values of some settings, by full path (`training.lr`).
 
     Raises:
         UserError: a value out of range, or one that does not apply to the network.
@@ -165,7 +165,7 @@ def with_values(recipe: Recipe, values: Mapping[str, Any]) -> Recipe:
 
 
 def value_at(recipe: Recipe, key: str) -> Any:
-    """The plain value of a setting by its full path; None where it does not apply."""
+    """Return the plain value of a setting by its full path; None where it does not apply."""
     value: Any = recipe.model_dump(mode="json")
     for part in key.split("."):
         value = value.get(part) if isinstance(value, dict) else None
@@ -173,7 +173,7 @@ def value_at(recipe: Recipe, key: str) -> Any:
 
 
 def parse_overrides(overrides: Iterable[str]) -> dict[str, Any]:
-    """Settings by full path (`training.lr`) from `key=value` texts, as `load_recipe` takes them.
+    """Parse `key=value` texts, as `load_recipe` takes them: settings by path (`training.lr`).
 
     Raises:
         UserError: no such key, or no value.
@@ -196,7 +196,7 @@ def _override(values: dict[str, Any], path: list[str], value: Any) -> None:
 
 
 def setting_path(key: str) -> list[str]:
-    """The full path of a recipe's key that may leave out its section.
+    """Return the full path of a recipe's key that may leave out its section.
 
     Raises:
         UserError: no such setting, or several sections have one.

@@ -43,7 +43,7 @@ class Proposer(Protocol):
     """Says which run comes next."""
 
     def propose(self) -> RunSpec | None:
-        """The next run; None when there is no more."""
+        """Return the next run; None when there is no more."""
         ...
 
     def tell(self, record: RunRecord) -> None:
@@ -223,7 +223,7 @@ class _Names(Searcher):
         return self._next() or Searcher.FINISHED
 
     def all(self) -> list[dict[str, Any]]:
-        """Every run that is proposed, at once, for a grid."""
+        """Return every run that is proposed, at once, for a grid."""
         return [config["spec"] for config in iter(self._next, None)]
 
     def _next(self) -> dict[str, Any] | None:

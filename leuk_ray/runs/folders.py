@@ -71,7 +71,7 @@ class RunSummary:
 
 
 def find_runs(folder: Path) -> list[RunSummary]:
-    """Every run in a folder and below, by name.
+    """Return every run in a folder and below, by name.
 
     Raises:
         DataError: there is no such folder, or no run in it.
@@ -85,7 +85,7 @@ def find_runs(folder: Path) -> list[RunSummary]:
 
 
 def _read_or_say(path: Path, folder: Path) -> RunSummary:
-    """A run in short; of a damaged one its name and what is wrong with it."""
+    """Return a run in short; of a damaged one its name and what is wrong with it."""
     try:
         return read_run(path, folder)
     except UserError as error:
@@ -107,7 +107,7 @@ def _read_or_say(path: Path, folder: Path) -> RunSummary:
 
 
 def read_run(path: Path, folder: Path | None = None) -> RunSummary:
-    """A run's folder in short, named by its path below `folder`.
+    """Return a run's folder in short, named by its path below `folder`.
 
     Raises:
         UserError: it is no run, or one of its files is damaged.
@@ -138,7 +138,7 @@ def read_run(path: Path, folder: Path | None = None) -> RunSummary:
 
 
 def side_by_side(places: Sequence[Path]) -> list[RunSummary]:
-    """The runs at some paths, or in folders of runs; two or more, and each named differently.
+    """Return the runs at some paths, or in folders of runs; two or more, of different names.
 
     Raises:
         DataError: fewer than two.
@@ -151,7 +151,7 @@ def side_by_side(places: Sequence[Path]) -> list[RunSummary]:
 
 
 def beside_recipe(run: RunSummary) -> dict[str, list[Any]]:
-    """Settings other than the shipped recipe's: path -> [the run's, the recipe's].
+    """Return settings other than the shipped recipe's: path -> [the run's, the recipe's].
 
     Empty where no recipe of that name is shipped, or this version cannot read the settings.
     """
@@ -164,14 +164,14 @@ def beside_recipe(run: RunSummary) -> dict[str, list[Any]]:
 
 
 def differing(runs: Sequence[RunSummary]) -> dict[str, list[Any]]:
-    """Settings that the runs do not share: path -> the value in each, None where it is not set."""
+    """Find settings that differ: path -> the value in each run, None where it is not set."""
     names = dict.fromkeys(name for run in runs for name in run.settings)
     values = {name: [run.settings.get(name) for run in runs] for name in names}
     return {name: each for name, each in values.items() if any(v != each[0] for v in each)}
 
 
 def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Settings by full path, as `training.lr`."""
+    """Return settings by full path, as `training.lr`."""
     found: dict[str, Any] = {}
     for name, value in values.items():
         path = f"{prefix}{name}"
@@ -184,7 +184,7 @@ def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def _settings(place: Path) -> tuple[dict[str, Any], str]:
-    """The settings of a run, and why they are not those of a recipe of this version, else empty."""
+    """Return a run's settings, and why they are no recipe's of this version, else empty."""
     config = parse_yaml(read_bytes(place), str(place))
     if not isinstance(config, dict):
         raise DataError(f"{place}: is damaged; it holds no settings")
@@ -196,7 +196,7 @@ def _settings(place: Path) -> tuple[dict[str, Any], str]:
 
 
 def _history(path: Path) -> list[dict[str, Any]]:
-    """The epochs of a run.
+    """Return the epochs of a run.
 
     Raises:
         DataError: a line is none of an epoch.

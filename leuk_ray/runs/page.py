@@ -62,7 +62,7 @@ def shown_figure(metric: Figure | None) -> str:
 
 
 def shown_setting(value: Any) -> str:
-    """A setting's value for people."""
+    """Return a setting's value for people."""
     if value is None:
         return "not set"
     return value if isinstance(value, str) and value.isprintable() else json.dumps(value)

@@ -115,7 +115,7 @@ def predictions_table(
 def score_columns(
     class_logits: np.ndarray, temperature: float, classes: ClassSet
 ) -> dict[str, pa.Array]:
-    """The columns of predictions that hold scores.
+    """Return the columns of predictions that hold scores.
 
     `logit` and `probability` are of the positive classes, null where there are none; of more than
     two classes there are also `class_logits`.
@@ -136,7 +136,7 @@ def score_columns(
 
 
 def _roles(split: pa.Table, cells: pa.Table) -> pa.Array:
-    """The role that a split gives each of `cells`, or each copy where `cells` are copies."""
+    """Return the role that a split gives each of `cells`, or each copy where `cells` are copies."""
     names = [name for name in ("uid", "copy") if name in cells.column_names]
     known = zip(*(split[name].to_pylist() for name in names), strict=True)
     role_of = dict(zip(known, split["role"].to_pylist(), strict=True))
@@ -145,7 +145,7 @@ def _roles(split: pa.Table, cells: pa.Table) -> pa.Array:
 
 
 def split_of(target: EvaluationTarget, dataset: PreparedDataset, *, seen: bool = False) -> pa.Table:
-    """The run's split; for a bare bundle the cells that it has not seen as `test`.
+    """Return the run's split; for a bare bundle the cells that it has not seen as `test`.
 
     Args:
         target: run or bundle.
@@ -193,7 +193,7 @@ def keep_results(target: EvaluationTarget, report: Report) -> None:
 
 
 def audit_summary(dataset: PreparedDataset) -> dict[str, Any]:
-    """What a report repeats of the dataset's audit, in words."""
+    """Say what a report repeats of the dataset's audit, in words."""
     with bar("report: auditing the dataset", "cell") as progress:
         audit = known_audit(dataset, progress)
     largest = audit["largest_group"]

@@ -36,7 +36,7 @@ class RunsRoot:
     same: Callable[[Any, Any], bool] = operator.eq
 
     def check(self, *, resume: bool) -> bool:
-        """Whether there is something to go on with; what is another's is refused.
+        """Say whether there is something to go on with; what is another's is refused.
 
         Raises:
             UserError: the folder exists and resuming was not asked for, or it was started as

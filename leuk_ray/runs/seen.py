@@ -80,7 +80,7 @@ class SeenCells:
         return tested & ~self.grouped
 
     def split(self) -> pa.Table:
-        """The dataset's split as the bundle has seen it: uid, subject, group, role.
+        """Return the dataset's split as the bundle has seen it: uid, subject, group, role.
 
         train: cells that trained it. validation: that chose its epoch or calibrated it. test: the
         unseen ones.
@@ -114,7 +114,7 @@ class SeenCells:
         )
 
     def leakage(self, split: pa.Table) -> Leakage:
-        """Whether the test cells of a split, or patients of theirs, made the bundle.
+        """Say whether the test cells of a split, or patients of theirs, made the bundle.
 
         Args:
             split: as `split` gives it, or of all cells as test.

@@ -33,7 +33,7 @@ def split_key(recipe: Recipe) -> str:
 
 
 def make_splits(dataset: PreparedDataset, recipes: Iterable[Recipe]) -> dict[str, pa.Table]:
-    """The splits of several recipes by `split_key`, each computed once.
+    """Return the splits of several recipes by `split_key`, each computed once.
 
     Raises:
         UserError: a split that the dataset cannot give.

@@ -86,7 +86,7 @@ class RunTable:
             os.close(descriptor)
 
     def records(self) -> dict[str, RunRecord]:
-        """All records by name, in the order of their first appearance.
+        """Return all records by name, in the order of their first appearance.
 
         Raises:
             UserError: a whole line is not a record.
@@ -108,17 +108,17 @@ class RunTable:
 
 
 def whole_lines(data: bytes) -> list[bytes]:
-    """The lines that end, each with its end: a torn last one is left out."""
+    """Return the lines that end, each with its end: a torn last one is left out."""
     return data[: data.rfind(b"\n") + 1].splitlines(keepends=True)
 
 
 def read_history(path: Path) -> list[dict[str, Any]]:
-    """The epochs in a run's folder; none before the first has ended."""
+    """Return the epochs in a run's folder; none before the first has ended."""
     return _read_lines(path / "metrics.jsonl")
 
 
 def read_steps(path: Path) -> list[dict[str, Any]]:
-    """The steps by which a population's member took over others' weights."""
+    """Return the steps by which a population's member took over others' weights."""
     return _read_lines(path / "steps.jsonl")
 
 

@@ -53,7 +53,7 @@ class EvaluationTarget:
 
     @classmethod
     def at(cls, path: Location) -> EvaluationTarget:
-        """A run's folder, or a bundle's."""
+        """Return a run's folder, or a bundle's."""
         bundle = find_bundle(path)
         return cls(bundle, path if bundle == join(path, "bundle") else None)
 
@@ -86,7 +86,7 @@ class EvaluationTarget:
 
 
 def dataset_counts(dataset: PreparedDataset) -> dict[str, Any]:
-    """What a report says of the files and rows of a dataset."""
+    """Say what a report says of the files and rows of a dataset."""
     counts = dataset.manifest["counts"]
     return {"skipped": 0} | {name: n for name, n in counts.items() if name in _COUNTS}
 
@@ -94,7 +94,7 @@ def dataset_counts(dataset: PreparedDataset) -> dict[str, Any]:
 def report_context(
     target: EvaluationTarget, dataset: PreparedDataset, split: pa.Table
 ) -> ReportContext:
-    """What the report says of a run, or of a bundle on a dataset, besides predictions."""
+    """Say what the report says of a run, or of a bundle on a dataset, besides predictions."""
     manifest, history = target.manifest, target.history
     config = manifest.model_dump(mode="json", include={"model", "members", "rule", "storage"})
     notes = []
@@ -167,7 +167,7 @@ def _what_is_tested(target: EvaluationTarget, dataset: PreparedDataset, split: p
 
 
 def _unit(target: EvaluationTarget, leakage: Leakage) -> str:
-    """What no two roles share, in words; empty where there is one role or no known protocol."""
+    """Say what no two roles share, in words; empty where there is one role or no known protocol."""
     if target.run is None:
         return _GROUP[leakage.origin] if leakage.leaky is False else ""
     if target.manifest.protocol not in PROTOCOLS:
@@ -213,12 +213,12 @@ def _external(target: EvaluationTarget, dataset: PreparedDataset) -> str:
 
 
 def trained_on_images_of(dataset: PreparedDataset, manifest: BundleManifest) -> bool:
-    """Whether a bundle was trained on the images of a dataset, whatever their labels or crop."""
+    """Say whether a bundle trained on the images of a dataset, whatever their labels or crop."""
     return any(one.images == dataset.identity.images for one in manifest.datasets)
 
 
 def batch_norm_notes(training: dict[str, Any], history: list[dict[str, Any]]) -> list[str]:
-    """Which cells BatchNorm normalised by, where that depends on how the run was placed."""
+    """Say which cells BatchNorm normalised by, where that depends on how the run was placed."""
     notes = []
     for (workers, layers), alike in itertools.groupby(
         history, lambda line: (line["workers"], line["batch_norms"])
@@ -240,7 +240,7 @@ def batch_norm_notes(training: dict[str, Any], history: list[dict[str, Any]]) ->
 
 
 def probe_notes(history: list[dict[str, Any]]) -> list[str]:
-    """How the head of a probe was fitted; none where there was no probe."""
+    """Say how the head of a probe was fitted; none where there was no probe."""
     if not history or "penalty" not in history[-1]:
         return []
     line = history[-1]
@@ -258,7 +258,7 @@ def probe_notes(history: list[dict[str, Any]]) -> list[str]:
 
 
 def interruption_notes(items: list[dict[str, Any]]) -> list[str]:
-    """What stopped the run on its way, where it went on, and with how many workers."""
+    """Say what stopped the run on its way, where it went on, and with how many workers."""
     return [_interruption(**item) for item in items]
 
 

@@ -70,12 +70,12 @@ class TrialContext:
     checkpoints: bool
 
     def split(self, recipe: Recipe) -> pa.Table:
-        """The split that a recipe asks for."""
+        """Return the split that a recipe asks for."""
         return self.splits[split_key(recipe)]
 
 
 def run_trial(config: dict[str, Any], shared: TrialContext) -> None:
-    """What the executor runs for one proposal; a failure is reported, not raised.
+    """Run one proposal of the executor; a failure is reported, not raised.
 
     The process can then take the next run, where it would be started anew after an error.
     """
@@ -99,7 +99,7 @@ def run_trial(config: dict[str, Any], shared: TrialContext) -> None:
 
 
 def reason(error: BaseException) -> str:
-    """Why a run failed, in one line."""
+    """Say why a run failed, in one line."""
     if isinstance(error, UserError):
         return str(error)
     on_cpu = isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
@@ -113,7 +113,7 @@ def _line(error: BaseException) -> str:
 
 
 def _reporter(checkpoints: bool) -> Report:
-    """Reports to Tune, with a checkpoint where runs take over each other's weights."""
+    """Report to Tune, with a checkpoint where runs take over each other's weights."""
 
     def report(metrics: dict[str, Any], save: Save) -> None:
         if not checkpoints:
@@ -127,7 +127,7 @@ def _reporter(checkpoints: bool) -> Report:
 
 
 def _train_on_ray_train(spec: RunSpec, shared: TrialContext) -> None:
-    """A run of several workers; one that was killed goes on from its last checkpoint.
+    """Return a run of several workers; one that was killed goes on from its last checkpoint.
 
     Its epochs are read from its folder and reported by this thread alone. Ray's own
     `TuneReportCallback` hands them over by a second queue: two reports at a time then wait for
@@ -174,7 +174,7 @@ def _is_done(training: Future[Trained]) -> bool:
 
 
 def _reported(metrics: dict[str, Any]) -> dict[str, Any]:
-    """What Tune hears of an epoch."""
+    """Say what Tune hears of an epoch."""
     return {key: metrics[key] for key in ("epoch", "selection", "ended")}
 
 

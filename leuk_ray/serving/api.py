@@ -45,7 +45,7 @@ def create_api(
     metrics: Metrics,
     trace: Trace | None = None,
 ) -> FastAPI:
-    """The application, behind the request limits.
+    """Make the application, behind the request limits.
 
     Args:
         models: that answer.
@@ -167,7 +167,7 @@ def _items(
     answers: Sequence[Prediction | Failure],
     explained: Sequence[dict[str, Any] | None],
 ) -> tuple[list[dict[str, Any]], list[Named]]:
-    """An item of the answer for each file, and the files that have a label."""
+    """Return an item of the answer for each file, and the files that have a label."""
     done = iter(zip(answers, explained, strict=True))
     items: list[dict[str, Any]] = []
     classified: list[Named] = []

@@ -111,7 +111,7 @@ class Predict:
         await self.models.start()
 
     async def engine(self, reference: str) -> str:
-        """What runs the network of NAME@VERSION; raises UserError if it cannot be loaded."""
+        """Say what runs the network of NAME@VERSION; raises UserError if it cannot be loaded."""
         return (await self._network(reference)).engine
 
     async def score(self, reference: str, pixels: np.ndarray) -> Scored:
@@ -143,7 +143,7 @@ class Predict:
 
 
 def build(args: dict[str, Any]) -> Application:
-    """The application, for `serve run`, a Serve config, and `leuk-ray serve`.
+    """Make the application, for `serve run`, a Serve config, and `leuk-ray serve`.
 
     Args:
         args: of `ServeSettings`; paths are those of the nodes that replicas run on.

@@ -23,7 +23,7 @@ Errors are `application/problem+json` (RFC 9457); `/v2` is the Open Inference Pr
 
 
 def _body(files: str, subject: str) -> dict[str, Any]:
-    """A form with files and a subject, or one image alone, for the OpenAPI document."""
+    """Return a form with files and a subject, or one image alone, for the OpenAPI document."""
     properties = {
         "file": {
             "type": "array",

@@ -38,7 +38,7 @@ class Drift:
         self._sums = dict.fromkeys(self._typical, 0.0)
 
     def add(self, values: Mapping[str, float]) -> None:
-        """One picture; what it lacks counts as typical."""
+        """Add one picture; what it lacks counts as typical."""
         known = {name: values.get(name, mean) for name, (mean, _) in self._typical.items()}
         oldest = self._seen[0] if len(self._seen) == WINDOW else {}
         for name, value in known.items():
@@ -46,7 +46,7 @@ class Drift:
         self._seen.append(known)
 
     def shift(self) -> Shift | None:
-        """The largest shift; None before the window is full, or where nothing is watched."""
+        """Return the largest shift; None before the window is full, or where nothing is watched."""
         if len(self._seen) < WINDOW or not self._typical:
             return None
         shifts = [

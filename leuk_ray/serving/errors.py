@@ -38,7 +38,7 @@ class Problem(Exception):  # noqa: N818 (the RFC's word)
         self.members = members
 
     def response(self) -> JSONResponse:
-        """The HTTP response.
+        """Return the HTTP response.
 
         `error` repeats the detail, since the Open Inference Protocol reads errors there.
         """
@@ -62,7 +62,7 @@ _OF_MODELS = (
 
 
 def model_problem(kind: type[BaseException], detail: str) -> Problem:
-    """The problem of a model that is not found or cannot be loaded, by the kind of error.
+    """Make the problem of a model that is not found or cannot be loaded, by the kind of error.
 
     What the service itself holds is never the sender's mistake; 404 is for names alone.
     """

@@ -31,7 +31,7 @@ _CELLS = 1000  # of all fields of a request, each of which is a forward pass
 
 
 def router(models: Models, limits: Limits, trace: Trace) -> APIRouter:
-    """The route /v1/fields, and the page that uses it."""
+    """Return the route /v1/fields, and the page that uses it."""
     routes = APIRouter(tags=["answers"])
     page = _page()
 
@@ -104,7 +104,7 @@ def router(models: Models, limits: Limits, trace: Trace) -> APIRouter:
 
 
 def _page() -> str:
-    """The page, with the sentences for why a field is refused."""
+    """Return the page, with the sentences for why a field is refused."""
     page = read_page("fields.html")
     line = "const FIELD_REASONS = {};"
     assert line in page
@@ -137,7 +137,7 @@ def _items(
 def _classified(
     found: Sequence[CroppedField], answers: Sequence[Prediction | Failure]
 ) -> list[Named]:
-    """The crops that have an answer, as files that a shadow can answer for too."""
+    """Return the crops that have an answer, as files that a shadow can answer for too."""
     files = [
         (cell.name, crop)
         for item in found

@@ -89,7 +89,7 @@ def _check_names(what: str, given: Iterable[str], known: Collection[str]) -> Non
 
 
 def no_image(files: Sequence[tuple[str, bytes]], read: Sequence[object]) -> Problem:
-    """The problem of a request none of whose files can be read; `read` holds why not."""
+    """Return the problem of a request none of whose files can be read; `read` holds why not."""
     bad = [item for item in read if isinstance(item, BadImageError)]
     errors = [
         {"name": name, "error": str(item)} for (name, _), item in zip(files, bad, strict=True)

@@ -161,7 +161,7 @@ def _changes(front: Front) -> list[tuple[str, str, Callable[[re.Match[str]], str
 
 
 def _rules(front: Front) -> list[str]:
-    """What a request passes before Ray Serve's own rules."""
+    """Say what a request passes before Ray Serve's own rules."""
     counted = "conn_cur,conn_rate(10s),http_req_rate(10s)"
     connections = front.source_connections
     opened, asked = 10 * front.source_connection_rate, 10 * front.source_request_rate
@@ -183,7 +183,7 @@ def _rules(front: Front) -> list[str]:
 
 
 def _answer(status: int, reason: str, detail: str, retry_after: int) -> str:
-    """The arguments of HAProxy's `return` for a problem document."""
+    """Return the arguments of HAProxy's `return` for a problem document."""
     document = {
         "type": "about:blank",
         "title": HTTPStatus(status).phrase,

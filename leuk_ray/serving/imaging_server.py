@@ -35,7 +35,7 @@ _NOTE = "For research, not a diagnosis."
 
 
 def imaging_app(url: str, key: str | None, port: int) -> ASGIApp:
-    """The application: algorithms `field` and `cell`, which ask the service at `url`.
+    """Return the application: algorithms `field` and `cell`, which ask the service at `url`.
 
     Raises:
         UserError: the service does not answer, refuses the key or has no model, or this machine

@@ -16,7 +16,7 @@ logger = logging.getLogger(__name__)
 
 
 def describe_all(models: Models) -> ModelsOut:
-    """Every model that can be asked for, loaded or not.
+    """Return every model that can be asked for, loaded or not.
 
     Raises:
         Problem: 503 where the registry cannot be read.
@@ -36,7 +36,7 @@ def describe_all(models: Models) -> ModelsOut:
 
 
 def _describe(models: Models, name: str) -> ModelOut | None:
-    """A model, loaded or not; None, and a line in the log, for a broken one."""
+    """Return a model, loaded or not; None, and a line in the log, for a broken one."""
     try:
         found = models.source.resolve(name)
         manifest = read_manifest(found.path)

@@ -13,7 +13,7 @@ from leuk_ray.utils.errors import ConfigError
 
 
 def is_loopback(host: str | None) -> bool:
-    """Whether a host is `localhost` or an address of this machine's loopback."""
+    """Say whether a host is `localhost` or an address of this machine's loopback."""
     if host == "localhost":
         return True
     try:

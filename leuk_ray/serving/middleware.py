@@ -141,7 +141,7 @@ class _Request:
             self._log()
 
     async def receive(self) -> Message:
-        """The body, in one message, and then that the client went away."""
+        """Give the body, in one message, and then say that the client went away."""
         body, self.body = self.body, None
         return body or await self._receive()
 

@@ -118,11 +118,11 @@ class Models:
         await asyncio.shield(self._checking)
 
     def loaded(self, found: Found) -> ServedModel | None:
-        """The served of a bundle, if it is in memory."""
+        """Return the served of a bundle, if it is in memory."""
         return self._loaded.get(found.path)
 
     async def get(self, reference: str | None, request_id: str = "") -> ServedModel:
-        """The served of NAME, NAME@VERSION or NAME@ALIAS.
+        """Return the served of NAME, NAME@VERSION or NAME@ALIAS.
 
         Args:
             reference: None for the only model there is.
@@ -151,7 +151,7 @@ class Models:
             self.shadows.offer(served, files, answers)
 
     async def _get_or_none(self, reference: str) -> ServedModel | None:
-        """A canary; its failure costs nobody an answer."""
+        """Return a canary; its failure costs nobody an answer."""
         try:
             return await self._get(reference)
         except Problem as problem:
@@ -177,7 +177,7 @@ class Models:
         return served
 
     def _begin(self, found: Found) -> asyncio.Task[ServedModel] | None:
-        """The task that loads a bundle; None where that has failed a while ago."""
+        """Return the task that loads a bundle; None where that has failed a while ago."""
         if found.path not in self._loading:
             if time.monotonic() < self._broken.get(found.path, _WHOLE).until:
                 return None

@@ -52,40 +52,40 @@ class Metrics:
         self._rejected = Counter("leuk_ray_rejected", "What was refused.", _tags("reason"))
 
     def request(self, path: str, status: int, seconds: float) -> None:
-        """A finished request."""
+        """Count a finished request."""
         known = next((route for route in _ROUTES if path.startswith(route)), "other")
         self._requests.observe(seconds, {"path": known, "status": str(status)})
 
     def batch(self, size: int) -> None:
-        """A forward pass."""
+        """Count a forward pass."""
         self._batches.observe(size)
 
     def answer(self, model: str, prediction: Prediction) -> None:
-        """An answered image."""
+        """Count an answered image."""
         self._answers.inc(1, {"model": model, "label": prediction.label})
         for reason in prediction.reasons:
             self._abstained.inc(1, {"reason": reason})
 
     def drift(self, model: str, shift: Shift) -> None:
-        """How far the pictures that come have strayed."""
+        """Record how far the pictures that come have strayed."""
         self._drift.set(shift.effect, {"model": model, "feature": shift.name})
 
     def guarantee(self, model: str, suspended: bool) -> None:
-        """Whether a shift suspends the guarantee of a model's prediction sets."""
+        """Record whether a shift suspends the guarantee of a model's prediction sets."""
         self._guarantee.set(float(suspended), {"model": model})
 
     def shadow(self, model: str, difference: float, changed: bool) -> None:
-        """An image that a shadow answered too; whether with another label."""
+        """Count an image that a shadow answered too; whether with another label."""
         self._shadow.observe(difference, {"model": model, "label": "other" if changed else "same"})
 
     def shadow_dropped(self, model: str) -> None:
-        """A request that no shadow will see."""
+        """Count a request that no shadow will see."""
         self._dropped.inc(1, {"model": model})
 
     def broken(self, model: str, version: str, broken: bool) -> None:
-        """A version that cannot be loaded, or can again."""
+        """Record a version that cannot be loaded, or can again."""
         self._broken.set(float(broken), {"model": model, "version": version})
 
     def rejected(self, reason: str) -> None:
-        """A refused request or image."""
+        """Count a refused request or image."""
         self._rejected.inc(1, {"reason": reason})

@@ -69,7 +69,7 @@ _JSON_BODY = {
 
 
 def router(models: Models, limits: Limits, trace: Trace) -> APIRouter:
-    """The routes under /v2."""
+    """Return the routes under /v2."""
     routes = APIRouter(prefix="/v2", tags=["open inference protocol"])
 
     @routes.get("")
@@ -222,7 +222,7 @@ def _not_so_many(most: int) -> Problem:
 
 
 def _respond(served: ServedModel, document: dict[str, Any], answers: list[Prediction]) -> Response:
-    """The wanted outputs, as JSON or as binary tensors after it."""
+    """Return the wanted outputs, as JSON or as binary tensors after it."""
     values: dict[str, Any] = {
         "probability": np.asarray([answer.probability for answer in answers], np.float32),
         "label": [answer.label for answer in answers],

@@ -32,7 +32,7 @@ _GONE = (RayActorError, ReplicaUnavailableError, DeploymentUnavailableError)
 def local_runners(
     settings: ServeSettings, metrics: Metrics
 ) -> Callable[[Found], Awaitable[ServedModel]]:
-    """Makes served_models whose networks run in this process."""
+    """Make served models whose networks run in this process."""
     decoding = Decoding()
 
     def make(found: Found) -> ServedModel:
@@ -45,7 +45,7 @@ def local_runners(
 def remote_runners(
     predictor: DeploymentHandle[Any], metrics: Metrics
 ) -> Callable[[Found], Awaitable[ServedModel]]:
-    """Makes served_models whose networks run in another deployment."""
+    """Make served models whose networks run in another deployment."""
     decoding = Decoding()
 
     async def make(found: Found) -> ServedModel:
@@ -88,7 +88,7 @@ class RemoteBackend:
 
 
 async def _result(response: Awaitable[Any]) -> Any:
-    """A predictor's answer.
+    """Return a predictor's answer.
 
     Raises:
         Problem: 503 where its queue is full or it was lost: another one can answer.

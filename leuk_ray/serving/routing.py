@@ -29,7 +29,7 @@ class Canaries:
         return {ref.partition("@")[2]: share for ref, share in self._shares.get(name, [])}
 
     def chosen(self, reference: str, request_id: str) -> str | None:
-        """The canary that answers; None for what the reference itself means."""
+        """Return the canary that answers; None for what the reference itself means."""
         if reference not in self._shares:  # it names a version, or has no canary
             return None
         digest = hashlib.sha256(f"{reference}\n{request_id}".encode()).digest()

@@ -230,7 +230,7 @@ class ServedModel:
             self._watch(watched)
 
     async def explain(self, cells: Sequence[Cell]) -> list[dict[str, Any]]:
-        """Each cell's explanation; its picture is the cell with its heat, a PNG as a data URL.
+        """Explain each cell; the picture is the cell with its heat, a PNG as a data URL.
 
         Raises:
             UserError: the network has no map.
@@ -265,7 +265,7 @@ class ServedModel:
 
 
 def guarantee_of(manifest: BundleManifest, shift: Shift | None) -> GuaranteeOut | None:
-    """What a model's prediction sets promise under a shift; None without such sets."""
+    """Say what a model's prediction sets promise under a shift; None without such sets."""
     if manifest.conformal is None:
         return None
     suspended = shift is not None and shift.alarm
@@ -274,7 +274,7 @@ def guarantee_of(manifest: BundleManifest, shift: Shift | None) -> GuaranteeOut 
 
 
 def _picture(pixels: np.ndarray, heat: np.ndarray) -> str:
-    """A cell with its heat, a PNG as a data URL."""
+    """Return a cell with its heat, a PNG as a data URL."""
     out = io.BytesIO()
     Image.fromarray(overlay(pixels, heat)).save(out, "PNG")
     return "data:image/png;base64," + base64.b64encode(out.getvalue()).decode()

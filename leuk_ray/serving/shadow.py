@@ -85,7 +85,7 @@ class Shadows:
         self.seen: dict[tuple[str, str, str], Compared] = {}
 
     def of(self, name: str) -> list[str]:
-        """What follows the @ of a model's shadows."""
+        """Say what follows the @ of a model's shadows."""
         found = (reference.partition("@") for reference in self._references)
         return [version for of, _, version in found if of == name]
 

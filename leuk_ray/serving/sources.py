@@ -40,7 +40,7 @@ class Source(Protocol):
         ...
 
     def default(self) -> str | None:
-        """What answers where no model is named; None where one must be."""
+        """Say what answers where no model is named; None where one must be."""
         ...
 
     def versions(self, name: str) -> tuple[list[str], dict[str, str]]:
@@ -48,7 +48,7 @@ class Source(Protocol):
         ...
 
     def resolve(self, reference: str) -> Found:
-        """The bundle of NAME, NAME@VERSION or NAME@ALIAS.
+        """Return the bundle of NAME, NAME@VERSION or NAME@ALIAS.
 
         Raises:
             UnknownModelError: there is none.
@@ -97,7 +97,7 @@ class _FromRegistry:
         return self._models()[1]
 
     def default(self) -> str | None:
-        """The only name; another one's breaking makes it no default."""
+        """Return the only name; another one's breaking makes it no default."""
         models, broken = self._models()
         names = [model.name for model in models if CHAMPION in model.aliases]
         return names[0] if len(names) == 1 and not broken else None
@@ -113,7 +113,7 @@ class _FromRegistry:
         return Found(reference.partition("@")[0], path.name, path)
 
     def _models(self) -> tuple[list[Model], list[str]]:
-        """What can be read, and names of what cannot."""
+        """Say what can be read, and names of what cannot."""
         models: list[Model] = []
         broken: list[str] = []
         for name in self.registry.names():
@@ -131,7 +131,7 @@ def fingerprint(bundle: Location) -> str:
 
 
 def open_source(path: Location, trusted: Path | None = None) -> Source:
-    """What lies at a path; every bundle that answers for a bare name is verified.
+    """Say what lies at a path; every bundle that answers for a bare name is verified.
 
     Raises:
         UserError: neither a bundle, nor a run with one, nor a registry with a champion; or a

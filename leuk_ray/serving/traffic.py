@@ -16,11 +16,11 @@ class Traffic:
         self._ended = 0.0
 
     def begin(self) -> None:
-        """One more."""
+        """Count one more."""
         self.in_flight += 1
 
     def end(self) -> None:
-        """One less."""
+        """Count one less."""
         self.in_flight -= 1
         self._ended = time.monotonic()
 

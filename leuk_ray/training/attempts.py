@@ -70,14 +70,14 @@ def attempt_starts(run: Location, workers: int, epochs_done: int) -> None:
 
 
 def attempts(run: Location) -> list[dict[str, Any]]:
-    """All attempts of a run, see the module; none for one that never started on Ray Train."""
+    """Return all attempts of a run, see the module; none where Ray Train never started it."""
     file = join(run, _FILE)
     lines = read_bytes(file).decode().splitlines() if exists(file) else []
     return [json.loads(line) for line in lines]
 
 
 def interruptions(run: Location) -> list[dict[str, Any]]:
-    """What lay between attempts.
+    """Say what lay between attempts.
 
     Returns:
         For each: `time` (UTC), `lost_workers` (ranks, none where the run was resumed or resized),

@@ -18,7 +18,7 @@ def world_size() -> int:
 
 
 def rank() -> int:
-    """This worker's number, from 0."""
+    """Return this worker's number, from 0."""
     return dist.get_rank() if dist.is_initialized() else 0
 
 
@@ -38,7 +38,7 @@ def from_rank_zero(value: T) -> T:
 
 
 def gather_objects(value: T) -> list[T]:
-    """Every worker's value, by rank. All must call."""
+    """Gather every worker's value, by rank. All must call."""
     values = [value] * world_size()
     if world_size() > 1:
         dist.all_gather_object(values, value)

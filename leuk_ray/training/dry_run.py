@@ -129,7 +129,7 @@ def _checkpoint_bytes(learner: Learner) -> dict[str, int]:
 def _measure(
     recipe: Recipe, num_classes: int, share: int, side: int, on_node: int
 ) -> dict[str, Any]:
-    """A worker's steps on its share of a batch, with every layer training."""
+    """Return a worker's steps on its share of a batch, with every layer training."""
     torch.set_num_threads(max(1, (os.cpu_count() or 1) // on_node))
     device = torch.device("cuda" if ray.get_gpu_ids() else "cpu")
     before = psutil.Process().memory_info().rss

@@ -154,7 +154,7 @@ class Learner:
         )
 
     def set_lr(self, factor: float) -> None:
-        """Every group's learning rate: its own one times `factor`."""
+        """Set every group's learning rate: its own one times `factor`."""
         for group in self.optimizer.param_groups:
             group["lr"] = group["initial_lr"] * factor
 
@@ -218,7 +218,7 @@ class Learner:
         self.scaler.scale(loss).backward()
 
     def step(self) -> None:
-        """One step of the optimizer, and of the averaged weights."""
+        """Take one step of the optimizer, and of the averaged weights."""
         if self.settings.clip_grad_norm is not None:
             self.scaler.unscale_(self.optimizer)
             self.grad_norm = torch.nn.utils.clip_grad_norm_(
@@ -232,7 +232,7 @@ class Learner:
 
 
 def make_optimizer(model: nn.Module, settings: TrainingSettings) -> torch.optim.Optimizer:
-    """The optimizer over head and backbone, `initial_lr` the full rate of each group.
+    """Make the optimizer over head and backbone, `initial_lr` the full rate of each group.
 
     Raises:
         UserError: layer_decay for a backbone that does not say what its layers are.

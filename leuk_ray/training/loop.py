@@ -262,7 +262,7 @@ def _not_finite(
     uids: list[str],
     epoch: int,
 ) -> TrainingDiverged:
-    """The error that names the first cells whose loss was not a number. All workers must call."""
+    """Make the error that names the first cells without a finite loss. All workers must call."""
     parts = [part for batch in microbatches for part in batch]
     bad = torch.isfinite(torch.stack(losses)).logical_not().nonzero().flatten().tolist()
     first = bad[0] if bad else len(parts)

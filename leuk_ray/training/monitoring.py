@@ -87,11 +87,11 @@ class Monitor:
         self.asked = 0.0
 
     def watch(self, loader: Loader) -> Loader:
-        """The same loader, with its deliveries timed."""
+        """Return the same loader, with its deliveries timed."""
         return _WatchedLoader(loader, self)
 
     def time(self, model: nn.Module) -> nn.Module:
-        """The same model, with its forward passes timed; one that exchanges no gradients as is.
+        """Time the forward passes of a model; one that exchanges no gradients is returned as is.
 
         A lone worker waits for no one, and a hook would become part of its compiled graph.
         """

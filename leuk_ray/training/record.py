@@ -85,7 +85,7 @@ def check_same_run(recipe: Recipe, dataset: PreparedDataset, out: Location) -> N
 def bundle_manifest(
     recipe: Recipe, dataset: PreparedDataset, metrics: Mapping[str, Any], stopped: str
 ) -> ModelManifest:
-    """What a run's bundle says of itself; `stopped` as in TrainingState.
+    """Say what a run's bundle says of itself; `stopped` as in TrainingState.
 
     Args:
         recipe, dataset: what was trained, and on what.
@@ -116,7 +116,7 @@ def bundle_manifest(
 
 
 def bundle_lineage(recipe: Recipe, cells: pa.Table, split: pa.Table) -> CellLineage | None:
-    """Which cells make a run's bundle: its own, and those of the bundle its weights came from.
+    """Say which cells make a run's bundle: its own, and those of the bundle its weights came from.
 
     None where that bundle was written before it was recorded.
 

@@ -10,7 +10,7 @@ from leuk_ray.recipes.training import ScheduleSettings
 def lr_factor(
     settings: ScheduleSettings, *, epochs: int, step: int, steps_per_epoch: int, plateau: float
 ) -> float:
-    """What the learning rates are multiplied by in a step.
+    """Say what the learning rates are multiplied by in a step.
 
     Args:
         settings: the schedule.

@@ -38,7 +38,7 @@ class MlflowRun:
 
     @classmethod
     def of(cls, uri: str, folder: Location, recipe: Recipe) -> MlflowRun:
-        """The MLflow run of a run's folder: made, or the one it had before.
+        """Make the MLflow run of a run's folder, or take the one it had before.
 
         Raises:
             UserError: MLflow is not installed, or the store cannot be reached.

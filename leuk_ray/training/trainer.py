@@ -259,7 +259,7 @@ def _make_bundle(
 
 
 def _cause(error: BaseException, out: Location) -> BaseException:
-    """What the user can mend in a worker's failure, if there is such; else the failure itself."""
+    """Return what the user can mend in a worker's failure; else the failure itself."""
     for failure in [*getattr(error, "worker_failures", {}).values(), error]:
         seen: BaseException | None = failure
         while seen is not None:

@@ -126,7 +126,7 @@ def score_rows(
 
 
 def selection(metrics: dict[str, Any], select: Selection) -> float:
-    """Selection score: higher is better; ties favour the earlier epoch."""
+    """Compute the selection score: higher is better; ties favour the earlier epoch."""
     value = metrics.get(select, metrics["validation_accuracy"])  # one class: no AUC
     if select == "validation_loss":
         value = -value

@@ -21,7 +21,7 @@ MAP = "viridis"
 
 
 def best_so_far_figure(records: Sequence[RunRecord], metric: str, stamp: Stamp) -> Figure:
-    """Each run's score in the order in which the runs ended, and the best until then."""
+    """Draw each run's score in the order in which the runs ended, and the best until then."""
     from matplotlib.ticker import MaxNLocator
 
     figure = stamped_figure(6.4, 3.2, stamp)
@@ -44,7 +44,7 @@ def best_so_far_figure(records: Sequence[RunRecord], metric: str, stamp: Stamp) 
 
 
 def curves_figure(records: Sequence[RunRecord], metric: str, stamp: Stamp) -> Figure:
-    """Every run's score, epoch by epoch; runs that ended early are short and grey."""
+    """Draw every run's score, epoch by epoch; runs that ended early are short and grey."""
     from matplotlib.ticker import MaxNLocator
 
     figure = stamped_figure(6.4, 3.2, stamp)
@@ -65,7 +65,7 @@ def curves_figure(records: Sequence[RunRecord], metric: str, stamp: Stamp) -> Fi
 def parallel_figure(
     records: Sequence[RunRecord], search: Mapping[str, Dimension], metric: str, stamp: Stamp
 ) -> Figure:
-    """One line a run over its settings to its score; the better, the lighter and the higher."""
+    """Draw one line a run over its settings to its score; the better, the lighter and higher."""
     from matplotlib import colormaps
 
     figure = stamped_figure(1.8 + 1.5 * len(search), 3.6, stamp)
@@ -98,7 +98,7 @@ def map_figure(
     metric: str,
     stamp: Stamp,
 ) -> Figure:
-    """Where in the plane of two settings the good runs lie."""
+    """Draw where in the plane of two settings the good runs lie."""
     figure = stamped_figure(5.4, 3.8, stamp)
     axes = figure.add_subplot()
     scored = sorted((r for r in records if r.score is not None), key=lambda r: r.score or 0.0)
@@ -131,7 +131,7 @@ def map_figure(
 
 
 def importance_figure(importance: Mapping[str, float], stamp: Stamp) -> Figure:
-    """How much of the variance of the score each setting explains."""
+    """Draw how much of the variance of the score each setting explains."""
     figure = stamped_figure(5.4, 0.9 + 0.4 * len(importance), stamp)
     axes = figure.add_subplot()
     names = list(importance)[::-1]
@@ -143,7 +143,7 @@ def importance_figure(importance: Mapping[str, float], stamp: Stamp) -> Figure:
 
 
 def shown(score: float | None, metric: str) -> float:
-    """A score as the metric it stands for: losses are compared negated."""
+    """Return a score as the metric it stands for: losses are compared negated."""
     assert score is not None
     return -score if metric.endswith("loss") else score
 
@@ -154,12 +154,12 @@ def words(metric: str) -> str:
 
 
 def is_numeric(dimension: Dimension) -> bool:
-    """Whether all values lie on a number line."""
+    """Say whether all values lie on a number line."""
     return all(isinstance(v, int | float) and not isinstance(v, bool) for v in dimension.extremes)
 
 
 def is_logarithmic(dimension: Dimension) -> bool:
-    """Whether values belong on a logarithmic axis: sampled so, or chosen fourfold apart."""
+    """Say whether values belong on a logarithmic axis: sampled so, or chosen fourfold apart."""
     if dimension.log_uniform is not None:
         return True
     values = dimension.extremes

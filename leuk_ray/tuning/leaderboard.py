@@ -48,7 +48,7 @@ def configuration(overrides: dict[str, Any]) -> str:
 
 
 def rank(records: Iterable[RunRecord], num_seeds: int) -> list[LeaderboardRow]:
-    """Configurations, best first: those trained with all seeds by mean, then the others."""
+    """Rank configurations, best first: those trained with all seeds by mean, then the others."""
     runs: dict[str, list[RunRecord]] = {}
     for record in records:
         if record.status != "failed" and record.bundle and record.score is not None:

@@ -148,7 +148,7 @@ def _counts(runs: Sequence[RunRecord]) -> SweepCounts:
 def _rows(
     sweep: SweepSettings, leaderboard: Sequence[LeaderboardRow], runs: Sequence[RunRecord]
 ) -> list[SweepRow]:
-    """The configurations with what they cost: parameters, FLOPs, images a second."""
+    """Return the configurations with what they cost: parameters, FLOPs, images a second."""
     base, costs = sweep.base(), {}
     rows = []
     for place, row in enumerate(leaderboard, 1):
@@ -255,7 +255,7 @@ def _page(report: SweepReport, directory: Path) -> str:
 
 
 def _value(value: Any) -> str:
-    """A setting's value for people."""
+    """Return a setting's value for people."""
     if isinstance(value, float) and math.isfinite(value):
         return f"{value:.4g}"
     return value if isinstance(value, str) else json.dumps(value)

@@ -63,7 +63,7 @@ class _Population(_SparesTheEnd, PopulationBasedTraining):
 
     @override
     def choose_trial_to_run(self, tune_controller: Any) -> Trial | None:
-        """The member that lies furthest back; of equals, the one that had the fewest turns.
+        """Choose the member that lies furthest back; of equals, the one with the fewest turns.
 
         A loser is as far as its winner: always first, it would go back to the same checkpoint
         for ever while the winner waits.
@@ -82,7 +82,7 @@ class _Population(_SparesTheEnd, PopulationBasedTraining):
     def _get_new_config(
         self, trial: Trial, trial_to_clone: Trial
     ) -> tuple[dict[str, Any], dict[str, Any]]:
-        """The winner's settings, changed, under the loser's own name: it keeps its folder."""
+        """Change the winner's settings, under the loser's own name: it keeps its folder."""
         config, operations = super()._get_new_config(trial, trial_to_clone)
         own = config["spec"] | {"run": trial.config["spec"]["run"]}
         return config | {"spec": own}, operations
@@ -91,7 +91,7 @@ class _Population(_SparesTheEnd, PopulationBasedTraining):
 def make_scheduler(
     sweep: SweepSettings, earlier: Iterable[RunRecord] = ()
 ) -> TrialScheduler | None:
-    """The scheduler of a sweep; None where every run goes to its end.
+    """Make the scheduler of a sweep; None where every run goes to its end.
 
     A population draws its changes from Python's and NumPy's own generators, as Ray has it; they
     are seeded here, so that it repeats as far as its runs report in the same order.

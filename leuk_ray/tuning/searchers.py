@@ -22,7 +22,7 @@ _STARTUP_TRIALS = 5
 
 
 def grid(search: Mapping[str, Dimension]) -> list[dict[str, Any]]:
-    """Every combination of choices, the last key varying fastest."""
+    """Return every combination of choices, the last key varying fastest."""
     values = [dimension.extremes for dimension in search.values()]
     return [dict(zip(search, point, strict=True)) for point in itertools.product(*values)]
 
@@ -50,7 +50,7 @@ def _sample(dimension: Dimension, generator: np.random.Generator) -> Any:
 
 
 def listed(sweep: SweepSettings) -> list[RunSpec] | None:
-    """The runs of a grid or of random draws, known beforehand; None for a searcher that learns."""
+    """List the runs of a grid or of random draws; None for a searcher that learns."""
     if sweep.searcher == "optuna":
         return None
     if sweep.searcher == "grid":
@@ -144,7 +144,7 @@ class Tpe:
 
 
 def distribution(dimension: Dimension) -> BaseDistribution:
-    """A dimension as Optuna knows it."""
+    """Return a dimension as Optuna knows it."""
     from optuna.distributions import (
         CategoricalDistribution,
         FloatDistribution,

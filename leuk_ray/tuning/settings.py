@@ -90,7 +90,7 @@ class Dimension(Settings):
         return [_plain(value) for value in values]
 
     def covers(self, value: Any) -> bool:
-        """Whether a plain value lies in here."""
+        """Say whether a plain value lies in here."""
         if self.choice is not None:
             return value in self.extremes
         low, high = self.extremes
@@ -181,7 +181,7 @@ class SweepSettings(Settings):
             raise ValueError("scheduler pbt: takes one seed and runs of one worker")
 
     def base(self) -> Recipe:
-        """The recipe that all runs start from."""
+        """Return the recipe that all runs start from."""
         values = {key: _plain(value) for key, value in self.overrides.items()}
         fixed = {"seed": self.seeds[0], "training.select": self.metric}
         return with_values(load_recipe(self.recipe), values | fixed)
@@ -278,7 +278,7 @@ def _check_keys(path: str, sweep: SweepSettings) -> None:
 
 
 def _typed(path: str, sweep: SweepSettings) -> dict[str, Dimension]:
-    """The search space with its choices as the recipe takes them (`1e-3` is text to YAML 1.1)."""
+    """Return the search space, choices as the recipe takes them (`1e-3` is text to YAML 1.1)."""
     base, typed = sweep.base(), {}
     for key, dimension in sweep.search.items():
         try:

@@ -140,7 +140,7 @@ def _evaluate_winner(name: str, dataset: PreparedDataset, out: Path) -> None:
 
 
 def same_results(started: SweepSettings, sweep: SweepSettings) -> bool:
-    """Whether two sweeps come to the same results; what a run may take changes none."""
+    """Say whether two sweeps come to the same results; what a run may take changes none."""
     alike = started.resources.workers == sweep.resources.workers
     return alike and started.model_copy(update={"resources": sweep.resources}) == sweep
 

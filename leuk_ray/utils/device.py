@@ -9,7 +9,7 @@ from leuk_ray.utils.errors import ConfigError
 
 
 def device_named(name: str) -> torch.device:
-    """The device of a name such as `cpu`, `cuda` or `cuda:1`.
+    """Return the device of a name such as `cpu`, `cuda` or `cuda:1`.
 
     Raises:
         ConfigError: PyTorch knows no such device, or finds none on this machine.

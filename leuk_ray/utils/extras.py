@@ -17,7 +17,7 @@ MODULES = {
 
 
 def installed(extra: str) -> bool:
-    """Whether every package of an extra is installed; imports none of them."""
+    """Say whether every package of an extra is installed; imports none of them."""
     return all(find_spec(module) is not None for module in MODULES[extra])
 
 

@@ -17,7 +17,7 @@ _PARTS = Path(__file__).parent / "page_parts"
 
 
 def page_templates(folder: Path) -> Environment:
-    """The templates of a room, and the parts that several rooms include."""
+    """Return the templates of a room, and the parts that several rooms include."""
     return Environment(
         loader=FileSystemLoader([folder, _PARTS]),
         autoescape=True,

@@ -15,7 +15,7 @@ _MAX_NODES = 50_000  # of YAML, aliases expanded; the longest experiment has 5,0
 
 
 def parse_json(data: bytes, place: object) -> Any:
-    """The value of a JSON text that lies at `place`.
+    """Parse a JSON text that lies at `place`.
 
     Raises:
         UserError: it is not JSON, or nested too deep.
@@ -34,7 +34,7 @@ def parse_json(data: bytes, place: object) -> Any:
 
 
 def parse_yaml(text: str | bytes, place: object) -> Any:
-    """The value of a YAML text that lies at `place`.
+    """Parse a YAML text that lies at `place`.
 
     Raises:
         UserError: it is not YAML, too large, nested too deep, or its aliases name too much.

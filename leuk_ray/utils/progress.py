@@ -18,13 +18,13 @@ _LOG_SECONDS = 10
 
 
 def note(text: str) -> None:
-    """One line on stderr, before something that takes a while and cannot be counted."""
+    """Write one line on stderr, before something that takes a while and cannot be counted."""
     tqdm.write(text, file=sys.stderr)
 
 
 @contextmanager
 def bar(title: str, unit: str) -> Generator[Callable[[int, int], None]]:
-    """A bar as a callback (done, total); it appears with the first call."""
+    """Make a bar as a callback (done, total); it appears with the first call."""
     lines: list[tqdm[Any]] = []
 
     def update(done: int, total: int) -> None:
@@ -56,7 +56,7 @@ class _Board:
         self.latest = {**self.latest, **update}
 
     def get(self) -> dict[str, Any]:
-        """The latest of every key."""
+        """Return the latest of every key."""
         return self.latest
 
 

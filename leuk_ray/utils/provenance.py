@@ -13,7 +13,7 @@ _PACKAGES = ("leuk_ray", "ray", "torch", "timm", "kornia", "pyarrow", "scikit-le
 
 
 def now() -> str:
-    """The time in UTC to the second, ISO 8601."""
+    """Say the time in UTC to the second, ISO 8601."""
     return datetime.now(UTC).isoformat(timespec="seconds")
 
 
@@ -30,7 +30,7 @@ def environment() -> dict[str, object]:
 
 
 def _commit() -> str | None:
-    """The commit of the checkout that holds this package; None for an installed package."""
+    """Return the commit of the checkout that holds this package; None for an installed package."""
     root = Path(__file__).parents[2]
     if not (root / ".git").exists():
         return None

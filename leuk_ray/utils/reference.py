@@ -47,7 +47,7 @@ def settings_of(settings: type[Settings], prefix: str = "") -> Iterator[Setting]
 
 
 def _settings_in(annotation: Any) -> type[Settings] | None:
-    """The settings that a field is, or is a list or a mapping of."""
+    """Return the settings that a field is, or is a list or a mapping of."""
     if isinstance(annotation, type) and issubclass(annotation, Settings):
         return annotation
     found = [_settings_in(part) for part in get_args(annotation)]

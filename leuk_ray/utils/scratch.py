@@ -62,7 +62,7 @@ def make(purpose: str) -> Path:
 
 @contextmanager
 def temporary(purpose: str) -> Generator[Path]:
-    """An empty folder for as long as the block runs."""
+    """Make an empty folder for as long as the block runs."""
     folder = make(purpose)
     try:
         yield folder

@@ -16,7 +16,7 @@ class Settings(BaseModel):
 
 
 def first_problem(error: ValidationError) -> str:
-    """A validation error in one line: where, what, and what was given."""
+    """Return a validation error in one line: where, what, and what was given."""
     problem = error.errors()[0]
     where = ".".join(str(part) for part in problem["loc"])
     others = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""

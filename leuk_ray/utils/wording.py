@@ -16,7 +16,7 @@ def without_html(markdown: str) -> str:
 
 
 def counted(count: int, noun: str, plural: str = "") -> str:
-    """A count with its noun: `1 layer`, `2,000 layers`, `2 classes`."""
+    """Write a count with its noun: `1 layer`, `2,000 layers`, `2 classes`."""
     return f"{count:,} {noun if count == 1 else plural or noun + 's'}"
 
 
@@ -42,7 +42,7 @@ def worst(leaky: Iterable[bool | None]) -> bool | None:
 
 
 def overlap_label(leaky: bool | None) -> str:
-    """What marks a result: LEAKY, PATIENT OVERLAP UNKNOWN (None), or nothing (False)."""
+    """Say what marks a result: LEAKY, PATIENT OVERLAP UNKNOWN (None), or nothing (False)."""
     return UNKNOWN if leaky is None else LEAKY * leaky
 
 

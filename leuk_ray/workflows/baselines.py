@@ -135,7 +135,7 @@ def _score_all(
 
 
 def _measure_all(wanted: Sequence[BaselineFit], dataset: PreparedDataset) -> dict[str, Any]:
-    """References to the features of each baseline, of all rows that a split gives a role."""
+    """Return references to the features of each baseline, of all rows that a split gives a role."""
     names: list[BaselineName] = list(dict.fromkeys(fit.name for fit in wanted))
     used = [
         rows_with_role(dataset.cells, fit.split, ("train", "validation", "test")) for fit in wanted

@@ -103,7 +103,7 @@ def split_here(target: EvaluationTarget, dataset: PreparedDataset) -> pa.Table |
 
 
 def _split(target: EvaluationTarget, dataset: PreparedDataset) -> pa.Table:
-    """The split of a bundle that the dataset trained: of its run's folder, else of its lineage."""
+    """Return the split of a bundle that the dataset trained: its run's, else its lineage's."""
     run = _run_of(target)
     split = join(run, "split.parquet")
     if target.lineage is not None and not exists(split):

@@ -142,7 +142,7 @@ def _compare_crossvals(
 
 
 def find_runs(place: Location) -> list[EvaluationTarget]:
-    """A run or bundle; else the runs in a folder, or those that a pattern names, in order.
+    """Return a run or bundle; else the runs in a folder, or those that a pattern names, in order.
 
     Raises:
         UserError: there is none.
@@ -170,7 +170,7 @@ def find_runs(place: Location) -> list[EvaluationTarget]:
 def _same_folds(
     places: tuple[Location, Location], sides: list[list[EvaluationTarget]], dataset: PreparedDataset
 ) -> list[tuple[EvaluationTarget, EvaluationTarget]]:
-    """Runs of both sides in pairs that test the same cells; two alone are a pair as they are."""
+    """Pair runs of both sides that test the same cells; two alone are a pair as they are."""
     first, second = sides
     if len(first) == len(second) == 1:
         return [(first[0], second[0])]
@@ -191,7 +191,7 @@ def _same_folds(
 
 
 def _same_weights(places: tuple[Location, Location], parts: list[Part]) -> list[str]:
-    """What differs between two bundles whose networks are the same file; nothing of others."""
+    """Say what differs between two bundles whose networks are the same file; nothing of others."""
     pairs = [[one.manifest for one in part.targets] for part in parts]
     if any(_network_hashes(first) != _network_hashes(second) for first, second in pairs):
         return []
@@ -211,7 +211,7 @@ def _network_hashes(manifest: BundleManifest) -> dict[str, str]:
 
 
 def _threshold(place: Location, parts: list[Part], side: int) -> float:
-    """That of all runs of one side."""
+    """Return that of all runs of one side."""
     found = {part.targets[side].manifest.threshold for part in parts}
     if len(found) > 1:
         raise DataError(f"{place}: its runs have several thresholds; compare them one by one")

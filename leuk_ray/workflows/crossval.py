@@ -186,7 +186,7 @@ def _check_ensemble(
 
 
 def _specs(recipe: Recipe, folds: int, seeds: int) -> list[RunSpec]:
-    """A run for each seed and fold, seed by seed."""
+    """Return a run for each seed and fold, seed by seed."""
     if recipe.split.protocol in ("official-folds", "paper-literal"):
         raise ConfigError(
             f"protocol {recipe.split.protocol}: does not test every cell once; give "
@@ -215,7 +215,7 @@ def _check_tested_once(splits: Mapping[str, pa.Table], recipe: Recipe) -> None:
 
 
 def _scores(out: Path, spec: RunSpec) -> pa.Table:
-    """Validation and test cells as a run scored them, with its fold."""
+    """Return validation and test cells as a run scored them, with its fold."""
     table = read_table(out / "runs" / spec.name / "report" / "predictions.parquet")
     fold = spec.resolved.split.fold
     return table.append_column(FOLD, pa.array([fold] * len(table), pa.int64()))

@@ -159,7 +159,7 @@ def _summary(rows: pa.Table, found: FoundImages, settings: FieldSettings) -> dic
 
 
 def _crops(cells: pa.Table) -> pa.Table:
-    """What `prepare --layout csv` takes, for labels and subjects to be filled in."""
+    """Say what `prepare --layout csv` takes, for labels and subjects to be filled in."""
     cropped = cells.filter(cells["crop"].is_valid())
     empty = pa.nulls(len(cropped), pa.string())
     return pa.table(

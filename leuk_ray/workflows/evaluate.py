@@ -98,7 +98,7 @@ def evaluate(
 def _known_validation(
     target: EvaluationTarget, dataset: PreparedDataset, split: pa.Table
 ) -> tuple[np.ndarray, np.ndarray] | None:
-    """Validation rows (N,) and class logits (N, K-1) that the run's own report holds.
+    """Return validation rows (N,) and class logits (N, K-1) that the run's own report holds.
 
     What is to be fixed on validation needs them, and training has scored them with the weights
     of the bundle. None where the report is not there: then they are scored with the test rows.

@@ -16,7 +16,7 @@ from leuk_ray.utils.errors import DataError
 
 
 def is_crossval(place: Location) -> bool:
-    """Whether a folder is that of a cross-validation."""
+    """Say whether a folder is that of a cross-validation."""
     return isinstance(place, Path) and exists(place / "crossval.yaml")
 
 

@@ -49,7 +49,7 @@ class Pool:
     address: str | None = None
 
     def actors_for(self, images: int) -> int:
-        """How many processes on Ray score so many images; 0 is this process."""
+        """Say how many processes on Ray score so many images; 0 is this process."""
         if self.actors is not None:
             return self.actors
         return 0 if images <= HERE and not (self.gpus or self.address) else 1
@@ -207,7 +207,7 @@ def cut(table: pa.Table, size: int) -> list[pa.Table]:
 
 
 def scoring(bundle: Location, actors: int, gpus: bool) -> dict[str, Any]:
-    """What each of some actors on one machine loads a bundle with."""
+    """Say what each of some actors on one machine loads a bundle with."""
     return {
         "bundle": bundle.absolute() if isinstance(bundle, Path) else bundle,
         "device": "cuda" if gpus else "cpu",

@@ -201,7 +201,7 @@ def _beside(out: Location, what: str) -> Location:
 def _with_counts(
     fields: pa.Table, cells: Sequence[dict[str, Any]], classes: Sequence[str]
 ) -> pa.Table:
-    """The table of fields with its answered cells, in all and of each class."""
+    """Return the table of fields with its answered cells, in all and of each class."""
     counts = Counter((cell["field"], cell["label"]) for cell in cells)
     names = fields["field"].to_pylist()
     by_class = {name: [counts[field, name] for field in names] for name in classes}

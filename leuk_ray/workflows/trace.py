@@ -77,7 +77,7 @@ class TracedAnswer(BaseModel):
 
 
 def read_answers(folder: Path) -> Iterator[TracedAnswer]:
-    """The answers of a trace, chain by chain.
+    """Return the answers of a trace, chain by chain.
 
     Raises:
         UserError: there is no trace, or a line that is not understood.
@@ -212,7 +212,7 @@ class _Compared:
 
 
 def traced_image(item: Mapping[str, Any], sha256: str | None) -> TracedImage:
-    """What is recorded of an answer's item; `name` and pictures are left out.
+    """Make the record of an answer's item; `name` and pictures are left out.
 
     Args:
         item: of an answer: of an image, or of a cell with its box.

@@ -40,7 +40,7 @@ def _as_mode(image: Image.Image, mode: str) -> Image.Image:
 
 @lru_cache(maxsize=8)
 def _transform(profile: bytes, grey: bool) -> tuple[str, ImageCms.ImageCmsTransform | None]:
-    """The mode a profile applies to, and the way to sRGB; None where that changes nothing."""
+    """Return the mode a profile applies to, and the way to sRGB; None if it changes nothing."""
     try:
         opened = ImageCms.getOpenProfile(io.BytesIO(profile))
         space: str = opened.profile.xcolor_space  # pyright: ignore[reportAttributeAccessIssue]

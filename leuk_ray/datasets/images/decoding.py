@@ -71,7 +71,7 @@ def _decode_jpeg(data: bytes) -> np.ndarray:
 
 
 def _with_pixels(header: Image.Image, pixels: np.ndarray) -> Image.Image:
-    """Decoded pixels as an image that knows the orientation and the profile of its file."""
+    """Return decoded pixels as an image that knows the orientation and the profile of its file."""
     image = Image.fromarray(pixels)
     image = image.convert("L") if header.mode == "L" else image
     image.getexif().update(header.getexif())

@@ -106,7 +106,7 @@ def _center(pixels: np.ndarray) -> np.ndarray:
 
 
 def _pad(pixels: np.ndarray) -> np.ndarray:
-    """The image in the middle of a square, mirrored on both sides of it."""
+    """Return the image in the middle of a square, mirrored on both sides of it."""
     height, width = pixels.shape[:2]
     side = _checked(max(height, width))
     top, left = (side - height) // 2, (side - width) // 2
@@ -115,7 +115,7 @@ def _pad(pixels: np.ndarray) -> np.ndarray:
 
 
 def _tight(pixels: np.ndarray) -> np.ndarray:
-    """The bounding box of what is not black, as a square with a margin of 5%."""
+    """Return the bounding box of what is not black, as a square with a margin of 5%."""
     cell = cell_mask(pixels)
     if not cell.any():
         return pixels
@@ -129,7 +129,7 @@ def _tight(pixels: np.ndarray) -> np.ndarray:
 
 
 def _checked(side: int) -> int:
-    """The side of a square, which may have twice as many pixels as an image."""
+    """Return the side of a square, which may have twice as many pixels as an image."""
     if side * side > 2 * MAX_PIXELS:
         raise BadImageError("too_large", "far longer than wide; give one cell")
     return side

@@ -64,7 +64,7 @@ def read_centroids(path: Path) -> list[tuple[int, int]]:
 
 
 def shown_in(sources: Iterable[str | None]) -> Shows:
-    """Whether images of these sources show single cells, whole fields of view, or both."""
+    """Say whether images of these sources show single cells, whole fields of view, or both."""
     found = {source == FIELDS for source in sources}
     return "both" if len(found) > 1 else ("fields" if True in found else "cells")
 

@@ -98,7 +98,7 @@ class Catalogue:
         where: object,
         found: Found | None = None,
     ) -> Catalogue:
-        """As `of`, with every row's `label` set by its `word`.
+        """Do as `of`, with every row's `label` set by its `word`.
 
         Rows of a class that `choice` leaves out are skipped.
 
@@ -120,7 +120,7 @@ class Catalogue:
         return catalogue
 
     def table(self) -> pa.Table:
-        """The rows in CATALOGUE_SCHEMA, ordered by uid."""
+        """Return the rows in CATALOGUE_SCHEMA, ordered by uid."""
         return pa.Table.from_pylist(self.rows, schema=CATALOGUE_SCHEMA).sort_by("uid")
 
     def kept(self, names: Sequence[str]) -> pa.Table:

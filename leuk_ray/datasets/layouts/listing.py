@@ -108,7 +108,7 @@ def printable(path: str) -> str:
 
 
 def beginning(folder: Path) -> str:
-    """What the paths of the files in `folder` begin with, `/` included."""
+    """Say what the paths of the files in `folder` begin with, `/` included."""
     return (folder / "x").as_posix()[:-1]
 
 
