@@ -103,7 +103,7 @@ def make_plan(
             for data in model.data:
                 base = _with_uses(_recipe(experiment, scale, name), uses[data])
                 overrides = {**_overrides(experiment, scale, name), **values}
-                folds = _num_folds(with_values(base, overrides).split, parts[data])
+                folds = _num_folds(with_values(base, overrides).split, parts[data], scale.repeats)
                 for protocol in model.protocols:
                     place = RunKey(name, data, protocol, repeat)
                     split = _split(protocol, experiment.data[data], repeat, folds)
@@ -160,11 +160,16 @@ def _uses(cells: pa.Table, scale: Scale) -> int | None:
     return math.ceil(scale.times * max(np.bincount(labels, minlength=2)))
 
 
-def _num_folds(split: SplitSettings, cells: pa.Table) -> int:
-    """As many as give each fold the share that a hold-out would test, and a group of each class."""
+def _num_folds(split: SplitSettings, cells: pa.Table, repeats: int) -> int:
+    """As many as give each fold the share that a hold-out would test, and a group of each class.
+
+    Each repeat has a fold of its own: no patient is tested twice.
+    """
+    if split.folds and split.folds < repeats:
+        raise ConfigError(f"split.folds {split.folds}: give {repeats} or more, one a repeat")
     groups = cells.group_by("label").aggregate([("group", "count_distinct")])
     fewest = min(groups["group_count_distinct"].to_pylist(), default=0)
-    return split.folds or max(2, min(round(1 / split.fractions[2]), fewest))
+    return split.folds or max(2, repeats, min(round(1 / split.fractions[2]), fewest))
 
 
 def _split(protocol: str, source: str | None, repeat: int, folds: int) -> dict[str, Any]:
@@ -177,8 +182,7 @@ def _split(protocol: str, source: str | None, repeat: int, folds: int) -> dict[s
     if protocol == "official-folds":
         turn = (repeat - 1) % NUM_OFFICIAL_FOLDS
     elif PROTOCOLS[protocol].unit == "group":
-        seed, turn = divmod(repeat - 1, folds)
-        num_folds = folds
+        seed, turn, num_folds = 0, repeat - 1, folds
     return {
         "split.protocol": protocol,
         "split.source": source,

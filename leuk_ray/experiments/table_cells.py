@@ -19,6 +19,7 @@ SHARES = (
 SCORES = ("auc", "loss")
 COSTS = ("parameters", "flops", "images_per_second", "epochs")
 _ROLES = {"ALL": ("ALL",), "healthy": ("healthy",), "both": ("ALL", "healthy")}
+_INTERVALS_OF = {("recall", "ALL"): "sensitivity", ("recall", "healthy"): "specificity"}
 _NO_INTERVAL = "no interval over groups for this figure"
 _OF_CLASS = ("precision", "recall", "f1")
 WORDS = {
@@ -102,7 +103,7 @@ def _one(column: str, role: str | None, outcome: Outcome) -> dict[str, Any]:
         values = [ratio["value"] for ratio in own]
         found = dict(own[0]) if len(own) == 1 else {}
         found["value"] = None if None in values else statistics.fmean(values)
-        interval = None
+        interval = outcome.intervals.get(_INTERVALS_OF.get((column, role), ""))
     else:
         name = "sensitivity" if name == "recall" else name
         found = {key: metrics[name].get(key) for key in ("value", "numerator", "denominator")}

@@ -114,11 +114,15 @@ def _paired_folds(found: Outcomes, first: Side, other: Side) -> dict[str, dict[s
         tables[0]["group"].to_pylist(),
         (THRESHOLD, THRESHOLD),
         **BOOTSTRAP,
+        withheld=next((one.no_intervals for one in pooled if one is not None), ""),
     )["metrics"]
+    missing = max(map(len, repeats.values())) - len(common)
+    fewer = f"over the {len(common)} folds that both have" if missing else ""
     return {
         metric: {
             "mean": paired[metric]["difference"],
-            **{key: paired[metric][key] for key in ("low", "high", "note")},
+            **{key: paired[metric][key] for key in ("low", "high")},
+            "note": "; ".join(filter(None, [paired[metric]["note"], fewer])),
         }
         for metric in PAIRED_METRICS
     }

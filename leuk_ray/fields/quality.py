@@ -18,7 +18,8 @@ REASONS = {
     "scale_unknown": "too few red cells agree on its scale; give the pixels per micrometre",
     "scale_missing": "the slide does not say how large its pixels are; give the pixels per "
     "micrometre",
-    "scale_differs": "its red cells contradict the given pixels per micrometre",
+    "scale_differs": "its red cells, or what the slide states, contradict its pixels per "
+    "micrometre",
     "too_coarse": "it has fewer than 2 pixels per micrometre; use a stronger objective",
     "too_small": "it shows less than 800 square micrometres at its scale; give a whole field of "
     "view in focus, or its pixels per micrometre",
@@ -28,8 +29,8 @@ REASONS = {
 }
 
 WARNINGS = {
-    "scale_doubtful": "its red cells suggest other pixels per micrometre than the given ones, by "
-    "more than the estimate is uncertain",
+    "scale_doubtful": "its red cells, or what the slide states, suggest other pixels per "
+    "micrometre, by more than they are uncertain",
     "tiles_refused": "parts of the slide were refused, and their cells are not counted",
 }
 
@@ -49,7 +50,7 @@ _SMOOTHED_UM, _MIN_SLOPES = (0.2, 0.5), 1.28
 _MIN_PIXELS_PER_UM = 2.0
 _MIN_AREA = 800.0  # square micrometres: two crops
 _MAX_WORKING_PIXELS = 2**23  # at 5 pixels per micrometre: a third of a square millimetre
-_SAME_SCALE = 1.7  # factor between given and estimated
+SAME_SCALE = 1.7  # factor between given and estimated
 # A crop of one cell: nearly square, and the cell in its middle fills much of it.
 _SQUARE, _MIDDLE, _CROP_SHARE = 1.15, 0.15, 0.2
 
@@ -90,7 +91,7 @@ def scale_reasons(pixels: np.ndarray, given: float | None, estimated: Scale | No
         return ["scale_unknown"]
     if given is not None and estimated is not None:
         ratio = given / estimated.pixels_per_um
-        if max(ratio, 1 / ratio) > _SAME_SCALE:
+        if max(ratio, 1 / ratio) > SAME_SCALE:
             return ["scale_differs"]
     per_um = given or (estimated.pixels_per_um if estimated else 0.0)
     if per_um < _MIN_PIXELS_PER_UM:

@@ -21,6 +21,7 @@ from leuk_ray.fields.crops import crops_of
 from leuk_ray.fields.detector import Detection, Scale
 from leuk_ray.fields.field import Field, FieldSettings, examine
 from leuk_ray.fields.overlay import LONGEST
+from leuk_ray.fields.quality import SAME_SCALE, colour_reasons
 from leuk_ray.fields.stain import optical_density, shrink
 from leuk_ray.io.locations import Location
 from leuk_ray.utils.extras import installed
@@ -34,6 +35,7 @@ _SEAM_UM = 3.0  # how far from a tile's border a cell may be in one tile and not
 _MARGIN_UM = 20.0  # more than the radius of a nucleus
 _STAINED, _BACKGROUND_UM2 = 0.3, 10.0  # optical density; the smallest nucleus has 18 um2
 _VIEW = 800  # pixels of the longer side that this is measured on
+_STATED = 1.1  # factor between the given scale and the file's that is no rounding
 _MPP = 0.01, 10.0  # micrometres per pixel; 72 dots per inch is no microscope's
 _ICC_PROFILE = 34675  # tag
 
@@ -120,7 +122,8 @@ def open_slide(place: Location) -> Slide | None:
         None for every other file, which is an image, or none, to the rest of the package.
 
     Raises:
-        BadImageError: a large TIFF in strips, packages are missing, or it cannot be opened.
+        BadImageError: a large TIFF in strips, or one whose first page is not the largest;
+            packages are missing, or it cannot be opened.
     """
     if not isinstance(place, Path) or place.suffix.lower() not in _SLIDES:
         return None
@@ -131,9 +134,14 @@ def open_slide(place: Location) -> Slide | None:
             first: Any = file.pages.first
             tiled, several = first.is_tiled, len(file.pages) > 1 or bool(first.subifds)
             pixels = first.imagewidth * first.imagelength
+            pages: list[Any] = file.pages[1:] if len(file.pages) > 1 else []
+            others = [page.imagewidth * page.imagelength for page in pages]
         large = pixels > MAX_PIXELS or place.stat().st_size > MAX_BYTES
     except Exception:  # a damaged header or no TIFF: decoding it as an image says what is wrong
         return None
+    if tiled and any(size >= pixels for size in others):
+        detail = "has pages that are not levels of its first; save the slide as a file of its own"
+        raise BadImageError("several_frames", detail)
     if large and not tiled:
         detail = "is too large for one image, and a slide must be a TIFF in tiles; save it so"
         raise BadImageError("too_large", detail)
@@ -164,15 +172,19 @@ class SlideExam:
         self._examined = self._background = 0
         self._refused: Counter[str] = Counter()
         self._warnings: set[str] = set()
+        stated = slide.pixels_per_um
+        self._off = max(given / stated, stated / given) if given and stated else 1.0
+        if self._off > _STATED:
+            self._warnings.add("scale_doubtful")
         self._factor = min(1.0, LONGEST / max(slide.width, slide.height))
         self.overview = np.zeros((*self._at(slide.height, slide.width), 3), np.uint8)
 
     def tiles(self, progress: Callable[[int, int], None]) -> Iterator[list[bytes | None]]:
         """Examine tile by tile; yields the crops of the cells that each adds to `cells`.
 
-        Of a slide without a scale, none.
+        Of a slide without a scale, or with another than the given one, none.
         """
-        if self.scale is None:
+        if self.scale is None or self._off > SAME_SCALE:
             return
         per_um = self.scale.pixels_per_um
         margin = math.ceil(max(_MARGIN_UM, self.settings.crop_um / 2 + _SEAM_UM) * per_um)
@@ -181,7 +193,9 @@ class SlideExam:
             tile = self.slide.tile(part, min(margin, _SIDE[2]))
             self._draw(tile)
             if _is_background(tile.pixels, per_um):
-                self._background += 1
+                dark = "underexposed" in colour_reasons(tile.pixels)
+                self._refused.update(["underexposed"] * dark)
+                self._background += not dark
             else:
                 field = examine("", tile.pixels, self.settings)
                 self._refused.update(field.reasons[:1])
@@ -195,6 +209,8 @@ class SlideExam:
         size = self.slide.width, self.slide.height
         if self.scale is None:
             return Field(name, "refused", ("scale_missing",), None, *size)
+        if self._off > SAME_SCALE:
+            return Field(name, "refused", ("scale_differs",), self.scale, *size)
         refused = self._refused.total()
         tiles = self._examined + self._background + refused
         why = ", ".join(f"{number} {reason}" for reason, number in self._refused.most_common())

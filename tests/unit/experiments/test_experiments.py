@@ -140,6 +140,12 @@ def test_differences_over_folds_are_paired_over_patients() -> None:
     assert accuracy["mean"] == pytest.approx(sum(gaps) / 3), "folds of equal size"
     assert 0 < accuracy["low"] < accuracy["mean"] < accuracy["high"] < 1
     assert auc["mean"] == 0, "cells stand in the same order"
+    unknown = {place: replace(one, no_intervals="not known") for place, one in found.items()}
+    del unknown[RunKey("cnn", "both", honest, 3)]
+    rows = fill_table(table5, experiment, plan("bukhari2022", "tiny"), unknown)["rows"]
+    accuracy = next(row for row in rows if row["differences"])["differences"][0]
+    assert accuracy["low"] is None
+    assert accuracy["note"] == "not known; over the 2 folds that both have"
     assert (auc["low"] is None) == bool(auc["note"])
 
 
@@ -198,7 +204,7 @@ def test_a_repeat_is_a_seed_and_a_fold_or_a_resplit_shared_by_all_networks():
         assert all(len(of_networks) == 1 for of_networks in own.values()), "the ablation is paired"
         return {key: SplitSettings.model_validate_json(*found) for key, found in own.items()}
 
-    found, three = splits(), splits({"split.folds": 2})
+    found, three = splits(), splits({"split.folds": 3})
     for repeat in (1, 2, 3):
         disjoint = found["subject-disjoint", repeat]
         assert (disjoint.folds, disjoint.fold, disjoint.seed) == (10, repeat - 1, 0), "8:1:1"
@@ -210,7 +216,7 @@ def test_a_repeat_is_a_seed_and_a_fold_or_a_resplit_shared_by_all_networks():
     planned = make_plan(experiment, experiment.scales["paper"], few, {}).specs.values()
     assert max(spec.resolved.split.folds for spec in planned) == 7, "a group of each class a fold"
     turns = [three["subject-disjoint", repeat] for repeat in (1, 2, 3)]
-    assert [(one.fold, one.seed) for one in turns] == [(0, 0), (1, 0), (0, 1)]
+    assert [(one.fold, one.seed) for one in turns] == [(0, 0), (1, 0), (2, 0)]
     assert {three[key].folds for key in three if key[0] != "subject-disjoint"} == {0}
 
 
@@ -251,6 +257,7 @@ def test_weights_come_from_a_folder_where_one_is_named(tmp_path):
         ("paper", {"only": ["v2"]}, "--models v2: saeed2022 has none; did you mean v2s"),
         ("small", {"only": ["b3"]}, "nothing is left to train: Not trained at scale small"),
         ("paper", {"values": {"model.attention": "multi"}}, "attention does not apply"),
+        ("paper", {"values": {"split.folds": 2}}, "split.folds 2: give 3 or more, one a repeat"),
     ],
 )
 def test_what_cannot_be_planned_is_refused(scale: ScaleName, options: dict, message: str):

@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow.csv as pacsv
 import pytest
+import tifffile
 from PIL import Image
 from scipy.ndimage import gaussian_filter
 from scipy.spatial.distance import cdist
@@ -97,7 +98,14 @@ def test_what_is_no_slide_is_refused_in_one_line(tmp_path: Path, monkeypatch: py
     damaged.write_bytes(data[:middle] + bytes(5000) + data[middle + 5000 :])
     grey = write_slide(tmp_path / "grey.tif", small[..., 0], photometric="minisblack")
     unknown = write_slide(tmp_path / "unknown.tif", small)
+    dark = write_slide(tmp_path / "dark.svs", np.zeros_like(small))
+    pages = tmp_path / "pages.tif"
+    with tifffile.TiffWriter(pages) as file:
+        for page in (small, pixels):
+            file.write(page, photometric="rgb", tile=(256, 256))
     cases = {
+        dark: r"\(1 underexposed: it is too dark",
+        pages: "pages.tif: several_frames: has pages that are not levels of its first; save",
         damaged: "1 unreadable: .*; damaged.svs: truncated: decoding stopped in the tile at 1120",
         grey: "grey.tif: samples: has uint8 samples, 1 a pixel; save it as 8-bit RGB",
         unknown: r"\(1 scale_missing: the slide does not say how large its pixels are; give the",
@@ -108,6 +116,9 @@ def test_what_is_no_slide_is_refused_in_one_line(tmp_path: Path, monkeypatch: py
             detect([slide], tmp_path / "found", settings)
         assert "\n" not in str(error.value)
         assert not list(tmp_path.glob("found*"))
+    stated = write_slide(tmp_path / "stated.svs", small)
+    with pytest.raises(UserError, match="1 scale_differs: its red cells, or what the slide states"):
+        detect([stated], tmp_path / "found", FieldSettings(pixels_per_um=2 * PIXELS_PER_UM))
     monkeypatch.setattr(whole_slide, "MAX_PIXELS", 1000)
     Image.fromarray(small).save(tmp_path / "strips.tif")
     with pytest.raises(BadImageError, match="a slide must be a TIFF in tiles"):
