@@ -30,13 +30,13 @@ demo: setup
 # Set up, and run the tests, about 25 minutes on 2 cores: one Ray for the integration tests; those that
 # start their own follow in their own process.
 test: setup
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 $(COVERAGE) tests/unit
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 tests/unit $(COVERAGE)
 	$(BIN)/pytest tests/integration tests/real
 	$(BIN)/pytest tests/cluster
 
 # On demand, about 10 minutes: the lines that the unit tests run, with a floor in pyproject.toml.
 coverage: setup
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --cov tests/unit
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 tests/unit --cov
 
 # On demand, about 10 minutes: the unit tests with the lowest versions that pyproject.toml allows.
 test-lowest: setup
