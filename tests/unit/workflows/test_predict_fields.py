@@ -154,7 +154,10 @@ def test_the_command_takes_fields_and_refuses_what_is_not_for_them(
     (row,) = pacsv.read_csv(folder / "doubtful-fields.csv").to_pylist()
     assert (row["status"], row["warnings"]) == ("ok", "scale_doubtful")
     assert row["estimated_pixels_per_um"] == pytest.approx(PIXELS_PER_UM, rel=0.15)
-    assert "warning: 1 field, scale_doubtful: its red cells, or what the slide states, suggest" in fields_table_text(values)
+    assert (
+        "warning: 1 field, scale_doubtful: its red cells, or what the slide states, suggest"
+        in fields_table_text(values)
+    )
     for table in folder.glob("doubtful*"):
         table.unlink()
     with pytest.raises(UserError, match="--subject: is for tables"):
