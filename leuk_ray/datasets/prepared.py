@@ -230,7 +230,7 @@ class PreparedDataset:
         return PixelReader(self.location, self.storage.size, self._parts, parts, offsets)
 
     def pixels_key(self) -> str:
-        """Say what tells these stored pixels, in this order, from all others: a hexadecimal hash.
+        """Return a hexadecimal hash that identifies these stored pixels in this order.
 
         The files' sizes and times are in it: images that were prepared anew, perhaps by another
         version, have the old fingerprint.

@@ -78,7 +78,7 @@ def draw_smears(spec: SyntheticSpec) -> list[list[SmearCell]]:
 def _recast(
     cell: SyntheticCell, rng: np.random.Generator, share: float, stain: np.ndarray, apart: float
 ) -> SmearCell:
-    """Return the cell with a class drawn at the share of its field, in the field's stain."""
+    """Give the cell a random class, at the share of its field, in the field's stain."""
     label = int(rng.random() < share)
     pale = bool(rng.random() < PALE[label])
     colour = np.asarray(cell.mean_color) * stain * (_FADED if pale else 1)
@@ -177,7 +177,7 @@ def _write_field(
 
 
 def _patients(rows: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
-    """Return a row for each patient: the share that its cells were drawn with, and the cells."""
+    """Return a row for each patient: the share used for its cells, and the cells."""
     cells = Counter(row["subject"] for row in rows)
     blasts = Counter(row["subject"] for row in rows if row["label"] == LABELS[1])
     for subject in cells:

@@ -291,7 +291,7 @@ def _unit_square(axes: Axes) -> None:
 
 
 def _fitted(name: str, width: int, lines: int) -> str:
-    """Return the name within some lines of some width, its end kept, as that tells cells apart."""
+    """Fit the name into some lines of some width; keep its end, where names of cells differ."""
     room = width * lines
     short = name if len(name) <= room else "…" + name[1 - room :]
     return "\n".join(textwrap.wrap(short, width)) or " "
